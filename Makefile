@@ -1,0 +1,41 @@
+# mbus: make help lists the targets.
+
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: all help demo test check clean
+
+all: ## build the commands into build/ (the default)
+	go build -o build/ ./cmd/broker ./cmd/producer
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: all ## start a broker, send one message, show the log, stop
+	@set -e; log=$$(mktemp); follower=; \
+	./build/broker -pport 0 -interval 1s 2>"$$log" & broker=$$!; \
+	trap 'kill $$broker $$follower 2>/dev/null || true; rm -f "$$log"' EXIT; \
+	await() { \
+		for try in $$(seq 100); do if grep -q "$$1" "$$log"; then return; fi; sleep 0.1; done; \
+		echo "demo: the log has no line with $$1" >&2; exit 1; \
+	}; \
+	echo '$$ ./build/broker'; \
+	tail -n +1 -f "$$log" & follower=$$!; \
+	await 'listening on'; \
+	port=$$(sed -n 's/.*listening on .*://p' "$$log"); \
+	echo "$$ ./build/producer -port $$port -topic orders -message 'look ma! a new order'"; \
+	./build/producer -port $$port -topic orders -message 'look ma! a new order'; \
+	await "Received new message from topic 'orders': 'look ma! a new order'$$"; \
+	sleep 0.5; \
+	kill -TERM $$broker; wait $$broker
+
+test: ## run every test
+	go test ./...
+
+check: ## check format, vet, staticcheck, and run every test with the race detector
+	@unformatted=$$(gofmt -l cmd internal); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	go test -race ./...
+
+clean: ## remove the built commands
+	rm -f build/broker build/producer
