@@ -1,0 +1,65 @@
+// Package escape makes any bytes one line of printable text from which they can
+// be recovered exactly.
+package escape
+
+import (
+	"strconv"
+	"unicode/utf8"
+)
+
+const hex = "0123456789abcdef"
+
+// plain tells for each byte whether it stands for itself wherever it occurs:
+// printable ASCII but the backslash and the apostrophe.
+var plain = func() (table [256]bool) {
+	for b := byte(' '); b <= '~'; b++ {
+		table[b] = b != '\\' && b != '\''
+	}
+	return table
+}()
+
+// Append appends text to line and returns the longer line. Printable text (as
+// strconv.IsPrint tells it) stands as it is. Everything else, bytes that are not
+// UTF-8 and the backslash are escaped as in a Go string literal
+// (https://go.dev/ref/spec#String_literals), so that strconv.Unquote gives text
+// back once the line's quotation marks are escaped too.
+func Append(line, text []byte) []byte {
+	return appendEscaped(line, text, false)
+}
+
+// AppendName is Append for a text that will stand between apostrophes and be
+// followed by others: it writes an apostrophe as \x27.
+func AppendName(line, name []byte) []byte {
+	return appendEscaped(line, name, true)
+}
+
+func appendEscaped(line, text []byte, apostrophe bool) []byte {
+	for at := 0; at < len(text); {
+		start := at
+		for at < len(text) && plain[text[at]] {
+			at++
+		}
+		line = append(line, text[start:at]...)
+		if at == len(text) {
+			break
+		}
+		character, size := rune(text[at]), 1
+		if character >= utf8.RuneSelf {
+			character, size = utf8.DecodeRune(text[at:])
+		}
+		switch {
+		case character == '\'' && !apostrophe:
+			line = append(line, '\'')
+		case character == '\'', character == utf8.RuneError && size == 1:
+			line = append(line, '\\', 'x', hex[text[at]>>4], hex[text[at]&0xf])
+		case character >= utf8.RuneSelf && strconv.IsPrint(character):
+			line = append(line, text[at:at+size]...)
+		default:
+			// Quoted as a rune, everything left looks as it does in a string.
+			quoted := strconv.AppendQuoteRune(line, character)
+			line = append(line, quoted[len(line)+1:len(quoted)-1]...)
+		}
+		at += size
+	}
+	return line
+}
