@@ -1,0 +1,220 @@
+// Package broker is the message bus: it takes payloads in over TCP, keeps their
+// messages in one FIFO queue a topic, and drains the queues into its log.
+//
+// Two goroutines do all the work. The loop (ProducerListen) serves one
+// connection at a time, start to end, and queues its messages. The ticker
+// goroutine (tick) drains the queues and alone writes the log; the loop hands it
+// its own lines, the notices. What the two share is guarded by one mutex, which
+// is never held while something is read or written, so neither waits for the
+// other's input or output.
+package broker
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"mbus/internal/apiv1"
+	"mbus/internal/shared/decoder"
+	"mbus/internal/shared/encoder"
+	"mbus/internal/shared/escape"
+)
+
+// Broker is one message bus on one TCP port.
+type Broker struct {
+	config   *BrokerConfig
+	decoder  decoder.Decoder
+	encoder  encoder.Encoder
+	listener *net.TCPListener
+	input    []byte // the loop's buffer for reading
+
+	log   logWriter // the ticker goroutine's
+	batch batch     // the ticker goroutine's
+
+	mutex    sync.Mutex // guards what follows, up to the next blank line
+	topics   map[string]*Topic
+	touched  []*Topic  // to which the payload in hand has brought messages
+	arrivals []arrival // of the queued messages, in order
+	notices  notices
+	queued   int  // messages that are queued, or in the batch and not written
+	cost     int  // what these and the topics take, in bytes: see messageCost
+	full     bool // the loop waits for room
+
+	wake    chan struct{} // notices wait, or a drain is wanted
+	written chan struct{} // messages were written
+	ended   chan struct{} // closed: the ticker goroutine has ended
+
+	serving  sync.Mutex    // held while ProducerListen runs
+	stop     sync.Once     // closes stopping
+	stopping chan struct{} // closed: take no more producers
+}
+
+// New returns a broker that listens as config says, and whose Addr works, but
+// which serves nobody before ProducerListen. It keeps config, which must not be
+// changed any more. Its error is config.Validate's, or tells why the address
+// can't be listened on.
+func New(config *BrokerConfig) (*Broker, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(config.ProducerHost, config.ProducerPort))
+	if err != nil {
+		return nil, err // it says which address
+	}
+	broker := &Broker{
+		config:   config,
+		decoder:  decoder.NewMsgpackDecoder(),
+		encoder:  encoder.NewMsgpackEncoder(),
+		listener: listener.(*net.TCPListener),
+		topics:   make(map[string]*Topic),
+		wake:     make(chan struct{}, 1),
+		written:  make(chan struct{}, 1),
+		ended:    make(chan struct{}),
+		stopping: make(chan struct{}),
+	}
+	broker.log.writer = config.Log
+	if config.Log == nil {
+		broker.log.writer = os.Stderr
+	}
+	return broker, nil
+}
+
+// Addr returns the address that the broker listens on.
+func (broker *Broker) Addr() net.Addr {
+	return broker.listener.Addr()
+}
+
+// ProducerListen serves producers until Close, or until the log is gone. Then it
+// drains all that is queued, and returns nil if everything was written. It may
+// be called once.
+func (broker *Broker) ProducerListen() error {
+	broker.serving.Lock()
+	defer broker.serving.Unlock()
+	broker.notify("Broker: start listening for incoming producer messages...")
+	broker.notify(fmt.Sprintf("Broker: listening on %s", broker.Addr()))
+
+	served := make(chan struct{})
+	result := make(chan error, 1)
+	go func() {
+		result <- broker.tick(served)
+		close(broker.ended)
+		broker.stopAccepting()
+	}()
+	broker.serve()
+	close(served)
+	return broker.awaitEnd(result)
+}
+
+// Close makes ProducerListen serve the connection in hand and those that wait
+// already, drain, and return, and waits until it has. It may be called at any
+// time, by any goroutine, more than once.
+func (broker *Broker) Close() {
+	broker.stopAccepting()
+	broker.serving.Lock()
+	defer broker.serving.Unlock()
+	broker.listener.Close()
+}
+
+// awaitEnd waits for the ticker goroutine's last drain, unless the log takes
+// nothing for the time-out.
+func (broker *Broker) awaitEnd(result <-chan error) error {
+	begin := time.Now()
+	for {
+		last := time.Unix(0, broker.log.progress.Load())
+		if last.Before(begin) {
+			last = begin
+		}
+		patience := time.Until(last.Add(broker.config.Timeout))
+		if patience <= 0 {
+			return broker.unwritten(fmt.Errorf("the log took nothing for %s", broker.config.Timeout))
+		}
+		select {
+		case err := <-result:
+			if err != nil {
+				return broker.unwritten(err)
+			}
+			return nil
+		case <-time.After(patience):
+		}
+	}
+}
+
+// unwritten adds to err how many messages are still queued.
+func (broker *Broker) unwritten(err error) error {
+	broker.mutex.Lock()
+	defer broker.mutex.Unlock()
+	return fmt.Errorf("messages not written: %d: %w", broker.queued, err)
+}
+
+// HandleNewMessage routes message, which must be checked, into its topic, which
+// it makes if there is none. Only the loop may call it, and hold broker.mutex
+// for all messages of a payload: so the drain sees the whole payload or nothing.
+func (broker *Broker) HandleNewMessage(message *apiv1.Message) {
+	topic := broker.topics[message.Topic]
+	if topic == nil {
+		topic = NewTopic(message.Topic)
+		broker.topics[topic.Name] = topic
+		broker.cost += topicCost(topic.Name)
+		broker.notices.add("creating topic " + escaped(topic.Name))
+	}
+	if topic.brought == 0 {
+		broker.touched = append(broker.touched, topic)
+	}
+	topic.Dispatch(message)
+	broker.queued++
+	broker.cost += messageCost(message)
+	if last := len(broker.arrivals) - 1; last >= 0 && broker.arrivals[last].topic == topic {
+		broker.arrivals[last].count++
+	} else {
+		broker.arrivals = append(broker.arrivals, arrival{topic, 1})
+	}
+}
+
+// announce ends the queueing of a payload with a notice for each topic that it
+// brought messages to. The caller holds broker.mutex.
+func (broker *Broker) announce() {
+	for i, topic := range broker.touched {
+		if topic.brought == 1 {
+			broker.notices.add("new message dispatched on topic " + escaped(topic.Name))
+		} else {
+			broker.notices.add(fmt.Sprintf("%d new messages dispatched on topic %s", topic.brought, escaped(topic.Name)))
+		}
+		topic.brought = 0
+		broker.touched[i] = nil
+	}
+	broker.touched = broker.touched[:0]
+}
+
+// escaped returns a topic's name as a log line shows it.
+func escaped(name string) string {
+	return string(escape.AppendName(nil, []byte(name)))
+}
+
+// notify hands a line of printable text to the ticker goroutine for the log.
+func (broker *Broker) notify(line string) {
+	broker.mutex.Lock()
+	broker.notices.add(line)
+	broker.mutex.Unlock()
+	signal(broker.wake)
+}
+
+// signal wakes the one goroutine that receives from channel, now or the next
+// time that it looks. The channel must have room for one element.
+func signal(channel chan<- struct{}) {
+	select {
+	case channel <- struct{}{}:
+	default:
+	}
+}
+
+// closed tells whether channel, on which nothing is sent, is closed.
+func closed(channel <-chan struct{}) bool {
+	select {
+	case <-channel:
+		return true
+	default:
+		return false
+	}
+}

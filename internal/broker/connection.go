@@ -1,0 +1,175 @@
+package broker
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"mbus/internal/apiv1"
+)
+
+const (
+	// graceTime bounds what follows a connection's deadline: the reply and the
+	// discarding of unread input. It is also how long a broker that stops goes
+	// on serving those who wait already.
+	graceTime = time.Second
+
+	// maxDiscarded is how much unread input is discarded, in bytes, so that a
+	// producer that is still sending gets to read its refusal.
+	maxDiscarded = 4 << 20
+
+	// The loop's buffer for reading has minInput bytes at first, and is kept
+	// for the next connection up to maxKeptInput.
+	minInput     = 64 << 10
+	maxKeptInput = 1 << 20
+
+	// While it stops, the loop waits backlogTime for a connection; while it
+	// has no descriptor for one, from minBackoff to maxBackoff.
+	backlogTime = 10 * time.Millisecond
+	minBackoff  = 5 * time.Millisecond
+	maxBackoff  = time.Second
+)
+
+// serve is the loop. It accepts and serves one connection after the other. When
+// stopping is closed it serves those that wait already, for at most graceTime,
+// and returns.
+func (broker *Broker) serve() {
+	defer broker.listener.Close()
+	var last time.Time // until when a broker that stops serves
+	var backoff time.Duration
+	for {
+		stopping := closed(broker.stopping)
+		if stopping {
+			if last.IsZero() {
+				last = time.Now().Add(graceTime)
+			}
+			if time.Now().After(last) {
+				return
+			}
+			broker.listener.SetDeadline(time.Now().Add(backlogTime))
+		}
+		connection, err := broker.listener.AcceptTCP()
+		switch {
+		case err == nil:
+			backoff = 0
+			allowed := broker.config.Timeout
+			if stopping {
+				allowed = min(allowed, time.Until(last))
+			}
+			broker.serveConnection(connection, allowed)
+		case errors.Is(err, net.ErrClosed):
+			return
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if stopping {
+				return
+			}
+		default: // for want of descriptors or memory, which may pass
+			if backoff == 0 {
+				broker.notify(fmt.Sprintf("Broker: can't accept connections, trying on: %v", err))
+			}
+			backoff = min(max(2*backoff, minBackoff), maxBackoff)
+			select {
+			case <-time.After(backoff):
+			case <-broker.stopping:
+			}
+		}
+	}
+}
+
+// stopAccepting makes serve return soon.
+func (broker *Broker) stopAccepting() {
+	broker.stop.Do(func() {
+		refuseConnections(broker.listener)
+		// The deadline wakes the loop. It comes first: once stopping is
+		// closed, deadlines are the loop's.
+		broker.listener.SetDeadline(time.Now())
+		close(broker.stopping)
+	})
+}
+
+// serveConnection serves one producer, start to end. Reading its payload, waiting
+// for room and draining may take the allowed time altogether.
+func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Duration) {
+	defer connection.Close()
+	deadline := time.Now().Add(allowed)
+	connection.SetReadDeadline(deadline)
+	payload, err := broker.readPayload(connection)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("the payload did not end within %s: half-close after the last byte", allowed.Round(time.Millisecond))
+	}
+	var messages []*apiv1.Message
+	if err == nil {
+		messages, err = broker.decoder.Decode(payload)
+	}
+	if err == nil {
+		err = broker.enqueue(messages, deadline)
+	}
+	if err != nil {
+		broker.refuse(connection, err)
+		return
+	}
+	if broker.config.Interval == 0 && !broker.await(deadline, func() bool { return broker.queued == 0 }) {
+		broker.notify(fmt.Sprintf("no reply to %s: its messages are queued, but were not written within %s",
+			connection.RemoteAddr(), allowed.Round(time.Millisecond)))
+		return
+	}
+	connection.SetWriteDeadline(time.Now().Add(graceTime))
+	broker.reply(connection, &apiv1.Reply{Accepted: len(messages)})
+}
+
+// refuse tells the producer and the operator why its payload was refused.
+func (broker *Broker) refuse(connection *net.TCPConn, why error) {
+	broker.notify(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), why))
+	connection.SetDeadline(time.Now().Add(graceTime))
+	broker.reply(connection, &apiv1.Reply{Error: why.Error()})
+	// Closing with unread input would reset the connection, and the producer
+	// would lose the reply.
+	connection.CloseWrite()
+	io.CopyN(io.Discard, connection, maxDiscarded)
+}
+
+// reply sends reply. Whether it arrives is not the broker's concern: a producer
+// may have closed without waiting for it.
+func (broker *Broker) reply(connection *net.TCPConn, reply *apiv1.Reply) {
+	encoded, err := broker.encoder.EncodeReply(reply)
+	if err == nil {
+		connection.Write(encoded)
+	}
+}
+
+// readPayload reads until the producer's half-close and returns what it read.
+func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
+	limit := broker.config.MaxPayload
+	input := broker.input[:0]
+	var err error
+	for err == nil {
+		if len(input) == cap(input) {
+			larger := make([]byte, len(input), min(max(2*cap(input), minInput), limit)+1)
+			copy(larger, input)
+			input = larger
+		}
+		var count int
+		count, err = connection.Read(input[len(input):cap(input)])
+		input = input[:len(input)+count]
+		if len(input) > limit {
+			err = fmt.Errorf("the payload is larger than %d bytes (-max-payload)", limit)
+		}
+	}
+	broker.input = nil
+	if cap(input) <= maxKeptInput {
+		broker.input = input
+	}
+	var broken *net.OpError
+	switch {
+	case err == io.EOF, len(input) == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe may hang up hard
+		return bytes.Clone(input), nil
+	case errors.As(err, &broken):
+		return nil, fmt.Errorf("the connection broke: %w", broken.Err)
+	}
+	return nil, err
+}

@@ -1,0 +1,182 @@
+package broker
+
+import (
+	"fmt"
+	"time"
+
+	"mbus/internal/apiv1"
+)
+
+const (
+	// maxEmptyTopics is how many topics may be known before the drain forgets
+	// those that are empty.
+	maxEmptyTopics = 10_000
+
+	// retryInterval is the time between two drains at interval 0, where only
+	// a log that failed needs them.
+	retryInterval = time.Second
+
+	// lastRetry is the time between two drains of a broker that stops.
+	lastRetry = 100 * time.Millisecond
+)
+
+// arrival is a run of messages that one topic received.
+type arrival struct {
+	topic *Topic
+	count int
+}
+
+// batch is what the ticker goroutine has taken from the queues for one write,
+// and not written yet. It still counts as queued.
+type batch struct {
+	messages  []*apiv1.Message
+	formatted int // how many of messages have gone to the log writer
+	unwritten int // how many of messages count as queued
+	cost      int // what messages cost, all of them
+}
+
+// tick is the ticker goroutine's work: it writes the log until stopping is
+// closed and everything is written, or until the log is gone. Between two drains
+// it writes the notices as they come.
+func (broker *Broker) tick(stopping <-chan struct{}) error {
+	interval := broker.config.Interval
+	if interval == 0 {
+		interval = retryInterval
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		var err error
+		select {
+		case <-ticker.C:
+			err = broker.Drain()
+		case <-broker.wake:
+			if broker.drainWanted() {
+				err = broker.Drain()
+			} else {
+				err = broker.writeNotices()
+			}
+		case <-stopping:
+			for {
+				if err := broker.Drain(); err == nil || gone(err) {
+					return err
+				}
+				time.Sleep(lastRetry)
+			}
+		}
+		if gone(err) {
+			return err
+		}
+		if err == nil {
+			if notice := broker.log.outage(); notice != "" {
+				broker.notify(notice)
+			}
+		}
+	}
+}
+
+// Drain writes all notices and then a line for every message that is queued when
+// it begins, in the order of arrival. A message whose line can't be written stays
+// queued, in its place, and Drain returns the error. The ticker goroutine calls
+// it; nobody else may while ProducerListen runs.
+func (broker *Broker) Drain() error {
+	if err := broker.writeNotices(); err != nil {
+		return err
+	}
+	broker.mutex.Lock()
+	arrivals, full := broker.arrivals, broker.full
+	broker.arrivals, broker.full = nil, false
+	broker.mutex.Unlock()
+
+	var err error
+	for len(arrivals) > 0 && err == nil {
+		arrivals = broker.takeBatch(arrivals)
+		err = broker.writeBatch()
+	}
+
+	broker.mutex.Lock()
+	if len(arrivals) > 0 {
+		broker.arrivals = append(arrivals, broker.arrivals...)
+	}
+	forgotten := broker.forgetTopics(full)
+	broker.mutex.Unlock()
+	if forgotten {
+		signal(broker.written)
+	}
+	return err
+}
+
+// writeNotices writes what an error left over, and then the notices.
+func (broker *Broker) writeNotices() error {
+	if err := broker.writeBatch(); err != nil {
+		return err
+	}
+	broker.mutex.Lock()
+	taken := broker.notices
+	broker.notices = notices{}
+	broker.mutex.Unlock()
+	for _, line := range taken.lines {
+		broker.log.notice(line)
+	}
+	if taken.dropped > 0 {
+		broker.log.notice(fmt.Sprintf("Broker: log lines that found no room while the log took nothing: %d", taken.dropped))
+	}
+	return broker.log.flush()
+}
+
+// takeBatch takes about as many messages as one write holds from the front of
+// arrivals, and returns the rest of arrivals.
+func (broker *Broker) takeBatch(arrivals []arrival) []arrival {
+	const aroundData = 64 // bytes of a line, roughly
+	broker.mutex.Lock()
+	defer broker.mutex.Unlock()
+	batch := &broker.batch
+	for size := 0; len(arrivals) > 0 && size < writeSize; {
+		message := arrivals[0].topic.Queue.Dequeue()
+		batch.messages = append(batch.messages, message)
+		batch.unwritten++
+		batch.cost += messageCost(message)
+		size += aroundData + len(message.Data)
+		if arrivals[0].count--; arrivals[0].count == 0 {
+			arrivals = arrivals[1:]
+		}
+	}
+	return arrivals
+}
+
+// writeBatch writes the batch, or goes on where writing it failed, and takes
+// what was written off the account.
+func (broker *Broker) writeBatch() error {
+	batch := &broker.batch
+	err := broker.log.finish()
+	for err == nil && batch.formatted < len(batch.messages) {
+		message := batch.messages[batch.formatted]
+		batch.messages[batch.formatted] = nil
+		batch.formatted++
+		err = broker.log.message(message)
+	}
+	if err == nil {
+		err = broker.log.flush()
+	}
+	if batch.unwritten == 0 {
+		return err // there was no batch: what the buffer holds are notices
+	}
+
+	left := len(batch.messages) - batch.formatted + broker.log.lines()
+	if left == batch.unwritten {
+		return err
+	}
+	broker.mutex.Lock()
+	broker.queued -= batch.unwritten - left
+	if left == 0 {
+		broker.cost -= batch.cost
+	}
+	broker.mutex.Unlock()
+	signal(broker.written)
+
+	batch.unwritten = left
+	if left == 0 {
+		batch.messages, batch.formatted, batch.cost = batch.messages[:0], 0, 0
+	}
+	return err
+}

@@ -1,0 +1,28 @@
+package broker
+
+import (
+	"mbus/internal/apiv1"
+	"mbus/internal/shared/queue"
+)
+
+// Topic is a name and the messages that wait under it. It is not safe for
+// concurrent use: Broker.mutex guards it.
+type Topic struct {
+	Name  string
+	Queue *queue.MessageQueue
+
+	// brought is how many messages the payload that is being queued has
+	// brought so far, for the line that says so.
+	brought int
+}
+
+// NewTopic returns a topic with an empty queue.
+func NewTopic(name string) *Topic {
+	return &Topic{Name: name, Queue: queue.New()}
+}
+
+// Dispatch puts message at the end of the topic's queue.
+func (topic *Topic) Dispatch(message *apiv1.Message) {
+	topic.Queue.Enqueue(message)
+	topic.brought++
+}
