@@ -1,0 +1,154 @@
+// Package producer sends messages to an mbus broker and finds out what became of
+// them. It is what the producer command does, as a library.
+package producer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"mbus/internal/apiv1"
+	"mbus/internal/shared/decoder"
+	"mbus/internal/shared/encoder"
+)
+
+// maxReply is more than any reply of a broker takes, in bytes.
+const maxReply = 4 << 10
+
+// ErrUnknown is wrapped by the errors of Send after which the messages may have
+// been accepted or not: sending them again may duplicate them. After any other
+// error they were not accepted.
+var ErrUnknown = errors.New("outcome unknown, sending again may duplicate")
+
+// ErrRefused is wrapped by the errors of Send that tell the broker's own reason.
+var ErrRefused = errors.New("refused")
+
+// ProducerConfig is where a producer sends to.
+type ProducerConfig struct {
+	// Host and Port are the broker's address: an address or a name, and a
+	// number from 1 to 65535.
+	Host string
+	Port string
+
+	// Timeout bounds one Send, from dialling to the reply. Above 0.
+	Timeout time.Duration
+}
+
+// DefaultConfig returns the configuration for a broker that is told nothing.
+func DefaultConfig() *ProducerConfig {
+	return &ProducerConfig{Host: "127.0.0.1", Port: "9990", Timeout: 30 * time.Second}
+}
+
+// Validate returns nil if a producer can be made of config. Otherwise its error
+// names the flag, its value and what would be right.
+func (config *ProducerConfig) Validate() error {
+	if config.Host == "" {
+		return errors.New(`-host "": must be a host`)
+	}
+	if port, err := strconv.ParseUint(config.Port, 10, 16); err != nil || port == 0 {
+		return fmt.Errorf("-port %q: must be a number from 1 to 65535", config.Port)
+	}
+	if config.Timeout <= 0 {
+		return fmt.Errorf("-timeout %v: must be a duration above 0, such as 30s", config.Timeout)
+	}
+	return nil
+}
+
+// Producer sends payloads to one broker, each over a connection of its own. It is
+// not safe for concurrent use.
+type Producer struct {
+	config  *ProducerConfig
+	address string
+	encoder encoder.Encoder
+	decoder decoder.Decoder
+}
+
+// New returns a producer. It does not connect yet. Its error is config.Validate's.
+func New(config *ProducerConfig) (*Producer, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	return &Producer{
+		config:  config,
+		address: net.JoinHostPort(config.Host, config.Port),
+		encoder: encoder.NewMsgpackEncoder(),
+		decoder: decoder.NewMsgpackDecoder(),
+	}, nil
+}
+
+// Send sends messages as one payload and waits for the reply. It returns nil if
+// the broker accepted all of them; it never accepts a part. The error is one line
+// that names the broker's address; see ErrUnknown and ErrRefused.
+func (producer *Producer) Send(messages []*apiv1.Message) error {
+	payload, err := producer.encoder.Encode(messages)
+	if err == nil {
+		err = producer.send(payload, len(messages))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", producer.address, err)
+	}
+	return nil
+}
+
+// send is Send for a payload of count messages.
+func (producer *Producer) send(payload []byte, count int) error {
+	deadline := time.Now().Add(producer.config.Timeout)
+	dialer := net.Dialer{Deadline: deadline}
+	connection, err := dialer.Dial("tcp", producer.address)
+	if err != nil {
+		return fmt.Errorf("not accepted: %w", producer.cause(err))
+	}
+	defer connection.Close()
+	connection.SetDeadline(deadline)
+
+	_, sendErr := connection.Write(payload)
+	if sendErr == nil {
+		sendErr = connection.(*net.TCPConn).CloseWrite()
+	}
+	// Also after an error: a broker that refuses a payload before its end says
+	// why, and then hangs up.
+	reply, err := producer.readReply(connection)
+	switch {
+	case err == nil && reply.Accepted == 0 && reply.Error != "":
+		return fmt.Errorf("%w: %s", ErrRefused, reply.Error)
+	case sendErr != nil:
+		return fmt.Errorf("not accepted: sending broke off: %w", producer.cause(sendErr))
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrUnknown, producer.cause(err))
+	case reply.Accepted != count || reply.Error != "":
+		return fmt.Errorf("%w: the broker answers %d accepted of %d, %q", ErrUnknown, reply.Accepted, count, reply.Error)
+	}
+	return nil
+}
+
+// readReply reads until the broker hangs up.
+func (producer *Producer) readReply(connection net.Conn) (*apiv1.Reply, error) {
+	answer, err := io.ReadAll(io.LimitReader(connection, maxReply))
+	reply, wrong := producer.decoder.DecodeReply(answer)
+	switch {
+	case wrong == nil:
+		return reply, nil
+	case err != nil:
+		return nil, err
+	case len(answer) == 0:
+		return nil, errors.New("the connection ended without a reply")
+	}
+	return nil, fmt.Errorf("the answer is not a reply of mbus: %w", wrong)
+}
+
+// cause returns what is behind a network error, without the addresses: the error
+// of Send names the broker's.
+func (producer *Producer) cause(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("no end within %s", producer.config.Timeout)
+	}
+	var operation *net.OpError
+	if errors.As(err, &operation) {
+		return operation.Err
+	}
+	return err
+}
