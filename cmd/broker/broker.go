@@ -1,0 +1,80 @@
+// Command broker is the mbus daemon: it takes messages from producers and drains
+// them into its log, on standard error. See broker -h.
+package main
+
+import (
+	"flag"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"mbus/internal/broker"
+	"mbus/internal/shared/command"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the command. It returns the exit status: 0 after a stop in which
+// everything was written, 1 if the broker could not start or something was not
+// written, 2 if the arguments are wrong.
+func run(arguments []string, stdout, stderr io.Writer) int {
+	config := broker.DefaultConfig()
+	config.Log = stderr
+	flags := flag.NewFlagSet("broker", flag.ContinueOnError)
+	flags.StringVar(&config.ProducerHost, "phost", config.ProducerHost, "listen for producers on this `host`")
+	flags.StringVar(&config.ProducerPort, "pport", config.ProducerPort, "listen for producers on this `port`, 0 for a free one")
+	command.Duration(flags, &config.Interval, "interval", "drain the queues into the log every `duration`; 0: before each reply")
+	command.Duration(flags, &config.Timeout, "timeout", "give each connection this `duration`, above 0, to send its payload and to find room")
+	command.Size(flags, &config.MaxPayload, "max-payload", "refuse a payload of more `bytes`")
+	command.Size(flags, &config.MaxQueued, "max-queued", "queue at most this many `bytes`, overhead included")
+	if status, done := command.Parse(flags, "[flags]", arguments, stdout, stderr); done {
+		return status
+	}
+	if err := config.Validate(); err != nil {
+		return command.Wrong(flags, err, stderr)
+	}
+
+	// Ignored, a closed pipe is a write error, which the broker understands.
+	signal.Ignore(syscall.SIGPIPE)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+
+	bus, err := broker.New(config)
+	if err != nil {
+		command.Complain(stderr, flags.Name(), err)
+		return command.Failure
+	}
+	go func() {
+		<-signals
+		go bus.Close()
+		<-signals
+		os.Exit(command.Failure)
+	}()
+	if err := bus.ProducerListen(); err != nil {
+		complain(stderr, flags.Name(), err)
+		return command.Failure
+	}
+	return command.Success
+}
+
+// complain says on stderr what ended the broker. Where that can't be said at
+// once, because nobody reads the pipe, it stays unsaid.
+func complain(stderr io.Writer, name string, err error) {
+	const patience = 200 * time.Millisecond
+	said := make(chan struct{})
+	go func() {
+		command.Complain(stderr, name, err)
+		close(said)
+	}()
+	select {
+	case <-said:
+	case <-time.After(patience):
+	}
+}

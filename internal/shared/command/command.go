@@ -1,0 +1,96 @@
+// Package command is what the two commands have in common: how they read their
+// arguments and how they say what is wrong with them.
+package command
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"mbus/internal/shared/escape"
+)
+
+// The exit statuses of both commands.
+const (
+	Success = 0
+	Failure = 1 // the broker could not start or lost messages; the producer's were not accepted
+	Misuse  = 2 // wrong flags or arguments
+)
+
+// Parse reads a command's arguments into flags, to which it adds -version. If
+// the command has nothing to do after that, because usage or version were asked
+// for and have been printed to stdout or because an argument is wrong and one
+// line on stderr has said so, then done is true and status is the exit status.
+func Parse(flags *flag.FlagSet, synopsis string, arguments []string, stdout, stderr io.Writer) (status int, done bool) {
+	version := flags.Bool("version", false, "print the version and exit")
+	flags.SetOutput(io.Discard) // it would print the whole usage after an error
+	err := flags.Parse(arguments)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprintf(stdout, "usage: %s %s\n", flags.Name(), synopsis)
+		flags.SetOutput(stdout)
+		flags.PrintDefaults()
+		return Success, true
+	case err != nil:
+		return Wrong(flags, err, stderr), true
+	case *version:
+		build, _ := debug.ReadBuildInfo() // nil only in a program built without modules
+		fmt.Fprintf(stdout, "mbus %s %s, %s\n", flags.Name(), build.Main.Version, build.GoVersion)
+		return Success, true
+	case flags.NArg() > 0:
+		return Wrong(flags, fmt.Errorf("unexpected argument %q", flags.Arg(0)), stderr), true
+	}
+	return Success, false
+}
+
+// Wrong says on stderr what is wrong with the arguments, and how to see what is
+// right, and returns Misuse.
+func Wrong(flags *flag.FlagSet, err error, stderr io.Writer) int {
+	Complain(stderr, flags.Name(), fmt.Errorf("%w (see %s -h)", err, flags.Name()))
+	return Misuse
+}
+
+// Complain prints err on stderr as one line that starts with the command's name.
+func Complain(stderr io.Writer, name string, err error) {
+	line := escape.Append([]byte(name+": "), []byte(err.Error()))
+	stderr.Write(append(line, '\n'))
+}
+
+// Duration adds a flag for a duration.
+func Duration(flags *flag.FlagSet, target *time.Duration, name, usage string) {
+	flags.Var(value[time.Duration]{target, time.ParseDuration, "a duration, such as 5s or 100ms"}, name, usage)
+}
+
+// Size adds a flag for a plain count of bytes.
+func Size(flags *flag.FlagSet, target *int, name, usage string) {
+	flags.Var(value[int]{target, strconv.Atoi, "a plain count of bytes"}, name, usage)
+}
+
+// value is a flag.Value whose errors say what would be right.
+type value[T any] struct {
+	target *T
+	parse  func(string) (T, error)
+	want   string
+}
+
+// String implements flag.Value.
+func (value value[T]) String() string {
+	if value.target == nil { // the package flag makes a zero value to compare with
+		return ""
+	}
+	return fmt.Sprint(*value.target)
+}
+
+// Set implements flag.Value.
+func (value value[T]) Set(text string) error {
+	parsed, err := value.parse(text)
+	if err != nil {
+		return fmt.Errorf("must be %s", value.want)
+	}
+	*value.target = parsed
+	return nil
+}
