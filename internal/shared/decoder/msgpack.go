@@ -17,6 +17,10 @@ const (
 	// "Topic", a topic of one byte, the key "Data", and nil.
 	smallestMessage = 1 + 6 + 2 + 5 + 1
 
+	// maxChunk is how many messages are allocated together at the most: few
+	// enough to be freed soon, and for the garbage collector to keep pace.
+	maxChunk = 1024
+
 	// quotedKey is how many bytes of an unknown key a reason quotes: a byte
 	// grows to at most four characters in quotes, so 200 are never reached.
 	quotedKey = 32
@@ -55,73 +59,72 @@ func (decoder *MsgpackDecoder) Decode(payload []byte) ([]*apiv1.Message, error) 
 			return nil, errors.New("the payload ends early, in its array header")
 		}
 	}
-	// A count may be false; what it can hold at most is not.
-	room := min(uint(count), uint(decoder.reader.Len()/smallestMessage))
-	messages := make([]apiv1.Message, 0, room)
+	// A count may be false; how many messages the rest can hold is not.
+	room := int(min(uint(count), uint(decoder.reader.Len()/smallestMessage)))
+	messages := make([]*apiv1.Message, 0, room)
+	var chunk []apiv1.Message
 	for position := 1; position <= count; position++ {
-		message, err := decoder.message()
-		if err != nil {
+		if len(chunk) == 0 {
+			chunk = make([]apiv1.Message, max(1, min(room-len(messages), maxChunk)))
+		}
+		if err := decoder.message(&chunk[0]); err != nil {
 			return nil, fmt.Errorf("message %d: %w", position, err)
 		}
-		messages = append(messages, message)
+		messages = append(messages, &chunk[0])
+		chunk = chunk[1:]
 	}
 	if extra := decoder.reader.Len(); extra > 0 {
 		return nil, fmt.Errorf("the payload has %d bytes after its end", extra)
 	}
-	pointers := make([]*apiv1.Message, len(messages))
-	for i := range messages {
-		pointers[i] = &messages[i]
-	}
-	return pointers, nil
+	return messages, nil
 }
 
-// message decodes one message.
-func (decoder *MsgpackDecoder) message() (apiv1.Message, error) {
-	var message apiv1.Message
+// message decodes one message into message, which must be zero.
+func (decoder *MsgpackDecoder) message(message *apiv1.Message) error {
 	var hasTopic, hasData bool
 	if err := decoder.mapOf2("Topic and Data"); err != nil {
-		return message, err
+		return err
 	}
 	for number := 1; number <= 2; number++ {
 		key, err := decoder.key(number)
 		if err != nil {
-			return message, err
+			return err
 		}
 		switch string(key) {
 		case "Topic":
 			if hasTopic {
-				return message, errors.New(`entry "Topic" is there twice`)
+				return errors.New(`entry "Topic" is there twice`)
 			}
 			hasTopic = true
 			if kind := decoder.peek(); kind != aString && kind != nothing {
-				return message, fmt.Errorf(`entry "Topic" is %s, must be a string`, kind)
+				return fmt.Errorf(`entry "Topic" is %s, must be a string`, kind)
 			}
 			topic, err := decoder.bytes(`entry "Topic"`)
 			if err != nil {
-				return message, err
+				return err
 			}
 			if err := apiv1.CheckTopic(topic); err != nil {
-				return message, fmt.Errorf(`entry "Topic" %w`, err)
+				return fmt.Errorf(`entry "Topic" %w`, err)
 			}
 			message.Topic = string(topic)
 		case "Data":
 			if hasData {
-				return message, errors.New(`entry "Data" is there twice`)
+				return errors.New(`entry "Data" is there twice`)
 			}
 			hasData = true
 			switch kind := decoder.peek(); kind {
 			case aString, binary, null, nothing:
 			default:
-				return message, fmt.Errorf(`entry "Data" is %s, must be binary, a string or nil`, kind)
+				return fmt.Errorf(`entry "Data" is %s, must be binary, a string or nil`, kind)
 			}
 			if message.Data, err = decoder.bytes(`entry "Data"`); err != nil {
-				return message, err
+				return err
 			}
 		default:
-			return message, fmt.Errorf(`unknown entry %s, must be "Topic" or "Data"`, quote(key))
+			return fmt.Errorf(`unknown entry %s, must be "Topic" or "Data"`, quote(key))
 		}
 	}
-	return message, nil
+	return nil
 }
 
 // DecodeReply implements Decoder.
