@@ -289,6 +289,18 @@ func TestDrainWhileTopicsAreMade(t *testing.T) {
 	if got := received(t, bus.record.String()); !reflect.DeepEqual(got, want) {
 		t.Errorf("logged %d topics, not what was sent in order", len(got))
 	}
+	// No message overtakes the line that it was queued.
+	announced := make(map[string]int)
+	for _, line := range lines(t, bus.record.String()) {
+		if topic, ok := strings.CutPrefix(line, "new message dispatched on topic "); ok {
+			announced[topic]++
+		} else if rest, ok := strings.CutPrefix(line, "Received new message from topic '"); ok {
+			topic, _, _ := strings.Cut(rest, "'")
+			if announced[topic]--; announced[topic] < 0 {
+				t.Fatalf("%s: it was not queued yet", line)
+			}
+		}
+	}
 }
 
 // HandleNewMessage and Drain are all that a message needs besides a connection.

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"fmt"
 	"time"
 
 	"mbus/internal/apiv1"
@@ -51,11 +50,7 @@ func (broker *Broker) tick(stopping <-chan struct{}) error {
 		case <-ticker.C:
 			err = broker.Drain()
 		case <-broker.wake:
-			if broker.drainWanted() {
-				err = broker.Drain()
-			} else {
-				err = broker.writeNotices()
-			}
+			err = broker.write(broker.drainWanted())
 		case <-stopping:
 			for {
 				if err := broker.Drain(); err == nil || gone(err) {
@@ -80,18 +75,34 @@ func (broker *Broker) tick(stopping <-chan struct{}) error {
 // queued, in its place, and Drain returns the error. The ticker goroutine calls
 // it; nobody else may while ProducerListen runs.
 func (broker *Broker) Drain() error {
-	if err := broker.writeNotices(); err != nil {
-		return err
-	}
+	return broker.write(true)
+}
+
+// write writes what an error left over, the notices, and, for a drain, the queued
+// messages: all that are there when it begins. What arrives later waits, so that
+// no message overtakes its notices and no stream of these keeps it waiting.
+func (broker *Broker) write(drain bool) error {
+	err := broker.writeBatch()
+
 	broker.mutex.Lock()
-	arrivals, full := broker.arrivals, broker.full
-	broker.arrivals, broker.full = nil, false
+	notices := len(broker.notices.lines)
+	var arrivals []arrival
+	var full bool
+	if drain {
+		arrivals, full = broker.arrivals, broker.full
+		broker.arrivals, broker.full = nil, false
+	}
 	broker.mutex.Unlock()
 
-	var err error
+	if err == nil {
+		err = broker.writeNotices(notices)
+	}
 	for len(arrivals) > 0 && err == nil {
 		arrivals = broker.takeBatch(arrivals)
 		err = broker.writeBatch()
+	}
+	if !drain {
+		return err
 	}
 
 	broker.mutex.Lock()
@@ -106,22 +117,23 @@ func (broker *Broker) Drain() error {
 	return err
 }
 
-// writeNotices writes what an error left over, and then the notices.
-func (broker *Broker) writeNotices() error {
-	if err := broker.writeBatch(); err != nil {
-		return err
+// writeNotices writes the first count notices, and how many were dropped.
+func (broker *Broker) writeNotices(count int) error {
+	for {
+		broker.mutex.Lock()
+		lines := broker.notices.take(count)
+		broker.mutex.Unlock()
+		if len(lines) == 0 {
+			return broker.log.flush() // of what an error left over
+		}
+		count -= len(lines)
+		for _, line := range lines {
+			broker.log.notice(line)
+		}
+		if err := broker.log.flush(); err != nil {
+			return err
+		}
 	}
-	broker.mutex.Lock()
-	taken := broker.notices
-	broker.notices = notices{}
-	broker.mutex.Unlock()
-	for _, line := range taken.lines {
-		broker.log.notice(line)
-	}
-	if taken.dropped > 0 {
-		broker.log.notice(fmt.Sprintf("Broker: log lines that found no room while the log took nothing: %d", taken.dropped))
-	}
-	return broker.log.flush()
 }
 
 // takeBatch takes about as many messages as one write holds from the front of

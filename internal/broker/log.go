@@ -24,19 +24,42 @@ const maxNotices = 1 << 20
 // notices are the loop's own log lines on their way to the ticker goroutine.
 type notices struct {
 	lines   []string
-	bytes   int // memory that lines takes
+	bytes   int // memory that lines takes, about
 	dropped int // how many more there were than maxNotices holds
+}
+
+// noticeCost returns what line counts towards maxNotices.
+func noticeCost(line string) int {
+	const header = 16 // of a string, in bytes
+	return header + len(line)
 }
 
 // add puts line at the end, or only counts it if there is no room.
 func (notices *notices) add(line string) {
-	const header = 16 // of a string, in bytes
-	if notices.dropped > 0 || notices.bytes+len(line)+header > maxNotices {
+	if notices.dropped > 0 || notices.bytes+noticeCost(line) > maxNotices {
 		notices.dropped++
 		return
 	}
 	notices.lines = append(notices.lines, line)
-	notices.bytes += len(line) + header
+	notices.bytes += noticeCost(line)
+}
+
+// take takes the first of the lines, at most count and about as many as one write
+// holds. After the last it makes one of those that were dropped.
+func (notices *notices) take(count int) []string {
+	size, taken := 0, 0
+	for taken < min(count, len(notices.lines)) && size < writeSize {
+		size += noticeCost(notices.lines[taken])
+		taken++
+	}
+	lines := notices.lines[:taken:taken]
+	notices.lines = notices.lines[taken:]
+	notices.bytes -= size
+	if len(notices.lines) == 0 && notices.dropped > 0 {
+		lines = append(lines, fmt.Sprintf("Broker: log lines that found no room while the log took nothing: %d", notices.dropped))
+		notices.dropped = 0
+	}
+	return lines
 }
 
 // logWriter writes whole lines, in the format of the standard log package, to a
