@@ -10,6 +10,7 @@
 package broker
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -59,7 +60,10 @@ func New(config *BrokerConfig) (*Broker, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(config.ProducerHost, config.ProducerPort))
+	listening := net.ListenConfig{KeepAlive: -1} // no connection lasts long enough for it
+	listening.SetMultipathTCP(false)             // refuseConnections could not stop that
+	address := net.JoinHostPort(config.ProducerHost, config.ProducerPort)
+	listener, err := listening.Listen(context.Background(), "tcp", address)
 	if err != nil {
 		return nil, err // it says which address
 	}
