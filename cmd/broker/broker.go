@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -46,6 +47,7 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 
+	debug.SetMemoryLimit(config.MemoryLimit())
 	bus, err := broker.New(config)
 	if err != nil {
 		command.Complain(stderr, flags.Name(), err)

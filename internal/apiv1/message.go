@@ -74,7 +74,7 @@
 //	the payload is larger than 16777216 bytes (-max-payload)
 //	the connection broke: read: connection reset by peer
 //	the payload did not end within 5s: half-close after the last byte
-//	the payload needs 300000000 bytes of queue, more than there are (-max-queued 268435456)
+//	the payload needs more queue than there is (-max-queued 268435456)
 //	queue is full
 //	the log is gone
 package apiv1

@@ -28,8 +28,8 @@ func topicCost(name string) int {
 }
 
 // payloadCost returns what messages cost in an empty queue, where all their
-// topics are new.
-func payloadCost(messages []*apiv1.Message) int {
+// topics are new. It stops counting at more than limit.
+func payloadCost(messages []*apiv1.Message, limit int) int {
 	cost := 0
 	counted := make(map[string]bool)
 	var name string
@@ -42,6 +42,9 @@ func payloadCost(messages []*apiv1.Message) int {
 				cost += topicCost(name)
 			}
 		}
+		if cost > limit {
+			break
+		}
 	}
 	return cost
 }
@@ -51,9 +54,9 @@ func payloadCost(messages []*apiv1.Message) int {
 // until the deadline.
 func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) error {
 	limit := broker.config.MaxQueued
-	need := payloadCost(messages)
+	need := payloadCost(messages, limit)
 	if need > limit {
-		return fmt.Errorf("the payload needs %d bytes of queue, more than there are (-max-queued %d)", need, limit)
+		return fmt.Errorf("the payload needs more queue than there is (-max-queued %d)", limit)
 	}
 	room := broker.await(deadline, func() bool {
 		broker.full = broker.cost+need > limit

@@ -77,3 +77,16 @@ func (config *BrokerConfig) Validate() error {
 	}
 	return nil
 }
+
+// MemoryLimit returns how much memory, in bytes, a process that is one broker
+// should take at the most: what the queue, its growth and the garbage of a few
+// payloads need. It is for debug.SetMemoryLimit: near it, garbage is collected
+// more often than in proportion to what is queued.
+func (config *BrokerConfig) MemoryLimit() int64 {
+	const (
+		program = 8 << 20 // resident bytes that the limit does not see
+		margin  = 0.95    // the limit is a soft one
+	)
+	limit := margin*(2.5*float64(config.MaxQueued)+6*float64(config.MaxPayload)) - program
+	return int64(min(max(limit, program), 1<<62))
+}

@@ -149,7 +149,7 @@ func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
 	var err error
 	for err == nil {
 		if len(input) == cap(input) {
-			larger := make([]byte, len(input), min(max(2*cap(input), minInput), limit)+1)
+			larger := make([]byte, len(input), min(max(4*cap(input), minInput), limit)+1)
 			copy(larger, input)
 			input = larger
 		}
@@ -166,6 +166,8 @@ func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
 	}
 	var broken *net.OpError
 	switch {
+	case err == io.EOF && broker.input == nil && len(input) > cap(input)/8*7:
+		return input, nil // a copy would be hardly smaller
 	case err == io.EOF, len(input) == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe may hang up hard
 		return bytes.Clone(input), nil
 	case errors.As(err, &broken):
