@@ -2,7 +2,10 @@
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all help demo test check clean
+# How long make torture fuzzes each target.
+FUZZTIME = 10m
+
+.PHONY: all help demo test check torture clean
 
 all: ## build the commands into build/ (the default)
 	go build -o build/ ./cmd/broker ./cmd/producer
@@ -36,6 +39,12 @@ check: ## check format, vet, staticcheck, and run every test with the race detec
 	go vet ./...
 	go run $(STATICCHECK) ./...
 	go test -race ./...
+
+torture: ## the long campaign of faults and hostile input, with its figures (about 45 minutes)
+	MBUS_TORTURE=1 go test -count=1 -v -timeout 30m ./cmd ./internal/broker
+	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/shared/decoder
+	go test -run '^$$' -fuzz FuzzConnection -fuzztime $(FUZZTIME) ./internal/broker
+	go test -run '^$$' -fuzz FuzzBus -fuzztime $(FUZZTIME) ./internal/broker
 
 clean: ## remove the built commands
 	rm -f build/broker build/producer

@@ -97,7 +97,7 @@ func (record *record) String() string {
 type daemon struct {
 	t       *testing.T
 	command *exec.Cmd
-	log     *record
+	log     fmt.Stringer
 	host    string
 	port    string
 	ended   chan struct{}
@@ -112,8 +112,15 @@ func startBroker(t *testing.T, arguments ...string) *daemon {
 // startCommand is startBroker for a command that starts a broker.
 func startCommand(t *testing.T, command *exec.Cmd) *daemon {
 	t.Helper()
-	daemon := &daemon{t: t, command: command, log: &record{}, ended: make(chan struct{})}
-	command.Stderr = daemon.log
+	log := &record{}
+	command.Stderr = log
+	return startLogged(t, command, log)
+}
+
+// startLogged is startCommand for a command that writes its log elsewhere.
+func startLogged(t *testing.T, command *exec.Cmd, log fmt.Stringer) *daemon {
+	t.Helper()
+	daemon := &daemon{t: t, command: command, log: log, ended: make(chan struct{})}
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -137,6 +144,11 @@ func startCommand(t *testing.T, command *exec.Cmd) *daemon {
 		return line != nil
 	})
 	return daemon
+}
+
+// address returns what the broker listens on.
+func (daemon *daemon) address() string {
+	return net.JoinHostPort(daemon.host, daemon.port)
 }
 
 // send runs a producer for this broker.
@@ -280,7 +292,7 @@ func TestSignals(t *testing.T) {
 // A second signal does not wait for anybody.
 func TestSecondSignal(t *testing.T) {
 	broker := startBroker(t, "-timeout", "1h")
-	silent, err := net.Dial("tcp", net.JoinHostPort(broker.host, broker.port))
+	silent, err := net.Dial("tcp", broker.address())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +356,7 @@ func TestProducerMisuse(t *testing.T) {
 
 func TestProducerStatuses(t *testing.T) {
 	broker := startBroker(t, "-max-payload", "1000")
-	address := net.JoinHostPort(broker.host, broker.port)
+	address := broker.address()
 	send := func(arguments ...string) []string {
 		return append([]string{"-port", broker.port, "-topic"}, arguments...)
 	}

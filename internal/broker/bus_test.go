@@ -38,6 +38,12 @@ func (record *record) String() string {
 	return record.text.String()
 }
 
+func (record *record) reset() {
+	record.mutex.Lock()
+	defer record.mutex.Unlock()
+	record.text.Reset()
+}
+
 var stamp = regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `)
 
 // lines returns the lines of a log without their time stamps, which it checks.
@@ -58,25 +64,26 @@ func lines(t *testing.T, text string) []string {
 type bus struct {
 	*Broker
 	t      *testing.T
-	record *record
-	ended  chan error // what ProducerListen returned
+	record fmt.Stringer // the log
+	ended  chan error   // what ProducerListen returned
 }
 
 // quiet is an interval at which a test sees no tick but its own drains.
 const quiet = time.Hour
 
-// listen returns a broker that does not serve yet. It has a short time-out, so
-// that what must time out does so soon, and no ticks, unless set changes that.
+// listen returns a broker that does not serve yet. It has no ticks and the other
+// defaults, unless set changes that.
 func listen(t *testing.T, set func(*BrokerConfig)) *bus {
 	t.Helper()
-	bus := &bus{t: t, record: &record{}, ended: make(chan error, 1)}
+	bus := &bus{t: t, ended: make(chan error, 1)}
 	config := DefaultConfig()
 	config.ProducerPort = "0"
 	config.Interval = quiet
-	config.Log = bus.record
+	config.Log = &record{}
 	if set != nil {
 		set(config)
 	}
+	bus.record = config.Log.(fmt.Stringer)
 	broker, err := New(config)
 	if err != nil {
 		t.Fatal(err)

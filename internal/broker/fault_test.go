@@ -1,0 +1,450 @@
+package broker
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"mbus/internal/apiv1"
+)
+
+// faulty is a log that takes budget bytes more and then fails with err, until it
+// is given another budget.
+type faulty struct {
+	record
+	budget atomic.Int64
+	err    error
+}
+
+const endless = 1 << 60
+
+func (faulty *faulty) Write(text []byte) (int, error) {
+	taken := min(int64(len(text)), faulty.budget.Load())
+	faulty.budget.Add(-taken)
+	faulty.record.Write(text[:taken])
+	if taken < int64(len(text)) {
+		return int(taken), faulty.err
+	}
+	return int(taken), nil
+}
+
+// full is what a full disk answers.
+var full error = &os.PathError{Op: "write", Path: "log", Err: syscall.ENOSPC}
+
+// faultyLog gives a broker a log that fails.
+func faultyLog(config *BrokerConfig, err error) *faulty {
+	log := &faulty{err: err}
+	log.budget.Store(endless)
+	config.Log = log
+	return log
+}
+
+// A message whose line was not written stays queued, and a line that was torn by
+// a short write is finished, wherever it was torn.
+func TestShortWrites(t *testing.T) {
+	// One line is longer than a write, and has characters to be cut in.
+	texts := []string{"first", strings.Repeat("注\n\xff", writeSize/4), "", "last"}
+	want := []string{"creating topic t", "4 new messages dispatched on topic t"}
+	for _, text := range texts {
+		text = strings.NewReplacer("\n", `\n`, "\xff", `\xff`).Replace(text)
+		want = append(want, "Received new message from topic 't': '"+text+"'")
+	}
+	size := 0
+	for _, line := range want {
+		size += len("2006/01/02 15:04:05 ") + len(line) + len("\n")
+	}
+	for budget := range size {
+		if budget > 200 && budget < size-150 && budget%10007 != 0 {
+			continue // within the long line one place is like the other
+		}
+		var log *faulty
+		bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, full) })
+		for _, text := range texts {
+			bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(text)})
+		}
+		bus.announce()
+		log.budget.Store(int64(budget))
+		if err := bus.Drain(); !errors.Is(err, syscall.ENOSPC) || len(log.String()) != budget {
+			t.Fatalf("%d bytes: wrote %d, error %v", budget, len(log.String()), err)
+		}
+		written := max(strings.Count(log.String(), "\n")-2, 0) // without the notices
+		least := topicCost("t")                                // what was written may count until its batch is
+		for _, text := range texts[written:] {
+			least += messageOverhead + len("t") + len(text)
+		}
+		if bus.queued != len(texts)-written || bus.cost < least {
+			t.Fatalf("%d bytes: %d messages, %d bytes count as queued, want %d, %d", budget, bus.queued, bus.cost, len(texts)-written, least)
+		}
+		log.budget.Store(endless)
+		if err := bus.Drain(); err != nil {
+			t.Fatal(err)
+		}
+		if got := lines(t, log.String()); !slices.Equal(got, want) {
+			t.Fatalf("%d bytes: %d lines, not those that were wanted", budget, len(got))
+		}
+		if bus.queued != 0 || bus.cost != topicCost("t") {
+			t.Fatalf("%d bytes: %d messages, %d bytes still count", budget, bus.queued, bus.cost)
+		}
+		bus.Close()
+	}
+}
+
+// While the disk is full, messages are accepted and kept; once there is room they
+// are written, and the log tells of the outage.
+func TestFullDisk(t *testing.T) {
+	var log *faulty
+	bus := start(t, func(config *BrokerConfig) {
+		log = faultyLog(config, full)
+		config.Interval = 5 * time.Millisecond
+	})
+	log.budget.Store(30)
+	texts := numbered(500)
+	for _, text := range texts {
+		bus.accept(payload("t", text), 1)
+	}
+	if strings.Contains(log.String(), "Received") {
+		t.Error("the disk was not full")
+	}
+	log.budget.Store(endless)
+	until(t, "the last message", func() bool { return strings.Contains(log.String(), "'499'\n") })
+	until(t, "the end of the outage", func() bool {
+		return strings.Contains(log.String(), ": write log: no space left on device\n")
+	})
+	bus.Close()
+	if got := received(t, log.String())["t"]; !slices.Equal(got, texts) {
+		t.Errorf("logged %q", got)
+	}
+	if got := strings.Count(log.String(), "Broker: the log took nothing for "); got != 1 {
+		t.Errorf("the outage is told %d times", got)
+	}
+}
+
+// A log that is gone for good ends the broker, which then says how much was lost.
+func TestClosedPipe(t *testing.T) {
+	for _, gone := range []error{
+		&os.PathError{Op: "write", Path: "log", Err: syscall.EPIPE}, io.ErrClosedPipe, os.ErrClosed,
+	} {
+		var log *faulty
+		bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, gone) })
+		go func() { bus.ended <- bus.ProducerListen() }()
+		until(t, "the listening line", func() bool { return strings.Contains(log.String(), "listening on") })
+		log.budget.Store(0)
+		bus.send(payload("t", "1"))
+		if err := <-bus.ended; !errors.Is(err, gone) || !strings.HasPrefix(err.Error(), "messages not written: 1: ") {
+			t.Errorf("ProducerListen returns %v", err)
+		}
+		if _, err := net.Dial("tcp", bus.Addr().String()); err == nil {
+			t.Error("it still listens")
+		}
+		bus.Close()
+	}
+}
+
+// stuck is a log that takes nothing until it is released.
+type stuck struct {
+	record
+	released chan struct{}
+}
+
+func (stuck *stuck) Write(text []byte) (int, error) {
+	<-stuck.released
+	return stuck.record.Write(text)
+}
+
+// While nobody reads the log, the broker goes on accepting until the queue is
+// full; nothing that it accepted is lost, nor what it refused accepted.
+func TestStuckLog(t *testing.T) {
+	log := &stuck{released: make(chan struct{})}
+	bus := listen(t, func(config *BrokerConfig) {
+		config.Log = log
+		config.MaxQueued = 100_000
+		config.Timeout = 50 * time.Millisecond
+	})
+	go func() { bus.ended <- bus.ProducerListen() }()
+	var want []string
+	for i := 0; ; i++ {
+		text := fmt.Sprint(i)
+		reply := bus.send(payload("t", text))
+		if reply.Accepted == 1 {
+			want = append(want, text)
+		} else if *reply == (apiv1.Reply{Error: "queue is full"}) {
+			break
+		} else {
+			t.Fatalf("got %+v", *reply)
+		}
+	}
+	if each := 100_000 / len(want); each < messageOverhead || each > messageOverhead+20 {
+		t.Errorf("%d messages fit", len(want))
+	}
+	bus.accept("", 0) // zero messages always fit
+	close(log.released)
+	until(t, "room", func() bool { return bus.send(payload("t", "after")).Accepted == 1 })
+	bus.Close()
+	if err := <-bus.ended; err != nil {
+		t.Error(err)
+	}
+	if got := received(t, log.String())["t"]; !slices.Equal(got, append(want, "after")) {
+		t.Errorf("logged %d messages, want %d and one more", len(got), len(want))
+	}
+}
+
+// A broker whose log takes nothing does not wait for it for ever when it stops.
+func TestCloseWithAStuckLog(t *testing.T) {
+	log := &stuck{released: make(chan struct{})}
+	defer close(log.released)
+	bus := listen(t, func(config *BrokerConfig) {
+		config.Log = log
+		config.Timeout = 300 * time.Millisecond
+	})
+	go func() { bus.ended <- bus.ProducerListen() }()
+	bus.accept(payload("t", "1", "2"), 2)
+	begin := time.Now()
+	bus.Close()
+	if err := <-bus.ended; err == nil || err.Error() != "messages not written: 2: the log took nothing for 300ms" {
+		t.Errorf("ProducerListen returns %v", err)
+	}
+	if took := time.Since(begin); took < 300*time.Millisecond || took > 10*time.Second {
+		t.Errorf("closing took %s", took)
+	}
+}
+
+// A log that fails until the end, too.
+func TestCloseWithAFullDisk(t *testing.T) {
+	var log *faulty
+	bus := listen(t, func(config *BrokerConfig) {
+		log = faultyLog(config, full)
+		config.Timeout = 300 * time.Millisecond
+	})
+	go func() { bus.ended <- bus.ProducerListen() }()
+	log.budget.Store(0)
+	bus.accept(payload("t", "1", "2"), 2)
+	bus.Close()
+	if err := <-bus.ended; err == nil || err.Error() != "messages not written: 2: the log took nothing for 300ms" {
+		t.Errorf("ProducerListen returns %v", err)
+	}
+	log.budget.Store(endless) // ends the ticker goroutine
+	<-bus.Broker.ended
+}
+
+// sluggish is a log that takes its time for each write.
+type sluggish struct {
+	record
+	pause time.Duration
+}
+
+func (sluggish *sluggish) Write(text []byte) (int, error) {
+	time.Sleep(sluggish.pause)
+	return sluggish.record.Write(text)
+}
+
+// A log that is slow, but takes something now and then, gets everything when the
+// broker stops, however long that takes.
+func TestCloseWithASlowLog(t *testing.T) {
+	log := &sluggish{pause: 100 * time.Millisecond}
+	bus := start(t, func(config *BrokerConfig) {
+		config.Log = log
+		config.Timeout = 300 * time.Millisecond
+	})
+	text := strings.Repeat("x", writeSize)
+	for range 10 {
+		bus.accept(payload("t", text), 1)
+	}
+	begin := time.Now()
+	bus.Close()
+	if took := time.Since(begin); took < 600*time.Millisecond {
+		t.Errorf("closing took only %s", took)
+	}
+	if got := received(t, log.String())["t"]; len(got) != 10 {
+		t.Errorf("%d of 10 messages were logged", len(got))
+	}
+}
+
+// At interval 0 what was acknowledged is in the log.
+func TestIntervalZero(t *testing.T) {
+	bus := start(t, func(config *BrokerConfig) { config.Interval = 0 })
+	var want []string
+	for i := range 200 {
+		want = append(want, fmt.Sprint(i), "and more")
+		bus.accept(payload("t", want[2*i:]...), 2)
+		if got := received(t, bus.record.String())["t"]; !slices.Equal(got, want) {
+			t.Fatalf("message %d is acknowledged and not in the log", i)
+		}
+	}
+}
+
+// At interval 0 a payload that can't be written in time is not acknowledged, and
+// stays queued.
+func TestIntervalZeroWithAFullDisk(t *testing.T) {
+	var log *faulty
+	bus := start(t, func(config *BrokerConfig) {
+		log = faultyLog(config, full)
+		config.Interval = 0
+		config.Timeout = 200 * time.Millisecond
+	})
+	log.budget.Store(10)
+	connection := bus.dial()
+	bus.write(connection, payload("t", "kept"), true)
+	if answer, err := io.ReadAll(connection); err != nil || len(answer) > 0 {
+		t.Errorf("the answer is %q, error %v", answer, err)
+	}
+	log.budget.Store(endless)
+	// Without another payload, the next try comes by itself.
+	until(t, "the message in the log", func() bool { return strings.Contains(log.String(), "'t': 'kept'\n") })
+	until(t, "the missing reply in the log", func() bool {
+		return strings.Contains(log.String(), "no reply to "+connection.LocalAddr().String()+": its messages are queued, but were not written within 200ms\n")
+	})
+	bus.accept(payload("t", "next"), 1)
+	if got := received(t, log.String())["t"]; !slices.Equal(got, []string{"kept", "next"}) {
+		t.Errorf("logged %q", got)
+	}
+}
+
+// When the queue is full, the drain does not wait for the tick, and the
+// connection waits for the drain.
+func TestFullQueueIsDrained(t *testing.T) {
+	bus := start(t, func(config *BrokerConfig) { config.MaxQueued = 10_000 })
+	texts := numbered(1000)
+	for _, text := range texts {
+		bus.accept(payload("t", text), 1)
+	}
+	bus.Close()
+	if got := received(t, bus.record.String())["t"]; !slices.Equal(got, texts) {
+		t.Errorf("logged %d messages", len(got))
+	}
+}
+
+// What can't fit an empty queue is refused at once, and what just fits is taken.
+func TestPayloadLargerThanTheQueue(t *testing.T) {
+	for name, messages := range map[string]string{
+		"one message": payload("topic", strings.Repeat("x", 1000)),
+		"one topic":   payload("topic", numbered(100)...),
+		"more topics": "\x94" + payload("a", "1") + payload("b", "1") + payload("a", "2") + payload("b", "2"),
+	} {
+		decoded, err := listen(t, nil).decoder.Decode([]byte(messages))
+		if err != nil {
+			t.Fatal(err)
+		}
+		need := payloadCost(decoded, endless)
+		bus := start(t, func(config *BrokerConfig) {
+			config.MaxQueued = need
+			config.Timeout = time.Minute
+		})
+		for range 3 {
+			bus.accept(messages, len(decoded))
+			if bus.cost != need {
+				t.Errorf("%s: %d bytes count, not %d", name, bus.cost, need)
+			}
+		}
+		tight := start(t, func(config *BrokerConfig) {
+			config.MaxQueued = need - 1
+			config.Timeout = time.Minute
+		})
+		tight.refuse(messages, fmt.Sprintf("the payload needs more queue than there is (-max-queued %d)", need-1))
+	}
+}
+
+// Topics that are empty are forgotten while there are many, and made again.
+func TestTopicsAreForgotten(t *testing.T) {
+	bus := listen(t, nil)
+	defer bus.Close()
+	dispatch := func(first, count int) {
+		for i := range count {
+			bus.HandleNewMessage(&apiv1.Message{Topic: fmt.Sprint(first + i)})
+		}
+		bus.announce()
+	}
+	drain := func() {
+		if err := bus.Drain(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dispatch(0, maxEmptyTopics)
+	drain()
+	if len(bus.topics) != maxEmptyTopics {
+		t.Fatalf("%d topics are known, want %d", len(bus.topics), maxEmptyTopics)
+	}
+	dispatch(maxEmptyTopics, 5)
+	if len(bus.topics) != maxEmptyTopics+5 {
+		t.Fatalf("%d topics are known", len(bus.topics))
+	}
+	drain()
+	if len(bus.topics) != maxEmptyTopics {
+		t.Fatalf("%d topics are known, want %d", len(bus.topics), maxEmptyTopics)
+	}
+	cost := 0
+	for name := range bus.topics {
+		cost += topicCost(name)
+	}
+	if bus.cost != cost {
+		t.Errorf("%d bytes count, want %d", bus.cost, cost)
+	}
+	// A topic with a message is never forgotten.
+	dispatch(0, 1)
+	bus.mutex.Lock()
+	bus.forgetTopics(true)
+	bus.mutex.Unlock()
+	if len(bus.topics) != 1 || bus.topics["0"] == nil {
+		t.Errorf("%d topics are left", len(bus.topics))
+	}
+	drain()
+	before := strings.Count(bus.record.String(), "creating topic 7\n")
+	dispatch(7, 1)
+	drain()
+	if got := strings.Count(bus.record.String(), "creating topic 7\n"); got != before+1 {
+		t.Errorf("the topic was made %d times, want %d", got, before+1)
+	}
+}
+
+// Refusals can't fill the memory while nobody reads the log: they are counted.
+func TestNoticesAreBounded(t *testing.T) {
+	bus := listen(t, nil)
+	defer bus.Close()
+	line := strings.Repeat("x", 100)
+	const count = 20_000
+	for range count {
+		bus.notify(line)
+	}
+	if bus.notices.bytes > maxNotices {
+		t.Errorf("%d bytes of notices wait", bus.notices.bytes)
+	}
+	if err := bus.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	got := lines(t, bus.record.String())
+	want := fmt.Sprintf("Broker: log lines that found no room while the log took nothing: %d", count-(len(got)-1))
+	if kept := len(got) - 1; kept < 9000 || kept == count || got[kept] != want {
+		t.Errorf("%d lines, the last is %s, want %s", len(got), got[len(got)-1], want)
+	}
+	bus.notify("again")
+	if err := bus.Drain(); err != nil || !strings.HasSuffix(bus.record.String(), " again\n") {
+		t.Errorf("after the log took all: %v", err)
+	}
+}
+
+// No data and no topic can forge a line.
+func TestForgery(t *testing.T) {
+	bus := start(t, nil)
+	hostile := "x'\n2024/06/02 10:39:55 Received new message from topic 'orders': 'forged'\r\x1b[2K\u2028\u0085\\\xff"
+	bus.accept(payload("it's \\ 't': 'x", hostile), 1)
+	before := len(lines(t, bus.record.String()))
+	bus.Close()
+	text := bus.record.String()
+	got := lines(t, text)
+	want := `Received new message from topic 'it\x27s \\ \x27t\x27: \x27x': ` +
+		`'x'\n2024/06/02 10:39:55 Received new message from topic 'orders': 'forged'\r\x1b[2K\u2028\u0085\\\xff'`
+	if got[len(got)-1] != want || len(got) > before+3 {
+		t.Errorf("the log ends with\n%s\nwant\n%s", got[len(got)-1], want)
+	}
+	if bytes.ContainsAny([]byte(text), "\r\x1b\u2028\u0085") {
+		t.Error("the log has characters that are not printable")
+	}
+}
