@@ -152,7 +152,7 @@ func (daemon *daemon) post(payload []byte) (*apiv1.Reply, error) {
 	connection.Write(payload) // a refusal may come before the end
 	connection.CloseWrite()
 	answer, err := io.ReadAll(connection)
-	reply, wrong := decoder.NewMsgpackDecoder().DecodeReply(answer)
+	reply, wrong := decoder.NewMsgpackDecoder(1 << 20).DecodeReply(answer)
 	if wrong != nil {
 		return nil, fmt.Errorf("the answer is %q: %w", answer, errors.Join(err, wrong))
 	}
@@ -750,7 +750,7 @@ func TestManyConnections(t *testing.T) {
 			connection.Write([]byte(good))
 			connection.CloseWrite()
 			answer, err := io.ReadAll(connection)
-			if reply, wrong := decoder.NewMsgpackDecoder().DecodeReply(answer); wrong != nil || reply.Accepted != 1 {
+			if reply, wrong := decoder.NewMsgpackDecoder(1 << 20).DecodeReply(answer); wrong != nil || reply.Accepted != 1 {
 				failures <- fmt.Errorf("connection %d: %q, %v", i, answer, err)
 			}
 		})

@@ -12,7 +12,8 @@
 //     reading it.
 //
 // The broker's -timeout bounds a connection from its acceptance until its
-// payload has been read and has found room; the reply has one second more.
+// payload has been read, has found room and, at -interval 0, has been drained;
+// the reply has one second more.
 //
 // # Payload
 //
@@ -71,12 +72,14 @@
 //	message N: ends early, in entry "Data": 900 bytes declared, 12 are there
 //	the payload ends early, in its array header
 //	the payload has 3 bytes after its end
+//	the payload has 3000000 messages, at most 2097152 can be queued
 //	the payload is larger than 16777216 bytes (-max-payload)
 //	the connection broke: read: connection reset by peer
 //	the payload did not end within 5s: half-close after the last byte
 //	the payload needs more queue than there is (-max-queued 268435456)
 //	queue is full
 //	the log is gone
+//	the broker is stopping
 package apiv1
 
 import (

@@ -44,7 +44,7 @@ func TestExamples(t *testing.T) {
 		t.Fatalf("%d examples in the package comment, want %d", len(found), len(payloads)+len(replies))
 	}
 	for i, want := range payloads {
-		got, err := decoder.NewMsgpackDecoder().Decode(found[i])
+		got, err := decoder.NewMsgpackDecoder(1 << 20).Decode(found[i])
 		if err != nil || len(got) != len(want) {
 			t.Fatalf("example %d: got %d messages, error %v", i, len(got), err)
 		}
@@ -60,7 +60,7 @@ func TestExamples(t *testing.T) {
 	}
 	for i, want := range replies {
 		example := found[len(payloads)+i]
-		got, err := decoder.NewMsgpackDecoder().DecodeReply(example)
+		got, err := decoder.NewMsgpackDecoder(1 << 20).DecodeReply(example)
 		if err != nil || *got != want {
 			t.Errorf("reply %d: got %+v, error %v", i, got, err)
 		}

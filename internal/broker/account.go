@@ -53,6 +53,9 @@ func payloadCost(messages []*apiv1.Message, limit int) int {
 // returns why. If there is no room it has the queues drained and waits for room
 // until the deadline.
 func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) error {
+	if len(messages) == 0 {
+		return nil
+	}
 	limit := broker.config.MaxQueued
 	need := payloadCost(messages, limit)
 	if need > limit {

@@ -10,8 +10,10 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -20,7 +22,6 @@ import (
 	"mbus/internal/apiv1"
 	"mbus/internal/shared/decoder"
 	"mbus/internal/shared/encoder"
-	"mbus/internal/shared/escape"
 )
 
 // Broker is one message bus on one TCP port.
@@ -69,7 +70,7 @@ func New(config *BrokerConfig) (*Broker, error) {
 	}
 	broker := &Broker{
 		config:   config,
-		decoder:  decoder.NewMsgpackDecoder(),
+		decoder:  decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead),
 		encoder:  encoder.NewMsgpackEncoder(),
 		listener: listener.(*net.TCPListener),
 		topics:   make(map[string]*Topic),
@@ -78,10 +79,7 @@ func New(config *BrokerConfig) (*Broker, error) {
 		ended:    make(chan struct{}),
 		stopping: make(chan struct{}),
 	}
-	broker.log.writer = config.Log
-	if config.Log == nil {
-		broker.log.writer = os.Stderr
-	}
+	broker.log.start(cmp.Or[io.Writer](config.Log, os.Stderr))
 	return broker, nil
 }
 
@@ -124,25 +122,25 @@ func (broker *Broker) Close() {
 // awaitEnd waits for the ticker goroutine's last drain, unless the log takes
 // nothing for the time-out.
 func (broker *Broker) awaitEnd(result <-chan error) error {
+	const leastPatience = 200 * time.Millisecond // for a log that works
+	patience := max(broker.config.Timeout, leastPatience)
 	begin := time.Now()
-	for {
-		last := time.Unix(0, broker.log.progress.Load())
-		if last.Before(begin) {
-			last = begin
-		}
-		patience := time.Until(last.Add(broker.config.Timeout))
-		if patience <= 0 {
-			return broker.unwritten(fmt.Errorf("the log took nothing for %s", broker.config.Timeout))
-		}
+	for wait := patience; wait > 0; {
 		select {
 		case err := <-result:
 			if err != nil {
 				return broker.unwritten(err)
 			}
 			return nil
-		case <-time.After(patience):
+		case <-time.After(wait):
 		}
+		last := time.Unix(0, broker.log.progress.Load())
+		if last.Before(begin) {
+			last = begin
+		}
+		wait = time.Until(last.Add(patience))
 	}
+	return broker.unwritten(fmt.Errorf("the log took nothing for %s", patience))
 }
 
 // unwritten adds to err how many messages are still queued.
@@ -161,7 +159,6 @@ func (broker *Broker) HandleNewMessage(message *apiv1.Message) {
 		topic = NewTopic(message.Topic)
 		broker.topics[topic.Name] = topic
 		broker.cost += topicCost(topic.Name)
-		broker.notices.add("creating topic " + escaped(topic.Name))
 	}
 	if topic.brought == 0 {
 		broker.touched = append(broker.touched, topic)
@@ -176,30 +173,28 @@ func (broker *Broker) HandleNewMessage(message *apiv1.Message) {
 	}
 }
 
-// announce ends the queueing of a payload with a notice for each topic that it
-// brought messages to. The caller holds broker.mutex.
+// announce ends the queueing of a payload with its notices: the topics that it
+// made, and how many messages it brought to which. The caller holds broker.mutex.
 func (broker *Broker) announce() {
-	for i, topic := range broker.touched {
-		if topic.brought == 1 {
-			broker.notices.add("new message dispatched on topic " + escaped(topic.Name))
-		} else {
-			broker.notices.add(fmt.Sprintf("%d new messages dispatched on topic %s", topic.brought, escaped(topic.Name)))
+	now, keep := time.Now(), broker.notices.room()
+	for _, topic := range broker.touched {
+		if topic.made {
+			broker.notices.add(keep, notice{when: now, topic: topic})
+			topic.made = false
 		}
-		topic.brought = 0
-		broker.touched[i] = nil
 	}
+	for _, topic := range broker.touched {
+		broker.notices.add(keep, notice{when: now, topic: topic, count: topic.brought})
+		topic.brought = 0
+	}
+	clear(broker.touched)
 	broker.touched = broker.touched[:0]
-}
-
-// escaped returns a topic's name as a log line shows it.
-func escaped(name string) string {
-	return string(escape.AppendName(nil, []byte(name)))
 }
 
 // notify hands a line of printable text to the ticker goroutine for the log.
 func (broker *Broker) notify(line string) {
 	broker.mutex.Lock()
-	broker.notices.add(line)
+	broker.notices.add(broker.notices.room(), notice{when: time.Now(), line: line})
 	broker.mutex.Unlock()
 	signal(broker.wake)
 }

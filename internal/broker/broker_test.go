@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -83,6 +84,24 @@ func TestPayloadOfSeveralTopics(t *testing.T) {
 	topics := map[string][]string{"a": {"1", "2", "3"}, "b": {"1", "2", "3"}, "c": {"1"}}
 	if got := received(t, bus.record.String()); !reflect.DeepEqual(got, topics) {
 		t.Errorf("logged %q", got)
+	}
+}
+
+// However many topics a payload makes, a log that works gets all of its lines.
+func TestPayloadOfManyTopics(t *testing.T) {
+	bus := start(t, nil)
+	const count = 30_000
+	several := "\xdc" + string([]byte{count >> 8, count & 0xff})
+	for i := range count {
+		several += payload(fmt.Sprint("topic ", i), "")
+	}
+	bus.accept(several, count)
+	bus.Close()
+	text := bus.record.String()
+	for _, kind := range []string{"creating topic ", "new message dispatched on topic ", "Received new message from topic '"} {
+		if got := strings.Count(text, " "+kind); got != count {
+			t.Errorf("%d lines of %d: %s", got, count, kind)
+		}
 	}
 }
 
@@ -310,6 +329,7 @@ func TestHandleNewMessage(t *testing.T) {
 	for _, text := range []string{"1", "2"} {
 		bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(text)})
 	}
+	bus.announce()
 	topic := bus.topics["t"]
 	if topic == nil || topic.Name != "t" || topic.Queue.Len() != 2 {
 		t.Fatalf("the topic is %+v", topic)
@@ -317,7 +337,7 @@ func TestHandleNewMessage(t *testing.T) {
 	if err := bus.Drain(); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"creating topic t", "Received new message from topic 't': '1'", "Received new message from topic 't': '2'"}
+	want := []string{"creating topic t", "2 new messages dispatched on topic t", "Received new message from topic 't': '1'", "Received new message from topic 't': '2'"}
 	if got := lines(t, bus.record.String()); !slices.Equal(got, want) {
 		t.Errorf("the log is %q", got)
 	}
@@ -413,6 +433,58 @@ func TestCloseServesThoseWhoWait(t *testing.T) {
 	if _, err := net.Dial("tcp", bus.Addr().String()); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a closed broker answers %v", err)
 	}
+}
+
+// Who can't be served before a stopping broker ends is told so.
+func TestCloseRefusesWhomItCantServe(t *testing.T) {
+	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
+	inHand, silent, waiting := bus.dial(), bus.dial(), bus.dial()
+	bus.write(waiting, payload("t", "too late"), true)
+	until(t, "the connection in hand", func() bool {
+		// The broker is in the middle of it when a probe is not answered.
+		probe := bus.dial()
+		defer probe.Close()
+		probe.CloseWrite()
+		probe.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		_, err := probe.Read(make([]byte, 1))
+		return err != nil
+	})
+	closed := make(chan struct{})
+	go func() {
+		bus.Close()
+		close(closed)
+	}()
+	<-bus.stopping
+	bus.write(inHand, payload("t", "in hand"), true)
+	if reply := bus.reply(inHand); *reply != (apiv1.Reply{Accepted: 1}) {
+		t.Errorf("in hand: %+v", *reply)
+	}
+	for _, connection := range []*net.TCPConn{silent, waiting} {
+		if reply := bus.reply(connection); *reply != (apiv1.Reply{Error: "the broker is stopping"}) {
+			t.Errorf("got %+v", *reply)
+		}
+	}
+	<-closed
+	if got := received(t, bus.record.String())["t"]; !slices.Equal(got, []string{"in hand"}) {
+		t.Errorf("logged %q", got)
+	}
+}
+
+// Once it stops, a broker takes no new connections, while it serves those it has.
+func TestStopRefusesConnections(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux can keep connections out")
+	}
+	bus := start(t, nil)
+	inHand := bus.dial()
+	bus.stopAccepting()
+	connection, err := net.DialTimeout("tcp", bus.Addr().String(), 100*time.Millisecond)
+	if err == nil {
+		connection.Close()
+		t.Error("a connection came in")
+	}
+	bus.write(inHand, "", true)
+	bus.reply(inHand)
 }
 
 // A silent client can't keep a broker from closing.

@@ -159,7 +159,7 @@ func (bus *bus) reply(connection *net.TCPConn) *apiv1.Reply {
 	if err != nil {
 		bus.t.Fatalf("no reply: %v", err)
 	}
-	reply, err := decoder.NewMsgpackDecoder().DecodeReply(answer)
+	reply, err := decoder.NewMsgpackDecoder(1 << 20).DecodeReply(answer)
 	if err != nil {
 		bus.t.Fatalf("%q: %v", answer, err)
 	}

@@ -34,8 +34,8 @@ type BrokerConfig struct {
 
 	// Log takes the broker's log; nil means standard error. While the broker
 	// is listening, one goroutine writes to it. A write error is taken to
-	// pass, and the write is tried again, unless it wraps syscall.EPIPE,
-	// io.ErrClosedPipe or os.ErrClosed.
+	// pass, and the write is tried again, unless it wraps syscall.EPIPE or
+	// EBADF, io.ErrClosedPipe or os.ErrClosed.
 	Log io.Writer
 }
 
@@ -85,7 +85,7 @@ func (config *BrokerConfig) Validate() error {
 func (config *BrokerConfig) MemoryLimit() int64 {
 	const (
 		program = 8 << 20 // resident bytes that the limit does not see
-		margin  = 0.95    // the limit is a soft one
+		margin  = 0.9     // the limit is a soft one: large allocations overshoot it
 	)
 	limit := margin*(2.5*float64(config.MaxQueued)+6*float64(config.MaxPayload)) - program
 	return int64(min(max(limit, program), 1<<62))

@@ -28,16 +28,20 @@ const (
 	minInput     = 64 << 10
 	maxKeptInput = 1 << 20
 
-	// While it stops, the loop waits backlogTime for a connection; while it
-	// has no descriptor for one, from minBackoff to maxBackoff.
+	// While it stops, the loop waits backlogTime for a connection to come, and
+	// for one that it has no time for to go. While it has no descriptor for a connection it
+	// waits from minBackoff to maxBackoff.
 	backlogTime = 10 * time.Millisecond
 	minBackoff  = 5 * time.Millisecond
 	maxBackoff  = time.Second
 )
 
+// errStopping refuses those whom a broker that stops has no time for.
+var errStopping = errors.New("the broker is stopping")
+
 // serve is the loop. It accepts and serves one connection after the other. When
-// stopping is closed it serves those that wait already, for at most graceTime,
-// and returns.
+// stopping is closed it serves those that wait already for graceTime, refuses
+// what is left of them for as long at the most, and returns.
 func (broker *Broker) serve() {
 	defer broker.listener.Close()
 	var last time.Time // until when a broker that stops serves
@@ -48,7 +52,7 @@ func (broker *Broker) serve() {
 			if last.IsZero() {
 				last = time.Now().Add(graceTime)
 			}
-			if time.Now().After(last) {
+			if time.Since(last) > graceTime {
 				return
 			}
 			broker.listener.SetDeadline(time.Now().Add(backlogTime))
@@ -73,10 +77,7 @@ func (broker *Broker) serve() {
 				broker.notify(fmt.Sprintf("Broker: can't accept connections, trying on: %v", err))
 			}
 			backoff = min(max(2*backoff, minBackoff), maxBackoff)
-			select {
-			case <-time.After(backoff):
-			case <-broker.stopping:
-			}
+			time.Sleep(backoff)
 		}
 	}
 }
@@ -96,11 +97,18 @@ func (broker *Broker) stopAccepting() {
 // for room and draining may take the allowed time altogether.
 func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Duration) {
 	defer connection.Close()
+	if allowed <= 0 {
+		broker.refuse(connection, errStopping)
+		return
+	}
 	deadline := time.Now().Add(allowed)
 	connection.SetReadDeadline(deadline)
 	payload, err := broker.readPayload(connection)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("the payload did not end within %s: half-close after the last byte", allowed.Round(time.Millisecond))
+		err = fmt.Errorf("the payload did not end within %s: half-close after the last byte", allowed)
+		if allowed < broker.config.Timeout {
+			err = errStopping
+		}
 	}
 	var messages []*apiv1.Message
 	if err == nil {
@@ -113,9 +121,8 @@ func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Dura
 		broker.refuse(connection, err)
 		return
 	}
-	if broker.config.Interval == 0 && !broker.await(deadline, func() bool { return broker.queued == 0 }) {
-		broker.notify(fmt.Sprintf("no reply to %s: its messages are queued, but were not written within %s",
-			connection.RemoteAddr(), allowed.Round(time.Millisecond)))
+	if broker.config.Interval == 0 && len(messages) > 0 && !broker.await(deadline, func() bool { return broker.queued == 0 }) {
+		broker.notify(fmt.Sprintf("no reply to %s: its messages are queued, but were not written in time", connection.RemoteAddr()))
 		return
 	}
 	connection.SetWriteDeadline(time.Now().Add(graceTime))
@@ -125,7 +132,11 @@ func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Dura
 // refuse tells the producer and the operator why its payload was refused.
 func (broker *Broker) refuse(connection *net.TCPConn, why error) {
 	broker.notify(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), why))
-	connection.SetDeadline(time.Now().Add(graceTime))
+	grace := graceTime
+	if why == errStopping {
+		grace = backlogTime // there may be many of these
+	}
+	connection.SetDeadline(time.Now().Add(grace))
 	broker.reply(connection, &apiv1.Reply{Error: why.Error()})
 	// Closing with unread input would reset the connection, and the producer
 	// would lose the reply.

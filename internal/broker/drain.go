@@ -79,27 +79,28 @@ func (broker *Broker) Drain() error {
 }
 
 // write writes what an error left over, the notices, and, for a drain, the queued
-// messages: all that are there when it begins. What arrives later waits, so that
-// no message overtakes its notices and no stream of these keeps it waiting.
+// messages that are there when it begins. The arrivals are taken before the
+// notices and these are written before each batch, so that no message overtakes
+// its notices, and these do not wait for a drain that takes long.
 func (broker *Broker) write(drain bool) error {
-	err := broker.writeBatch()
-
-	broker.mutex.Lock()
-	notices := len(broker.notices.lines)
 	var arrivals []arrival
 	var full bool
 	if drain {
+		broker.mutex.Lock()
 		arrivals, full = broker.arrivals, broker.full
 		broker.arrivals, broker.full = nil, false
+		broker.mutex.Unlock()
 	}
-	broker.mutex.Unlock()
 
+	err := broker.writeBatch()
 	if err == nil {
-		err = broker.writeNotices(notices)
+		err = broker.writeNotices()
 	}
 	for len(arrivals) > 0 && err == nil {
 		arrivals = broker.takeBatch(arrivals)
-		err = broker.writeBatch()
+		if err = broker.writeBatch(); err == nil {
+			err = broker.writeNotices()
+		}
 	}
 	if !drain {
 		return err
@@ -117,18 +118,21 @@ func (broker *Broker) write(drain bool) error {
 	return err
 }
 
-// writeNotices writes the first count notices, and how many were dropped.
-func (broker *Broker) writeNotices(count int) error {
+// writeNotices writes the notices that wait when it begins.
+func (broker *Broker) writeNotices() error {
+	broker.mutex.Lock()
+	count := len(broker.notices.waiting)
+	broker.mutex.Unlock()
 	for {
 		broker.mutex.Lock()
-		lines := broker.notices.take(count)
+		notices := broker.notices.take(count)
 		broker.mutex.Unlock()
-		if len(lines) == 0 {
+		if len(notices) == 0 {
 			return broker.log.flush() // of what an error left over
 		}
-		count -= len(lines)
-		for _, line := range lines {
-			broker.log.notice(line)
+		count -= len(notices)
+		for i := range notices {
+			broker.log.notice(&notices[i])
 		}
 		if err := broker.log.flush(); err != nil {
 			return err

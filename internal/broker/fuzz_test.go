@@ -223,7 +223,7 @@ func FuzzConnection(f *testing.F) {
 	f.Cleanup(broker.Close)
 	f.Fuzz(func(t *testing.T, payload []byte, piece, end uint8) {
 		bus := &bus{Broker: broker, t: t, record: log}
-		messages, wrong := decoder.NewMsgpackDecoder().Decode(bytes.Clone(payload))
+		messages, wrong := decoder.NewMsgpackDecoder(1 << 20).Decode(bytes.Clone(payload))
 		if len(payload) > limit {
 			messages, wrong = nil, fmt.Errorf("the payload is larger than %d bytes (-max-payload)", limit)
 		}

@@ -5,22 +5,29 @@ import (
 	"syscall"
 )
 
-// refuseConnections makes the kernel drop every packet for the listening socket
-// from now on, while the connections that it has completed go on and can still
-// be accepted. A socket that is just closed would reset a connection completed at
-// the last moment, and its producer could not tell whether its payload was read.
+// refuseConnections makes the kernel drop every packet that would open another
+// connection to the listening socket, while those that are open or about to be
+// can still be accepted. A socket that is just closed would reset a connection
+// completed at the last moment, and its producer could not tell whether its
+// payload was read.
 //
-// The filter is a program of classic BPF that returns 0, "take nothing"; see
-// socket(7), SO_ATTACH_FILTER. Without it, connections are merely accepted a
-// little longer, so an error does no harm.
+// The filter is a program of classic BPF, which sees packets from the TCP header
+// on; see socket(7), SO_ATTACH_FILTER. Without it, connections are merely accepted
+// a little longer, so an error does no harm.
 func refuseConnections(listener *net.TCPListener) {
+	const flags, syn = 13, 0x02 // where the header has its flags, and the one that opens (RFC 9293, 3.1)
 	raw, err := listener.SyscallConn()
 	if err != nil {
 		return
 	}
-	nothing := []syscall.SockFilter{{Code: syscall.BPF_RET | syscall.BPF_K, K: 0}}
+	program := []syscall.SockFilter{
+		{Code: syscall.BPF_LD | syscall.BPF_B | syscall.BPF_ABS, K: flags},
+		{Code: syscall.BPF_JMP | syscall.BPF_JSET | syscall.BPF_K, K: syn, Jf: 1},
+		{Code: syscall.BPF_RET | syscall.BPF_K, K: 0},          // nothing of the packet
+		{Code: syscall.BPF_RET | syscall.BPF_K, K: 0xffffffff}, // all of it
+	}
 	raw.Control(func(descriptor uintptr) {
 		//lint:ignore SA1019 its replacement is a second dependency.
-		syscall.AttachLsf(int(descriptor), nothing)
+		syscall.AttachLsf(int(descriptor), program)
 	})
 }

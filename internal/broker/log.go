@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -15,59 +16,102 @@ import (
 	"mbus/internal/shared/escape"
 )
 
-// writeSize is how many bytes of lines are gathered for one write.
-const writeSize = 64 << 10
+const (
+	// writeSize is how many bytes of lines are gathered for one write.
+	writeSize = 64 << 10
 
-// maxNotices bounds the notices that wait while the log takes nothing, in bytes.
-const maxNotices = 1 << 20
+	// pipeSize is how many bytes are written at once to what is not a regular
+	// file. A pipe takes as many at once or none (pipe(7), PIPE_BUF), so that
+	// a reader that is slow can be told from one that is gone.
+	pipeSize = 4 << 10
 
-// notices are the loop's own log lines on their way to the ticker goroutine.
+	// maxNotices bounds the notices that wait for the log, in bytes.
+	maxNotices = 1 << 20
+)
+
+// notice is one of the loop's own log lines: a line, or, if that is empty, what
+// happened to a topic.
+type notice struct {
+	when  time.Time
+	line  string
+	topic *Topic
+	count int // of messages that were queued; 0: topic was made
+}
+
+// append appends the notice's text to buffer.
+func (notice *notice) append(buffer []byte) []byte {
+	switch {
+	case notice.line != "":
+		return append(buffer, notice.line...)
+	case notice.count == 0:
+		buffer = append(buffer, "creating topic "...)
+	case notice.count == 1:
+		buffer = append(buffer, "new message dispatched on topic "...)
+	default:
+		buffer = strconv.AppendInt(buffer, int64(notice.count), 10)
+		buffer = append(buffer, " new messages dispatched on topic "...)
+	}
+	return escape.AppendName(buffer, []byte(notice.topic.Name))
+}
+
+// notices are on their way from the loop to the ticker goroutine.
 type notices struct {
-	lines   []string
-	bytes   int // memory that lines takes, about
-	dropped int // how many more there were than maxNotices holds
+	waiting []notice
+	bytes   int // memory that they take
+	dropped int // how many more there were, while there was no room
 }
 
-// noticeCost returns what line counts towards maxNotices.
-func noticeCost(line string) int {
-	const header = 16 // of a string, in bytes
-	return header + len(line)
+// room tells whether notices are kept at present. What one payload has to say is
+// kept as a whole or dropped as a whole; it is never more than its messages take.
+func (notices *notices) room() bool {
+	return notices.dropped == 0 && notices.bytes < maxNotices
 }
 
-// add puts line at the end, or only counts it if there is no room.
-func (notices *notices) add(line string) {
-	if notices.dropped > 0 || notices.bytes+noticeCost(line) > maxNotices {
+// add puts a notice at the end if it is to be kept, and else counts it.
+func (notices *notices) add(keep bool, notice notice) {
+	if !keep {
 		notices.dropped++
 		return
 	}
-	notices.lines = append(notices.lines, line)
-	notices.bytes += noticeCost(line)
+	notices.waiting = append(notices.waiting, notice)
+	notices.bytes += noticeCost(&notice)
 }
 
-// take takes the first of the lines, at most count and about as many as one write
-// holds. After the last it makes one of those that were dropped.
-func (notices *notices) take(count int) []string {
+// noticeCost returns the memory that a notice takes, in bytes.
+func noticeCost(notice *notice) int {
+	const fields = 64
+	return fields + len(notice.line)
+}
+
+// take takes the first notices, at most count and about as many as one write
+// holds. After the last it adds one about those that were dropped.
+func (notices *notices) take(count int) []notice {
 	size, taken := 0, 0
-	for taken < min(count, len(notices.lines)) && size < writeSize {
-		size += noticeCost(notices.lines[taken])
+	for taken < min(count, len(notices.waiting)) && size < writeSize {
+		size += noticeCost(&notices.waiting[taken])
 		taken++
 	}
-	lines := notices.lines[:taken:taken]
-	notices.lines = notices.lines[taken:]
+	first := notices.waiting[:taken:taken]
+	notices.waiting = notices.waiting[taken:]
 	notices.bytes -= size
-	if len(notices.lines) == 0 && notices.dropped > 0 {
-		lines = append(lines, fmt.Sprintf("Broker: log lines that found no room while the log took nothing: %d", notices.dropped))
-		notices.dropped = 0
+	if len(notices.waiting) == 0 {
+		notices.waiting = nil
+		if notices.dropped > 0 {
+			line := fmt.Sprintf("Broker: log lines left out while the log did not keep up: %d", notices.dropped)
+			first = append(first, notice{when: time.Now(), line: line})
+			notices.dropped = 0
+		}
 	}
-	return lines
+	return first
 }
 
 // logWriter writes whole lines, in the format of the standard log package, to a
 // writer that may fail and take part of what it is given. What was not taken
 // stays in the buffer and is written first the next time, so that no line is
-// torn, repeated or started over. It belongs to one goroutine.
+// torn, repeated or started over. It belongs to one goroutine, but for progress.
 type logWriter struct {
 	writer io.Writer
+	piece  int    // how many bytes are written at once
 	buffer []byte // not taken yet
 	data   []byte // what is left of the data of the line that ends the buffer ...
 	open   bool   // ... if that line is not finished
@@ -78,21 +122,30 @@ type logWriter struct {
 	progress atomic.Int64 // when bytes were taken last, in Unix nanoseconds
 }
 
-// appendTime starts a line.
-func (log *logWriter) appendTime() {
-	log.buffer = time.Now().AppendFormat(log.buffer, "2006/01/02 15:04:05 ")
+// start prepares log for writing to writer.
+func (log *logWriter) start(writer io.Writer) {
+	log.writer, log.piece = writer, pipeSize
+	if file, ok := writer.(*os.File); ok {
+		if info, err := file.Stat(); err == nil && info.Mode().IsRegular() {
+			log.piece = writeSize
+		}
+	}
 }
 
-// notice adds a line, which must be printable, to the buffer.
-func (log *logWriter) notice(line string) {
-	log.appendTime()
-	log.buffer = append(log.buffer, line...)
-	log.buffer = append(log.buffer, '\n')
+// appendTime starts a line.
+func (log *logWriter) appendTime(when time.Time) {
+	log.buffer = when.AppendFormat(log.buffer, "2006/01/02 15:04:05 ")
+}
+
+// notice adds a notice's line to the buffer.
+func (log *logWriter) notice(notice *notice) {
+	log.appendTime(notice.when)
+	log.buffer = append(notice.append(log.buffer), '\n')
 }
 
 // message adds message's line to the buffer, and writes when there is enough.
 func (log *logWriter) message(message *apiv1.Message) error {
-	log.appendTime()
+	log.appendTime(time.Now())
 	log.buffer = append(log.buffer, "Received new message from topic '"...)
 	log.buffer = escape.AppendName(log.buffer, []byte(message.Topic))
 	log.buffer = append(log.buffer, "': '"...)
@@ -109,11 +162,14 @@ func (log *logWriter) finish() error {
 				return err
 			}
 		}
-		part := len(log.data)
-		if part > writeSize {
-			part = writeSize
-			for back := 0; back < utf8.UTFMax-1 && !utf8.RuneStart(log.data[part]); back++ {
-				part--
+		part := min(len(log.data), writeSize)
+		if part < len(log.data) { // cut between two characters
+			last := part - 1
+			for last > part-utf8.UTFMax && !utf8.RuneStart(log.data[last]) {
+				last--
+			}
+			if !utf8.FullRune(log.data[last:part]) {
+				part = last
 			}
 		}
 		log.buffer = escape.Append(log.buffer, log.data[:part])
@@ -128,14 +184,17 @@ func (log *logWriter) finish() error {
 
 // flush writes the buffer, and keeps what was not taken.
 func (log *logWriter) flush() error {
-	if len(log.buffer) == 0 {
-		return nil
+	var err error
+	written := 0
+	for written < len(log.buffer) && err == nil {
+		var taken int
+		taken, err = log.writer.Write(log.buffer[written:min(written+log.piece, len(log.buffer))])
+		if taken > 0 {
+			written += taken
+			log.progress.Store(time.Now().UnixNano())
+		}
 	}
-	taken, err := log.writer.Write(log.buffer)
-	if taken > 0 {
-		log.progress.Store(time.Now().UnixNano())
-	}
-	log.buffer = append(log.buffer[:0], log.buffer[taken:]...)
+	log.buffer = append(log.buffer[:0], log.buffer[written:]...)
 	if err != nil && log.failure == nil {
 		log.failure, log.since = err, time.Now()
 	}
@@ -165,5 +224,6 @@ func (log *logWriter) lines() int {
 
 // gone tells whether a log that failed with err can never take a line again.
 func gone(err error) bool {
-	return errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed)
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EBADF) ||
+		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed)
 }

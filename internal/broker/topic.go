@@ -11,14 +11,15 @@ type Topic struct {
 	Name  string
 	Queue *queue.MessageQueue
 
-	// brought is how many messages the payload that is being queued has
-	// brought so far, for the line that says so.
+	// What the payload that is being queued has done so far, for the notices:
+	// made the topic, and brought it so many messages.
+	made    bool
 	brought int
 }
 
 // NewTopic returns a topic with an empty queue.
 func NewTopic(name string) *Topic {
-	return &Topic{Name: name, Queue: queue.New()}
+	return &Topic{Name: name, Queue: queue.New(), made: true}
 }
 
 // Dispatch puts message at the end of the topic's queue.

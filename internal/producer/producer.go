@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strconv"
 	"time"
 
@@ -76,7 +75,7 @@ func New(config *ProducerConfig) (*Producer, error) {
 		config:  config,
 		address: net.JoinHostPort(config.Host, config.Port),
 		encoder: encoder.NewMsgpackEncoder(),
-		decoder: decoder.NewMsgpackDecoder(),
+		decoder: decoder.NewMsgpackDecoder(0),
 	}, nil
 }
 
@@ -143,7 +142,8 @@ func (producer *Producer) readReply(connection net.Conn) (*apiv1.Reply, error) {
 // cause returns what is behind a network error, without the addresses: the error
 // of Send names the broker's.
 func (producer *Producer) cause(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	var network net.Error
+	if errors.As(err, &network) && network.Timeout() {
 		return fmt.Errorf("no end within %s", producer.config.Timeout)
 	}
 	var operation *net.OpError

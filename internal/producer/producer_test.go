@@ -145,7 +145,7 @@ func TestSendBreaksOff(t *testing.T) {
 		serve func(*net.TCPConn)
 		want  string
 	}{
-		"reset":          {func(connection *net.TCPConn) { connection.SetLinger(0) }, "sending broke off: "},
+		"reset":          {func(connection *net.TCPConn) { connection.Read(make([]byte, 1)); connection.SetLinger(0) }, "sending broke off: "},
 		"accepted early": {interrupting("\x82\xa8Accepted\x01\xa5Error\xa0"), "sending broke off: "},
 		"refused early":  {interrupting("\x82\xa8Accepted\x00\xa5Error\xa3why"), "refused: why"},
 		"never read":     {func(connection *net.TCPConn) { time.Sleep(time.Second) }, "sending broke off: no end within 400ms"},

@@ -32,15 +32,17 @@ const (
 // checking its length against the bytes that remain. It never skips a value, so
 // nested input can't make it recurse. It is not safe for concurrent use.
 type MsgpackDecoder struct {
+	most    int           // messages that a payload may have
 	input   []byte        // what is being decoded
 	reader  *bytes.Reader // over input; the library adds no buffer of its own to it
 	msgpack *msgpack.Decoder
 }
 
-// NewMsgpackDecoder returns a decoder.
-func NewMsgpackDecoder() *MsgpackDecoder {
+// NewMsgpackDecoder returns a decoder that refuses a payload of more messages than
+// most before it allocates anything for them.
+func NewMsgpackDecoder(most int) *MsgpackDecoder {
 	reader := bytes.NewReader(nil)
-	return &MsgpackDecoder{reader: reader, msgpack: msgpack.NewDecoder(reader)}
+	return &MsgpackDecoder{most: most, reader: reader, msgpack: msgpack.NewDecoder(reader)}
 }
 
 // Decode implements Decoder. It allocates at most six times len(payload), and
@@ -58,9 +60,12 @@ func (decoder *MsgpackDecoder) Decode(payload []byte) ([]*apiv1.Message, error) 
 		if count, err = decoder.msgpack.DecodeArrayLen(); err != nil {
 			return nil, errors.New("the payload ends early, in its array header")
 		}
+		if uint(count) > uint(decoder.most) {
+			return nil, fmt.Errorf("the payload has %d messages, at most %d can be queued", uint32(count), decoder.most)
+		}
 	}
 	// A count may be false; how many messages the rest can hold is not.
-	room := int(min(uint(count), uint(decoder.reader.Len()/smallestMessage)))
+	room := min(count, decoder.reader.Len()/smallestMessage)
 	messages := make([]*apiv1.Message, 0, room)
 	var chunk []apiv1.Message
 	for position := 1; position <= count; position++ {

@@ -27,7 +27,7 @@ var one = []apiv1.Message{{Topic: "a", Data: []byte("1")}}
 // accept fails the test unless payload decodes to want.
 func accept(t *testing.T, payload string, want []apiv1.Message) {
 	t.Helper()
-	got, err := decoder.NewMsgpackDecoder().Decode([]byte(payload))
+	got, err := decoder.NewMsgpackDecoder(1 << 20).Decode([]byte(payload))
 	if err != nil {
 		t.Errorf("%q: refused: %v", payload, err)
 		return
@@ -46,7 +46,7 @@ func accept(t *testing.T, payload string, want []apiv1.Message) {
 // refuse fails the test unless payload is refused with reason.
 func refuse(t *testing.T, payload, reason string) {
 	t.Helper()
-	got, err := decoder.NewMsgpackDecoder().Decode([]byte(payload))
+	got, err := decoder.NewMsgpackDecoder(1 << 20).Decode([]byte(payload))
 	if got != nil || err == nil || err.Error() != reason {
 		t.Errorf("%q: got %d messages and %v\nwant refused: %s", payload, len(got), err, reason)
 	}
@@ -140,7 +140,10 @@ func TestDecodeRefuses(t *testing.T) {
 	refuse(t, "\xdd\x00\x00", "the payload ends early, in its array header")
 	refuse(t, "\xde\x00", "message 1: ends early, in its map header")
 	refuse(t, "\x92"+good, "message 2: ends early, in its map header")
-	refuse(t, "\xdd\xff\xff\xff\xff"+good, "message 2: ends early, in its map header")
+	refuse(t, "\xdd\x00\x0f\xff\xff"+good, "message 2: ends early, in its map header")
+	refuse(t, "\xdd\x00\x10\x00\x00"+good, "message 2: ends early, in its map header")
+	refuse(t, "\xdd\x00\x10\x00\x01"+good, "the payload has 1048577 messages, at most 1048576 can be queued")
+	refuse(t, "\xdd\xff\xff\xff\xff"+good, "the payload has 4294967295 messages, at most 1048576 can be queued")
 	refuse(t, head, "message 1: ends early, in key 1")
 	refuse(t, head+topic, `message 1: ends early, in entry "Topic"`)
 	refuse(t, head+topic+"\xa1a", "message 1: ends early, in key 2")
@@ -159,7 +162,7 @@ func TestDecodeRefusesEveryCut(t *testing.T) {
 	payload := "\xdc\x00\x03" + good + head + data + "\xc6\x00\x00\x00\x05bytes" + topic + "\xd9\x05topic" +
 		"\xdf\x00\x00\x00\x02" + topic + "\xa1a" + data + "\xc0"
 	accept(t, payload, []apiv1.Message{one[0], {Topic: "topic", Data: []byte("bytes")}, {Topic: "a"}})
-	decoder := decoder.NewMsgpackDecoder()
+	decoder := decoder.NewMsgpackDecoder(1 << 20)
 	for cut := 1; cut < len(payload); cut++ {
 		messages, err := decoder.Decode([]byte(payload[:cut]))
 		if messages != nil || err == nil || !strings.Contains(err.Error(), "ends early, in ") {
@@ -173,7 +176,7 @@ func TestReasonIsBounded(t *testing.T) {
 	for _, character := range []string{"x", "\x00", "\xff", "\u0085", "\U000e0001", `"`, "注"} {
 		key := strings.Repeat(character, 65535/len(character))
 		length := string([]byte{0xda, byte(len(key) >> 8), byte(len(key))})
-		_, err := decoder.NewMsgpackDecoder().Decode([]byte(head + length + key + topic + "\xa1a"))
+		_, err := decoder.NewMsgpackDecoder(1 << 20).Decode([]byte(head + length + key + topic + "\xa1a"))
 		if err == nil || utf8.RuneCountInString(err.Error()) > 200 || !strings.HasPrefix(err.Error(), "message 1: unknown entry ") {
 			t.Errorf("key of %q: %v", character, err)
 		}
@@ -188,12 +191,12 @@ func TestDecodeReply(t *testing.T) {
 		"\x82" + accepted + "\xcd\x03\xe8" + fault + "\xa0":                      {Accepted: 1000},
 		"\xde\x00\x02" + accepted + "\xd2\x00\x00\x00\x01" + fault + "\xd9\x01x": {Accepted: 1, Error: "x"},
 	} {
-		got, err := decoder.NewMsgpackDecoder().DecodeReply([]byte(encoded))
+		got, err := decoder.NewMsgpackDecoder(1 << 20).DecodeReply([]byte(encoded))
 		if err != nil || *got != want {
 			t.Errorf("%q: got %+v, error %v", encoded, got, err)
 		}
 		for cut := range len(encoded) {
-			if got, err := decoder.NewMsgpackDecoder().DecodeReply([]byte(encoded[:cut])); got != nil || err == nil {
+			if got, err := decoder.NewMsgpackDecoder(1 << 20).DecodeReply([]byte(encoded[:cut])); got != nil || err == nil {
 				t.Errorf("%q is taken for a reply", encoded[:cut])
 			}
 		}
@@ -210,7 +213,7 @@ func TestDecodeReply(t *testing.T) {
 		"\x82" + accepted + "\x01" + "\xa5Other" + "\xa0",
 		"\x83" + accepted + "\x01" + fault + "\xa0\xa1x\xc0",
 	} {
-		if got, err := decoder.NewMsgpackDecoder().DecodeReply([]byte(encoded)); got != nil || err == nil {
+		if got, err := decoder.NewMsgpackDecoder(1 << 20).DecodeReply([]byte(encoded)); got != nil || err == nil {
 			t.Errorf("%q is taken for the reply %+v", encoded, got)
 		}
 	}
@@ -244,7 +247,7 @@ func FuzzDecode(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	decoder := decoder.NewMsgpackDecoder() // one for all: no input may spoil the next
+	decoder := decoder.NewMsgpackDecoder(1 << 20) // one for all: no input may spoil the next
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		var messages []*apiv1.Message
 		var err error
