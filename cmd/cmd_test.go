@@ -313,6 +313,28 @@ func TestSecondSignal(t *testing.T) {
 	}
 }
 
+// A terminal that is closed sends SIGHUP twice, which is no second signal.
+func TestHangup(t *testing.T) {
+	broker := startBroker(t, "-interval", "1h", "-timeout", "500ms")
+	if status, stderr := broker.send("t", "1"); status != 0 {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+	silent, err := net.Dial("tcp", broker.address()) // keeps the broker from stopping at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	broker.signal(syscall.SIGHUP)
+	time.Sleep(50 * time.Millisecond) // two that are pending at once are one
+	broker.signal(syscall.SIGHUP)
+	if status := broker.wait(); status != 0 {
+		t.Errorf("status %d", status)
+	}
+	if !strings.HasSuffix(broker.log.String(), "Received new message from topic 't': '1'\n") {
+		t.Errorf("the log is\n%s", broker.log)
+	}
+}
+
 // With SIGHUP ignored, as nohup does, the broker goes on after it.
 func TestNohup(t *testing.T) {
 	broker := startCommand(t, exec.Command("sh", "-c", `trap "" HUP; exec "$0" -pport 0`, filepath.Join(binaries, "broker")))

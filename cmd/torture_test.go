@@ -624,6 +624,61 @@ func TestPipeClosed(t *testing.T) {
 	}
 }
 
+// A standard error that can't be written to is an error that doesn't pass.
+func TestLogThatCantBeWritten(t *testing.T) {
+	reading, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reading.Close()
+	command := command("broker", "-pport", "0")
+	command.Stderr = reading
+	if err := command.Run(); command.ProcessState.ExitCode() != 1 {
+		t.Errorf("%v", err)
+	}
+}
+
+// Whatever standard error is, the exit status of a failure comes, and soon.
+func TestStatusWithoutStandardError(t *testing.T) {
+	for name, test := range map[string]struct {
+		status    int
+		arguments []string
+	}{
+		"misuse of the broker":   {2, []string{"broker", "-interval", "-1s"}},
+		"a broker's failure":     {1, []string{"broker", "-phost", "256.1.1.1"}},
+		"misuse of the producer": {2, []string{"producer", "-bad"}},
+		"a producer's failure":   {1, []string{"producer", "-host", "256.1.1.1", "-topic", "t", "-message", "x"}},
+	} {
+		for _, full := range []bool{false, true} {
+			reader, writer, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if full {
+				writer.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+				for err == nil {
+					_, err = writer.Write(make([]byte, 4096))
+				}
+			} else {
+				reader.Close()
+			}
+			command := command(test.arguments[0], test.arguments[1:]...)
+			command.Stderr = writer
+			if err := command.Start(); err != nil {
+				t.Fatal(err)
+			}
+			timer := time.AfterFunc(patience, func() { command.Process.Kill() })
+			command.Wait()
+			timer.Stop()
+			if got := command.ProcessState.ExitCode(); got != test.status {
+				t.Errorf("%s, full %v: status %d, want %d", name, full, got, test.status)
+			}
+			writer.Close()
+			reader.Close()
+		}
+	}
+}
+
 // fill sends payload until the queue is full, and returns how often it was
 // accepted.
 func (daemon *daemon) fill(payload []byte) int {

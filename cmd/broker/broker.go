@@ -23,6 +23,8 @@ func main() {
 // everything was written, 1 if the broker could not start or something was not
 // written, 2 if the arguments are wrong.
 func run(arguments []string, stdout, stderr io.Writer) int {
+	// Ignored, a closed pipe is a write error, which the broker understands.
+	signal.Ignore(syscall.SIGPIPE)
 	config := broker.DefaultConfig()
 	config.Log = stderr
 	flags := flag.NewFlagSet("broker", flag.ContinueOnError)
@@ -39,8 +41,6 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 		return command.Wrong(flags, err, stderr)
 	}
 
-	// Ignored, a closed pipe is a write error, which the broker understands.
-	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
@@ -56,27 +56,18 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	go func() {
 		<-signals
 		go bus.Close()
-		<-signals
-		os.Exit(command.Failure)
+		first := time.Now()
+		for signal := range signals {
+			// A terminal that is closed hangs up twice: the kernel does, and
+			// the shell.
+			if signal != syscall.SIGHUP || time.Since(first) > time.Second {
+				os.Exit(command.Failure)
+			}
+		}
 	}()
 	if err := bus.ProducerListen(); err != nil {
-		complain(stderr, flags.Name(), err)
+		command.Complain(stderr, flags.Name(), err)
 		return command.Failure
 	}
 	return command.Success
-}
-
-// complain says on stderr what ended the broker. Where that can't be said at
-// once, because nobody reads the pipe, it stays unsaid.
-func complain(stderr io.Writer, name string, err error) {
-	const patience = 200 * time.Millisecond
-	said := make(chan struct{})
-	go func() {
-		command.Complain(stderr, name, err)
-		close(said)
-	}()
-	select {
-	case <-said:
-	case <-time.After(patience):
-	}
 }

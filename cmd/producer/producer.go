@@ -25,6 +25,7 @@ func main() {
 // run is the command. It returns the exit status: 0 if the message was accepted,
 // 1 if not, 2 if the arguments are wrong, 3 if it is unknown.
 func run(arguments []string, stdout, stderr io.Writer) int {
+	signal.Ignore(syscall.SIGPIPE) // a closed standard error must not change the status
 	config := producer.DefaultConfig()
 	flags := flag.NewFlagSet("producer", flag.ContinueOnError)
 	topic := flags.String("topic", "", "send to this `topic`, 1 to 255 bytes of printable text")
@@ -50,7 +51,6 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 		return command.Wrong(flags, err, stderr)
 	}
 
-	signal.Ignore(syscall.SIGPIPE) // a closed standard error must not change the status
 	bus, err := producer.New(config)
 	if err == nil {
 		err = bus.Send([]*apiv1.Message{{Topic: *topic, Data: []byte(*message)}})

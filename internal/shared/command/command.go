@@ -9,7 +9,9 @@ import (
 	"io"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"mbus/internal/shared/escape"
 )
@@ -55,9 +57,23 @@ func Wrong(flags *flag.FlagSet, err error, stderr io.Writer) int {
 }
 
 // Complain prints err on stderr as one line that starts with the command's name.
+// Where that can't be done at once, because stderr is a pipe that nobody reads, it
+// stays unsaid: the exit status must come all the same.
 func Complain(stderr io.Writer, name string, err error) {
-	line := escape.Append([]byte(name+": "), []byte(err.Error()))
-	stderr.Write(append(line, '\n'))
+	const patience = 200 * time.Millisecond
+	text := err.Error()
+	if !utf8.ValidString(text) || strings.ContainsFunc(text, func(character rune) bool { return !strconv.IsPrint(character) }) {
+		text = string(escape.Append(nil, []byte(text)))
+	}
+	said := make(chan struct{})
+	go func() {
+		fmt.Fprintf(stderr, "%s: %s\n", name, text)
+		close(said)
+	}()
+	select {
+	case <-said:
+	case <-time.After(patience):
+	}
 }
 
 // Duration adds a flag for a duration.
