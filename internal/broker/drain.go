@@ -62,11 +62,6 @@ func (broker *Broker) tick(stopping <-chan struct{}) error {
 		if gone(err) {
 			return err
 		}
-		if err == nil {
-			if notice := broker.log.outage(); notice != "" {
-				broker.notify(notice)
-			}
-		}
 	}
 }
 
@@ -101,6 +96,9 @@ func (broker *Broker) write(drain bool) error {
 		if err = broker.writeBatch(); err == nil {
 			err = broker.writeNotices()
 		}
+	}
+	if err == nil {
+		err = broker.log.tellOutage()
 	}
 	if !drain {
 		return err

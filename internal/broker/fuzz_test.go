@@ -43,6 +43,8 @@ func FuzzBus(f *testing.F) {
 	f.Add(uint16(2000), []byte{1, 1, 2, 2, 200, 0, 3, 3, 130, 50, 1, 9, 200, 0})
 	f.Add(uint16(900), []byte{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 200, 0, 1, 1})
 	f.Add(uint16(700), []byte{40, 0, 41, 0, 42, 0, 43, 0, 200, 0, 44, 0, 45, 0, 46, 0, 150, 1, 151, 2, 152, 200, 200, 0})
+	f.Add(uint16(900), []byte(" 0 0\x000"))
+	f.Add(uint16(2010), []byte("0000\x000"))
 	f.Add(uint16(65000), bytes.Repeat([]byte{5, 255, 17, 30, 131, 255}, 60))
 	f.Fuzz(func(t *testing.T, limit uint16, steps []byte) {
 		if limit == 0 || len(steps) > 400 {
@@ -117,7 +119,7 @@ func (model *model) payload(t *testing.T, bus *bus, what byte, much int) {
 		}
 		return
 	}
-	model.full = false
+	model.full = model.full && len(messages) == 0
 	for _, message := range messages {
 		model.accepted = append(model.accepted, message.Topic+" "+string(message.Data))
 		model.costs = append(model.costs, messageCost(message))
@@ -156,6 +158,9 @@ func (model *model) drain(t *testing.T, bus *bus, log *faulty) {
 				t.Fatalf("message %d is in the log before the line that it was queued", written)
 			}
 			written++
+			continue
+		}
+		if strings.HasPrefix(line, outageLine) {
 			continue
 		}
 		notices = append(notices, line)

@@ -201,16 +201,17 @@ func (log *logWriter) flush() error {
 	return err
 }
 
-// outage returns a notice of the failure that is over, or "" if there was none.
-// It may be called after a flush that succeeded.
-func (log *logWriter) outage() string {
+// tellOutage writes a line about the failures that are over, if there were any.
+// It may be called when everything was taken.
+func (log *logWriter) tellOutage() error {
 	if log.failure == nil {
-		return ""
+		return nil
 	}
-	notice := fmt.Sprintf("Broker: the log took nothing for %s: %v",
-		time.Since(log.since).Round(time.Millisecond), log.failure)
+	outage := time.Since(log.since).Round(time.Millisecond)
+	line := fmt.Sprintf("Broker: the log took nothing for %s: %v", outage, log.failure)
 	log.failure = nil
-	return notice
+	log.notice(&notice{when: time.Now(), line: line})
+	return log.flush()
 }
 
 // lines returns how many lines are in the buffer, whole or open.

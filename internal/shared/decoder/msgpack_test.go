@@ -241,7 +241,7 @@ func allocates(limit uint64, work func()) bool {
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
 		"", "\x90", good, "\x92" + good + good, head + data + "\xc0" + topic + "\xa1b",
-		"\xdd\xff\xff\xff\xff" + good, head + "\xdb\xff\xff\xff\xffTopic", head + topic + "\xa1a" + data + "\xc6\xff\xff\xff\xff",
+		"\xdd\xff\xff\xff\xff" + good, "\xdd\x00\x0f\xff\xff" + good, head + "\xdb\xff\xff\xff\xffTopic", head + topic + "\xa1a" + data + "\xc6\xff\xff\xff\xff",
 		"\xdf\xff\xff\xff\xff", strings.Repeat("\x91", 1000), "\xc7\x00\x01" + good, "GET / HTTP/1.1\r\n\r\n",
 		"\xdc\x03\xe8" + strings.Repeat(head+topic+"\xa1a"+data+"\xc0", 1000),
 	} {
