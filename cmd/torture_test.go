@@ -679,12 +679,12 @@ func TestStatusWithoutStandardError(t *testing.T) {
 	}
 }
 
-// fill sends payload until the queue is full, and returns how often it was
+// fill sends payloads in turn until the queue is full, and returns how many were
 // accepted.
-func (daemon *daemon) fill(payload []byte) int {
+func (daemon *daemon) fill(payloads ...[]byte) int {
 	daemon.t.Helper()
 	for count := 0; ; count++ {
-		reply, err := daemon.post(payload)
+		reply, err := daemon.post(payloads[count%len(payloads)])
 		if err != nil {
 			daemon.t.Fatal(err)
 		}
@@ -905,17 +905,17 @@ func TestMemoryBound(t *testing.T) {
 	smallest := "\x82" + topicKey + "\xa1a" + dataKey + "\xc0"
 	for name, test := range map[string]struct {
 		maxQueued, maxPayload int
-		payload               []byte
+		payloads              [][]byte
 		short                 bool // for the short form too
 	}{
-		"15 bytes a message":              {64 << 20, 16 << 20, repeated(t, 10_000, "t", nil), false},
-		"15 bytes, a payload each":        {8 << 20, 1 << 20, repeated(t, 1, "t", nil), true},
-		"1 KiB a message":                 {64 << 20, 16 << 20, repeated(t, 1000, "t", make([]byte, 1000)), false},
-		"a payload's size a message":      {64 << 20, 16 << 20, repeated(t, 1, "t", make([]byte, 16<<20-100)), false},
-		"just over a power of 2":          {64 << 20, 16 << 20, repeated(t, 1, "t", make([]byte, 1<<20+1)), false},
-		"two topics in turn":              {64 << 20, 16 << 20, alternating(2, 10_000), false},
-		"a topic a message":               {64 << 20, 16 << 20, alternating(10_000, 10_000), true},
-		"a small queue, largest payloads": {1 << 20, 16 << 20, repeated(t, 100, "t", make([]byte, 1000)), true},
+		"a message a payload":             {8 << 20, 64 << 10, [][]byte{repeated(t, 1, "t", nil), repeated(t, 1, "u", nil)}, true},
+		"15 bytes a message":              {64 << 20, 16 << 20, [][]byte{repeated(t, 10_000, "t", nil)}, false},
+		"1 KiB a message":                 {64 << 20, 16 << 20, [][]byte{repeated(t, 1000, "t", make([]byte, 1000))}, false},
+		"a payload's size a message":      {64 << 20, 16 << 20, [][]byte{repeated(t, 1, "t", make([]byte, 16<<20-100))}, false},
+		"just over a power of 2":          {64 << 20, 16 << 20, [][]byte{repeated(t, 1, "t", make([]byte, 1<<20+1))}, false},
+		"two topics in turn":              {64 << 20, 16 << 20, [][]byte{alternating(2, 10_000)}, false},
+		"a topic a message":               {64 << 20, 16 << 20, [][]byte{alternating(10_000, 10_000)}, true},
+		"a small queue, largest payloads": {1 << 20, 16 << 20, [][]byte{repeated(t, 100, "t", make([]byte, 1000))}, true},
 	} {
 		if !torture && !test.short {
 			continue
@@ -923,9 +923,9 @@ func TestMemoryBound(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			broker, _ := startInPipe(t, "-interval", "10ms", "-timeout", "500ms",
 				"-max-queued", fmt.Sprint(test.maxQueued), "-max-payload", fmt.Sprint(test.maxPayload))
-			accepted := broker.fill(test.payload)
+			accepted := broker.fill(test.payloads...)
 			// Now nothing fits: these are read and decoded, and refused.
-			count := test.maxPayload/len(smallest) - 1
+			count := min(test.maxPayload/len(smallest)-1, test.maxQueued/128)
 			for _, payload := range []string{
 				"\xdd" + string([]byte{byte(count >> 24), byte(count >> 16), byte(count >> 8), byte(count)}) + strings.Repeat(smallest, count),
 				"\xdd" + string([]byte{byte(count >> 24), byte(count >> 16), byte(count >> 8), byte(count)}) + strings.Repeat(smallest, count) + "\xc0",
@@ -941,7 +941,7 @@ func TestMemoryBound(t *testing.T) {
 				t.Errorf("%d MiB of memory, over %d MiB", peak>>20, limit>>20)
 			}
 			t.Logf("figure: full of %s, %d payloads of %d bytes: peak memory %d MiB, bound %d MiB",
-				name, accepted, len(test.payload), peak>>20, limit>>20)
+				name, accepted, len(test.payloads[0]), peak>>20, limit>>20)
 		})
 	}
 }

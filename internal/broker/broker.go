@@ -42,7 +42,7 @@ type Broker struct {
 	notices  notices
 	queued   int  // messages that are queued, or in the batch and not written
 	cost     int  // what these and the topics take, in bytes: see messageCost
-	full     bool // the loop waits for room
+	full     bool // the last payload found no room: drain at once, and forget empty topics
 
 	wake    chan struct{} // notices wait, or a drain is wanted
 	written chan struct{} // messages were written

@@ -271,24 +271,45 @@ func TestMaxPayload(t *testing.T) {
 	tiny.refuse("\x90\x90", "the payload is larger than 1 bytes (-max-payload)")
 }
 
-// A producer that is still sending when it is refused gets to read why.
+// A producer that is still sending when it is refused gets to read why, and can
+// go on sending for a while.
 func TestRefusalReachesASender(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.MaxPayload = 1000 })
-	for _, size := range []int{1001, 100_000, 3 << 20, 64 << 20} {
-		connection := bus.dial()
-		_, err := connection.Write(make([]byte, size))
-		if err == nil {
-			connection.CloseWrite()
-		} else if size <= maxDiscarded {
-			t.Errorf("%d bytes could not be sent: %v", size, err)
-		}
-		answer, _ := io.ReadAll(connection) // what is sent after the reply may be answered by a reset
-		if !strings.Contains(string(answer), "the payload is larger than 1000 bytes") {
-			t.Errorf("%d bytes: the answer is %q", size, answer)
-		}
-		connection.Close()
+	want := apiv1.Reply{Error: "the payload is larger than 1000 bytes (-max-payload)"}
+	sending := bus.dial()
+	bus.write(sending, strings.Repeat("x", 2000), false)
+	until(t, "the refusal", func() bool { return strings.Contains(bus.record.String(), want.Error) })
+	for range 10 {
+		bus.write(sending, strings.Repeat("x", 100_000), false)
+	}
+	if reply := bus.reply(sending); *reply != want {
+		t.Errorf("got %+v", *reply)
+	}
+	for range 10 {
+		bus.write(sending, strings.Repeat("x", 100_000), false) // after the reply's end, too
+	}
+	sending.Close()
+
+	// One that sends more than is discarded is reset, but not before the reply.
+	endless := bus.dial()
+	if _, err := endless.Write(make([]byte, 64<<20)); err == nil {
+		t.Error("64 MiB were taken")
+	}
+	if answer, _ := io.ReadAll(endless); !strings.Contains(string(answer), want.Error) {
+		t.Errorf("the answer is %q", answer)
 	}
 	bus.accept("", 0)
+}
+
+// One that is refused and stays delays others for a second, not for the time-out.
+func TestRefusedProducerThatStays(t *testing.T) {
+	bus := start(t, func(config *BrokerConfig) {
+		config.MaxPayload = 1000
+		config.Timeout = time.Hour
+	})
+	staying := bus.dial()
+	bus.write(staying, strings.Repeat("x", 2000), false)
+	bus.accept(payload("t", "1"), 1)
 }
 
 // The tutorial's drain iterates over the topics while the loop adds some. Run

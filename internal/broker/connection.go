@@ -46,6 +46,7 @@ func (broker *Broker) serve() {
 	defer broker.listener.Close()
 	var last time.Time // until when a broker that stops serves
 	var backoff time.Duration
+	idle := 0
 	for {
 		stopping := closed(broker.stopping)
 		if stopping {
@@ -60,7 +61,7 @@ func (broker *Broker) serve() {
 		connection, err := broker.listener.AcceptTCP()
 		switch {
 		case err == nil:
-			backoff = 0
+			backoff, idle = 0, 0
 			allowed := broker.config.Timeout
 			if stopping {
 				allowed = min(allowed, time.Until(last))
@@ -69,7 +70,9 @@ func (broker *Broker) serve() {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			if stopping {
+			// Where this goroutine was kept waiting, the deadline may have
+			// passed before anybody looked whether a connection waits.
+			if idle++; stopping && idle == 3 {
 				return
 			}
 		default: // for want of descriptors or memory, which may pass
@@ -77,7 +80,14 @@ func (broker *Broker) serve() {
 				broker.notify(fmt.Sprintf("Broker: can't accept connections, trying on: %v", err))
 			}
 			backoff = min(max(2*backoff, minBackoff), maxBackoff)
-			time.Sleep(backoff)
+			if stopping {
+				time.Sleep(minBackoff)
+				continue
+			}
+			select {
+			case <-time.After(backoff):
+			case <-broker.stopping:
+			}
 		}
 	}
 }
@@ -132,15 +142,16 @@ func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Dura
 // refuse tells the producer and the operator why its payload was refused.
 func (broker *Broker) refuse(connection *net.TCPConn, why error) {
 	broker.notify(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), why))
-	grace := graceTime
-	if why == errStopping {
-		grace = backlogTime // there may be many of these
-	}
-	connection.SetDeadline(time.Now().Add(grace))
+	end := time.Now().Add(graceTime)
+	connection.SetWriteDeadline(end)
 	broker.reply(connection, &apiv1.Reply{Error: why.Error()})
 	// Closing with unread input would reset the connection, and the producer
 	// would lose the reply.
 	connection.CloseWrite()
+	if why == errStopping {
+		end = time.Now().Add(backlogTime) // there may be many of these
+	}
+	connection.SetReadDeadline(end)
 	io.CopyN(io.Discard, connection, maxDiscarded)
 }
 

@@ -19,7 +19,9 @@ const (
 	lastRetry = 100 * time.Millisecond
 )
 
-// arrival is a run of messages that one topic received.
+// arrival is a run of messages that one topic received. Together, the arrivals
+// count what is in the queues, in the order in which it came: so a payload is
+// drained as a whole, and its memory freed, however many topics it has.
 type arrival struct {
 	topic *Topic
 	count int

@@ -216,6 +216,7 @@ func FuzzConnection(f *testing.F) {
 	f.Add([]byte(payload("t", numbered(20)...)), uint8(200), uint8(1))
 	f.Add([]byte(payload("t", "text")), uint8(1), uint8(2))
 	f.Add(bytes.Repeat([]byte("\x90"), 5000), uint8(255), uint8(0))
+	f.Add([]byte("\xdd0000"), uint8('Q'), uint8(0))
 	const limit = 4000
 	log := &record{}
 	config := DefaultConfig()
@@ -228,7 +229,7 @@ func FuzzConnection(f *testing.F) {
 	f.Cleanup(broker.Close)
 	f.Fuzz(func(t *testing.T, payload []byte, piece, end uint8) {
 		bus := &bus{Broker: broker, t: t, record: log}
-		messages, wrong := decoder.NewMsgpackDecoder(1 << 20).Decode(bytes.Clone(payload))
+		messages, wrong := decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead).Decode(bytes.Clone(payload))
 		if len(payload) > limit {
 			messages, wrong = nil, fmt.Errorf("the payload is larger than %d bytes (-max-payload)", limit)
 		}

@@ -61,6 +61,16 @@ func saying(text string) func(*net.TCPConn) {
 	}
 }
 
+// endless reads a whole payload and never ends its answer.
+func endless(connection *net.TCPConn) {
+	io.Copy(io.Discard, connection)
+	for {
+		if _, err := connection.Write([]byte("x")); err != nil {
+			return
+		}
+	}
+}
+
 var message = []*apiv1.Message{{Topic: "t", Data: []byte("text")}}
 
 func TestSendToABroker(t *testing.T) {
@@ -114,7 +124,7 @@ func TestSendToOthers(t *testing.T) {
 		"hangs up":          {saying(""), true, false, "the connection ended without a reply"},
 		"half a reply":      {saying("\x82" + accepted + "\x01"), true, false, "the answer is not a reply of mbus: the reply: ends early, in key 2"},
 		"HTTP":              {saying("HTTP/1.1 400 Bad Request\r\n\r\n"), true, false, "the answer is not a reply of mbus: the reply is an integer, must be a map of Accepted and Error"},
-		"endless":           {saying(strings.Repeat("x", 1<<20)), true, false, "the answer is not a reply of mbus"},
+		"endless":           {endless, true, false, "the answer is not a reply of mbus"},
 		"another count":     {saying("\x82" + accepted + "\x02" + fault + "\xa0"), true, false, `the broker answers 2 accepted of 1, ""`},
 		"contradicts":       {saying("\x82" + accepted + "\x01" + fault + "\xa3why"), true, false, `the broker answers 1 accepted of 1, "why"`},
 		"accepts nothing":   {saying("\x82" + accepted + "\x00" + fault + "\xa0"), true, false, `the broker answers 0 accepted of 1, ""`},
