@@ -325,7 +325,7 @@ func TestHangup(t *testing.T) {
 	if signal.Ignored(syscall.SIGHUP) {
 		t.Skip("SIGHUP is ignored here, as nohup has it")
 	}
-	broker := startBroker(t, "-interval", "1h", "-timeout", "500ms")
+	broker := startBroker(t, "-interval", "1h", "-timeout", "1s")
 	if status, stderr := broker.send("t", "1"); status != 0 {
 		t.Errorf("status %d: %s", status, stderr)
 	}

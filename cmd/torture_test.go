@@ -700,7 +700,7 @@ func (daemon *daemon) fill(payloads ...[]byte) int {
 // While nobody reads the log's pipe, the broker accepts until the queue is full;
 // all of that arrives once it is read, however slowly.
 func TestPipeStuckThenSlow(t *testing.T) {
-	broker, pipe := startInPipe(t, "-interval", "10ms", "-max-queued", "2000000", "-timeout", "500ms")
+	broker, pipe := startInPipe(t, "-interval", "10ms", "-max-queued", "2000000", "-timeout", "3s")
 	message := []byte("stuck " + strings.Repeat("x", 1000))
 	accepted := 10 * broker.fill(repeated(t, 10, "t", message))
 	broker.signal(syscall.SIGTERM)
@@ -717,7 +717,7 @@ func TestPipeStuckThenSlow(t *testing.T) {
 // With a pipe that nobody ever reads the broker still ends, with status 1, soon
 // after -timeout.
 func TestPipeStuckForGood(t *testing.T) {
-	broker, _ := startInPipe(t, "-interval", "10ms", "-max-queued", "1000000", "-timeout", "500ms")
+	broker, _ := startInPipe(t, "-interval", "10ms", "-max-queued", "1000000", "-timeout", "1s")
 	broker.fill(repeated(t, 10, "t", make([]byte, 1000)))
 	begin := time.Now()
 	broker.signal(syscall.SIGTERM)
@@ -921,7 +921,7 @@ func TestMemoryBound(t *testing.T) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			broker, _ := startInPipe(t, "-interval", "10ms", "-timeout", "500ms",
+			broker, _ := startInPipe(t, "-interval", "10ms", "-timeout", "1s",
 				"-max-queued", fmt.Sprint(test.maxQueued), "-max-payload", fmt.Sprint(test.maxPayload))
 			accepted := broker.fill(test.payloads...)
 			// Now nothing fits: these are read and decoded, and refused.

@@ -91,11 +91,12 @@ func TestPayloadOfSeveralTopics(t *testing.T) {
 func TestPayloadOfManyTopics(t *testing.T) {
 	bus := start(t, nil)
 	const count = 30_000
-	several := "\xdc" + string([]byte{count >> 8, count & 0xff})
+	var several strings.Builder
+	several.Write([]byte{0xdc, count >> 8, count & 0xff})
 	for i := range count {
-		several += payload(fmt.Sprint("topic ", i), "")
+		several.WriteString(payload(fmt.Sprint("topic ", i), ""))
 	}
-	bus.accept(several, count)
+	bus.accept(several.String(), count)
 	bus.Close()
 	text := bus.record.String()
 	for _, kind := range []string{"creating topic ", "new message dispatched on topic ", "Received new message from topic '"} {
@@ -221,8 +222,8 @@ func TestReset(t *testing.T) {
 // A client that sends nothing, or does not end, or sends a byte now and then, is
 // told so when its time is up, and the next is served.
 func TestSilentClients(t *testing.T) {
-	bus := start(t, func(config *BrokerConfig) { config.Timeout = 300 * time.Millisecond })
-	want := apiv1.Reply{Error: "the payload did not end within 300ms: half-close after the last byte"}
+	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Second })
+	want := apiv1.Reply{Error: "the payload did not end within 1s: half-close after the last byte"}
 	silent := bus.dial()
 	unended := bus.dial()
 	bus.write(unended, payload("t", "unended"), false)
@@ -510,7 +511,7 @@ func TestStopRefusesConnections(t *testing.T) {
 
 // A silent client can't keep a broker from closing.
 func TestCloseWithASilentClient(t *testing.T) {
-	bus := start(t, func(config *BrokerConfig) { config.Timeout = 200 * time.Millisecond })
+	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Second })
 	bus.accept(payload("t", "1"), 1)
 	inHand, waiting := bus.dial(), bus.dial()
 	begin := time.Now()

@@ -110,6 +110,14 @@ func TestSendToABroker(t *testing.T) {
 	}
 }
 
+// timeout returns the time-out for a test that wants an error.
+func timeout(want string) time.Duration {
+	if strings.Contains(want, "no end within 1s") {
+		return time.Second
+	}
+	return 20 * time.Second
+}
+
 // Whatever answers, Send tells what is known.
 func TestSendToOthers(t *testing.T) {
 	const accepted, fault = "\xa8Accepted", "\xa5Error"
@@ -119,22 +127,25 @@ func TestSendToOthers(t *testing.T) {
 		refused bool
 		want    string
 	}{
-		"accepts":           {saying("\x82" + accepted + "\x01" + fault + "\xa0"), false, false, ""},
-		"refuses":           {saying("\x82" + accepted + "\x00" + fault + "\xa3why"), false, true, "refused: why"},
-		"hangs up":          {saying(""), true, false, "the connection ended without a reply"},
-		"half a reply":      {saying("\x82" + accepted + "\x01"), true, false, "the answer is not a reply of mbus: the reply: ends early, in key 2"},
-		"HTTP":              {saying("HTTP/1.1 400 Bad Request\r\n\r\n"), true, false, "the answer is not a reply of mbus: the reply is an integer, must be a map of Accepted and Error"},
-		"endless":           {endless, true, false, "the answer is not a reply of mbus"},
-		"another count":     {saying("\x82" + accepted + "\x02" + fault + "\xa0"), true, false, `the broker answers 2 accepted of 1, ""`},
-		"contradicts":       {saying("\x82" + accepted + "\x01" + fault + "\xa3why"), true, false, `the broker answers 1 accepted of 1, "why"`},
-		"accepts nothing":   {saying("\x82" + accepted + "\x00" + fault + "\xa0"), true, false, `the broker answers 0 accepted of 1, ""`},
-		"resets":            {func(connection *net.TCPConn) { io.Copy(io.Discard, connection); connection.SetLinger(0) }, true, false, "connection reset by peer"},
-		"never answers":     {func(connection *net.TCPConn) { io.Copy(io.Discard, connection); time.Sleep(time.Second) }, true, false, "no end within 400ms"},
-		"answers, stays on": {func(connection *net.TCPConn) { io.WriteString(connection, "SSH-2.0"); time.Sleep(time.Second) }, true, false, "no end within 400ms"},
+		"accepts":         {saying("\x82" + accepted + "\x01" + fault + "\xa0"), false, false, ""},
+		"refuses":         {saying("\x82" + accepted + "\x00" + fault + "\xa3why"), false, true, "refused: why"},
+		"hangs up":        {saying(""), true, false, "the connection ended without a reply"},
+		"half a reply":    {saying("\x82" + accepted + "\x01"), true, false, "the answer is not a reply of mbus: the reply: ends early, in key 2"},
+		"HTTP":            {saying("HTTP/1.1 400 Bad Request\r\n\r\n"), true, false, "the answer is not a reply of mbus: the reply is an integer, must be a map of Accepted and Error"},
+		"endless":         {endless, true, false, "the answer is not a reply of mbus"},
+		"another count":   {saying("\x82" + accepted + "\x02" + fault + "\xa0"), true, false, `the broker answers 2 accepted of 1, ""`},
+		"contradicts":     {saying("\x82" + accepted + "\x01" + fault + "\xa3why"), true, false, `the broker answers 1 accepted of 1, "why"`},
+		"accepts nothing": {saying("\x82" + accepted + "\x00" + fault + "\xa0"), true, false, `the broker answers 0 accepted of 1, ""`},
+		"resets":          {func(connection *net.TCPConn) { io.Copy(io.Discard, connection); connection.SetLinger(0) }, true, false, "connection reset by peer"},
+		"never answers":   {func(connection *net.TCPConn) { io.Copy(io.Discard, connection); time.Sleep(1500 * time.Millisecond) }, true, false, "no end within 1s"},
+		"answers, stays on": {func(connection *net.TCPConn) {
+			io.WriteString(connection, "SSH-2.0")
+			time.Sleep(1500 * time.Millisecond)
+		}, true, false, "no end within 1s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			address := answering(t, test.serve)
-			err := dialling(t, address, 400*time.Millisecond).Send(message)
+			err := dialling(t, address, timeout(test.want)).Send(message)
 			if errors.Is(err, producer.ErrUnknown) != test.unknown || errors.Is(err, producer.ErrRefused) != test.refused {
 				t.Errorf("unknown, refused: want %v, %v, got %v", test.unknown, test.refused, err)
 			}
@@ -158,11 +169,11 @@ func TestSendBreaksOff(t *testing.T) {
 		"reset":          {func(connection *net.TCPConn) { connection.Read(make([]byte, 1)); connection.SetLinger(0) }, "sending broke off: "},
 		"accepted early": {interrupting("\x82\xa8Accepted\x01\xa5Error\xa0"), "sending broke off: "},
 		"refused early":  {interrupting("\x82\xa8Accepted\x00\xa5Error\xa3why"), "refused: why"},
-		"never read":     {func(connection *net.TCPConn) { time.Sleep(time.Second) }, "sending broke off: no end within 400ms"},
+		"never read":     {func(connection *net.TCPConn) { time.Sleep(1500 * time.Millisecond) }, "sending broke off: no end within 1s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			large := []*apiv1.Message{{Topic: "t", Data: make([]byte, 16<<20)}}
-			err := dialling(t, answering(t, test.serve), 400*time.Millisecond).Send(large)
+			err := dialling(t, answering(t, test.serve), timeout(test.want)).Send(large)
 			if err == nil || errors.Is(err, producer.ErrUnknown) || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %s", err, test.want)
 			}
