@@ -70,9 +70,12 @@ func (broker *Broker) serve() {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded):
+			if !stopping {
+				continue // stopAccepting has set the deadline, and is about to close stopping
+			}
 			// Where this goroutine was kept waiting, the deadline may have
 			// passed before anybody looked whether a connection waits.
-			if idle++; stopping && idle == 3 {
+			if idle++; idle == 3 {
 				return
 			}
 		default: // for want of descriptors or memory, which may pass
