@@ -109,6 +109,19 @@ func TestShortWrites(t *testing.T) {
 	}
 }
 
+// A writer that takes less without an error breaks the rules of io.Writer, and is
+// taken for one that fails.
+func TestSilentShortWrite(t *testing.T) {
+	var log *faulty
+	bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, nil) })
+	defer bus.Close()
+	bus.HandleNewMessage(&apiv1.Message{Topic: "t"})
+	log.budget.Store(0)
+	if err := bus.Drain(); err != io.ErrShortWrite || bus.queued != 1 {
+		t.Errorf("Drain returns %v, %d messages are queued", err, bus.queued)
+	}
+}
+
 // What can't be written goes back in front of what came meanwhile.
 func TestPutBackInOrder(t *testing.T) {
 	var log *faulty

@@ -187,11 +187,14 @@ func (log *logWriter) flush() error {
 	var err error
 	written := 0
 	for written < len(log.buffer) && err == nil {
+		piece := log.buffer[written:min(written+log.piece, len(log.buffer))]
 		var taken int
-		taken, err = log.writer.Write(log.buffer[written:min(written+log.piece, len(log.buffer))])
-		if taken > 0 {
+		if taken, err = log.writer.Write(piece); taken > 0 {
 			written += taken
 			log.progress.Store(time.Now().UnixNano())
+		}
+		if taken < len(piece) && err == nil {
+			err = io.ErrShortWrite
 		}
 	}
 	log.buffer = append(log.buffer[:0], log.buffer[written:]...)
