@@ -41,7 +41,7 @@ check: ## check format, vet, staticcheck, and run every test with the race detec
 	go test -race ./...
 	GOMAXPROCS=1 go test -count=1 ./...
 
-torture: ## the long campaign of faults and hostile input, with its figures (about 45 minutes)
+torture: ## the long campaign of faults and hostile input, with its figures (about 35 minutes)
 	MBUS_TORTURE=1 go test -count=1 -v -timeout 30m ./cmd ./internal/broker
 	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/shared/decoder
 	go test -run '^$$' -fuzz FuzzConnection -fuzztime $(FUZZTIME) ./internal/broker
