@@ -209,7 +209,7 @@ func hostile(maxPayload int) map[string]struct {
 			want    int
 		}{payload, want}
 	}
-	big := func(head byte, size, length int) string { // a header with a length of size bytes
+	big := func(head byte, size int, length int64) string { // a header with a length of size bytes
 		header := []byte{head}
 		for shift := 8 * (size - 1); shift >= 0; shift -= 8 {
 			header = append(header, byte(length>>shift))
@@ -241,9 +241,9 @@ func hostile(maxPayload int) map[string]struct {
 			if form.valid || strings.HasPrefix(place.name, "data") {
 				want = 1
 			}
-			add(fmt.Sprint("long form ", form.name, " of the ", place.name), place.before+big(form.head, form.size, len(place.text))+rest, want)
-			for name, length := range map[string]int{"one more": len(place.text) + 1, "one less": len(place.text) - 1,
-				"all and one more": len(rest) + 1, "the most": 1<<(8*form.size) - 1, "half the most": 1 << (8*form.size - 1)} {
+			add(fmt.Sprint("long form ", form.name, " of the ", place.name), place.before+big(form.head, form.size, int64(len(place.text)))+rest, want)
+			for name, length := range map[string]int64{"one more": int64(len(place.text)) + 1, "one less": int64(len(place.text)) - 1,
+				"all and one more": int64(len(rest)) + 1, "the most": 1<<(8*form.size) - 1, "half the most": 1 << (8*form.size - 1)} {
 				add(fmt.Sprint(form.name, " of the ", place.name, " with ", name), place.before+big(form.head, form.size, length)+rest, refused)
 			}
 		}
@@ -303,8 +303,8 @@ func hostile(maxPayload int) map[string]struct {
 		if length < 1 || length > 255 {
 			want = refused
 		}
-		add(fmt.Sprint("a topic of ", length), "\x82"+topicKey+big(0xda, 2, length)+strings.Repeat("x", length)+dataKey+"\xc0", want)
-		add(fmt.Sprint("an unknown key of ", length), "\x82"+big(0xda, 2, length)+strings.Repeat("\xff", length)+"\xa1a"+dataKey+"\xc0", refused)
+		add(fmt.Sprint("a topic of ", length), "\x82"+topicKey+big(0xda, 2, int64(length))+strings.Repeat("x", length)+dataKey+"\xc0", want)
+		add(fmt.Sprint("an unknown key of ", length), "\x82"+big(0xda, 2, int64(length))+strings.Repeat("\xff", length)+"\xa1a"+dataKey+"\xc0", refused)
 	}
 	frame := "\x82" + topicKey + "\xa1a" + dataKey + big(0xc6, 4, 0)
 	for _, more := range []int{-1, 0, 1} {
@@ -313,7 +313,7 @@ func hostile(maxPayload int) map[string]struct {
 		if more > 0 {
 			want = refused
 		}
-		add(fmt.Sprintf("the limit %+d", more), "\x82"+topicKey+"\xa1a"+dataKey+big(0xc6, 4, length)+strings.Repeat("x", length), want)
+		add(fmt.Sprintf("the limit %+d", more), "\x82"+topicKey+"\xa1a"+dataKey+big(0xc6, 4, int64(length))+strings.Repeat("x", length), want)
 	}
 	add("many times the limit", strings.Repeat(good, 1<<20), refused)
 	for name, text := range map[string]string{
@@ -556,7 +556,7 @@ func TestDiskFull(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	until(t, "a full disk", func() bool {
+	until(t, "a full disk", func() bool { // the log has not grown for more than an interval
 		size := len(broker.log.String())
 		time.Sleep(50 * time.Millisecond)
 		return size == len(broker.log.String())

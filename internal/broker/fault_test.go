@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"slices"
@@ -397,7 +398,7 @@ func TestPayloadLargerThanTheQueue(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		need := payloadCost(decoded, endless)
+		need := payloadCost(decoded, math.MaxInt)
 		bus := start(t, func(config *BrokerConfig) {
 			config.MaxQueued = need
 			config.Timeout = time.Minute
