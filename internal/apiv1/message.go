@@ -72,14 +72,20 @@
 //	message N: ends early, in entry "Data": 900 bytes declared, 12 are there
 //	the payload ends early, in its array header
 //	the payload has 3 bytes after its end
-//	the payload has 3000000 messages, at most 2097152 can be queued
-//	the payload is larger than 16777216 bytes (-max-payload)
 //	the connection broke: read: connection reset by peer
 //	the payload did not end within 5s: half-close after the last byte
-//	the payload needs more queue than there is (-max-queued 268435456)
+//
+// These tell that fewer or shorter messages may be accepted:
+//
+//	the payload is too large: more than 16777216 bytes (-max-payload)
+//	the payload is too large: 3000000 messages, at most 2097152 can be queued
+//	the payload is too large: more than an empty queue takes (-max-queued 268435456)
+//
+// And these that the same payload may be accepted later:
+//
 //	queue is full
-//	the log is gone
 //	the broker is stopping
+//	the log is gone
 package apiv1
 
 import (
@@ -90,6 +96,14 @@ import (
 
 // MaxTopic is the length limit of a topic's name, in bytes.
 const MaxTopic = 255
+
+// The refusals that a producer can do something about.
+const (
+	TooLarge  = "the payload is too large: " // and why: fewer or shorter messages may be accepted
+	QueueFull = "queue is full"              // this one and the next two may pass
+	Stopping  = "the broker is stopping"
+	LogGone   = "the log is gone"
+)
 
 // Message is one message: what the producer sends and the broker queues. Who
 // holds a queued Message must not change it.

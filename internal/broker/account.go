@@ -59,17 +59,17 @@ func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) err
 	limit := broker.config.MaxQueued
 	need := payloadCost(messages, limit)
 	if need > limit {
-		return fmt.Errorf("the payload needs more queue than there is (-max-queued %d)", limit)
+		return fmt.Errorf(apiv1.TooLarge+"more than an empty queue takes (-max-queued %d)", limit)
 	}
 	room := broker.await(deadline, func() bool {
 		broker.full = broker.cost+need > limit
 		return !broker.full
 	})
 	if closed(broker.ended) {
-		return errors.New("the log is gone")
+		return errors.New(apiv1.LogGone)
 	}
 	if !room {
-		return errors.New("queue is full")
+		return errors.New(apiv1.QueueFull)
 	}
 	broker.mutex.Lock()
 	for _, message := range messages {

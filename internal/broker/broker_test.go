@@ -264,19 +264,19 @@ func TestMaxPayload(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.MaxPayload = len(whole) })
 	bus.accept(whole, 1)
 	bus.accept(whole[:len(whole)-100_000-5]+"\xc0", 1)
-	bus.refuse(whole+"x", fmt.Sprintf("the payload is larger than %d bytes (-max-payload)", len(whole)))
+	bus.refuse(whole+"x", fmt.Sprintf("the payload is too large: more than %d bytes (-max-payload)", len(whole)))
 	bus.accept(whole, 1)
 
 	tiny := start(t, func(config *BrokerConfig) { config.MaxPayload = 1 })
 	tiny.accept("\x90", 0)
-	tiny.refuse("\x90\x90", "the payload is larger than 1 bytes (-max-payload)")
+	tiny.refuse("\x90\x90", "the payload is too large: more than 1 bytes (-max-payload)")
 }
 
 // A producer that is still sending when it is refused gets to read why, and can
 // go on sending for a while.
 func TestRefusalReachesASender(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.MaxPayload = 1000 })
-	want := apiv1.Reply{Error: "the payload is larger than 1000 bytes (-max-payload)"}
+	want := apiv1.Reply{Error: "the payload is too large: more than 1000 bytes (-max-payload)"}
 	sending := bus.dial()
 	bus.write(sending, strings.Repeat("x", 2000), false)
 	until(t, "the refusal", func() bool { return strings.Contains(bus.record.String(), want.Error) })

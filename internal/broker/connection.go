@@ -37,7 +37,7 @@ const (
 )
 
 // errStopping refuses those whom a broker that stops has no time for.
-var errStopping = errors.New("the broker is stopping")
+var errStopping = errors.New(apiv1.Stopping)
 
 // serve is the loop. It accepts and serves one connection after the other. When
 // stopping is closed it serves those that wait already for graceTime, refuses
@@ -182,7 +182,7 @@ func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
 		count, err = connection.Read(input[len(input):cap(input)])
 		input = input[:len(input)+count]
 		if len(input) > limit {
-			err = fmt.Errorf("the payload is larger than %d bytes (-max-payload)", limit)
+			err = fmt.Errorf(apiv1.TooLarge+"more than %d bytes (-max-payload)", limit)
 		}
 	}
 	broker.input = nil

@@ -413,7 +413,7 @@ func TestPayloadLargerThanTheQueue(t *testing.T) {
 			config.MaxQueued = need - 1
 			config.Timeout = time.Minute
 		})
-		tight.refuse(messages, fmt.Sprintf("the payload needs more queue than there is (-max-queued %d)", need-1))
+		tight.refuse(messages, fmt.Sprintf("the payload is too large: more than an empty queue takes (-max-queued %d)", need-1))
 	}
 }
 

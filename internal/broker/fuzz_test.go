@@ -105,7 +105,7 @@ func (model *model) payload(t *testing.T, bus *bus, what byte, much int) {
 	var want string
 	switch {
 	case need > model.limit:
-		want = fmt.Sprintf("the payload needs more queue than there is (-max-queued %d)", model.limit)
+		want = fmt.Sprintf("the payload is too large: more than an empty queue takes (-max-queued %d)", model.limit)
 	case before+need > model.limit:
 		want = "queue is full"
 		model.full = true
@@ -231,7 +231,7 @@ func FuzzConnection(f *testing.F) {
 		bus := &bus{Broker: broker, t: t, record: log}
 		messages, wrong := decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead).Decode(bytes.Clone(payload))
 		if len(payload) > limit {
-			messages, wrong = nil, fmt.Errorf("the payload is larger than %d bytes (-max-payload)", limit)
+			messages, wrong = nil, fmt.Errorf("the payload is too large: more than %d bytes (-max-payload)", limit)
 		}
 		log.reset()
 		connection := bus.dial()

@@ -93,8 +93,8 @@ func TestSendToABroker(t *testing.T) {
 		}
 	}
 	for want, refused := range map[string]*apiv1.Message{
-		`message 1: entry "Topic" is 0 bytes long, must be 1 to 255`: {},
-		"the payload is larger than 1048576 bytes (-max-payload)":    {Topic: "t", Data: make([]byte, 16<<20)},
+		`message 1: entry "Topic" is 0 bytes long, must be 1 to 255`:       {},
+		"the payload is too large: more than 1048576 bytes (-max-payload)": {Topic: "t", Data: make([]byte, 16<<20)},
 	} {
 		err := sender.Send([]*apiv1.Message{refused})
 		if !errors.Is(err, producer.ErrRefused) || errors.Is(err, producer.ErrUnknown) || err.Error() != bus.Addr().String()+": refused: "+want {

@@ -61,7 +61,7 @@ func (decoder *MsgpackDecoder) Decode(payload []byte) ([]*apiv1.Message, error) 
 			return nil, errors.New("the payload ends early, in its array header")
 		}
 		if uint(count) > uint(decoder.most) {
-			return nil, fmt.Errorf("the payload has %d messages, at most %d can be queued", uint32(count), decoder.most)
+			return nil, fmt.Errorf(apiv1.TooLarge+"%d messages, at most %d can be queued", uint32(count), decoder.most)
 		}
 	}
 	// A count may be false; how many messages the rest can hold is not.
