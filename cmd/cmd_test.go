@@ -53,9 +53,19 @@ func command(name string, arguments ...string) *exec.Cmd {
 // run runs a command to its end.
 func run(t *testing.T, name string, arguments ...string) (status int, stdout, stderr string) {
 	t.Helper()
-	command := command(name, arguments...)
+	return finish(t, command(name, arguments...))
+}
+
+// finish is run for a command that may have a standard input and outputs.
+func finish(t *testing.T, command *exec.Cmd) (status int, stdout, stderr string) {
+	t.Helper()
 	var output, complaints bytes.Buffer
-	command.Stdout, command.Stderr = &output, &complaints
+	if command.Stdout == nil {
+		command.Stdout = &output
+	}
+	if command.Stderr == nil {
+		command.Stderr = &complaints
+	}
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -360,10 +370,10 @@ func TestNohup(t *testing.T) {
 
 func TestProducerUsage(t *testing.T) {
 	status, stdout, stderr := run(t, "producer", "-h")
-	if status != 0 || stderr != "" || !strings.HasPrefix(stdout, "usage: producer -topic TOPIC -message TEXT [flags]\n") {
+	if status != 0 || stderr != "" || !strings.HasPrefix(stdout, "usage: producer -topic TOPIC [-message TEXT | -lines] [flags]\n") {
 		t.Errorf("status %d\n%s%s", status, stdout, stderr)
 	}
-	for flag, value := range map[string]string{"-host host": `"127.0.0.1"`, "-port port": `"9990"`, "-timeout duration": "30s"} {
+	for flag, value := range map[string]string{"-host host": `"127.0.0.1"`, "-port port": `"9990"`, "-timeout duration": "30s", "-retry duration": "0s"} {
 		if !regexp.MustCompile("(?m)^  " + flag + "\n.*" + regexp.QuoteMeta("(default "+value+")") + "$").MatchString(stdout) {
 			t.Errorf("the usage does not tell %s with the default %s:\n%s", flag, value, stdout)
 		}
@@ -373,11 +383,13 @@ func TestProducerUsage(t *testing.T) {
 func TestProducerMisuse(t *testing.T) {
 	for line, arguments := range map[string][]string{
 		`-topic is missing or empty: must be the topic to send to`:                     {"-message", "x"},
-		`-message is missing: must be the text to send, which may be empty`:            {"-topic", "t"},
+		`-message and -lines: must be one of them`:                                     {"-topic", "t", "-message", "", "-lines"},
 		`-host "": must be a host`:                                                     {"-topic", "t", "-message", "x", "-host", ""},
 		`-port "0": must be a number from 1 to 65535`:                                  {"-topic", "t", "-message", "x", "-port", "0"},
 		`-timeout 0s: must be a duration above 0, such as 30s`:                         {"-topic", "t", "-message", "x", "-timeout", "0"},
 		`invalid value "1" for flag -timeout: must be a duration, such as 5s or 100ms`: {"-topic", "t", "-message", "x", "-timeout", "1"},
+		`-retry -1s: must be a duration of at least 0, such as 30s`:                    {"-topic", "t", "-retry", "-1s"},
+		`invalid value "x" for flag -retry: must be a duration, such as 5s or 100ms`:   {"-topic", "t", "-retry", "x"},
 		`flag provided but not defined: -pport`:                                        {"-pport", "1"},
 		`unexpected argument "a"`:                                                      {"-topic", "t", "-message", "look", "a", "new", "order"},
 	} {

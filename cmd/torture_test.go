@@ -415,7 +415,7 @@ func (daemon *daemon) load(count, maxBatch int) (finish func() []*writer) {
 					text := fmt.Sprintf("%s %d %s", writer.name, writer.acked+j, strings.Repeat("x", rand.IntN(200)))
 					batch[j] = &apiv1.Message{Topic: fmt.Sprint("topic", i%2), Data: []byte(text)}
 				}
-				err := sender.Send(batch)
+				err := sender.Send(daemon.t.Context(), batch)
 				if errors.Is(err, producer.ErrUnknown) {
 					writer.unknown = len(batch)
 				}
@@ -552,7 +552,7 @@ func TestDiskFull(t *testing.T) {
 		for i := range batch {
 			messages = append(messages, &apiv1.Message{Topic: "topic0", Data: []byte(fmt.Sprintf("writer0 %d %s", first+i, text))})
 		}
-		if err := sender.Send(messages); err != nil {
+		if err := sender.Send(t.Context(), messages); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -832,7 +832,7 @@ func TestManyTopics(t *testing.T) {
 		for i := range 1000 {
 			messages = append(messages, &apiv1.Message{Topic: fmt.Sprintf("%d %s", first+i, strings.Repeat("x", 200))})
 		}
-		if err := sender.Send(messages); err != nil {
+		if err := sender.Send(t.Context(), messages); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -50,7 +50,7 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	debug.SetMemoryLimit(config.MemoryLimit())
 	bus, err := broker.New(config)
 	if err != nil {
-		command.Complain(stderr, flags.Name(), err)
+		command.Say(stderr, flags.Name(), err.Error())
 		return command.Failure
 	}
 	go func() {
@@ -66,7 +66,7 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 		}
 	}()
 	if err := bus.ProducerListen(); err != nil {
-		command.Complain(stderr, flags.Name(), err)
+		command.Say(stderr, flags.Name(), err.Error())
 		return command.Failure
 	}
 	return command.Success

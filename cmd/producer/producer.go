@@ -1,13 +1,16 @@
-// Command producer sends a message to an mbus broker and reports, by its exit
-// status, whether it was accepted. See producer -h.
+// Command producer sends messages to an mbus broker and reports, by its exit
+// status, whether they were accepted. See producer -h.
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"mbus/internal/apiv1"
@@ -15,52 +18,103 @@ import (
 	"mbus/internal/shared/command"
 )
 
-// unknown is the exit status after which the message may have been accepted.
+// unknown is the exit status after which messages may have been accepted.
 const unknown = 3
 
+// memoryLimit is above what a stream of usual lines takes, in bytes. When long
+// ones take more, garbage is collected before the process grows further.
+const memoryLimit = 64 << 20
+
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is the command. It returns the exit status: 0 if the message was accepted,
-// 1 if not, 2 if the arguments are wrong, 3 if it is unknown.
-func run(arguments []string, stdout, stderr io.Writer) int {
+// run is the command. It returns the exit status: 0 if all messages were accepted,
+// 1 if not, 2 if the arguments are wrong, 3 if it is unknown of some.
+func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard error must not change the status
 	config := producer.DefaultConfig()
 	flags := flag.NewFlagSet("producer", flag.ContinueOnError)
 	topic := flags.String("topic", "", "send to this `topic`, 1 to 255 bytes of printable text")
-	message := flags.String("message", "", "send this `text`, which may be empty")
+	message := flags.String("message", "", "send this `text`, which may be empty, and leave standard input alone")
+	lines := flags.Bool("lines", false, "send each line of standard input; without it and -message, all of that is one message")
 	flags.StringVar(&config.Host, "host", config.Host, "the broker's `host`")
 	flags.StringVar(&config.Port, "port", config.Port, "the broker's `port`")
-	command.Duration(flags, &config.Timeout, "timeout", "give up after this `duration`, above 0, from dialling to the reply")
-	if status, done := command.Parse(flags, "-topic TOPIC -message TEXT [flags]", arguments, stdout, stderr); done {
+	command.Duration(flags, &config.Timeout, "timeout", "give a payload up after this `duration`, above 0, from dialling to the reply")
+	command.Duration(flags, &config.Retry, "retry", "go on trying for this `duration` where nothing can have been queued")
+	if status, done := command.Parse(flags, "-topic TOPIC [-message TEXT | -lines] [flags]", arguments, stdout, stderr); done {
 		return status
 	}
 	var given bool
 	flags.Visit(func(set *flag.Flag) { given = given || set.Name == "message" })
-	var err error
+	bus, err := producer.New(config)
 	switch {
 	case *topic == "":
 		err = errors.New("-topic is missing or empty: must be the topic to send to")
-	case !given:
-		err = errors.New("-message is missing: must be the text to send, which may be empty")
-	default:
-		err = config.Validate()
+	case given && *lines:
+		err = errors.New("-message and -lines: must be one of them")
 	}
 	if err != nil {
 		return command.Wrong(flags, err, stderr)
 	}
 
-	bus, err := producer.New(config)
-	if err == nil {
-		err = bus.Send([]*apiv1.Message{{Topic: *topic, Data: []byte(*message)}})
+	if !given && command.IsTerminal(stdin) {
+		awaited := "one message"
+		if *lines {
+			awaited = "lines, each a message"
+		}
+		command.Say(stderr, flags.Name(), "reading "+awaited+", up to the end of input (Ctrl-D)")
 	}
-	if err == nil {
-		return command.Success
+	debug.SetMemoryLimit(memoryLimit)
+	ctx := untilSignalled()
+	var said string
+	switch {
+	case given:
+		err = bus.Send(ctx, []*apiv1.Message{{Topic: *topic, Data: []byte(*message)}})
+	case *lines:
+		progress := producer.NewProgress(stdin)
+		stop := func() {}
+		if command.IsTerminal(stderr) {
+			stop = progress.Show(stderr)
+		}
+		err = bus.SendLines(ctx, *topic, stdin, progress.Add)
+		stop()
+		said = progress.String()
+	default:
+		err = bus.SendAll(ctx, *topic, stdin)
 	}
-	command.Complain(stderr, flags.Name(), err)
-	if errors.Is(err, producer.ErrUnknown) {
+	switch {
+	case err != nil && *lines:
+		said += "; " + err.Error()
+	case err != nil:
+		said = err.Error()
+	}
+	if said != "" {
+		command.Say(stderr, flags.Name(), said)
+	}
+	switch {
+	case errors.Is(err, producer.ErrUnknown):
 		return unknown
+	case err != nil:
+		return command.Failure
 	}
-	return command.Failure
+	return command.Success
+}
+
+// untilSignalled returns a context that ends with the first SIGINT or SIGTERM. The
+// second one ends the process at once.
+func untilSignalled() context.Context {
+	ctx, end := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 1)
+	for _, wanted := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		if !signal.Ignored(wanted) { // as a script's background commands have SIGINT
+			signal.Notify(signals, wanted)
+		}
+	}
+	go func() {
+		received := <-signals
+		signal.Stop(signals)
+		end(fmt.Errorf("stopped by signal: %s", received))
+	}()
+	return ctx
 }

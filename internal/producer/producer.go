@@ -3,6 +3,7 @@
 package producer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,13 +19,24 @@ import (
 // maxReply is more than any reply of a broker takes, in bytes.
 const maxReply = 4 << 10
 
+// The pause before a payload is sent again doubles from minPause to maxPause.
+const (
+	minPause = 50 * time.Millisecond
+	maxPause = 2 * time.Second
+)
+
 // ErrUnknown is wrapped by the errors of Send after which the messages may have
 // been accepted or not: sending them again may duplicate them. After any other
 // error they were not accepted.
 var ErrUnknown = errors.New("outcome unknown, sending again may duplicate")
 
-// ErrRefused is wrapped by the errors of Send that tell the broker's own reason.
-var ErrRefused = errors.New("refused")
+// Refusal is wrapped by the errors of Send that tell the broker's own reason.
+type Refusal string
+
+// Error implements error.
+func (refusal Refusal) Error() string {
+	return "refused: " + string(refusal)
+}
 
 // ProducerConfig is where a producer sends to.
 type ProducerConfig struct {
@@ -33,8 +45,13 @@ type ProducerConfig struct {
 	Host string
 	Port string
 
-	// Timeout bounds one Send, from dialling to the reply. Above 0.
+	// Timeout bounds one payload, from dialling to the reply. Above 0.
 	Timeout time.Duration
+
+	// Retry is for how long a payload of which nothing can have been queued
+	// is sent again: where there was no connection, where it was not sent
+	// whole, and where the broker's refusal may pass. 0: not at all.
+	Retry time.Duration
 }
 
 // DefaultConfig returns the configuration for a broker that is told nothing.
@@ -53,6 +70,9 @@ func (config *ProducerConfig) Validate() error {
 	}
 	if config.Timeout <= 0 {
 		return fmt.Errorf("-timeout %v: must be a duration above 0, such as 30s", config.Timeout)
+	}
+	if config.Retry < 0 {
+		return fmt.Errorf("-retry %v: must be a duration of at least 0, such as 30s", config.Retry)
 	}
 	return nil
 }
@@ -81,11 +101,21 @@ func New(config *ProducerConfig) (*Producer, error) {
 
 // Send sends messages as one payload and waits for the reply. It returns nil if
 // the broker accepted all of them; it never accepts a part. The error is one line
-// that names the broker's address; see ErrUnknown and ErrRefused.
-func (producer *Producer) Send(messages []*apiv1.Message) error {
+// that names the broker's address; see ErrUnknown and Refusal. The end of ctx ends
+// the attempts, but does not break off the one in hand.
+func (producer *Producer) Send(ctx context.Context, messages []*apiv1.Message) error {
 	payload, err := producer.encoder.Encode(messages)
 	if err == nil {
 		err = producer.send(payload, len(messages))
+	}
+	end := time.Now().Add(producer.config.Retry)
+	for pause := minPause; mayPass(err) && time.Now().Before(end); pause = min(2*pause, maxPause) {
+		select {
+		case <-time.After(min(pause, time.Until(end))):
+			err = producer.send(payload, len(messages))
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w; %w", producer.address, err, context.Cause(ctx))
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", producer.address, err)
@@ -93,13 +123,23 @@ func (producer *Producer) Send(messages []*apiv1.Message) error {
 	return nil
 }
 
-// send is Send for a payload of count messages.
+// mayPass tells whether err, an error of send, leaves it certain that nothing was
+// queued, and possible that the same payload is accepted later.
+func mayPass(err error) bool {
+	var refusal Refusal
+	if errors.As(err, &refusal) {
+		return refusal == apiv1.QueueFull || refusal == apiv1.Stopping || refusal == apiv1.LogGone
+	}
+	return err != nil && !errors.Is(err, ErrUnknown)
+}
+
+// send sends a payload of count messages once.
 func (producer *Producer) send(payload []byte, count int) error {
 	deadline := time.Now().Add(producer.config.Timeout)
 	dialer := net.Dialer{Deadline: deadline}
 	connection, err := dialer.Dial("tcp", producer.address)
 	if err != nil {
-		return fmt.Errorf("not accepted: %w", producer.cause(err))
+		return notAccepted(producer.cause(err))
 	}
 	defer connection.Close()
 	connection.SetDeadline(deadline)
@@ -113,15 +153,20 @@ func (producer *Producer) send(payload []byte, count int) error {
 	reply, err := producer.readReply(connection)
 	switch {
 	case err == nil && reply.Accepted == 0 && reply.Error != "":
-		return fmt.Errorf("%w: %s", ErrRefused, reply.Error)
+		return Refusal(reply.Error)
 	case sendErr != nil:
-		return fmt.Errorf("not accepted: sending broke off: %w", producer.cause(sendErr))
+		return notAccepted(fmt.Errorf("sending broke off: %w", producer.cause(sendErr)))
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrUnknown, producer.cause(err))
 	case reply.Accepted != count || reply.Error != "":
 		return fmt.Errorf("%w: the broker answers %d accepted of %d, %q", ErrUnknown, reply.Accepted, count, reply.Error)
 	}
 	return nil
+}
+
+// notAccepted returns the error for messages that were not accepted because of err.
+func notAccepted(err error) error {
+	return fmt.Errorf("not accepted: %w", err)
 }
 
 // readReply reads until the broker hangs up.

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -52,16 +53,15 @@ func Parse(flags *flag.FlagSet, synopsis string, arguments []string, stdout, std
 // Wrong says on stderr what is wrong with the arguments, and how to see what is
 // right, and returns Misuse.
 func Wrong(flags *flag.FlagSet, err error, stderr io.Writer) int {
-	Complain(stderr, flags.Name(), fmt.Errorf("%w (see %s -h)", err, flags.Name()))
+	Say(stderr, flags.Name(), fmt.Sprintf("%v (see %s -h)", err, flags.Name()))
 	return Misuse
 }
 
-// Complain prints err on stderr as one line that starts with the command's name.
+// Say prints text on stderr as one line that starts with the command's name.
 // Where that can't be done at once, because stderr is a pipe that nobody reads, it
 // stays unsaid: the exit status must come all the same.
-func Complain(stderr io.Writer, name string, err error) {
+func Say(stderr io.Writer, name, text string) {
 	const patience = 200 * time.Millisecond
-	text := err.Error()
 	if !utf8.ValidString(text) || strings.ContainsFunc(text, func(character rune) bool { return !strconv.IsPrint(character) }) {
 		text = string(escape.Append(nil, []byte(text)))
 	}
@@ -74,6 +74,16 @@ func Complain(stderr io.Writer, name string, err error) {
 	case <-said:
 	case <-time.After(patience):
 	}
+}
+
+// IsTerminal tells whether file is a terminal.
+func IsTerminal(file *os.File) bool {
+	info, err := file.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull) // the other character device that people use
+	return err != nil || !os.SameFile(info, null)
 }
 
 // Duration adds a flag for a duration.
