@@ -85,12 +85,12 @@ func sendLines(t *testing.T, address string, input io.Reader, arguments ...strin
 	return status, tell(t, stderr)
 }
 
-// logged returns the messages on the topic t in a log, as it has them, up to the
-// last whole line.
-func logged(log string) []string {
+// logged returns the messages on a topic in a log, as it has them, up to the last
+// whole line.
+func logged(log, topic string) []string {
 	messages := []string{}
 	for line := range strings.Lines(log) {
-		if _, data, found := strings.Cut(line, " Received new message from topic 't': '"); found && strings.HasSuffix(data, "'\n") {
+		if _, data, found := strings.Cut(line, " Received new message from topic '"+topic+"': '"); found && strings.HasSuffix(data, "'\n") {
 			messages = append(messages, strings.TrimSuffix(data, "'\n"))
 		}
 	}
@@ -104,7 +104,7 @@ func (daemon *daemon) drained() []string {
 	if status := daemon.wait(); status != 0 {
 		daemon.t.Errorf("the broker's status is %d", status)
 	}
-	return logged(daemon.log.String())
+	return logged(daemon.log.String(), "t")
 }
 
 // numbers returns the numbers from first to last as text.
@@ -386,7 +386,7 @@ func TestKilledInMidStream(t *testing.T) {
 		broker.signal(syscall.SIGKILL)
 		broker.wait()
 		command.Wait()
-		said, got := tell(t, stderr.String()), logged(broker.log.String())
+		said, got := tell(t, stderr.String()), logged(broker.log.String(), "t")
 		if !slices.Equal(got, numbers(1, len(got))) {
 			t.Fatal("the log has a gap or another order")
 		}
@@ -547,5 +547,106 @@ func TestLinesWithoutStandardError(t *testing.T) {
 	}
 	if got := broker.drained(); !slices.Equal(got, numbers(1, 3)) {
 		t.Errorf("in the log: %q", got)
+	}
+}
+
+// readmeRecipes returns the README's shell commands.
+func readmeRecipes(t *testing.T) []string {
+	t.Helper()
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var recipes []string
+	for _, found := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllSubmatch(readme, -1) {
+		recipes = append(recipes, string(found[1]))
+	}
+	return recipes
+}
+
+// The README's recipes work as they are printed.
+func TestRecipes(t *testing.T) {
+	recipes := readmeRecipes(t)
+	if len(recipes) != 5 {
+		t.Fatalf("the README has %d recipes", len(recipes))
+	}
+	address := free(t)
+	broker := startAt(t, address, "-max-payload", "20000")
+	directory := t.TempDir()
+	write := func(name, text string, mode os.FileMode) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(directory, name), []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("app.log", "a\n", 0o600)
+	write("orders.csv", "number,item\n1,cup\n2,\"big\nspoon\"\n", 0o600)
+	const orders = 500_000
+	write("orders.txt", strings.Join(numbers(1, orders), "\n")+"\n", 0o600)
+	if err := os.Mkdir(filepath.Join(directory, "build"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// The broker is at another port than the recipes know.
+	write("build/producer", fmt.Sprintf("#!/bin/sh\nexec '%s' -port %s \"$@\"\n", filepath.Join(binaries, "producer"), broker.port), 0o700)
+	recipe := func(text string) *exec.Cmd {
+		command := exec.Command("sh", "-c", text)
+		command.Dir = directory
+		command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		return command
+	}
+	loop, all, follow, records, resume := recipes[0], recipes[1], recipes[2], recipes[3], recipes[4]
+
+	for _, text := range []string{loop, all} {
+		if status, _, stderr := finish(t, recipe(text)); status != 0 || stderr != "" {
+			t.Errorf("%s\nstatus %d: %s", text, status, stderr)
+		}
+	}
+	if status, _, stderr := finish(t, recipe(records)); status != 0 || tell(t, stderr).accepted != 3 {
+		t.Errorf("%s\nstatus %d: %s", records, status, stderr)
+	}
+
+	following := recipe(follow)
+	started(t, following)
+	defer syscall.Kill(-following.Process.Pid, syscall.SIGKILL)
+	followed := func(count int) {
+		t.Helper()
+		until(t, "a line of the log that is followed", func() bool {
+			return strings.Count(broker.log.String(), "new message dispatched on topic app") == count
+		})
+	}
+	followed(1)
+	if err := os.Rename(filepath.Join(directory, "app.log"), filepath.Join(directory, "app.log.1")); err != nil {
+		t.Fatal(err)
+	}
+	write("app.log", "b\n", 0o600)
+	followed(2)
+	syscall.Kill(-following.Process.Pid, syscall.SIGKILL)
+
+	resuming := recipe(resume)
+	stderr := started(t, resuming)
+	batch := regexp.MustCompile(`\d{3} new messages dispatched on topic orders\n`)
+	until(t, "a batch of orders", func() bool { return batch.MatchString(broker.log.String()) })
+	broker.drained()
+	log := broker.log.String()
+	until(t, "a failure", func() bool { said, _ := os.ReadFile(filepath.Join(directory, "said")); return len(said) > 0 })
+	broker = startAt(t, address)
+	resuming.Wait()
+	if said := tell(t, stderr.String()); resuming.ProcessState.ExitCode() != 0 || said.accepted == 0 || said.accepted >= orders {
+		t.Errorf("%s\n%v: %s", resume, resuming.ProcessState, stderr)
+	}
+	broker.drained()
+	log += broker.log.String()
+
+	for topic, want := range map[string][]string{
+		"files":  {"app.log", "build", "orders.csv", "orders.txt"},
+		"app":    {"a", "b"},
+		"orders": append([]string{"1,cup", `2,"big`, `spoon"`}, numbers(1, orders)...),
+	} {
+		if got := logged(log, topic); !slices.Equal(got, want) {
+			t.Errorf("%s: %d messages are in the log, want %d, or in another order: %.300q", topic, len(got), len(want), got)
+		}
+	}
+	if got := logged(log, "disk"); len(got) != 1 || !strings.HasPrefix(got[0], "Filesystem") {
+		t.Errorf("disk: %q", got)
 	}
 }
