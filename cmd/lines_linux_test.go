@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -84,7 +85,11 @@ func TestTyping(t *testing.T) {
 			t.Errorf("%v: %s", err, &stderr)
 		}
 	}
-	if got := broker.drained(); len(got) != 2 || !slices.Contains(got, "1") || !slices.Contains(got, `1\n`) {
+	_, program := terminal(t)
+	if status, _, stderr := finish(t, producing(broker.address(), program, "-message", "1")); status != 0 || stderr != "" {
+		t.Errorf("with -message: status %d: %s", status, stderr)
+	}
+	if got := broker.drained(); len(got) != 3 || !slices.Contains(got, "1") || !slices.Contains(got, `1\n`) {
 		t.Errorf("in the log: %q", got)
 	}
 }
@@ -124,41 +129,63 @@ func TestProducerMemory(t *testing.T) {
 	if buildFlags != nil {
 		t.Skip("the race detector's memory is its own")
 	}
-	broker := startBroker(t)
+	broker := startBroker(t, "-interval", "10ms")
 	mute, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer mute.Close()
+	path := filepath.Join(t.TempDir(), "input")
+	if err := os.WriteFile(path, []byte(strings.Repeat("x", 60<<20)+strings.Repeat("\n", 20<<20)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const tooLong = "not accepted: the message is longer than 268435456 bytes"
 	for name, test := range map[string]struct {
 		input     string
 		address   string
 		arguments []string
 		status    int
 		want      string
-		most      int64 // MiB
+		most      int // MiB
 	}{
-		"no end of lines":       {"yes", mute.Addr().String(), []string{"-lines", "-timeout", "2s"}, 3, "outcome unknown", 64},
-		"a line without an end": {"cat /dev/zero", broker.address(), []string{"-lines"}, 1, "from line 1 on: not accepted: the message is longer than 268435456 bytes", 450},
-		"input without an end":  {"cat /dev/zero", broker.address(), nil, 1, "not accepted: the message is longer than 268435456 bytes", 450},
+		"lines without an end":    {"yes", mute.Addr().String(), []string{"-lines", "-timeout", "2s"}, 3, "outcome unknown", 64},
+		"a line without an end":   {"cat /dev/zero", broker.address(), []string{"-lines"}, 1, "from line 1 on: " + tooLong, 450},
+		"input without an end":    {"cat /dev/zero", broker.address(), nil, 1, tooLong, 450},
+		"many lines after a long": {path, mute.Addr().String(), []string{"-lines", "-timeout", "2s"}, 1, "sending broke off", 300},
 	} {
 		t.Run(name, func(t *testing.T) {
-			source := exec.Command("sh", "-c", test.input)
-			output, err := source.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
+			command := producing(test.address, nil, test.arguments...)
+			if filepath.IsAbs(test.input) {
+				file, err := os.Open(test.input)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer file.Close()
+				command.Stdin = file
+			} else {
+				source := exec.Command("sh", "-c", "exec "+test.input)
+				output, err := source.StdoutPipe()
+				if err == nil {
+					err = source.Start()
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer source.Wait()
+				defer source.Process.Kill()
+				command.Stdin = output
 			}
-			if err := source.Start(); err != nil {
-				t.Fatal(err)
-			}
-			defer source.Wait()
-			defer source.Process.Kill()
-			command := producing(test.address, output, test.arguments...)
-			status, _, stderr := finish(t, command)
-			if status != test.status || !strings.Contains(stderr, test.want) {
+			stderr := started(t, command)
+			peak := 0
+			until(t, "its end", func() bool {
+				size, found := memory(command.Process.Pid, "VmHWM")
+				peak = max(peak, size>>20)
+				return !found
+			})
+			command.Wait()
+			if status := command.ProcessState.ExitCode(); status != test.status || !strings.Contains(stderr.String(), test.want) {
 				t.Errorf("status %d: %s", status, stderr)
 			}
-			peak := command.ProcessState.SysUsage().(*syscall.Rusage).Maxrss >> 10
 			if peak > test.most {
 				t.Errorf("%d MiB of memory, over %d", peak, test.most)
 			}

@@ -111,16 +111,22 @@ func (pipe *pipe) readAll(t *testing.T, piece int, pause time.Duration) {
 // (VmHWM), in bytes.
 func (daemon *daemon) memory(which string) int {
 	daemon.t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", daemon.command.Process.Pid))
-	if err != nil {
-		daemon.t.Fatal(err)
+	size, found := memory(daemon.command.Process.Pid, which)
+	if !found {
+		daemon.t.Fatalf("there is no %s of the broker", which)
 	}
-	found := regexp.MustCompile(which + `:\s*(\d+) kB`).FindSubmatch(status)
-	if found == nil {
-		daemon.t.Fatalf("no %s in %s", which, status)
+	return size
+}
+
+// memory returns a process's memory, or that it has none: it has ended.
+func memory(pid int, which string) (size int, found bool) {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	line := regexp.MustCompile(which + `:\s*(\d+) kB`).FindSubmatch(status)
+	if line == nil {
+		return 0, false
 	}
-	kib, _ := strconv.Atoi(string(found[1]))
-	return kib << 10
+	kib, _ := strconv.Atoi(string(line[1]))
+	return kib << 10, true
 }
 
 // descriptors returns how many files and sockets the broker has open.

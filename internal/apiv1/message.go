@@ -72,8 +72,6 @@
 //	message N: ends early, in entry "Data": 900 bytes declared, 12 are there
 //	the payload ends early, in its array header
 //	the payload has 3 bytes after its end
-//	the connection broke: read: connection reset by peer
-//	the payload did not end within 5s: half-close after the last byte
 //
 // These tell that fewer or shorter messages may be accepted:
 //
@@ -83,6 +81,8 @@
 //
 // And these that the same payload may be accepted later:
 //
+//	the payload did not end within 5s: half-close after the last byte
+//	the connection broke: read: connection reset by peer
 //	queue is full
 //	the broker is stopping
 //	the log is gone
@@ -99,8 +99,10 @@ const MaxTopic = 255
 
 // The refusals that a producer can do something about.
 const (
-	TooLarge  = "the payload is too large: " // and why: fewer or shorter messages may be accepted
-	QueueFull = "queue is full"              // this one and the next two may pass
+	TooLarge  = "the payload is too large: "      // and why: fewer or shorter messages may be accepted
+	NoEnd     = "the payload did not end within " // a time: this and what follows may pass
+	Broke     = "the connection broke: "          // and how
+	QueueFull = "queue is full"
 	Stopping  = "the broker is stopping"
 	LogGone   = "the log is gone"
 )

@@ -118,7 +118,7 @@ func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Dura
 	connection.SetReadDeadline(deadline)
 	payload, err := broker.readPayload(connection)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("the payload did not end within %s: half-close after the last byte", allowed)
+		err = fmt.Errorf(apiv1.NoEnd+"%s: half-close after the last byte", allowed)
 		if allowed < broker.config.Timeout {
 			err = errStopping
 		}
@@ -196,7 +196,7 @@ func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
 	case err == io.EOF, len(input) == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe may hang up hard
 		return bytes.Clone(input), nil
 	case errors.As(err, &broken):
-		return nil, fmt.Errorf("the connection broke: %w", broken.Err)
+		return nil, fmt.Errorf(apiv1.Broke+"%w", broken.Err)
 	}
 	return nil, err
 }

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"mbus/internal/apiv1"
@@ -49,8 +51,8 @@ type ProducerConfig struct {
 	Timeout time.Duration
 
 	// Retry is for how long a payload of which nothing can have been queued
-	// is sent again: where there was no connection, where it was not sent
-	// whole, and where the broker's refusal may pass. 0: not at all.
+	// is sent again: where there was no connection, where it was not sent or
+	// received whole, and where the broker's refusal may pass. 0: not at all.
 	Retry time.Duration
 }
 
@@ -105,9 +107,10 @@ func New(config *ProducerConfig) (*Producer, error) {
 // the attempts, but does not break off the one in hand.
 func (producer *Producer) Send(ctx context.Context, messages []*apiv1.Message) error {
 	payload, err := producer.encoder.Encode(messages)
-	if err == nil {
-		err = producer.send(payload, len(messages))
+	if err != nil {
+		return notAccepted(err)
 	}
+	err = producer.send(payload, len(messages))
 	end := time.Now().Add(producer.config.Retry)
 	for pause := minPause; mayPass(err) && time.Now().Before(end); pause = min(2*pause, maxPause) {
 		select {
@@ -128,7 +131,8 @@ func (producer *Producer) Send(ctx context.Context, messages []*apiv1.Message) e
 func mayPass(err error) bool {
 	var refusal Refusal
 	if errors.As(err, &refusal) {
-		return refusal == apiv1.QueueFull || refusal == apiv1.Stopping || refusal == apiv1.LogGone
+		return refusal == apiv1.QueueFull || refusal == apiv1.Stopping || refusal == apiv1.LogGone ||
+			strings.HasPrefix(string(refusal), apiv1.NoEnd) || strings.HasPrefix(string(refusal), apiv1.Broke)
 	}
 	return err != nil && !errors.Is(err, ErrUnknown)
 }
@@ -187,8 +191,8 @@ func (producer *Producer) readReply(connection net.Conn) (*apiv1.Reply, error) {
 // cause returns what is behind a network error, without the addresses: the error
 // of Send names the broker's.
 func (producer *Producer) cause(err error) error {
-	var network net.Error
-	if errors.As(err, &network) && network.Timeout() {
+	// The dialler has its own error for its deadline.
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("no end within %s", producer.config.Timeout)
 	}
 	var operation *net.OpError

@@ -133,17 +133,18 @@ func TestSendToOthers(t *testing.T) {
 		refused bool
 		want    string
 	}{
-		"accepts":         {saying("\x82" + accepted + "\x01" + fault + "\xa0"), false, false, ""},
-		"refuses":         {saying("\x82" + accepted + "\x00" + fault + "\xa3why"), false, true, "refused: why"},
-		"hangs up":        {saying(""), true, false, "the connection ended without a reply"},
-		"half a reply":    {saying("\x82" + accepted + "\x01"), true, false, "the answer is not a reply of mbus: the reply: ends early, in key 2"},
-		"HTTP":            {saying("HTTP/1.1 400 Bad Request\r\n\r\n"), true, false, "the answer is not a reply of mbus: the reply is an integer, must be a map of Accepted and Error"},
-		"endless":         {endless, true, false, "the answer is not a reply of mbus"},
-		"another count":   {saying("\x82" + accepted + "\x02" + fault + "\xa0"), true, false, `the broker answers 2 accepted of 1, ""`},
-		"contradicts":     {saying("\x82" + accepted + "\x01" + fault + "\xa3why"), true, false, `the broker answers 1 accepted of 1, "why"`},
-		"accepts nothing": {saying("\x82" + accepted + "\x00" + fault + "\xa0"), true, false, `the broker answers 0 accepted of 1, ""`},
-		"resets":          {func(connection *net.TCPConn) { io.Copy(io.Discard, connection); connection.SetLinger(0) }, true, false, "connection reset by peer"},
-		"never answers":   {func(connection *net.TCPConn) { io.Copy(io.Discard, connection); time.Sleep(1500 * time.Millisecond) }, true, false, "no end within 1s"},
+		"accepts":           {saying("\x82" + accepted + "\x01" + fault + "\xa0"), false, false, ""},
+		"refuses":           {saying("\x82" + accepted + "\x00" + fault + "\xa3why"), false, true, "refused: why"},
+		"refuses at length": {saying("\x82" + accepted + "\x00" + fault + "\xd9\xc8" + strings.Repeat("x", 200)), false, true, "refused: " + strings.Repeat("x", 200)},
+		"hangs up":          {saying(""), true, false, "the connection ended without a reply"},
+		"half a reply":      {saying("\x82" + accepted + "\x01"), true, false, "the answer is not a reply of mbus: the reply: ends early, in key 2"},
+		"HTTP":              {saying("HTTP/1.1 400 Bad Request\r\n\r\n"), true, false, "the answer is not a reply of mbus: the reply is an integer, must be a map of Accepted and Error"},
+		"endless":           {endless, true, false, "the answer is not a reply of mbus"},
+		"another count":     {saying("\x82" + accepted + "\x02" + fault + "\xa0"), true, false, `the broker answers 2 accepted of 1, ""`},
+		"contradicts":       {saying("\x82" + accepted + "\x01" + fault + "\xa3why"), true, false, `the broker answers 1 accepted of 1, "why"`},
+		"accepts nothing":   {saying("\x82" + accepted + "\x00" + fault + "\xa0"), true, false, `the broker answers 0 accepted of 1, ""`},
+		"resets":            {func(connection *net.TCPConn) { io.Copy(io.Discard, connection); connection.SetLinger(0) }, true, false, "connection reset by peer"},
+		"never answers":     {func(connection *net.TCPConn) { io.Copy(io.Discard, connection); time.Sleep(1500 * time.Millisecond) }, true, false, "no end within 1s"},
 		"answers, stays on": {func(connection *net.TCPConn) {
 			io.WriteString(connection, "SSH-2.0")
 			time.Sleep(1500 * time.Millisecond)
@@ -224,6 +225,8 @@ func TestValidate(t *testing.T) {
 		{func(*producer.ProducerConfig) {}, ""},
 		{func(config *producer.ProducerConfig) { config.Host = "" }, `-host "": must be a host`},
 		{func(config *producer.ProducerConfig) { config.Port = "0" }, `-port "0": must be a number from 1 to 65535`},
+		{func(config *producer.ProducerConfig) { config.Port = "65536" }, `-port "65536": must be a number from 1 to 65535`},
+		{func(config *producer.ProducerConfig) { config.Retry = -1 }, "-retry -1ns: must be a duration of at least 0, such as 30s"},
 		{func(config *producer.ProducerConfig) { config.Port = "x" }, `-port "x": must be a number from 1 to 65535`},
 		{func(config *producer.ProducerConfig) { config.Timeout = 0 }, "-timeout 0s: must be a duration above 0, such as 30s"},
 	} {

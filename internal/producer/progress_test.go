@@ -130,6 +130,11 @@ func TestCollect(t *testing.T) {
 		pieces <- lines(full)
 		expect(full, 0)
 
+		time.Sleep(150 * time.Millisecond) // nothing is left of the time that these had
+		begin = time.Now()
+		pieces <- lines(1)
+		expect(1, 100*time.Millisecond)
+
 		pieces <- lines(1) // the sender is busy
 		time.Sleep(150 * time.Millisecond)
 		pieces <- lines(1)

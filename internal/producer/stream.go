@@ -44,13 +44,14 @@ func (producer *Producer) SendAll(ctx context.Context, topic string, input io.Re
 
 // SendLines sends each line of input, up to 256 MiB, as a message on topic, in
 // order: what stands before each line feed, and after the last one if there is
-// anything. Lines travel in payloads of up to 1 MiB, 100 ms after the first of
-// them was read at the latest; a longer line has a payload of its own, and what is
-// too large for the broker is halved until it is one line. Reading goes on while a
-// payload is in flight, but stays within 2 MiB of it, or a line.
+// anything. Lines travel in payloads of up to 1 MiB, which go when they are full
+// or the first line has waited for 100 ms, and the payload before is answered; a
+// longer line has a payload of its own, and what is too large for the broker is
+// halved until it is one line. Reading goes on while a payload is in flight, but
+// stays within 2 MiB of it, or a line.
 //
 // After each payload SendLines calls accepted with the number of its messages and
-// of the bytes of input that they were. The error tells which line is the first
+// of the bytes of input that they were, with a line feed for each. The error tells which line is the first
 // that was not accepted or of which that is unknown; all before it were. See also
 // Send.
 //
@@ -176,7 +177,8 @@ func (stream *stream) read(ctx context.Context, pieces chan<- []*apiv1.Message) 
 			copy(block, rest)
 			begin = 0
 		}
-		count, err := stream.input.Read(block[len(block):cap(block)])
+		// No more at once than an ordinary block: it may be all line feeds.
+		count, err := stream.input.Read(block[len(block):min(cap(block), len(block)+blockSize)])
 		fresh := block[len(block) : len(block)+count]
 		block = block[:len(block)+count]
 
@@ -209,6 +211,8 @@ func (stream *stream) read(ctx context.Context, pieces chan<- []*apiv1.Message) 
 			return nil
 		case err != nil:
 			return err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
 		case len(block)-begin > maxMessage:
 			return fmt.Errorf("the message is longer than %d bytes", maxMessage)
 		}
@@ -221,14 +225,13 @@ func (stream *stream) read(ctx context.Context, pieces chan<- []*apiv1.Message) 
 func collect(ctx context.Context, pieces <-chan []*apiv1.Message, batches chan<- []*apiv1.Message) bool {
 	var batch []*apiv1.Message
 	var size int
-	var due <-chan time.Time
-	var waited bool
+	var due <-chan time.Time // nil once the first message has waited for long enough
 	for pieces != nil || len(batch) > 0 {
 		in, out := pieces, batches
 		if size >= fullPayload {
 			in = nil
 		}
-		if in != nil && !waited {
+		if in != nil && (due != nil || len(batch) == 0) {
 			out = nil
 		}
 		select {
@@ -245,9 +248,9 @@ func collect(ctx context.Context, pieces <-chan []*apiv1.Message, batches chan<-
 				size += encodedSize(message)
 			}
 		case <-due:
-			waited = true
+			due = nil
 		case out <- batch:
-			batch, size, waited, due = nil, 0, false, nil
+			batch, size = nil, 0
 		case <-ctx.Done():
 			return false
 		}

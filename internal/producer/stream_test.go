@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"reflect"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -328,8 +330,12 @@ func TestWhereItEnds(t *testing.T) {
 			if want := test.want(judge, first, len(last.messages)); err == nil || err.Error() != want {
 				t.Errorf("got %v, want %s", err, want)
 			}
-			if *messages == 0 || *messages != len(judge.accepted()) {
-				t.Errorf("%d messages are told, %d were accepted", *messages, len(judge.accepted()))
+			got := judge.accepted()
+			if *messages == 0 || *messages != len(got) {
+				t.Errorf("%d messages are told, %d were accepted", *messages, len(got))
+			}
+			if slices.Contains(got, "half a li") {
+				t.Error("half a line was sent")
 			}
 		})
 	}
@@ -338,7 +344,7 @@ func TestWhereItEnds(t *testing.T) {
 // What may pass is tried again for -retry; what is unknown or would repeat is not.
 func TestRetry(t *testing.T) {
 	for reason, again := range map[string]bool{
-		apiv1.QueueFull: true, apiv1.Stopping: true, apiv1.LogGone: true,
+		apiv1.QueueFull: true, apiv1.Stopping: true, apiv1.LogGone: true, apiv1.NoEnd + "5s": true, apiv1.Broke + "why": true,
 		apiv1.TooLarge + "why": false, "message 1: why": false, "queue is fuller": false,
 	} {
 		judge := judging(t, func(number, _ int) string {
@@ -364,7 +370,7 @@ func TestRetryEnds(t *testing.T) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 		took, attempts := time.Since(begin), len(judge.received())
-		if took < retry || retry == 0 && attempts != 1 || retry > 0 && attempts < 2 || attempts > 5 {
+		if took < retry || retry == 0 && attempts != 1 || retry > 0 && attempts < 2 || attempts > 4 {
 			t.Errorf("-retry %s: %d attempts in %s", retry, attempts, took)
 		}
 	}
@@ -440,6 +446,60 @@ func TestInterruptedInFlight(t *testing.T) {
 		if err := send(retrying(t, judge.address, 0), ctx); err != nil || len(judge.accepted()) == 0 {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A batch that is sent in parts is not sent to its end when the context has ended.
+func TestInterruptedBetweenParts(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	judge := judging(t, func(number, size int) string {
+		switch {
+		case size > 100:
+			return apiv1.TooLarge + "why"
+		case number > 3:
+			cancel(errors.New("enough"))
+		}
+		return ""
+	})
+	accepted, messages, _ := count()
+	err := retrying(t, judge.address, 0).SendLines(ctx, "t", strings.NewReader(strings.Repeat("12345678901234567890\n", 20)), accepted)
+	if want := fmt.Sprintf("from line %d on: not accepted: enough", *messages+1); err == nil || err.Error() != want || *messages == 0 || *messages > 4 {
+		t.Errorf("%d accepted, %v, want %s", *messages, err, want)
+	}
+}
+
+// endlessLine is an input without line feeds that counts how often it is read.
+type endlessLine struct{ reads atomic.Int64 }
+
+func (input *endlessLine) Read(buffer []byte) (int, error) {
+	input.reads.Add(1)
+	buffer[0] = 'x'
+	return 1, nil
+}
+
+// Nothing goes on after the end, however it comes.
+func TestNothingIsLeft(t *testing.T) {
+	before := runtime.NumGoroutine()
+	judge := judging(t, func(int, int) string { return "why" })
+	input := &endlessLines{}
+	if err := retrying(t, judge.address, 0).SendLines(t.Context(), "t", input, func(int, int) {}); !refused(err) {
+		t.Errorf("got %v", err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	time.AfterFunc(50*time.Millisecond, func() { cancel(errors.New("enough")) })
+	line := &endlessLine{}
+	if err := retrying(t, judge.address, 0).SendAll(ctx, "t", line); err == nil || err.Error() != "not accepted: enough" {
+		t.Errorf("got %v", err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); runtime.NumGoroutine() > before+1; time.Sleep(time.Millisecond) { // the judge's
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines are left of %d", runtime.NumGoroutine(), before)
+		}
+	}
+	lines, reads := input.read.Load(), line.reads.Load()
+	time.Sleep(20 * time.Millisecond)
+	if input.read.Load() != lines || line.reads.Load() != reads {
+		t.Error("the input is still read")
 	}
 }
 
