@@ -477,7 +477,7 @@ func TestSecondInterrupt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mute.Close()
-	for _, arguments := range [][]string{{"-lines"}, {"-message", "x"}} {
+	for signal, arguments := range map[syscall.Signal][]string{syscall.SIGINT: {"-lines"}, syscall.SIGTERM: {"-message", "x"}} {
 		command := producing(mute.Addr().String(), strings.NewReader("1\n"), arguments...)
 		if err := command.Start(); err != nil {
 			t.Fatal(err)
@@ -492,21 +492,45 @@ func TestSecondInterrupt(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer connection.Close()
-		command.Process.Signal(syscall.SIGINT)
+		command.Process.Signal(signal)
+		time.Sleep(50 * time.Millisecond) // two that are pending at once are one
+		command.Process.Signal(signal)    // as timeout(1) has it
 		select {
 		case <-ended:
-			t.Errorf("%q: the first signal ended it: %v", arguments, command.ProcessState)
-		case <-time.After(300 * time.Millisecond):
+			t.Errorf("%q: the first signals ended it: %v", arguments, command.ProcessState)
+		case <-time.After(500 * time.Millisecond):
 		}
-		command.Process.Signal(syscall.SIGINT)
+		command.Process.Signal(signal)
 		select {
 		case <-ended:
 		case <-time.After(patience):
 			t.Fatal("the second signal did not end it")
 		}
-		if status := command.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGINT {
+		if status := command.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != signal {
 			t.Errorf("%q: %v", arguments, command.ProcessState)
 		}
+	}
+}
+
+// SIGINT ends a producer of one message as any command, so that it ends a shell's
+// loop around it.
+func TestInterruptOfALoop(t *testing.T) {
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	command := producing(mute.Addr().String(), nil, "-message", "x")
+	started(t, command)
+	connection, err := mute.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	command.Process.Signal(syscall.SIGINT)
+	command.Wait()
+	if status := command.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGINT {
+		t.Errorf("%v", command.ProcessState)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"mbus/internal/apiv1"
 	"mbus/internal/producer"
@@ -66,7 +67,7 @@ func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) 
 		command.Say(stderr, flags.Name(), "reading "+awaited+", up to the end of input (Ctrl-D)")
 	}
 	debug.SetMemoryLimit(memoryLimit)
-	ctx := untilSignalled()
+	ctx := untilSignalled(*lines)
 	var said string
 	switch {
 	case given:
@@ -74,7 +75,7 @@ func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) 
 	case *lines:
 		progress := producer.NewProgress(stdin)
 		stop := func() {}
-		if command.IsTerminal(stderr) {
+		if command.IsTerminal(stderr) && !command.IsTerminal(stdin) { // nobody types there
 			stop = progress.Show(stderr)
 		}
 		err = bus.SendLines(ctx, *topic, stdin, progress.Add)
@@ -101,20 +102,21 @@ func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) 
 	return command.Success
 }
 
-// untilSignalled returns a context that ends with the first SIGINT or SIGTERM. The
-// second one ends the process at once.
-func untilSignalled() context.Context {
+// untilSignalled returns a context that ends with the first SIGTERM, or SIGINT in a
+// stream: a shell's loop around single messages ends only if SIGINT ends these. A
+// second signal ends the process at once.
+func untilSignalled(stream bool) context.Context {
+	const pair = 200 * time.Millisecond // some senders, such as timeout(1), signal twice at once
 	ctx, end := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
-	for _, wanted := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
-		if !signal.Ignored(wanted) { // as a script's background commands have SIGINT
-			signal.Notify(signals, wanted)
-		}
+	signal.Notify(signals, syscall.SIGTERM)
+	if stream && !signal.Ignored(syscall.SIGINT) { // a script's background commands ignore it
+		signal.Notify(signals, syscall.SIGINT)
 	}
 	go func() {
-		received := <-signals
+		end(fmt.Errorf("stopped by signal: %s", <-signals))
+		time.Sleep(pair)
 		signal.Stop(signals)
-		end(fmt.Errorf("stopped by signal: %s", received))
 	}()
 	return ctx
 }

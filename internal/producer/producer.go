@@ -112,7 +112,7 @@ func (producer *Producer) Send(ctx context.Context, messages []*apiv1.Message) e
 	}
 	err = producer.send(payload, len(messages))
 	end := time.Now().Add(producer.config.Retry)
-	for pause := minPause; mayPass(err) && time.Now().Before(end); pause = min(2*pause, maxPause) {
+	for pause := minPause; mayPass(err, len(messages)) && time.Now().Before(end); pause = min(2*pause, maxPause) {
 		select {
 		case <-time.After(min(pause, time.Until(end))):
 			err = producer.send(payload, len(messages))
@@ -126,15 +126,20 @@ func (producer *Producer) Send(ctx context.Context, messages []*apiv1.Message) e
 	return nil
 }
 
-// mayPass tells whether err, an error of send, leaves it certain that nothing was
-// queued, and possible that the same payload is accepted later.
-func mayPass(err error) bool {
+// mayPass tells whether err, which send returned for count messages, leaves it
+// certain that nothing was queued, and likely that they are accepted later.
+func mayPass(err error, count int) bool {
 	var refusal Refusal
-	if errors.As(err, &refusal) {
-		return refusal == apiv1.QueueFull || refusal == apiv1.Stopping || refusal == apiv1.LogGone ||
-			strings.HasPrefix(string(refusal), apiv1.NoEnd) || strings.HasPrefix(string(refusal), apiv1.Broke)
+	if !errors.As(err, &refusal) {
+		return err != nil && !errors.Is(err, ErrUnknown)
 	}
-	return err != nil && !errors.Is(err, ErrUnknown)
+	switch reason := string(refusal); {
+	case reason == apiv1.QueueFull, reason == apiv1.Stopping, reason == apiv1.LogGone, strings.HasPrefix(reason, apiv1.Broke):
+		return true
+	case strings.HasPrefix(reason, apiv1.NoEnd):
+		return count == 1 // on a slow link, several have to go in parts
+	}
+	return false
 }
 
 // send sends a payload of count messages once.

@@ -46,8 +46,8 @@ func (producer *Producer) SendAll(ctx context.Context, topic string, input io.Re
 // order: what stands before each line feed, and after the last one if there is
 // anything. Lines travel in payloads of up to 1 MiB, which go when they are full
 // or the first line has waited for 100 ms, and the payload before is answered; a
-// longer line has a payload of its own, and what is too large for the broker is
-// halved until it is one line. Reading goes on while a payload is in flight, but
+// longer line has a payload of its own, and what is too large for the broker, or
+// for a slow link and the broker's time-out, is halved until it is one line. Reading goes on while a payload is in flight, but
 // stays within 2 MiB of it, or a line.
 //
 // After each payload SendLines calls accepted with the number of its messages and
@@ -65,7 +65,7 @@ func (producer *Producer) SendLines(ctx context.Context, topic string, input io.
 func (producer *Producer) sendStream(ctx context.Context, stream *stream, accepted func(messages, bytes int)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	limit := maxPayload // lower where the broker's is
+	limit := maxPayload // lower where the broker's or the link's is
 	line := 1           // the first that is not accepted yet
 	for batch := range stream.start(ctx) {
 		for len(batch) > 0 {
@@ -77,7 +77,7 @@ func (producer *Producer) sendStream(ctx context.Context, stream *stream, accept
 			var refusal Refusal
 			refused := errors.As(err, &refusal)
 			switch {
-			case refused && count > 1 && strings.HasPrefix(string(refusal), apiv1.TooLarge):
+			case count > 1 && (strings.HasPrefix(string(refusal), apiv1.TooLarge) || strings.HasPrefix(string(refusal), apiv1.NoEnd)):
 				limit = size / 2
 				continue
 			case refused || errors.Is(err, ErrUnknown):

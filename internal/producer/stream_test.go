@@ -284,6 +284,21 @@ func TestHalving(t *testing.T) {
 		t.Errorf("%d payloads were refused", refusals)
 	}
 
+	// A payload that is too much for a slow link is not tried again whole.
+	part := input.String()[:101*900]
+	judge = judging(t, func(_, size int) string {
+		if size > limit {
+			return apiv1.NoEnd + "5s"
+		}
+		return ""
+	})
+	if err := retrying(t, judge.address, time.Hour).SendLines(t.Context(), "t", strings.NewReader(part), func(int, int) {}); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(judge.accepted(), "\n") + "\n"; got != part {
+		t.Error("over a slow link, the lines have changed")
+	}
+
 	judge = judging(t, tooLarge)
 	accepted, messages, _ := count()
 	err := retrying(t, judge.address, time.Hour).SendLines(t.Context(), "t", strings.NewReader("a\nb\n"+strings.Repeat("x", limit)+"\nc\n"), accepted)
