@@ -36,6 +36,12 @@ type MsgpackDecoder struct {
 	input   []byte        // what is being decoded
 	reader  *bytes.Reader // over input; the library adds no buffer of its own to it
 	msgpack *msgpack.Decoder
+
+	// The last message's bytes up to its data, if the topic comes first, and
+	// its topic. The same bytes mean the same again, as they do in most payloads,
+	// and need not be decoded, checked and copied again.
+	head  []byte
+	topic string
 }
 
 // NewMsgpackDecoder returns a decoder that refuses a payload of more messages than
@@ -86,6 +92,12 @@ func (decoder *MsgpackDecoder) Decode(payload []byte) ([]*apiv1.Message, error) 
 
 // message decodes one message into message, which must be zero.
 func (decoder *MsgpackDecoder) message(message *apiv1.Message) error {
+	start := decoder.offset()
+	if len(decoder.head) > 0 && bytes.HasPrefix(decoder.input[start:], decoder.head) {
+		decoder.reader.Reset(decoder.input[start+len(decoder.head):])
+		message.Topic = decoder.topic
+		return decoder.data(message)
+	}
 	var hasTopic, hasData bool
 	if err := decoder.mapOf2("Topic and Data"); err != nil {
 		return err
@@ -117,12 +129,11 @@ func (decoder *MsgpackDecoder) message(message *apiv1.Message) error {
 				return errors.New(`entry "Data" is there twice`)
 			}
 			hasData = true
-			switch kind := decoder.peek(); kind {
-			case aString, binary, null, nothing:
-			default:
-				return fmt.Errorf(`entry "Data" is %s, must be binary, a string or nil`, kind)
+			if hasTopic {
+				decoder.head = append(decoder.head[:0], decoder.input[start:decoder.offset()]...)
+				decoder.topic = message.Topic
 			}
-			if message.Data, err = decoder.bytes(`entry "Data"`); err != nil {
+			if err := decoder.data(message); err != nil {
 				return err
 			}
 		default:
@@ -130,6 +141,18 @@ func (decoder *MsgpackDecoder) message(message *apiv1.Message) error {
 		}
 	}
 	return nil
+}
+
+// data decodes the value of a message's entry "Data".
+func (decoder *MsgpackDecoder) data(message *apiv1.Message) error {
+	switch kind := decoder.peek(); kind {
+	case aString, binary, null, nothing:
+	default:
+		return fmt.Errorf(`entry "Data" is %s, must be binary, a string or nil`, kind)
+	}
+	var err error
+	message.Data, err = decoder.bytes(`entry "Data"`)
+	return err
 }
 
 // DecodeReply implements Decoder.
@@ -171,6 +194,11 @@ func (decoder *MsgpackDecoder) DecodeReply(data []byte) (*apiv1.Reply, error) {
 	return &reply, nil
 }
 
+// offset returns how many bytes of the input have been decoded.
+func (decoder *MsgpackDecoder) offset() int {
+	return len(decoder.input) - decoder.reader.Len()
+}
+
 // start makes input the bytes to decode.
 func (decoder *MsgpackDecoder) start(input []byte) {
 	decoder.input = input
@@ -197,7 +225,7 @@ func (decoder *MsgpackDecoder) key(number int) ([]byte, error) {
 	if kind := decoder.peek(); kind != aString && kind != nothing {
 		return nil, fmt.Errorf("key %d is %s, must be a string", number, kind)
 	}
-	return decoder.bytes("key " + strconv.Itoa(number))
+	return decoder.bytes([...]string{"key 1", "key 2"}[number-1])
 }
 
 // bytes reads a string, a binary or nil and returns its bytes, a part of the
@@ -208,7 +236,7 @@ func (decoder *MsgpackDecoder) bytes(name string) ([]byte, error) {
 		return nil, fmt.Errorf("ends early, in %s", name)
 	}
 	rest := decoder.reader.Len()
-	start := len(decoder.input) - rest
+	start := decoder.offset()
 	if length == -1 && decoder.input[start-1] == msgpcode.Nil {
 		return nil, nil
 	}
@@ -248,10 +276,13 @@ const (
 // peek returns the kind of the next value without reading it. The library's
 // DecodeMapLen and DecodeBytesLen take more than one kind, so this comes first.
 func (decoder *MsgpackDecoder) peek() kind {
-	code, err := decoder.msgpack.PeekCode()
-	switch {
-	case err != nil:
+	rest := decoder.input[decoder.offset():]
+	if len(rest) == 0 {
 		return nothing
+	}
+	switch code := rest[0]; {
+	case msgpcode.IsBin(code):
+		return binary
 	case msgpcode.IsFixedNum(code), code >= msgpcode.Uint8 && code <= msgpcode.Int64:
 		return anInteger
 	case msgpcode.IsFixedMap(code), code == msgpcode.Map16, code == msgpcode.Map32:
@@ -260,8 +291,6 @@ func (decoder *MsgpackDecoder) peek() kind {
 		return anArray
 	case msgpcode.IsString(code):
 		return aString
-	case msgpcode.IsBin(code):
-		return binary
 	case msgpcode.IsExt(code):
 		return extension
 	case code == msgpcode.Nil:

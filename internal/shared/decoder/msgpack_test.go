@@ -3,6 +3,7 @@ package decoder_test
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 	"runtime/metrics"
 	"strings"
 	"testing"
@@ -238,6 +239,26 @@ func allocates(limit uint64, work func()) bool {
 
 // FuzzDecode: what is accepted means the same when it is encoded and decoded
 // again, what is refused yields nothing, and neither takes much memory.
+// What a decoder remembers of one message changes nothing about the next.
+func TestDecodeRemembers(t *testing.T) {
+	one := decoder.NewMsgpackDecoder(1 << 20)
+	for _, payload := range []string{
+		good, good, head + topic + "\xa1a" + data + "\xc0", head + topic + "\xa1a" + data + "\xa3\x00\x01\x02",
+		head + topic + "\xa1a" + data + "\x01", head + topic + "\xa1a" + data, head + topic + "\xa1a" + data + "\xc4\x02x",
+		head + topic + "\xa1b" + data + "\xc0", head + topic + "\xd9\x01b" + data + "\xc0", head + data + "\xc0" + topic + "\xa1c",
+		"\x93" + good + head + data + "\xc0" + topic + "\xa1c" + good, head + topic + "\xa2ab" + data + "\xc0", head + topic + "\xa1" + data,
+		head + topic + "\xa1a" + data + "\xc0" + "x", head + topic + "\xa1a", head + topic + "\xa1\n" + data + "\xc0", head + topic + "\xa1\n" + data + "\xc0",
+	} {
+		for range 2 {
+			got, err := one.Decode([]byte(payload))
+			want, wrong := decoder.NewMsgpackDecoder(1 << 20).Decode([]byte(payload))
+			if fmt.Sprint(err) != fmt.Sprint(wrong) || !reflect.DeepEqual(got, want) {
+				t.Errorf("%q: got %v, %v, want %v, %v", payload, got, err, want, wrong)
+			}
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
 		"", "\x90", good, "\x92" + good + good, head + data + "\xc0" + topic + "\xa1b",
@@ -247,12 +268,17 @@ func FuzzDecode(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	decoder := decoder.NewMsgpackDecoder(1 << 20) // one for all: no input may spoil the next
+	newDecoder := func() *decoder.MsgpackDecoder { return decoder.NewMsgpackDecoder(1 << 20) }
+	decoder := newDecoder() // one for all: no input may spoil the next
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		var messages []*apiv1.Message
 		var err error
 		if allocates(uint64(6*len(payload)+64<<10), func() { messages, err = decoder.Decode(payload) }) {
 			t.Errorf("too much memory is allocated for %d bytes", len(payload))
+		}
+		fresh, wrong := newDecoder().Decode(payload) // which remembers nothing
+		if fmt.Sprint(err) != fmt.Sprint(wrong) || !reflect.DeepEqual(messages, fresh) {
+			t.Errorf("another decoder says %v, this one %v", wrong, err)
 		}
 		if err != nil {
 			if messages != nil {
