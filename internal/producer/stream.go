@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mbus/internal/apiv1"
+	"mbus/internal/shared/encoder"
 )
 
 const (
@@ -29,11 +30,6 @@ const (
 	// where less than minRead are left.
 	blockSize = 64 << 10
 	minRead   = 4 << 10
-
-	// What a payload and each of its messages take besides the topic and the
-	// data, in bytes, at most: see apiv1.
-	payloadFraming = 5
-	messageFraming = 19
 )
 
 // SendAll sends all of input, up to 256 MiB, as one message on topic. See Send
@@ -103,7 +99,7 @@ func (producer *Producer) sendStream(ctx context.Context, stream *stream, accept
 // fitting returns how many of the first messages a payload of limit bytes takes,
 // but at least one, and the payload's size in bytes, at most.
 func fitting(messages []*apiv1.Message, limit int) (count, size int) {
-	size = payloadFraming
+	size = encoder.PayloadFraming
 	for _, message := range messages {
 		more := encodedSize(message)
 		if count > 0 && size+more > limit {
@@ -117,7 +113,7 @@ func fitting(messages []*apiv1.Message, limit int) (count, size int) {
 
 // encodedSize returns what message takes in a payload, in bytes, at most.
 func encodedSize(message *apiv1.Message) int {
-	return messageFraming + len(message.Topic) + len(message.Data)
+	return encoder.MessageFraming + len(message.Topic) + len(message.Data)
 }
 
 // stream makes messages of an input. One goroutine reads it and cuts it into
