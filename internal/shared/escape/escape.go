@@ -3,6 +3,7 @@
 package escape
 
 import (
+	"encoding/binary"
 	"strconv"
 	"unicode/utf8"
 )
@@ -33,9 +34,25 @@ func AppendName(line, name []byte) []byte {
 	return appendEscaped(line, name, true)
 }
 
+// allPlain tells whether all 8 bytes are plain, as the table has it. It finds a
+// byte below n, and so a byte of zero, in all at once; see "Determine if a word has
+// a byte less than n" in https://graphics.stanford.edu/~seander/bithacks.html.
+func allPlain(bytes uint64) bool {
+	const (
+		ones = 0x0101010101010101
+		tops = 0x80 * ones
+	)
+	backslash, apostrophe, del := bytes^'\\'*ones, bytes^'\''*ones, bytes^0x7f*ones
+	special := (bytes-' '*ones)&^bytes | (backslash-ones)&^backslash | (apostrophe-ones)&^apostrophe | (del-ones)&^del
+	return (special|bytes)&tops == 0
+}
+
 func appendEscaped(line, text []byte, apostrophe bool) []byte {
 	for at := 0; at < len(text); {
 		start := at
+		for at+8 <= len(text) && allPlain(binary.LittleEndian.Uint64(text[at:])) {
+			at += 8
+		}
 		for at < len(text) && plain[text[at]] {
 			at++
 		}

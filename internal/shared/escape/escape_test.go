@@ -34,6 +34,22 @@ func TestAppend(t *testing.T) {
 	}
 }
 
+// What is found eight bytes at a time is found wherever it stands.
+func TestEachByteAtEachPlace(t *testing.T) {
+	for b := range 128 {
+		escaped := escape.Append(nil, []byte{byte(b)})
+		for before := range 20 {
+			text := append(bytes.Repeat([]byte("~"), before), byte(b))
+			text = append(text, " }abc~]["[before%8:]...)
+			want := append(bytes.Repeat([]byte("~"), before), escaped...)
+			want = append(want, " }abc~]["[before%8:]...)
+			if got := escape.Append(nil, text); !bytes.Equal(got, want) {
+				t.Errorf("%q became %q, want %q", text, got, want)
+			}
+		}
+	}
+}
+
 // unescape is what the documentation promises: a Go string literal.
 func unescape(t *testing.T, line []byte) []byte {
 	t.Helper()
