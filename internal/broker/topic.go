@@ -24,6 +24,10 @@ func NewTopic(name string) *Topic {
 
 // Dispatch puts message at the end of the topic's queue.
 func (topic *Topic) Dispatch(message *apiv1.Message) {
-	topic.Queue.Enqueue(message)
+	if topic.brought == 0 {
+		topic.Queue.Enqueue(message)
+	} else {
+		topic.Queue.Extend(message)
+	}
 	topic.brought++
 }

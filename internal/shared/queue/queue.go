@@ -8,9 +8,19 @@ import (
 )
 
 // MessageQueue is a FIFO queue of messages. Every operation takes constant
-// time. It is not safe for concurrent use; its zero value is an empty queue.
+// time, amortised. It is not safe for concurrent use; its zero value is an empty
+// queue.
 type MessageQueue struct {
-	messages list.List
+	runs   list.List // of *run, none of them empty
+	length int
+}
+
+// run is an element of the list: messages that came together, in order. A list
+// element for each would take more time and memory than all else in the queue.
+type run struct {
+	messages []*apiv1.Message
+	next     int               // the first that is still there
+	single   [1]*apiv1.Message // what messages is while there is but one
 }
 
 // New returns an empty queue.
@@ -20,19 +30,43 @@ func New() *MessageQueue {
 
 // Enqueue puts message at the end.
 func (queue *MessageQueue) Enqueue(message *apiv1.Message) {
-	queue.messages.PushBack(message)
+	run := &run{single: [1]*apiv1.Message{message}}
+	run.messages = run.single[:]
+	queue.runs.PushBack(run)
+	queue.length++
+}
+
+// Extend puts message at the end, into the element of the message before it if
+// that is still there: it is Enqueue for messages that came together.
+func (queue *MessageQueue) Extend(message *apiv1.Message) {
+	back := queue.runs.Back()
+	if back == nil {
+		queue.Enqueue(message)
+		return
+	}
+	run := back.Value.(*run)
+	run.messages = append(run.messages, message)
+	queue.length++
 }
 
 // Dequeue takes the message at the front, or returns nil if the queue is empty.
 func (queue *MessageQueue) Dequeue() *apiv1.Message {
-	front := queue.messages.Front()
+	front := queue.runs.Front()
 	if front == nil {
 		return nil
 	}
-	return queue.messages.Remove(front).(*apiv1.Message)
+	run := front.Value.(*run)
+	message := run.messages[run.next]
+	run.messages[run.next] = nil // keep no message alive
+	run.next++
+	if run.next == len(run.messages) {
+		queue.runs.Remove(front)
+	}
+	queue.length--
+	return message
 }
 
 // Len returns the number of queued messages.
 func (queue *MessageQueue) Len() int {
-	return queue.messages.Len()
+	return queue.length
 }

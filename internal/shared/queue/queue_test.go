@@ -14,11 +14,15 @@ func TestQueueIsFIFO(t *testing.T) {
 	}
 	var in, out []*apiv1.Message
 	// Three in and two out, so that the queue is used while it grows.
-	for range 100 {
-		for range 3 {
+	for round := range 100 {
+		for i := range 3 {
 			message := &apiv1.Message{Topic: "t"}
 			in = append(in, message)
-			messages.Enqueue(message)
+			if round%3 > 0 && i > 0 || round%7 == 0 {
+				messages.Extend(message)
+			} else {
+				messages.Enqueue(message)
+			}
 		}
 		for range 2 {
 			out = append(out, messages.Dequeue())
