@@ -28,18 +28,21 @@ func topicCost(name string) int {
 }
 
 // payloadCost returns what messages cost in an empty queue, where all their
-// topics are new. It stops counting at more than limit.
-func payloadCost(messages []*apiv1.Message, limit int) int {
+// topics are new. It stops counting at more than limit. It counts a topic once and
+// keeps that in counted; if that is nil, it counts a topic again after another,
+// and so too much, but soon.
+func payloadCost(messages []*apiv1.Message, limit int, counted map[string]bool) int {
 	cost := 0
-	counted := make(map[string]bool)
 	var name string
 	for _, message := range messages {
 		cost += messageCost(message)
 		if message.Topic != name {
 			name = message.Topic
 			if !counted[name] {
-				counted[name] = true
 				cost += topicCost(name)
+			}
+			if counted != nil {
+				counted[name] = true
 			}
 		}
 		if cost > limit {
@@ -57,7 +60,13 @@ func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) err
 		return nil
 	}
 	limit := broker.config.MaxQueued
-	need := payloadCost(messages, limit)
+	need := payloadCost(messages, limit, nil)
+	broker.mutex.Lock()
+	fits := broker.cost+need <= limit
+	broker.mutex.Unlock()
+	if !fits {
+		need = payloadCost(messages, limit, make(map[string]bool))
+	}
 	if need > limit {
 		return fmt.Errorf(apiv1.TooLarge+"more than an empty queue takes (-max-queued %d)", limit)
 	}
@@ -77,7 +86,6 @@ func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) err
 	}
 	broker.announce()
 	broker.mutex.Unlock()
-	signal(broker.wake)
 	return nil
 }
 

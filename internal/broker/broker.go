@@ -30,7 +30,7 @@ type Broker struct {
 	decoder  decoder.Decoder
 	encoder  encoder.Encoder
 	listener *net.TCPListener
-	input    []byte // the loop's buffer for reading
+	expected int // the loop's guess at the size of the next payload, in bytes
 
 	log   logWriter // the ticker goroutine's
 	batch batch     // the ticker goroutine's
@@ -40,6 +40,7 @@ type Broker struct {
 	touched  []*Topic  // to which the payload in hand has brought messages
 	arrivals []arrival // of the queued messages, in order
 	notices  notices
+	told     bool // the ticker goroutine was told of notices, and has not looked yet
 	queued   int  // messages that are queued, or in the batch and not written
 	cost     int  // what these and the topics take, in bytes: see messageCost
 	full     bool // the last payload found no room: drain at once, and forget empty topics
@@ -154,7 +155,12 @@ func (broker *Broker) unwritten(err error) error {
 // it makes if there is none. Only the loop may call it, and hold broker.mutex
 // for all messages of a payload: so the drain sees the whole payload or nothing.
 func (broker *Broker) HandleNewMessage(message *apiv1.Message) {
-	topic := broker.topics[message.Topic]
+	var topic *Topic
+	if last := len(broker.touched) - 1; last >= 0 && broker.touched[last].Name == message.Topic {
+		topic = broker.touched[last] // as in most payloads, for less than the map takes
+	} else {
+		topic = broker.topics[message.Topic]
+	}
 	if topic == nil {
 		topic = NewTopic(message.Topic)
 		broker.topics[topic.Name] = topic
@@ -189,14 +195,24 @@ func (broker *Broker) announce() {
 	}
 	clear(broker.touched)
 	broker.touched = broker.touched[:0]
+	broker.tell()
 }
 
 // notify hands a line of printable text to the ticker goroutine for the log.
 func (broker *Broker) notify(line string) {
 	broker.mutex.Lock()
 	broker.notices.add(broker.notices.room(), notice{when: time.Now(), line: line})
+	broker.tell()
 	broker.mutex.Unlock()
-	signal(broker.wake)
+}
+
+// tell wakes the ticker goroutine for notices, once until it looks. The caller
+// holds broker.mutex.
+func (broker *Broker) tell() {
+	if !broker.told {
+		broker.told = true
+		signal(broker.wake)
+	}
 }
 
 // signal wakes the one goroutine that receives from channel, now or the next

@@ -405,15 +405,16 @@ func TestTick(t *testing.T) {
 			}
 		}
 		queue("1")
-		expect(1)
-		time.Sleep(3*time.Second - time.Nanosecond)
-		queue("2")
+		queue("2") // its notice goes with the other
+		time.Sleep(noticeTime - time.Nanosecond)
+		expect(0)
+		time.Sleep(time.Nanosecond)
+		expect(2)
+		time.Sleep(3*time.Second - noticeTime - time.Nanosecond)
+		queue("3")
 		expect(2)
 		time.Sleep(time.Nanosecond)
-		expect(2, "1", "2")
-		queue("3")
-		time.Sleep(3*time.Second - time.Nanosecond)
-		expect(3, "1", "2")
+		expect(3, "1", "2", "3")
 		queue("4")
 		close(stopping)
 		expect(4, "1", "2", "3", "4")

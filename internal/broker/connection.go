@@ -23,10 +23,11 @@ const (
 	// producer that is still sending gets to read its refusal.
 	maxDiscarded = 4 << 20
 
-	// The loop's buffer for reading has minInput bytes at first, and is kept
-	// for the next connection up to maxKeptInput.
-	minInput     = 64 << 10
-	maxKeptInput = 1 << 20
+	// A payload is read into a buffer that has room for one like the last,
+	// up to maxExpected bytes, so that most need no copy. What is larger goes
+	// on in a buffer of minInput bytes and more.
+	minInput    = 64 << 10
+	maxExpected = 1 << 20
 
 	// While it stops, the loop waits backlogTime for a connection to come, and
 	// for one that it has no time for to go. While it has no descriptor for a connection it
@@ -138,7 +139,6 @@ func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Dura
 		broker.notify(fmt.Sprintf("no reply to %s: its messages are queued, but were not written in time", connection.RemoteAddr()))
 		return
 	}
-	connection.SetWriteDeadline(time.Now().Add(graceTime))
 	broker.reply(connection, &apiv1.Reply{Accepted: len(messages)})
 }
 
@@ -146,7 +146,6 @@ func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Dura
 func (broker *Broker) refuse(connection *net.TCPConn, why error) {
 	broker.notify(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), why))
 	end := time.Now().Add(graceTime)
-	connection.SetWriteDeadline(end)
 	broker.reply(connection, &apiv1.Reply{Error: why.Error()})
 	// Closing with unread input would reset the connection, and the producer
 	// would lose the reply.
@@ -158,8 +157,9 @@ func (broker *Broker) refuse(connection *net.TCPConn, why error) {
 	io.CopyN(io.Discard, connection, maxDiscarded)
 }
 
-// reply sends reply. Whether it arrives is not the broker's concern: a producer
-// may have closed without waiting for it.
+// reply sends reply, for which a connection that has sent nothing yet always has
+// room. Whether it arrives is not the broker's concern: a producer may have closed
+// without waiting for it.
 func (broker *Broker) reply(connection *net.TCPConn, reply *apiv1.Reply) {
 	encoded, err := broker.encoder.EncodeReply(reply)
 	if err == nil {
@@ -170,7 +170,7 @@ func (broker *Broker) reply(connection *net.TCPConn, reply *apiv1.Reply) {
 // readPayload reads until the producer's half-close and returns what it read.
 func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
 	limit := broker.config.MaxPayload
-	input := broker.input[:0]
+	input := make([]byte, 0, broker.expected)
 	var err error
 	for err == nil {
 		if len(input) == cap(input) {
@@ -185,13 +185,10 @@ func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
 			err = fmt.Errorf(apiv1.TooLarge+"more than %d bytes (-max-payload)", limit)
 		}
 	}
-	broker.input = nil
-	if cap(input) <= maxKeptInput {
-		broker.input = input
-	}
+	broker.expected = min(len(input)+len(input)/16+1, maxExpected)
 	var broken *net.OpError
 	switch {
-	case err == io.EOF && broker.input == nil && len(input) > cap(input)/8*7:
+	case err == io.EOF && len(input) > cap(input)/8*7:
 		return input, nil // a copy would be hardly smaller
 	case err == io.EOF, len(input) == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe may hang up hard
 		return bytes.Clone(input), nil

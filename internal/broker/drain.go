@@ -15,6 +15,10 @@ const (
 	// a log that failed needs them.
 	retryInterval = time.Second
 
+	// noticeTime is how long notices wait for others: a wake-up for each
+	// would cost a busy broker more than queueing does.
+	noticeTime = 10 * time.Millisecond
+
 	// lastRetry is the time between two drains of a broker that stops.
 	lastRetry = 100 * time.Millisecond
 )
@@ -46,13 +50,21 @@ func (broker *Broker) tick(stopping <-chan struct{}) error {
 	}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
+	var due <-chan time.Time // when the notices are to be written
 	for {
 		var err error
 		select {
 		case <-ticker.C:
 			err = broker.Drain()
 		case <-broker.wake:
-			err = broker.write(broker.drainWanted())
+			if broker.drainWanted() {
+				err = broker.Drain()
+			} else if due == nil {
+				due = time.After(noticeTime)
+			}
+		case <-due:
+			due = nil
+			err = broker.write(false)
 		case <-stopping:
 			for {
 				if err := broker.Drain(); err == nil || gone(err) {
@@ -82,12 +94,13 @@ func (broker *Broker) Drain() error {
 func (broker *Broker) write(drain bool) error {
 	var arrivals []arrival
 	var full bool
+	broker.mutex.Lock()
+	broker.told = false
 	if drain {
-		broker.mutex.Lock()
 		arrivals, full = broker.arrivals, broker.full
 		broker.arrivals, broker.full = nil, false
-		broker.mutex.Unlock()
 	}
+	broker.mutex.Unlock()
 
 	err := broker.writeBatch()
 	if err == nil {
@@ -164,12 +177,13 @@ func (broker *Broker) takeBatch(arrivals []arrival) []arrival {
 // what was written off the account.
 func (broker *Broker) writeBatch() error {
 	batch := &broker.batch
+	now := time.Now()
 	err := broker.log.finish()
 	for err == nil && batch.formatted < len(batch.messages) {
 		message := batch.messages[batch.formatted]
 		batch.messages[batch.formatted] = nil
 		batch.formatted++
-		err = broker.log.message(message)
+		err = broker.log.message(now, message)
 	}
 	if err == nil {
 		err = broker.log.flush()

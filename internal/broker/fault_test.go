@@ -398,7 +398,7 @@ func TestPayloadLargerThanTheQueue(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		need := payloadCost(decoded, math.MaxInt)
+		need := payloadCost(decoded, math.MaxInt, make(map[string]bool))
 		bus := start(t, func(config *BrokerConfig) {
 			config.MaxQueued = need
 			config.Timeout = time.Minute

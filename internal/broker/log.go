@@ -119,6 +119,9 @@ type logWriter struct {
 	failure error     // the first since a write last took everything, or nil
 	since   time.Time // when it was
 
+	second int64  // the Unix time ...
+	stamp  []byte // ... that this tells, in the format of the log package
+
 	progress atomic.Int64 // when bytes were taken last, in Unix nanoseconds
 }
 
@@ -134,7 +137,11 @@ func (log *logWriter) start(writer io.Writer) {
 
 // appendTime starts a line.
 func (log *logWriter) appendTime(when time.Time) {
-	log.buffer = when.AppendFormat(log.buffer, "2006/01/02 15:04:05 ")
+	if second := when.Unix(); second != log.second || log.stamp == nil {
+		log.second = second
+		log.stamp = when.AppendFormat(log.stamp[:0], "2006/01/02 15:04:05 ")
+	}
+	log.buffer = append(log.buffer, log.stamp...)
 }
 
 // notice adds a notice's line to the buffer.
@@ -144,8 +151,8 @@ func (log *logWriter) notice(notice *notice) {
 }
 
 // message adds message's line to the buffer, and writes when there is enough.
-func (log *logWriter) message(message *apiv1.Message) error {
-	log.appendTime(time.Now())
+func (log *logWriter) message(when time.Time, message *apiv1.Message) error {
+	log.appendTime(when)
 	log.buffer = append(log.buffer, "Received new message from topic '"...)
 	log.buffer = escape.AppendName(log.buffer, []byte(message.Topic))
 	log.buffer = append(log.buffer, "': '"...)
