@@ -26,6 +26,10 @@ const unknown = 3
 // ones take more, garbage is collected before the process grows further.
 const memoryLimit = 64 << 20
 
+// garbage is how much memory, in percent of what is in use, may be garbage before
+// the next collection, unless the limit comes first.
+const garbage = 400
+
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
@@ -67,6 +71,7 @@ func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) 
 		command.Say(stderr, flags.Name(), "reading "+awaited+", up to the end of input (Ctrl-D)")
 	}
 	debug.SetMemoryLimit(memoryLimit)
+	debug.SetGCPercent(garbage)
 	ctx := untilSignalled(*lines)
 	var said string
 	switch {
