@@ -5,7 +5,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # How long make torture fuzzes each target.
 FUZZTIME = 10m
 
-.PHONY: all help demo test check torture clean
+.PHONY: all help demo test check bench torture clean
 
 all: ## build the commands into build/ (the default)
 	go build -o build/ ./cmd/broker ./cmd/producer
@@ -40,6 +40,10 @@ check: ## check format, vet, staticcheck, and run every test with the race detec
 	go run $(STATICCHECK) ./...
 	go test -race ./...
 	GOMAXPROCS=1 go test -count=1 ./...
+
+bench: ## measure, beside floors; the table of ratios comes last (about 3 minutes)
+	go test -run '^$$' -bench . -benchtime 0.2s ./internal/...
+	MBUS_BENCH=1 go test -count=1 -v -run TestRatios ./cmd
 
 torture: ## the long campaign of faults and hostile input, with its figures (about 35 minutes)
 	MBUS_TORTURE=1 go test -count=1 -v -timeout 30m ./cmd ./internal/broker

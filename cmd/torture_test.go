@@ -184,6 +184,12 @@ func repeated(t *testing.T, count int, topic string, data []byte) []byte {
 	for i := range messages {
 		messages[i] = &apiv1.Message{Topic: topic, Data: data}
 	}
+	return encode(t, messages)
+}
+
+// encode returns the payload of messages.
+func encode(t *testing.T, messages []*apiv1.Message) []byte {
+	t.Helper()
 	payload, err := encoder.NewMsgpackEncoder().Encode(messages)
 	if err != nil {
 		t.Fatal(err)
@@ -902,11 +908,7 @@ func TestMemoryBound(t *testing.T) {
 		for i := range messages {
 			messages[i] = &apiv1.Message{Topic: fmt.Sprint(i % topics)}
 		}
-		payload, err := encoder.NewMsgpackEncoder().Encode(messages)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return payload
+		return encode(t, messages)
 	}
 	smallest := "\x82" + topicKey + "\xa1a" + dataKey + "\xc0"
 	for name, test := range map[string]struct {
