@@ -207,12 +207,13 @@ type row struct {
 	note   string
 }
 
-// inTurn measures two things in turn, in many rounds: what disturbs one disturbs
-// the other. It returns the ratios of the first to the second, and the first.
+// inTurn measures two things in turn, in many rounds, each before the other as
+// often as after it: what disturbs one disturbs the other. It returns the ratios of
+// the first to the second, and the first.
 func inTurn(rounds int, first, second func() float64) (ratios, firsts samples) {
 	for range rounds {
-		a, b := first(), second()
-		ratios, firsts = append(ratios, a/b), append(firsts, a)
+		before, b, c, after := first(), second(), second(), first()
+		ratios, firsts = append(ratios, (before+after)/(b+c)), append(firsts, (before+after)/2)
 	}
 	return ratios, firsts
 }
@@ -241,22 +242,22 @@ func TestRatios(t *testing.T) {
 	}
 
 	steady := startSilent(t, "-interval", "200ms")
-	const long, short = 150 * time.Millisecond, 50 * time.Millisecond
-	ratios, accepted := inTurn(40, rates(steady.address(), thousand, 1000, long), rates(reader.address(), thousand, 1000, long))
+	const long, short = 150 * time.Millisecond, 15 * time.Millisecond
+	ratios, accepted := inTurn(20, rates(steady.address(), thousand, 1000, long), rates(reader.address(), thousand, 1000, long))
 	add("accept 1,000 x 128 B a payload, of the reading floor", ">= 0.50", ratios, fmt.Sprintf("%.1f M/s", accepted.quantile(0.5)/1e6))
-	ratios, _ = inTurn(60, rates(again.address(), one, 1, short), rates(reader.address(), one, 1, short))
+	ratios, _ = inTurn(150, rates(again.address(), one, 1, short), rates(reader.address(), one, 1, short))
 	add("the reading floor against itself, a message a connection", "0.97 to 1.03", ratios, "")
-	ratios, singles := inTurn(60, rates(steady.address(), one, 1, short), rates(reader.address(), one, 1, short))
+	ratios, singles := inTurn(150, rates(steady.address(), one, 1, short), rates(reader.address(), one, 1, short))
 	add("accept a message a connection, of the reading floor", ">= 0.9", ratios, fmt.Sprintf("%.0f/s", singles.quantile(0.5)))
-	ratios, _ = inTurn(20, rates(steady.address(), topics, 1000, long), rates(reader.address(), topics, 1000, long))
+	ratios, _ = inTurn(10, rates(steady.address(), topics, 1000, long), rates(reader.address(), topics, 1000, long))
 	add("accept 1,000 messages over 1,000 topics, of the reading floor", ">= 0.15", ratios, "")
 
 	sustained := func(interval string) func() float64 {
 		return func() float64 { return sustain(t, interval, thousand) }
 	}
-	ratios, sustainedRates := inTurn(7, sustained("100ms"), func() float64 { return format(t) })
+	ratios, sustainedRates := inTurn(4, sustained("100ms"), func() float64 { return format(t) })
 	add("sustained to a file at -interval 100ms, of the formatting floor", ">= 0.8", ratios, fmt.Sprintf("%.1f M/s", sustainedRates.quantile(0.5)/1e6))
-	ratios, _ = inTurn(5, sustained("0"), sustained("100ms"))
+	ratios, _ = inTurn(3, sustained("0"), sustained("100ms"))
 	add("sustained at -interval 0, of that at 100ms", ">= 0.7", ratios, "")
 
 	bus := quietBroker(t)
@@ -280,17 +281,17 @@ func TestRatios(t *testing.T) {
 	for range 2000 {
 		deliver(t, many.address(), thousand)
 	}
-	ratios, _ = inTurn(20, rates(many.address(), thousand, 1000, 20*time.Millisecond), rates(few.address(), thousand, 1000, 20*time.Millisecond))
+	ratios, _ = inTurn(10, rates(many.address(), thousand, 1000, 20*time.Millisecond), rates(few.address(), thousand, 1000, 20*time.Millisecond))
 	add("accept with 2 million queued, of that with 20,000 and more", ">= 0.8", ratios, "")
 	few.signal(syscall.SIGKILL)
 	many.signal(syscall.SIGKILL)
-	ratios, _ = inTurn(5, func() float64 { return drainRate(t, thousand, 1_000_000) }, func() float64 { return drainRate(t, thousand, 100_000) })
+	ratios, _ = inTurn(3, func() float64 { return drainRate(t, thousand, 1_000_000) }, func() float64 { return drainRate(t, thousand, 100_000) })
 	add("drain a million, of the rate for 100,000", "~ 1", ratios, "")
 
 	worst := worstWaits(t, reader.address(), thousand, one)
 	add("ms that a connection waits during a drain of a million, beyond the reading floor's worst", "<= 50", worst, "")
 
-	ratios, lines := inTurn(7, func() float64 { return lineRate(t, steady.address()) }, rates(steady.address(), thousand, 1000, 300*time.Millisecond))
+	ratios, lines := inTurn(4, func() float64 { return lineRate(t, steady.address()) }, rates(steady.address(), thousand, 1000, 300*time.Millisecond))
 	add("producer -lines, a million, of accepting 1,000 a payload", ">= 0.8", ratios, fmt.Sprintf("%.1f M/s", lines.quantile(0.5)/1e6))
 
 	fmt.Printf("\n| work | median (middle half) | target | |\n| --- | --- | --- | --- |\n")
