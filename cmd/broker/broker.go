@@ -15,11 +15,6 @@ import (
 	"mbus/internal/shared/command"
 )
 
-// garbage is how much memory, in percent of what is queued, may be garbage before
-// the next collection, unless the limit comes first. Go's own 100 costs a busy
-// broker a third of its speed.
-const garbage = 400
-
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -53,7 +48,6 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	}
 
 	debug.SetMemoryLimit(config.MemoryLimit())
-	debug.SetGCPercent(garbage)
 	bus, err := broker.New(config)
 	if err != nil {
 		command.Say(stderr, flags.Name(), err.Error())

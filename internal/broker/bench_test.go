@@ -44,7 +44,9 @@ func BenchmarkAccept(b *testing.B) {
 				}
 			})
 			b.Run("floor/"+name, func(b *testing.B) {
-				listener, err := net.Listen("tcp", "127.0.0.1:0")
+				listening := net.ListenConfig{KeepAlive: -1} // as the broker listens
+				listening.SetMultipathTCP(false)
+				listener, err := listening.Listen(b.Context(), "tcp", "127.0.0.1:0")
 				if err != nil {
 					b.Fatal(err)
 				}

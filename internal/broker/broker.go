@@ -30,7 +30,8 @@ type Broker struct {
 	decoder  decoder.Decoder
 	encoder  encoder.Encoder
 	listener *net.TCPListener
-	expected int // the loop's guess at the size of the next payload, in bytes
+	input    []byte // the loop's buffer for payloads that are not large
+	expected int    // its guess at the size of the next payload, in bytes
 
 	log   logWriter // the ticker goroutine's
 	batch batch     // the ticker goroutine's
@@ -74,6 +75,7 @@ func New(config *BrokerConfig) (*Broker, error) {
 		decoder:  decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead),
 		encoder:  encoder.NewMsgpackEncoder(),
 		listener: listener.(*net.TCPListener),
+		input:    make([]byte, 0, minInput),
 		topics:   make(map[string]*Topic),
 		wake:     make(chan struct{}, 1),
 		written:  make(chan struct{}, 1),

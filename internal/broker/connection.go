@@ -23,9 +23,9 @@ const (
 	// producer that is still sending gets to read its refusal.
 	maxDiscarded = 4 << 20
 
-	// A payload is read into a buffer that has room for one like the last,
-	// up to maxExpected bytes, so that most need no copy. What is larger goes
-	// on in a buffer of minInput bytes and more.
+	// A payload is read into the loop's own buffer of minInput bytes and copied
+	// out of it. After one that was larger, the next is read into a buffer that
+	// such a one just fits, of maxExpected bytes at the most, and stays there.
 	minInput    = 64 << 10
 	maxExpected = 1 << 20
 
@@ -146,6 +146,7 @@ func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Dura
 func (broker *Broker) refuse(connection *net.TCPConn, why error) {
 	broker.notify(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), why))
 	end := time.Now().Add(graceTime)
+	connection.SetWriteDeadline(end)
 	broker.reply(connection, &apiv1.Reply{Error: why.Error()})
 	// Closing with unread input would reset the connection, and the producer
 	// would lose the reply.
@@ -170,11 +171,14 @@ func (broker *Broker) reply(connection *net.TCPConn, reply *apiv1.Reply) {
 // readPayload reads until the producer's half-close and returns what it read.
 func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
 	limit := broker.config.MaxPayload
-	input := make([]byte, 0, broker.expected)
+	input := broker.input[:0]
+	if broker.expected > minInput {
+		input = make([]byte, 0, broker.expected)
+	}
 	var err error
 	for err == nil {
 		if len(input) == cap(input) {
-			larger := make([]byte, len(input), min(max(4*cap(input), minInput), limit)+1)
+			larger := make([]byte, len(input), min(4*cap(input), limit)+1)
 			copy(larger, input)
 			input = larger
 		}
@@ -188,7 +192,7 @@ func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
 	broker.expected = min(len(input)+len(input)/16+1, maxExpected)
 	var broken *net.OpError
 	switch {
-	case err == io.EOF && len(input) > cap(input)/8*7:
+	case err == io.EOF && cap(input) > minInput && len(input) > cap(input)/8*7:
 		return input, nil // a copy would be hardly smaller
 	case err == io.EOF, len(input) == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe may hang up hard
 		return bytes.Clone(input), nil

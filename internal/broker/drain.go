@@ -177,7 +177,7 @@ func (broker *Broker) takeBatch(arrivals []arrival) []arrival {
 // what was written off the account.
 func (broker *Broker) writeBatch() error {
 	batch := &broker.batch
-	now := time.Now()
+	now := time.Now() // for the whole batch, which is of one write or a little more
 	err := broker.log.finish()
 	for err == nil && batch.formatted < len(batch.messages) {
 		message := batch.messages[batch.formatted]

@@ -237,8 +237,6 @@ func allocates(limit uint64, work func()) bool {
 	return true
 }
 
-// FuzzDecode: what is accepted means the same when it is encoded and decoded
-// again, what is refused yields nothing, and neither takes much memory.
 // What a decoder remembers of one message changes nothing about the next.
 func TestDecodeRemembers(t *testing.T) {
 	one := decoder.NewMsgpackDecoder(1 << 20)
@@ -259,6 +257,8 @@ func TestDecodeRemembers(t *testing.T) {
 	}
 }
 
+// FuzzDecode: what is accepted means the same when it is encoded and decoded
+// again, what is refused yields nothing, and neither takes much memory.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
 		"", "\x90", good, "\x92" + good + good, head + data + "\xc0" + topic + "\xa1b",

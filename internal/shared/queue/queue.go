@@ -46,6 +46,7 @@ func (queue *MessageQueue) Extend(message *apiv1.Message) {
 	}
 	run := back.Value.(*run)
 	run.messages = append(run.messages, message)
+	run.single[0] = nil // it has been copied
 	queue.length++
 }
 
