@@ -18,9 +18,8 @@ type MessageQueue struct {
 // run is an element of the list: messages that came together, in order. A list
 // element for each would take more time and memory than all else in the queue.
 type run struct {
-	messages []*apiv1.Message
-	next     int               // the first that is still there
-	single   [1]*apiv1.Message // what messages is while there is but one
+	messages []*apiv1.Message  // that are still there
+	single   [1]*apiv1.Message // where they are as long as there is but one
 }
 
 // New returns an empty queue.
@@ -57,10 +56,10 @@ func (queue *MessageQueue) Dequeue() *apiv1.Message {
 		return nil
 	}
 	run := front.Value.(*run)
-	message := run.messages[run.next]
-	run.messages[run.next] = nil // keep no message alive
-	run.next++
-	if run.next == len(run.messages) {
+	message := run.messages[0]
+	run.messages[0] = nil // keep no message alive
+	run.messages = run.messages[1:]
+	if len(run.messages) == 0 {
 		queue.runs.Remove(front)
 	}
 	queue.length--
