@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mbus/internal/apiv1"
+	"mbus/internal/shared/encoder"
 )
 
 // regular returns a regular file of size bytes, open at offset.
@@ -126,7 +127,7 @@ func TestCollect(t *testing.T) {
 		pieces <- lines(2)
 		expect(3, 100*time.Millisecond)
 
-		full := fullPayload/encodedSize(&apiv1.Message{Topic: "t"}) + 1
+		full := fullPayload/encoder.MessageSize(&apiv1.Message{Topic: "t"}) + 1
 		pieces <- lines(full)
 		expect(full, 0)
 

@@ -101,7 +101,7 @@ func (producer *Producer) sendStream(ctx context.Context, stream *stream, accept
 func fitting(messages []*apiv1.Message, limit int) (count, size int) {
 	size = encoder.PayloadFraming
 	for _, message := range messages {
-		more := encodedSize(message)
+		more := encoder.MessageSize(message)
 		if count > 0 && size+more > limit {
 			break
 		}
@@ -109,11 +109,6 @@ func fitting(messages []*apiv1.Message, limit int) (count, size int) {
 		size += more
 	}
 	return count, size
-}
-
-// encodedSize returns what message takes in a payload, in bytes, at most.
-func encodedSize(message *apiv1.Message) int {
-	return encoder.MessageFraming + len(message.Topic) + len(message.Data)
 }
 
 // stream makes messages of an input. One goroutine reads it and cuts it into
@@ -241,7 +236,7 @@ func collect(ctx context.Context, pieces <-chan []*apiv1.Message, batches chan<-
 			}
 			batch = append(batch, piece...)
 			for _, message := range piece {
-				size += encodedSize(message)
+				size += encoder.MessageSize(message)
 			}
 		case <-due:
 			due = nil

@@ -9,12 +9,14 @@ import (
 	"mbus/internal/apiv1"
 )
 
-const (
-	// PayloadFraming and MessageFraming are what a payload and each of its
-	// messages take besides topics and data, in bytes, at the most.
-	PayloadFraming = 5
-	MessageFraming = 1 + 6 + 2 + 5 + 5
-)
+// PayloadFraming is what a payload takes besides its messages, in bytes, at most.
+const PayloadFraming = 5
+
+// MessageSize returns what message takes in a payload, in bytes, at most.
+func MessageSize(message *apiv1.Message) int {
+	const framing = 1 + 6 + 2 + 5 + 5 // the map, and the keys and headers of the entries
+	return framing + len(message.Topic) + len(message.Data)
+}
 
 // MsgpackEncoder is the Encoder of the protocol's msgpack. It is safe for
 // concurrent use.
@@ -30,7 +32,7 @@ func NewMsgpackEncoder() *MsgpackEncoder {
 func (*MsgpackEncoder) Encode(messages []*apiv1.Message) ([]byte, error) {
 	size := PayloadFraming
 	for _, message := range messages {
-		size += MessageFraming + len(message.Topic) + len(message.Data)
+		size += MessageSize(message)
 	}
 	payload := bytes.NewBuffer(make([]byte, 0, size))
 	encoder := msgpack.NewEncoder(payload)
