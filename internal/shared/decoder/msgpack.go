@@ -90,6 +90,14 @@ func (decoder *MsgpackDecoder) Decode(payload []byte) ([]*apiv1.Message, error) 
 	return messages, nil
 }
 
+// CheckFirst implements Decoder.
+func (*MsgpackDecoder) CheckFirst(first byte) error {
+	if kind := kindOf(first); kind != aMap && kind != anArray {
+		return fmt.Errorf("message 1: %w", notAMap(kind, "Topic and Data"))
+	}
+	return nil
+}
+
 // message decodes one message into message, which must be zero.
 func (decoder *MsgpackDecoder) message(message *apiv1.Message) error {
 	start := decoder.offset()
@@ -113,7 +121,7 @@ func (decoder *MsgpackDecoder) message(message *apiv1.Message) error {
 				return errors.New(`entry "Topic" is there twice`)
 			}
 			hasTopic = true
-			if kind := decoder.peek(); kind != aString && kind != nothing {
+			if kind := decoder.peek(); kind != aString && kind != endOfInput {
 				return fmt.Errorf(`entry "Topic" is %s, must be a string`, kind)
 			}
 			topic, err := decoder.bytes(`entry "Topic"`)
@@ -146,7 +154,7 @@ func (decoder *MsgpackDecoder) message(message *apiv1.Message) error {
 // data decodes the value of a message's entry "Data".
 func (decoder *MsgpackDecoder) data(message *apiv1.Message) error {
 	switch kind := decoder.peek(); kind {
-	case aString, binary, null, nothing:
+	case aString, binary, null, endOfInput:
 	default:
 		return fmt.Errorf(`entry "Data" is %s, must be binary, a string or nil`, kind)
 	}
@@ -207,8 +215,8 @@ func (decoder *MsgpackDecoder) start(input []byte) {
 
 // mapOf2 reads the header of a map that must have two entries, named by names.
 func (decoder *MsgpackDecoder) mapOf2(names string) error {
-	if kind := decoder.peek(); kind != aMap && kind != nothing {
-		return fmt.Errorf("is %s, must be a map of %s", kind, names)
+	if kind := decoder.peek(); kind != aMap && kind != endOfInput {
+		return notAMap(kind, names)
 	}
 	entries, err := decoder.msgpack.DecodeMapLen()
 	if err != nil {
@@ -220,9 +228,14 @@ func (decoder *MsgpackDecoder) mapOf2(names string) error {
 	return nil
 }
 
+// notAMap returns the error for a value of a kind that is not a map.
+func notAMap(kind kind, names string) error {
+	return fmt.Errorf("is %s, must be a map of %s", kind, names)
+}
+
 // key reads a map's key, the number-th.
 func (decoder *MsgpackDecoder) key(number int) ([]byte, error) {
-	if kind := decoder.peek(); kind != aString && kind != nothing {
+	if kind := decoder.peek(); kind != aString && kind != endOfInput {
 		return nil, fmt.Errorf("key %d is %s, must be a string", number, kind)
 	}
 	return decoder.bytes([...]string{"key 1", "key 2"}[number-1])
@@ -260,17 +273,17 @@ type kind string
 
 // The kinds of values, by msgpack's families of formats.
 const (
-	nothing   kind = "nothing" // the input is at its end
-	null      kind = "nil"
-	unused    kind = "the unused byte 0xc1"
-	aBoolean  kind = "a boolean"
-	anInteger kind = "an integer"
-	aFloat    kind = "a float"
-	aString   kind = "a string"
-	binary    kind = "binary"
-	anArray   kind = "an array"
-	aMap      kind = "a map"
-	extension kind = "an extension"
+	endOfInput kind = "nothing"
+	null       kind = "nil"
+	unused     kind = "the unused byte 0xc1"
+	aBoolean   kind = "a boolean"
+	anInteger  kind = "an integer"
+	aFloat     kind = "a float"
+	aString    kind = "a string"
+	binary     kind = "binary"
+	anArray    kind = "an array"
+	aMap       kind = "a map"
+	extension  kind = "an extension"
 )
 
 // peek returns the kind of the next value without reading it. The library's
@@ -278,9 +291,14 @@ const (
 func (decoder *MsgpackDecoder) peek() kind {
 	rest := decoder.input[decoder.offset():]
 	if len(rest) == 0 {
-		return nothing
+		return endOfInput
 	}
-	switch code := rest[0]; {
+	return kindOf(rest[0])
+}
+
+// kindOf returns the kind of a value that begins with code.
+func kindOf(code byte) kind {
+	switch {
 	case msgpcode.IsBin(code):
 		return binary
 	case msgpcode.IsFixedNum(code), code >= msgpcode.Uint8 && code <= msgpcode.Int64:
