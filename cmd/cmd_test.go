@@ -314,6 +314,7 @@ func TestSecondSignal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
+	silent.Write([]byte("\x92")) // without a byte it would stay in the kernel
 	until(t, "the signal's effect", func() bool {
 		// The broker may not have accepted the silent client before the
 		// first signal, and then closes without it.
@@ -344,6 +345,7 @@ func TestHangup(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
+	silent.Write([]byte("\x92"))
 	broker.signal(syscall.SIGHUP)
 	time.Sleep(50 * time.Millisecond) // two that are pending at once are one
 	broker.signal(syscall.SIGHUP)

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"time"
 
 	"mbus/internal/apiv1"
@@ -24,33 +25,29 @@ const (
 )
 
 // arrival is a run of messages that one topic received. Together, the arrivals
-// count what is in the queues, in the order in which it came: so a payload is
-// drained as a whole, and its memory freed, however many topics it has.
+// have the order of all messages in the queues.
 type arrival struct {
 	topic *Topic
 	count int
 }
 
-// batch is what the ticker goroutine has taken from the queues for one write,
-// and not written yet. It still counts as queued.
-type batch struct {
+// taken is what the ticker goroutine has taken from the loop and not written yet.
+type taken struct {
+	notices     []notice
+	noticeBytes int // memory of all notices that were taken together
+
 	messages  []*apiv1.Message
-	formatted int // how many of messages have gone to the log writer
-	unwritten int // how many of messages count as queued
-	cost      int // what messages cost, all of them
+	formatted int // how many of messages the log writer has
+	written   int // how many of messages are written and off the account
 }
 
-// tick is the ticker goroutine's work: it writes the log until stopping is
-// closed and everything is written, or until the log is gone. Between two drains
-// it writes the notices as they come.
-func (broker *Broker) tick(stopping <-chan struct{}) error {
-	interval := broker.config.Interval
-	if interval == 0 {
-		interval = retryInterval
-	}
-	ticker := time.NewTicker(interval)
+// tickLoop is the ticker goroutine: it writes the log until served is closed and
+// everything is written, or until the log is gone. It drains at each tick, or when
+// the loop waits for that, and writes the notices as they come.
+func (broker *Broker) tickLoop(served <-chan struct{}) error {
+	ticker := time.NewTicker(cmp.Or(broker.config.Interval, retryInterval))
 	defer ticker.Stop()
-	var due <-chan time.Time // when the notices are to be written
+	var noticesDue <-chan time.Time
 	for {
 		var err error
 		select {
@@ -59,154 +56,158 @@ func (broker *Broker) tick(stopping <-chan struct{}) error {
 		case <-broker.wake:
 			if broker.drainWanted() {
 				err = broker.Drain()
-			} else if due == nil {
-				due = time.After(noticeTime)
+			} else if noticesDue == nil {
+				noticesDue = time.After(noticeTime)
 			}
-		case <-due:
-			due = nil
-			err = broker.write(false)
-		case <-stopping:
-			for {
-				if err := broker.Drain(); err == nil || gone(err) {
-					return err
-				}
-				time.Sleep(lastRetry)
-			}
+		case <-noticesDue:
+			noticesDue = nil
+			err = broker.write(0)
+		case <-served:
+			return broker.lastDrain()
 		}
-		if gone(err) {
+		if broker.log.isPermanent(err) {
 			return err
 		}
 	}
 }
 
-// Drain writes all notices and then a line for every message that is queued when
-// it begins, in the order of arrival. A message whose line can't be written stays
+// drainWanted returns whether the loop waits for a drain.
+func (broker *Broker) drainWanted() bool {
+	broker.state.Lock()
+	defer broker.state.Unlock()
+	return broker.state.roomWanted || broker.config.Interval == 0
+}
+
+// lastDrain drains until everything is written or the log is gone.
+func (broker *Broker) lastDrain() error {
+	for {
+		if err := broker.Drain(); err == nil || broker.log.isPermanent(err) {
+			return err
+		}
+		time.Sleep(lastRetry)
+	}
+}
+
+// Drain writes all notices, and a line for every message that is queued when it
+// begins, in the order of arrival. A message whose line can't be written stays
 // queued, in its place, and Drain returns the error. The ticker goroutine calls
 // it; nobody else may while ProducerListen runs.
 func (broker *Broker) Drain() error {
-	return broker.write(true)
-}
+	broker.state.Lock()
+	due := broker.state.queuedMessages - (len(broker.taken.messages) - broker.taken.written)
+	roomWanted := broker.state.roomWanted
+	broker.state.roomWanted = false
+	broker.state.Unlock()
 
-// write writes what an error left over, the notices, and, for a drain, the queued
-// messages that are there when it begins. The arrivals are taken before the
-// notices and these are written before each batch, so that no message overtakes
-// its notices, and these do not wait for a drain that takes long.
-func (broker *Broker) write(drain bool) error {
-	var arrivals []arrival
-	var full bool
-	broker.mutex.Lock()
-	broker.told = false
-	if drain {
-		arrivals, full = broker.arrivals, broker.full
-		broker.arrivals, broker.full = nil, false
-	}
-	broker.mutex.Unlock()
+	err := broker.write(due)
 
-	err := broker.writeBatch()
-	if err == nil {
-		err = broker.writeNotices()
-	}
-	for len(arrivals) > 0 && err == nil {
-		arrivals = broker.takeBatch(arrivals)
-		if err = broker.writeBatch(); err == nil {
-			err = broker.writeNotices()
-		}
-	}
-	if err == nil {
-		err = broker.log.tellOutage()
-	}
-	if !drain {
-		return err
-	}
-
-	broker.mutex.Lock()
-	if len(arrivals) > 0 {
-		broker.arrivals = append(arrivals, broker.arrivals...)
-	}
-	forgotten := broker.forgetTopics(full)
-	broker.mutex.Unlock()
+	broker.state.Lock()
+	forgotten := broker.forgetTopicsLocked(roomWanted)
+	broker.state.Unlock()
 	if forgotten {
-		signal(broker.written)
+		wakeUp(broker.written)
 	}
 	return err
 }
 
-// writeNotices writes the notices that wait when it begins.
-func (broker *Broker) writeNotices() error {
-	broker.mutex.Lock()
-	count := len(broker.notices.waiting)
-	broker.mutex.Unlock()
-	for {
-		broker.mutex.Lock()
-		notices := broker.notices.take(count)
-		broker.mutex.Unlock()
-		if len(notices) == 0 {
-			return broker.log.flush() // of what an error left over
-		}
-		count -= len(notices)
-		for i := range notices {
-			broker.log.notice(&notices[i])
-		}
-		if err := broker.log.flush(); err != nil {
-			return err
-		}
-	}
-}
-
-// takeBatch takes about as many messages as one write holds from the front of
-// arrivals, and returns the rest of arrivals.
-func (broker *Broker) takeBatch(arrivals []arrival) []arrival {
-	const aroundData = 64 // bytes of a line, roughly
-	broker.mutex.Lock()
-	defer broker.mutex.Unlock()
-	batch := &broker.batch
-	for size := 0; len(arrivals) > 0 && size < writeSize; {
-		message := arrivals[0].topic.Queue.Dequeue()
-		batch.messages = append(batch.messages, message)
-		batch.unwritten++
-		batch.cost += messageCost(message)
-		size += aroundData + len(message.Data)
-		if arrivals[0].count--; arrivals[0].count == 0 {
-			arrivals = arrivals[1:]
-		}
-	}
-	return arrivals
-}
-
-// writeBatch writes the batch, or goes on where writing it failed, and takes
-// what was written off the account.
-func (broker *Broker) writeBatch() error {
-	batch := &broker.batch
-	now := time.Now() // for the whole batch, which is of one write or a little more
-	err := broker.log.finish()
-	for err == nil && batch.formatted < len(batch.messages) {
-		message := batch.messages[batch.formatted]
-		batch.messages[batch.formatted] = nil
-		batch.formatted++
-		err = broker.log.message(now, message)
+// write writes what an error left over, all notices, and the first due messages of
+// the queues.
+func (broker *Broker) write(due int) error {
+	err := broker.writeTaken()
+	for more := true; more && err == nil; more = due > 0 {
+		due -= broker.take(due)
+		err = broker.writeTaken()
 	}
 	if err == nil {
-		err = broker.log.flush()
-	}
-	if batch.unwritten == 0 {
-		return err // there was no batch: what the buffer holds are notices
-	}
-
-	left := len(batch.messages) - batch.formatted + broker.log.lines()
-	if left == batch.unwritten {
-		return err
-	}
-	broker.mutex.Lock()
-	broker.queued -= batch.unwritten - left
-	if left == 0 {
-		broker.cost -= batch.cost
-	}
-	broker.mutex.Unlock()
-	signal(broker.written)
-
-	batch.unwritten = left
-	if left == 0 {
-		batch.messages, batch.formatted, batch.cost = batch.messages[:0], 0, 0
+		err = broker.log.reportOutage()
 	}
 	return err
+}
+
+// take takes all notices, and about as many messages as one write holds, but at
+// most due. It returns how many messages it took. Since it takes both under one
+// lock, and notices are written first, no message is written before its notices.
+func (broker *Broker) take(due int) int {
+	const aroundData = 64 // bytes of a line, roughly
+	state, taken := &broker.state, &broker.taken
+	state.Lock()
+	defer state.Unlock()
+	taken.notices, taken.noticeBytes = state.notices.take()
+	for size := 0; len(taken.messages) < due && size < gatherSize; {
+		arrival := &state.arrivals[0]
+		message := arrival.topic.Queue.Dequeue()
+		taken.messages = append(taken.messages, message)
+		size += aroundData + len(message.Data)
+		if arrival.count--; arrival.count == 0 {
+			arrival.topic = nil // keep no topic alive
+			state.arrivals = state.arrivals[1:]
+		}
+	}
+	return len(taken.messages)
+}
+
+// writeTaken writes what was taken, or goes on where writing it failed, and takes
+// what was written off the account.
+func (broker *Broker) writeTaken() error {
+	taken, log := &broker.taken, &broker.log
+	now := time.Now() // for all messages that were taken: one write or a little more
+	err := log.finish()
+	for len(taken.notices) > 0 && err == nil {
+		err = log.notice(&taken.notices[0])
+		taken.notices = taken.notices[1:]
+	}
+	for taken.formatted < len(taken.messages) && err == nil {
+		taken.formatted++
+		err = log.message(now, taken.messages[taken.formatted-1])
+	}
+	if err == nil {
+		err = log.flush()
+	}
+	broker.account(log.takeWritten())
+	return err
+}
+
+// account takes messages that were written, count more of those that were taken, off
+// the account, and the notices once all of them are written.
+func (broker *Broker) account(count int) {
+	state, taken := &broker.state, &broker.taken
+	bytes := 0
+	for _, message := range taken.messages[taken.written : taken.written+count] {
+		bytes += messageBytes(message)
+	}
+	clear(taken.messages[taken.written : taken.written+count]) // keep no message alive
+	if taken.written += count; taken.written == len(taken.messages) {
+		taken.messages, taken.formatted, taken.written = taken.messages[:0], 0, 0
+	}
+	state.Lock()
+	state.queuedMessages -= count
+	state.accountedBytes -= bytes
+	if len(taken.notices) == 0 {
+		state.notices.release(taken.noticeBytes)
+		taken.noticeBytes = 0
+	}
+	state.Unlock()
+	if count > 0 {
+		wakeUp(broker.written)
+	}
+}
+
+// forgetTopicsLocked forgets empty topics: all of them, or those beyond
+// maxEmptyTopics. It returns whether there were any.
+func (broker *Broker) forgetTopicsLocked(all bool) bool {
+	kept := maxEmptyTopics
+	if all {
+		kept = 0
+	}
+	before := len(broker.topics)
+	for name, topic := range broker.topics {
+		if len(broker.topics) <= kept {
+			break
+		}
+		if topic.Queue.Len() == 0 {
+			delete(broker.topics, name)
+			broker.state.accountedBytes -= topicBytes(name)
+		}
+	}
+	return len(broker.topics) < before
 }
