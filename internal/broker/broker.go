@@ -43,8 +43,15 @@ type Broker struct {
 		roomWanted     bool // the last payload found no room: drain, forget empty topics
 	}
 
-	log   logWriter // the ticker goroutine's
-	taken taken     // the ticker goroutine's
+	// What follows is the ticker goroutine's, up to the channels.
+	log      logWriter
+	taken    taken
+	store    *store    // the log, if it is a file of the broker's own
+	nextLook time.Time // at the name of that file
+	outage   outage
+
+	stderr    io.Writer     // takes complaints about a store
+	complaint chan struct{} // full: stderr has not taken one yet
 
 	wake    chan struct{} // to the ticker goroutine: there are notices, or a drain is wanted
 	written chan struct{} // to the loop: messages were written, or topics forgotten
@@ -85,8 +92,24 @@ func New(config *BrokerConfig) (*Broker, error) {
 		ended:    make(chan struct{}),
 		stopping: make(chan struct{}),
 	}
-	broker.log.start(cmp.Or[io.Writer](config.Log, os.Stderr))
+	if err := broker.openLog(); err != nil {
+		listener.Close()
+		return nil, err
+	}
 	return broker, nil
+}
+
+// openLog opens the log.
+func (broker *Broker) openLog() error {
+	writer := cmp.Or[io.Writer](broker.config.Log, os.Stderr)
+	if broker.config.LogFile == "" {
+		broker.log.start(writer)
+		return nil
+	}
+	broker.stderr, broker.complaint = writer, make(chan struct{}, 1)
+	broker.store = &store{path: broker.config.LogFile, synced: broker.config.Sync}
+	broker.log.start(broker.store)
+	return broker.store.open()
 }
 
 // Addr returns the address that the broker listens on.
@@ -102,11 +125,16 @@ func (broker *Broker) ProducerListen() error {
 	defer broker.serving.Unlock()
 	broker.notify("Broker: start listening for incoming producer messages...")
 	broker.notify(fmt.Sprintf("Broker: listening on %s", broker.Addr()))
+	broker.reportCut()
 
 	served := make(chan struct{})
 	result := make(chan error, 1)
 	go func() {
-		result <- broker.tickLoop(served)
+		err := broker.tickLoop(served)
+		if broker.store != nil {
+			broker.store.close()
+		}
+		result <- err
 		close(broker.ended)
 		broker.stopAccepting()
 	}()

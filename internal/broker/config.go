@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -8,7 +9,7 @@ import (
 )
 
 // BrokerConfig is what an operator can set. Each field but Log has the name of
-// its flag of the broker command.
+// its flag of the broker command; LogFile is -log.
 type BrokerConfig struct {
 	// ProducerHost and ProducerPort are where the broker listens for
 	// producers: an address or a name, and a number (0: a free port).
@@ -32,7 +33,16 @@ type BrokerConfig struct {
 	// and topicBytes for what counts.
 	MaxQueued int
 
-	// Log takes the broker's log; nil means standard error. While the broker
+	// LogFile is the path of the log, which the broker opens itself and opens anew
+	// when it was renamed. Empty: the log is Log.
+	LogFile string
+
+	// Sync has what a drain wrote count as written only when it is on disk. It
+	// needs LogFile.
+	Sync bool
+
+	// Log takes the broker's log, or, with LogFile, one line when that fails;
+	// nil means standard error. While the broker
 	// is listening, one goroutine writes to it. After an error the write is
 	// tried again, unless the error wraps syscall.EPIPE or EBADF,
 	// io.ErrClosedPipe or os.ErrClosed, or syscall.EIO of what is not a regular
@@ -75,6 +85,9 @@ func (config *BrokerConfig) Validate() error {
 	}
 	if config.MaxQueued < 1 {
 		return wrong("max-queued", config.MaxQueued, "a count of bytes, at least 1")
+	}
+	if config.Sync && config.LogFile == "" {
+		return errors.New("-sync: must come with -log, whose file it syncs")
 	}
 	return nil
 }

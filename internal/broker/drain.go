@@ -20,6 +20,12 @@ const (
 	// would cost a busy broker more than queueing does.
 	noticeTime = 10 * time.Millisecond
 
+	// lookInterval is how often a store looks at the name of its file at least.
+	lookInterval = time.Second
+
+	// settleBytes is what messages count that a drain writes before it syncs.
+	settleBytes = 8 << 20
+
 	// lastRetry is the time between two drains of a broker that stops.
 	lastRetry = 100 * time.Millisecond
 )
@@ -31,14 +37,34 @@ type arrival struct {
 	count int
 }
 
-// taken is what the ticker goroutine has taken from the loop and not written yet.
+// taken is what the ticker goroutine has taken from the loop and not written yet:
+// lines, those of the notices first.
 type taken struct {
 	notices     []notice
 	noticeBytes int // memory of all notices that were taken together
+	messages    []*apiv1.Message
+	formatted   int // how many of the lines the log writer has
+	written     int // how many of them are written
 
-	messages  []*apiv1.Message
-	formatted int // how many of messages the log writer has
-	written   int // how many of messages are written and off the account
+	// Messages that are written and still on the account: they may not be on
+	// disk yet.
+	unsettled struct{ messages, bytes int }
+}
+
+// reset replaces what was taken, all of which is written, by notices.
+func (taken *taken) reset(notices []notice, bytes int) {
+	taken.notices, taken.noticeBytes = notices, bytes
+	taken.messages, taken.formatted, taken.written = taken.messages[:0], 0, 0
+}
+
+// lines returns how many lines were taken.
+func (taken *taken) lines() int {
+	return len(taken.notices) + len(taken.messages)
+}
+
+// accounted returns how many messages were taken and are still on the account.
+func (taken *taken) accounted() int {
+	return len(taken.messages) - max(0, taken.written-len(taken.notices)) + taken.unsettled.messages
 }
 
 // tickLoop is the ticker goroutine: it writes the log until served is closed and
@@ -47,12 +73,19 @@ type taken struct {
 func (broker *Broker) tickLoop(served <-chan struct{}) error {
 	ticker := time.NewTicker(cmp.Or(broker.config.Interval, retryInterval))
 	defer ticker.Stop()
-	var noticesDue <-chan time.Time
+	var looks, noticesDue <-chan time.Time
+	if broker.store != nil {
+		looks = time.Tick(lookInterval)
+	}
 	for {
 		var err error
 		select {
 		case <-ticker.C:
+			broker.nextLook = time.Time{}
 			err = broker.Drain()
+		case <-looks:
+			broker.nextLook = time.Time{}
+			err = broker.write(0)
 		case <-broker.wake:
 			if broker.drainWanted() {
 				err = broker.Drain()
@@ -81,6 +114,7 @@ func (broker *Broker) drainWanted() bool {
 // lastDrain drains until everything is written or the log is gone.
 func (broker *Broker) lastDrain() error {
 	for {
+		broker.nextLook = time.Time{}
 		if err := broker.Drain(); err == nil || broker.log.isPermanent(err) {
 			return err
 		}
@@ -94,7 +128,7 @@ func (broker *Broker) lastDrain() error {
 // it; nobody else may while ProducerListen runs.
 func (broker *Broker) Drain() error {
 	broker.state.Lock()
-	due := broker.state.queuedMessages - (len(broker.taken.messages) - broker.taken.written)
+	due := broker.state.queuedMessages - broker.taken.accounted()
 	roomWanted := broker.state.roomWanted
 	broker.state.roomWanted = false
 	broker.state.Unlock()
@@ -117,11 +151,15 @@ func (broker *Broker) write(due int) error {
 	for more := true; more && err == nil; more = due > 0 {
 		due -= broker.take(due)
 		err = broker.writeTaken()
+		if !broker.config.Sync || broker.taken.unsettled.bytes >= settleBytes {
+			err = cmp.Or(broker.settle(), err)
+		}
 	}
-	if err == nil {
-		err = broker.log.reportOutage()
+	if err = cmp.Or(broker.settle(), err); err != nil {
+		broker.beginOutage(err)
+		return err
 	}
-	return err
+	return broker.endOutage()
 }
 
 // take takes all notices, and about as many messages as one write holds, but at
@@ -132,7 +170,7 @@ func (broker *Broker) take(due int) int {
 	state, taken := &broker.state, &broker.taken
 	state.Lock()
 	defer state.Unlock()
-	taken.notices, taken.noticeBytes = state.notices.take()
+	taken.reset(state.notices.take())
 	for size := 0; len(taken.messages) < due && size < gatherSize; {
 		arrival := &state.arrivals[0]
 		message := arrival.topic.Queue.Dequeue()
@@ -146,50 +184,61 @@ func (broker *Broker) take(due int) int {
 	return len(taken.messages)
 }
 
-// writeTaken writes what was taken, or goes on where writing it failed, and takes
-// what was written off the account.
+// writeTaken writes what was taken, or goes on where writing it failed.
 func (broker *Broker) writeTaken() error {
 	taken, log := &broker.taken, &broker.log
 	now := time.Now() // for all messages that were taken: one write or a little more
-	err := log.finish()
-	for len(taken.notices) > 0 && err == nil {
-		err = log.notice(&taken.notices[0])
-		taken.notices = taken.notices[1:]
+	err := broker.look(now)
+	if err == nil {
+		err = log.finish()
 	}
-	for taken.formatted < len(taken.messages) && err == nil {
+	for taken.formatted < taken.lines() && err == nil {
+		at := taken.formatted
 		taken.formatted++
-		err = log.message(now, taken.messages[taken.formatted-1])
+		if at < len(taken.notices) {
+			err = log.notice(&taken.notices[at])
+		} else {
+			err = log.message(now, taken.messages[at-len(taken.notices)])
+		}
 	}
 	if err == nil {
 		err = log.flush()
 	}
-	broker.account(log.takeWritten())
+	for range log.takeWritten() {
+		if at := taken.written - len(taken.notices); at >= 0 {
+			taken.unsettled.messages++
+			taken.unsettled.bytes += messageBytes(taken.messages[at])
+			taken.messages[at] = nil // keep no message alive
+		}
+		taken.written++
+	}
 	return err
 }
 
-// account takes messages that were written, count more of those that were taken, off
-// the account, and the notices once all of them are written.
-func (broker *Broker) account(count int) {
+// settle takes the messages that are written off the account, once they are on disk
+// if that is wanted, and the notices once all of them are written.
+func (broker *Broker) settle() error {
 	state, taken := &broker.state, &broker.taken
-	bytes := 0
-	for _, message := range taken.messages[taken.written : taken.written+count] {
-		bytes += messageBytes(message)
+	settled := taken.unsettled
+	if settled.messages > 0 && broker.store != nil {
+		if err := broker.store.sync(); err != nil {
+			return err
+		}
+		wakeUp(broker.log.progress)
 	}
-	clear(taken.messages[taken.written : taken.written+count]) // keep no message alive
-	if taken.written += count; taken.written == len(taken.messages) {
-		taken.messages, taken.formatted, taken.written = taken.messages[:0], 0, 0
-	}
+	taken.unsettled.messages, taken.unsettled.bytes = 0, 0
 	state.Lock()
-	state.queuedMessages -= count
-	state.accountedBytes -= bytes
-	if len(taken.notices) == 0 {
+	state.queuedMessages -= settled.messages
+	state.accountedBytes -= settled.bytes
+	if taken.written >= len(taken.notices) {
 		state.notices.release(taken.noticeBytes)
 		taken.noticeBytes = 0
 	}
 	state.Unlock()
-	if count > 0 {
+	if settled.messages > 0 {
 		wakeUp(broker.written)
 	}
+	return nil
 }
 
 // forgetTopicsLocked forgets empty topics: all of them, or those beyond

@@ -3,7 +3,6 @@ package broker
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"syscall"
@@ -27,6 +26,9 @@ const (
 	pipeWrite = 4 << 10
 )
 
+// stampFormat is how a line begins: as with the standard log package.
+const stampFormat = "2006/01/02 15:04:05 "
+
 // logWriter writes whole lines, in the format of the standard log package, to a
 // writer that may fail and may take a part of what it is given. What was not taken
 // stays in the buffer and is written first the next time, so that no line is torn,
@@ -36,13 +38,10 @@ type logWriter struct {
 	regular  bool   // the writer is a regular file
 	maxWrite int    // bytes that are written at once
 	buffer   []byte // lines that are not taken yet
-	ends     []int  // where lines of messages end in the buffer
+	ends     []int  // where lines end in the buffer
 
 	unfinished bool   // the line that ends the buffer has no end yet ...
 	rest       []byte // ... and this is what is left of its data
-
-	outage      error     // first error of the current outage; nil if none
-	outageSince time.Time // when it came
 
 	second int64  // the Unix time ...
 	stamp  []byte // ... of this time stamp
@@ -54,10 +53,15 @@ type logWriter struct {
 func (log *logWriter) start(writer io.Writer) {
 	log.writer, log.maxWrite = writer, pipeWrite
 	log.progress = make(chan struct{}, 1)
-	if file, ok := writer.(*os.File); ok {
-		if info, err := file.Stat(); err == nil && info.Mode().IsRegular() {
-			log.regular, log.maxWrite = true, fileWrite
-		}
+	switch writer := writer.(type) {
+	case *os.File:
+		info, err := writer.Stat()
+		log.regular = err == nil && info.Mode().IsRegular()
+	case *store:
+		log.regular = true
+	}
+	if log.regular {
+		log.maxWrite = fileWrite
 	}
 }
 
@@ -65,7 +69,7 @@ func (log *logWriter) start(writer io.Writer) {
 func (log *logWriter) appendTime(when time.Time) {
 	if second := when.Unix(); second != log.second || log.stamp == nil {
 		log.second = second
-		log.stamp = when.AppendFormat(log.stamp[:0], "2006/01/02 15:04:05 ")
+		log.stamp = when.AppendFormat(log.stamp[:0], stampFormat)
 	}
 	log.buffer = append(log.buffer, log.stamp...)
 }
@@ -74,6 +78,7 @@ func (log *logWriter) appendTime(when time.Time) {
 func (log *logWriter) notice(notice *notice) error {
 	log.appendTime(notice.when)
 	log.buffer = append(notice.append(log.buffer), '\n')
+	log.ends = append(log.ends, len(log.buffer))
 	return log.flushFull()
 }
 
@@ -100,8 +105,8 @@ func (log *logWriter) finish() error {
 		log.rest = log.rest[part:]
 		if len(log.rest) == 0 {
 			log.buffer = append(log.buffer, "'\n"...)
-			log.ends = append(log.ends, len(log.buffer))
 			log.unfinished = false
+			log.ends = append(log.ends, len(log.buffer))
 		}
 		if err := log.flushFull(); err != nil {
 			return err
@@ -159,14 +164,10 @@ func (log *logWriter) flush() error {
 	for i := range log.ends {
 		log.ends[i] -= written
 	}
-	if err != nil && log.outage == nil {
-		log.outage, log.outageSince = err, time.Now()
-	}
 	return err
 }
 
-// takeWritten returns how many lines of messages were written since it was called
-// last.
+// takeWritten returns how many lines were written whole since it was called last.
 func (log *logWriter) takeWritten() int {
 	count := 0
 	for count < len(log.ends) && log.ends[count] <= 0 {
@@ -176,23 +177,18 @@ func (log *logWriter) takeWritten() int {
 	return count
 }
 
-// reportOutage writes a line about the failures that are over, if there were any.
-// The buffer must be empty.
-func (log *logWriter) reportOutage() error {
-	if log.outage == nil {
-		return nil
-	}
-	took := time.Since(log.outageSince).Round(time.Millisecond)
-	line := fmt.Sprintf("Broker: the log took nothing for %s: %v", took, log.outage)
-	log.outage = nil
-	log.notice(&notice{when: time.Now(), line: line})
-	return log.flush()
+// reset forgets what was not taken, and the line in hand.
+func (log *logWriter) reset() {
+	log.buffer, log.ends = log.buffer[:0], log.ends[:0]
+	log.rest, log.unfinished = nil, false
 }
 
 // isPermanent returns whether a log that failed with err can never take a line
-// again: a pipe without a reader, a terminal that hung up (EIO), a closed file.
+// again: a pipe without a reader, a terminal that hung up (EIO), a closed file, one
+// that could not be synced.
 func (log *logWriter) isPermanent(err error) bool {
-	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EBADF) ||
+	return errors.Is(err, errNotOnDisk) ||
+		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EBADF) ||
 		errors.Is(err, syscall.EIO) && !log.regular ||
 		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed)
 }
