@@ -49,31 +49,3 @@ func (broker *Broker) complain(line string) {
 	default:
 	}
 }
-
-// look has a store look at the name of its file, if that is due. If the file is
-// another, the line in hand is written anew, from its beginning.
-func (broker *Broker) look(now time.Time) error {
-	store := broker.store
-	if store == nil || store.file != nil && now.Before(broker.nextLook) {
-		return nil
-	}
-	moved, err := store.look()
-	if moved {
-		broker.log.reset()
-		broker.taken.formatted = broker.taken.written
-	}
-	if err != nil {
-		return err
-	}
-	broker.nextLook = now.Add(lookInterval)
-	broker.reportCut()
-	return nil
-}
-
-// reportCut hands over a notice about a torn line that the store has cut off.
-func (broker *Broker) reportCut() {
-	if store := broker.store; store != nil && store.cut > 0 {
-		broker.notify(fmt.Sprintf("Broker: cut %d bytes of a torn line off the end of the log", store.cut))
-		store.cut = 0
-	}
-}
