@@ -20,10 +20,10 @@ type BrokerConfig struct {
 	// drained before its reply is sent.
 	Interval time.Duration
 
-	// Timeout bounds a connection: reading its payload and waiting for room
-	// in the queue, or for the drain, altogether. The reply and the
-	// discarding of unread input have one second more. It is also how long a
-	// stopping broker waits for a log that takes nothing. Above 0.
+	// Timeout bounds a connection: reading its payload, waiting for room in
+	// the queue and, at interval 0, the drain, altogether. The reply and the
+	// discarding of unread input have one second more. A broker that stops
+	// waits as long for a log that takes nothing. Above 0.
 	Timeout time.Duration
 
 	// MaxPayload is the largest payload in bytes, at least 1.
@@ -72,7 +72,8 @@ func (config *BrokerConfig) Validate() error {
 		return wrong("phost", `""`, "a host, 0.0.0.0 for all interfaces")
 	}
 	if _, err := strconv.ParseUint(config.ProducerPort, 10, 16); err != nil {
-		return wrong("pport", strconv.Quote(config.ProducerPort), "a number from 0 to 65535, 0 for a free port")
+		return wrong("pport", strconv.Quote(config.ProducerPort),
+			"a number from 0 to 65535, 0 for a free port")
 	}
 	if config.Interval < 0 {
 		return wrong("interval", config.Interval, "a duration of at least 0, such as 3s")

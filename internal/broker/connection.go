@@ -25,7 +25,7 @@ const (
 	keptInput = 1 << 20
 )
 
-// errStopping is the reason to refuse who can't be served before the broker ends.
+// errStopping refuses a payload that can't be served before the broker ends.
 var errStopping = errors.New(apiv1.Stopping)
 
 // serveConnection serves one producer, start to end. Reading its payload, waiting

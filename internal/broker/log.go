@@ -31,8 +31,8 @@ const stampFormat = "2006/01/02 15:04:05 "
 
 // logWriter writes whole lines, in the format of the standard log package, to a
 // writer that may fail and may take a part of what it is given. What was not taken
-// stays in the buffer and is written first the next time, so that no line is torn,
-// repeated or started over. It belongs to one goroutine, but for progress.
+// stays in the buffer and is written first the next time, so that no line is torn
+// or repeated. It belongs to one goroutine, except for progress.
 type logWriter struct {
 	writer   io.Writer
 	regular  bool   // the writer is a regular file

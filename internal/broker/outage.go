@@ -11,8 +11,8 @@ type outage struct {
 	since time.Time
 }
 
-// beginOutage notes that the log failed with err. A log that is a store can't say so
-// itself, so one line on standard error does, unless the failure ends the broker.
+// beginOutage notes that the log failed with err. With a store, one line on standard
+// error says so, unless the failure ends the broker.
 func (broker *Broker) beginOutage(err error) {
 	if broker.outage.err != nil {
 		return
@@ -23,8 +23,8 @@ func (broker *Broker) beginOutage(err error) {
 	}
 }
 
-// endOutage writes a line about the outage that is over, if there was one. All that
-// was taken must be written.
+// endOutage writes a line about the outage that is over, if there was one. It is
+// called when all that was taken is written.
 func (broker *Broker) endOutage() error {
 	outage := broker.outage
 	if outage.err == nil {
@@ -38,7 +38,7 @@ func (broker *Broker) endOutage() error {
 }
 
 // complain writes a line to standard error, in the format of the log. It does not
-// wait for that, and leaves the line out while an earlier one is not taken.
+// wait, and drops the line if standard error has not taken the one before.
 func (broker *Broker) complain(line string) {
 	select {
 	case broker.complaint <- struct{}{}:
