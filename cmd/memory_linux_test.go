@@ -18,7 +18,7 @@ import (
 
 // bound returns how much memory the contract allows a broker, in bytes.
 func bound(maxQueued, maxPayload int) int {
-	return maxQueued*5/2 + maxPayload*6
+	return 8<<20 + maxQueued*5/2 + maxPayload*6
 }
 
 // peakMemory returns the largest resident memory that a process has had, in bytes, or
@@ -129,6 +129,8 @@ func TestMemoryBound(t *testing.T) {
 		"a topic a message":  {64 << 20, 16 << 20, []string{alternating(10_000, 10_000)}, true},
 		"a small queue, largest payloads": {1 << 20, 16 << 20,
 			[]string{repeated(100, "t", text(1000))}, true},
+		"small limits, data that is escaped": {1 << 20, 1 << 20,
+			[]string{repeated(1, "t", strings.Repeat("\x01", 1<<20-1000))}, true},
 	} {
 		if torture || test.short {
 			t.Run(name, func(t *testing.T) { fillAndRefuse(t, name, test) })
