@@ -34,6 +34,8 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	command.Duration(flags, &config.Timeout, "timeout", "give each connection this `duration`, above 0, to send its payload and to find room")
 	command.Size(flags, &config.MaxPayload, "max-payload", "refuse a payload of more `bytes`")
 	command.Size(flags, &config.MaxQueued, "max-queued", "queue at most this many `bytes`, overhead included")
+	flags.StringVar(&config.LogFile, "log", "", "write the log to this `file`, which may be renamed at any time; else to standard error")
+	flags.BoolVar(&config.Sync, "sync", false, "count a message as written only when it is on disk; needs -log")
 	if status, done := command.Parse(flags, "[flags]", arguments, stdout, stderr); done {
 		return status
 	}

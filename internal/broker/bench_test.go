@@ -109,7 +109,7 @@ func BenchmarkDrain(b *testing.B) {
 				for range count {
 					bus.HandleNewMessage(message)
 				}
-				bus.announce()
+				bus.announceLocked()
 				if err := bus.Drain(); err != nil {
 					b.Fatal(err)
 				}

@@ -3,10 +3,9 @@
 //
 // Two goroutines do all the work. The loop (ProducerListen) serves one
 // connection at a time, start to end, and queues its messages. The ticker
-// goroutine (tick) drains the queues and alone writes the log; the loop hands it
-// its own lines, the notices. What the two share is guarded by one mutex, which
-// is never held while something is read or written, so neither waits for the
-// other's input or output.
+// goroutine (tickLoop) drains the queues and alone writes the log; the loop hands
+// it its own lines, the notices. One mutex guards what the two share. It is never
+// held during input or output, so neither goroutine waits for the other's.
 package broker
 
 import (
@@ -30,60 +29,87 @@ type Broker struct {
 	decoder  decoder.Decoder
 	encoder  encoder.Encoder
 	listener *net.TCPListener
-	input    []byte // the loop's buffer for payloads that are not large
-	expected int    // its guess at the size of the next payload, in bytes
+	input    []byte            // the loop's buffer: see readPayload
+	topics   map[string]*Topic // guarded by state
 
-	log   logWriter // the ticker goroutine's
-	batch batch     // the ticker goroutine's
+	// state is what the loop and the ticker goroutine share.
+	state struct {
+		sync.Mutex
+		payloadTopics  []*Topic  // that the payload in hand has messages for
+		arrivals       []arrival // of the messages in the queues, in order
+		notices        notices
+		queuedMessages int  // in the queues, or taken from them and not written
+		accountedBytes int  // of these and of the topics: see messageBytes, topicBytes
+		roomWanted     bool // the last payload found no room: drain, forget empty topics
+	}
 
-	mutex    sync.Mutex // guards what follows, up to the next blank line
-	topics   map[string]*Topic
-	touched  []*Topic  // to which the payload in hand has brought messages
-	arrivals []arrival // of the queued messages, in order
-	notices  notices
-	told     bool // the ticker goroutine was told of notices, and has not looked yet
-	queued   int  // messages that are queued, or in the batch and not written
-	cost     int  // what these and the topics take, in bytes: see messageCost
-	full     bool // the last payload found no room: drain at once, and forget empty topics
+	// What follows is the ticker goroutine's, up to the channels.
+	log      logWriter
+	taken    taken
+	store    *store    // the log, if it is a file of the broker's own
+	nextLook time.Time // at the name of that file
+	outage   outage
 
-	wake    chan struct{} // notices wait, or a drain is wanted
-	written chan struct{} // messages were written
+	stderr    io.Writer     // takes complaints about a store
+	complaint chan struct{} // full: stderr has not taken one yet
+
+	wake    chan struct{} // to the ticker goroutine: there are notices, or a drain is wanted
+	written chan struct{} // to the loop: messages were written, or topics forgotten
 	ended   chan struct{} // closed: the ticker goroutine has ended
 
 	serving  sync.Mutex    // held while ProducerListen runs
 	stop     sync.Once     // closes stopping
-	stopping chan struct{} // closed: take no more producers
+	stopping chan struct{} // closed: accept no more producers
 }
 
 // New returns a broker that listens as config says, and whose Addr works, but
 // which serves nobody before ProducerListen. It keeps config, which must not be
-// changed any more. Its error is config.Validate's, or tells why the address
+// changed any more. Its error is config.Validate's, or says why the address
 // can't be listened on.
 func New(config *BrokerConfig) (*Broker, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	listening := net.ListenConfig{KeepAlive: -1} // no connection lasts long enough for it
-	listening.SetMultipathTCP(false)             // refuseConnections could not stop that
+	listening := net.ListenConfig{
+		KeepAlive: -1, // no connection lasts long enough for it
+		Control:   deferAccept,
+	}
+	listening.SetMultipathTCP(false) // refuseConnections has no effect on that
 	address := net.JoinHostPort(config.ProducerHost, config.ProducerPort)
 	listener, err := listening.Listen(context.Background(), "tcp", address)
 	if err != nil {
-		return nil, err // it says which address
+		return nil, err // it names the address
 	}
 	broker := &Broker{
 		config:   config,
 		decoder:  decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead),
 		encoder:  encoder.NewMsgpackEncoder(),
 		listener: listener.(*net.TCPListener),
-		input:    make([]byte, 0, minInput),
+		input:    make([]byte, min(keptInput, config.MaxPayload+1)),
 		topics:   make(map[string]*Topic),
 		wake:     make(chan struct{}, 1),
 		written:  make(chan struct{}, 1),
 		ended:    make(chan struct{}),
 		stopping: make(chan struct{}),
 	}
-	broker.log.start(cmp.Or[io.Writer](config.Log, os.Stderr))
+	if err := broker.openLog(); err != nil {
+		listener.Close()
+		return nil, err
+	}
 	return broker, nil
+}
+
+// openLog opens the log.
+func (broker *Broker) openLog() error {
+	writer := cmp.Or[io.Writer](broker.config.Log, os.Stderr)
+	if broker.config.LogFile == "" {
+		broker.log.start(writer)
+		return nil
+	}
+	broker.stderr, broker.complaint = writer, make(chan struct{}, 1)
+	broker.store = &store{path: broker.config.LogFile, synced: broker.config.Sync}
+	broker.log.start(broker.store)
+	return broker.store.open()
 }
 
 // Addr returns the address that the broker listens on.
@@ -99,17 +125,22 @@ func (broker *Broker) ProducerListen() error {
 	defer broker.serving.Unlock()
 	broker.notify("Broker: start listening for incoming producer messages...")
 	broker.notify(fmt.Sprintf("Broker: listening on %s", broker.Addr()))
+	broker.reportCut()
 
 	served := make(chan struct{})
 	result := make(chan error, 1)
 	go func() {
-		result <- broker.tick(served)
+		err := broker.tickLoop(served)
+		if broker.store != nil {
+			broker.store.close()
+		}
+		result <- err
 		close(broker.ended)
 		broker.stopAccepting()
 	}()
 	broker.serve()
 	close(served)
-	return broker.awaitEnd(result)
+	return broker.awaitLastDrain(result)
 }
 
 // Close makes ProducerListen serve the connection in hand and those that wait
@@ -122,116 +153,72 @@ func (broker *Broker) Close() {
 	broker.listener.Close()
 }
 
-// awaitEnd waits for the ticker goroutine's last drain, unless the log takes
-// nothing for the time-out.
-func (broker *Broker) awaitEnd(result <-chan error) error {
-	const leastPatience = 200 * time.Millisecond // for a log that works
-	patience := max(broker.config.Timeout, leastPatience)
-	begin := time.Now()
-	for wait := patience; wait > 0; {
+// awaitLastDrain waits for the ticker goroutine's end. It gives up when the log
+// has taken nothing for the time-out.
+func (broker *Broker) awaitLastDrain(result <-chan error) error {
+	const minPatience = 200 * time.Millisecond // a log that works may need as long
+	patience := max(broker.config.Timeout, minPatience)
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for {
 		select {
 		case err := <-result:
 			if err != nil {
 				return broker.unwritten(err)
 			}
 			return nil
-		case <-time.After(wait):
+		case <-broker.log.progress:
+		case <-timer.C:
+			select {
+			case <-broker.log.progress: // both at once
+			default:
+				return broker.unwritten(fmt.Errorf("the log took nothing for %s", patience))
+			}
 		}
-		last := time.Unix(0, broker.log.progress.Load())
-		if last.Before(begin) {
-			last = begin
-		}
-		wait = time.Until(last.Add(patience))
+		timer.Reset(patience)
 	}
-	return broker.unwritten(fmt.Errorf("the log took nothing for %s", patience))
 }
 
 // unwritten adds to err how many messages are still queued.
 func (broker *Broker) unwritten(err error) error {
-	broker.mutex.Lock()
-	defer broker.mutex.Unlock()
-	return fmt.Errorf("messages not written: %d: %w", broker.queued, err)
+	broker.state.Lock()
+	defer broker.state.Unlock()
+	return fmt.Errorf("messages not written: %d: %w", broker.state.queuedMessages, err)
 }
 
-// HandleNewMessage routes message, which must be checked, into its topic, which
-// it makes if there is none. Only the loop may call it, and hold broker.mutex
-// for all messages of a payload: so the drain sees the whole payload or nothing.
+// HandleNewMessage routes message, which must be checked, into its topic, and
+// makes the topic if there is none. The caller holds the lock of broker.state for
+// all messages of a payload and for announceLocked, so that a drain sees the whole
+// payload or nothing.
 func (broker *Broker) HandleNewMessage(message *apiv1.Message) {
-	var topic *Topic
-	if last := len(broker.touched) - 1; last >= 0 && broker.touched[last].Name == message.Topic {
-		topic = broker.touched[last] // as in most payloads, for less than the map takes
-	} else {
-		topic = broker.topics[message.Topic]
-	}
-	if topic == nil {
-		topic = NewTopic(message.Topic)
-		broker.topics[topic.Name] = topic
-		broker.cost += topicCost(topic.Name)
-	}
-	if topic.brought == 0 {
-		broker.touched = append(broker.touched, topic)
+	state := &broker.state
+	topic := broker.topicLocked(message.Topic)
+	if topic.fromPayload == 0 {
+		state.payloadTopics = append(state.payloadTopics, topic)
 	}
 	topic.Dispatch(message)
-	broker.queued++
-	broker.cost += messageCost(message)
-	if last := len(broker.arrivals) - 1; last >= 0 && broker.arrivals[last].topic == topic {
-		broker.arrivals[last].count++
+	state.queuedMessages++
+	state.accountedBytes += messageBytes(message)
+	if last := len(state.arrivals) - 1; last >= 0 && state.arrivals[last].topic == topic {
+		state.arrivals[last].count++
 	} else {
-		broker.arrivals = append(broker.arrivals, arrival{topic, 1})
+		state.arrivals = append(state.arrivals, arrival{topic, 1})
 	}
 }
 
-// announce ends the queueing of a payload with its notices: the topics that it
-// made, and how many messages it brought to which. The caller holds broker.mutex.
-func (broker *Broker) announce() {
-	now, keep := time.Now(), broker.notices.room()
-	for _, topic := range broker.touched {
-		if topic.made {
-			broker.notices.add(keep, notice{when: now, topic: topic})
-			topic.made = false
-		}
+// topicLocked returns the topic with that name, and makes it if there is none.
+func (broker *Broker) topicLocked(name string) *Topic {
+	state := &broker.state
+	// The fast path: most payloads have one topic.
+	if last := len(state.payloadTopics) - 1; last >= 0 && state.payloadTopics[last].Name == name {
+		return state.payloadTopics[last]
 	}
-	for _, topic := range broker.touched {
-		broker.notices.add(keep, notice{when: now, topic: topic, count: topic.brought})
-		topic.brought = 0
+	topic := broker.topics[name]
+	if topic == nil {
+		topic = NewTopic(name)
+		broker.topics[name] = topic
+		state.accountedBytes += topicBytes(name)
+		state.notices.add(notice{when: time.Now(), topic: topic})
 	}
-	clear(broker.touched)
-	broker.touched = broker.touched[:0]
-	broker.tell()
-}
-
-// notify hands a line of printable text to the ticker goroutine for the log.
-func (broker *Broker) notify(line string) {
-	broker.mutex.Lock()
-	broker.notices.add(broker.notices.room(), notice{when: time.Now(), line: line})
-	broker.tell()
-	broker.mutex.Unlock()
-}
-
-// tell wakes the ticker goroutine for notices, once until it looks. The caller
-// holds broker.mutex.
-func (broker *Broker) tell() {
-	if !broker.told {
-		broker.told = true
-		signal(broker.wake)
-	}
-}
-
-// signal wakes the one goroutine that receives from channel, now or the next
-// time that it looks. The channel must have room for one element.
-func signal(channel chan<- struct{}) {
-	select {
-	case channel <- struct{}{}:
-	default:
-	}
-}
-
-// closed tells whether channel, on which nothing is sent, is closed.
-func closed(channel <-chan struct{}) bool {
-	select {
-	case <-channel:
-		return true
-	default:
-		return false
-	}
+	return topic
 }

@@ -1,9 +1,11 @@
 package broker
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"reflect"
 	"runtime"
@@ -219,12 +221,13 @@ func TestReset(t *testing.T) {
 	}
 }
 
-// A client that sends nothing, or does not end, or sends a byte now and then, is
-// told so when its time is up, and the next is served.
+// A client that stops after a byte, or does not end, or sends a byte now and then,
+// is refused when its time is up, and the next is served.
 func TestSilentClients(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Second })
 	want := apiv1.Reply{Error: "the payload did not end within 1s: half-close after the last byte"}
 	silent := bus.dial()
+	bus.write(silent, "\x92", false)
 	unended := bus.dial()
 	bus.write(unended, payload("t", "unended"), false)
 	slow := bus.dial()
@@ -278,7 +281,7 @@ func TestRefusalReachesASender(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.MaxPayload = 1000 })
 	want := apiv1.Reply{Error: "the payload is too large: more than 1000 bytes (-max-payload)"}
 	sending := bus.dial()
-	bus.write(sending, strings.Repeat("x", 2000), false)
+	bus.write(sending, "\x82"+strings.Repeat("x", 2000), false)
 	until(t, "the refusal", func() bool { return strings.Contains(bus.record.String(), want.Error) })
 	for range 10 {
 		bus.write(sending, strings.Repeat("x", 100_000), false)
@@ -293,7 +296,7 @@ func TestRefusalReachesASender(t *testing.T) {
 
 	// One that sends more than is discarded is reset, but not before the reply.
 	endless := bus.dial()
-	if _, err := endless.Write(make([]byte, 64<<20)); err == nil {
+	if _, err := endless.Write(bytes.Repeat([]byte("\x82"), 64<<20)); err == nil {
 		t.Error("64 MiB were taken")
 	}
 	if answer, _ := io.ReadAll(endless); !strings.Contains(string(answer), want.Error) {
@@ -309,8 +312,81 @@ func TestRefusedProducerThatStays(t *testing.T) {
 		config.Timeout = time.Hour
 	})
 	staying := bus.dial()
-	bus.write(staying, strings.Repeat("x", 2000), false)
+	bus.write(staying, "\x82"+strings.Repeat("x", 2000), false)
 	bus.accept(payload("t", "1"), 1)
+}
+
+// A client of another protocol that waits for an answer is refused by its first
+// byte, and delays others only until it is clear that it sends no more.
+func TestOtherProtocolsAreRefusedAtOnce(t *testing.T) {
+	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Hour })
+	want := apiv1.Reply{Error: "message 1: is an integer, must be a map of Topic and Data"}
+	best := time.Hour // a busy machine may hold up some
+	for range 5 {
+		begin := time.Now()
+		browser := bus.dial()
+		bus.write(browser, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", false)
+		if reply := bus.reply(browser); *reply != want {
+			t.Errorf("got %+v", *reply)
+		}
+		bus.accept(payload("t", "behind a browser that keeps its connection"), 1)
+		best = min(best, time.Since(begin))
+	}
+	if best >= graceTime {
+		t.Errorf("the next was served after %s at best", best)
+	}
+}
+
+// Clients that send nothing delay nobody, and are served once they send or end.
+func TestSilentClientsDelayNobody(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux keeps silent connections in the kernel")
+	}
+	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Hour })
+	first, second, third := bus.dial(), bus.dial(), bus.dial()
+	bus.accept(payload("t", "1"), 1)
+	bus.write(second, payload("t", "2"), true)
+	if reply := bus.reply(second); *reply != (apiv1.Reply{Accepted: 1}) {
+		t.Errorf("who sent late: %+v", *reply)
+	}
+	bus.write(first, "", true)
+	if reply := bus.reply(first); *reply != (apiv1.Reply{}) {
+		t.Errorf("who only half-closed: %+v", *reply)
+	}
+	third.Close()
+	bus.accept(payload("t", "3"), 1)
+	bus.Close()
+	if got := received(t, bus.record.String())["t"]; !slices.Equal(got, []string{"1", "2", "3"}) {
+		t.Errorf("logged %q", got)
+	}
+}
+
+// The log has all messages in the order of acceptance, whatever their topics.
+func TestOrderOverAllTopics(t *testing.T) {
+	bus := start(t, func(config *BrokerConfig) { config.Interval = time.Millisecond })
+	next, random := 0, rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		count := 1 + random.IntN(15)
+		several := string([]byte{byte(0x90 + count)})
+		for range count {
+			several += payload(fmt.Sprint("topic ", random.IntN(5)), fmt.Sprint(next))
+			next++
+		}
+		bus.accept(several, count)
+	}
+	bus.Close()
+	at := 0
+	for _, line := range lines(t, bus.record.String()) {
+		if _, data, found := strings.Cut(line, "': '"); found {
+			if data != fmt.Sprintf("%d'", at) {
+				t.Fatalf("message %d of the log is %s", at, line)
+			}
+			at++
+		}
+	}
+	if at != next {
+		t.Errorf("%d messages of %d are in the log", at, next)
+	}
 }
 
 // The tutorial's drain iterates over the topics while the loop adds some. Run
@@ -351,7 +427,7 @@ func TestHandleNewMessage(t *testing.T) {
 	for _, text := range []string{"1", "2"} {
 		bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(text)})
 	}
-	bus.announce()
+	bus.announceLocked()
 	topic := bus.topics["t"]
 	if topic == nil || topic.Name != "t" || topic.Queue.Len() != 2 {
 		t.Fatalf("the topic is %+v", topic)
@@ -363,8 +439,8 @@ func TestHandleNewMessage(t *testing.T) {
 	if got := lines(t, bus.record.String()); !slices.Equal(got, want) {
 		t.Errorf("the log is %q", got)
 	}
-	if bus.topics["t"] != topic || topic.Queue.Len() != 0 || bus.queued != 0 || bus.cost != topicCost("t") {
-		t.Errorf("left: %d messages, %d bytes", bus.queued, bus.cost)
+	if bus.topics["t"] != topic || topic.Queue.Len() != 0 || bus.state.queuedMessages != 0 || bus.state.accountedBytes != topicBytes("t") {
+		t.Errorf("left: %d messages, %d bytes", bus.state.queuedMessages, bus.state.accountedBytes)
 	}
 }
 
@@ -388,7 +464,7 @@ func TestTick(t *testing.T) {
 		bus := listen(t, func(config *BrokerConfig) { config.Interval = 3 * time.Second })
 		defer bus.Close()
 		stopping := make(chan struct{})
-		go func() { bus.ended <- bus.tick(stopping) }()
+		go func() { bus.ended <- bus.tickLoop(stopping) }()
 		queue := func(text string) {
 			if err := bus.enqueue([]*apiv1.Message{{Topic: "t", Data: []byte(text)}}, time.Now()); err != nil {
 				t.Error(err)
@@ -468,6 +544,9 @@ func TestCloseServesThoseWhoWait(t *testing.T) {
 func TestCloseRefusesWhomItCantServe(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
 	inHand, silent, waiting := bus.dial(), bus.dial(), bus.dial()
+	message := payload("t", "in hand")
+	bus.write(inHand, message[:1], false)
+	bus.write(silent, "\x82", false)
 	bus.write(waiting, payload("t", "too late"), true)
 	until(t, "the connection in hand", func() bool {
 		// The broker is in the middle of it when a probe is not answered.
@@ -484,7 +563,7 @@ func TestCloseRefusesWhomItCantServe(t *testing.T) {
 		close(closed)
 	}()
 	<-bus.stopping
-	bus.write(inHand, payload("t", "in hand"), true)
+	bus.write(inHand, message[1:], true)
 	if reply := bus.reply(inHand); *reply != (apiv1.Reply{Accepted: 1}) {
 		t.Errorf("in hand: %+v", *reply)
 	}
@@ -506,6 +585,7 @@ func TestStopRefusesConnections(t *testing.T) {
 	}
 	bus := start(t, nil)
 	inHand := bus.dial()
+	bus.write(inHand, "\x90", false)
 	bus.stopAccepting()
 	connection, err := net.DialTimeout("tcp", bus.Addr().String(), 100*time.Millisecond)
 	if err == nil {
@@ -521,6 +601,8 @@ func TestCloseWithASilentClient(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Second })
 	bus.accept(payload("t", "1"), 1)
 	inHand, waiting := bus.dial(), bus.dial()
+	bus.write(inHand, "\x92", false)
+	bus.write(waiting, "\x92", false)
 	begin := time.Now()
 	go func() {
 		bus.reply(inHand)

@@ -1,14 +1,15 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
 	"time"
 )
 
-// BrokerConfig is what an operator can set. Each field but Log is named after
-// its flag of the broker command.
+// BrokerConfig is what an operator can set. Each field but Log has the name of
+// its flag of the broker command; LogFile is -log.
 type BrokerConfig struct {
 	// ProducerHost and ProducerPort are where the broker listens for
 	// producers: an address or a name, and a number (0: a free port).
@@ -28,18 +29,28 @@ type BrokerConfig struct {
 	// MaxPayload is the largest payload in bytes, at least 1.
 	MaxPayload int
 
-	// MaxQueued bounds what is queued, in bytes, at least 1. See messageCost
-	// and topicCost for what counts.
+	// MaxQueued bounds what is queued, in bytes, at least 1. See messageBytes
+	// and topicBytes for what counts.
 	MaxQueued int
 
-	// Log takes the broker's log; nil means standard error. While the broker
-	// is listening, one goroutine writes to it. A write error is taken to
-	// pass, and the write is tried again, unless it wraps syscall.EPIPE or
-	// EBADF, io.ErrClosedPipe or os.ErrClosed.
+	// LogFile is the path of the log, which the broker opens itself and opens anew
+	// when it was renamed. Empty: the log is Log.
+	LogFile string
+
+	// Sync has what a drain wrote count as written only when it is on disk. It
+	// needs LogFile.
+	Sync bool
+
+	// Log takes the broker's log, or, with LogFile, one line when that fails;
+	// nil means standard error. While the broker
+	// is listening, one goroutine writes to it. After an error the write is
+	// tried again, unless the error wraps syscall.EPIPE or EBADF,
+	// io.ErrClosedPipe or os.ErrClosed, or syscall.EIO of what is not a regular
+	// file. These end the broker.
 	Log io.Writer
 }
 
-// DefaultConfig returns the configuration of a broker that is told nothing.
+// DefaultConfig returns the configuration of a broker without flags.
 func DefaultConfig() *BrokerConfig {
 	return &BrokerConfig{
 		ProducerHost: "127.0.0.1",
@@ -75,18 +86,22 @@ func (config *BrokerConfig) Validate() error {
 	if config.MaxQueued < 1 {
 		return wrong("max-queued", config.MaxQueued, "a count of bytes, at least 1")
 	}
+	if config.Sync && config.LogFile == "" {
+		return errors.New("-sync: must come with -log, whose file it syncs")
+	}
 	return nil
 }
 
 // MemoryLimit returns how much memory, in bytes, a process that is one broker
-// should take at the most: what the queue, its growth and the garbage of a few
-// payloads need. It is for debug.SetMemoryLimit: near it, garbage is collected
-// more often than in proportion to what is queued.
+// should have the garbage collector aim at. It keeps the resident memory under
+// 8 MiB + 2.5 * MaxQueued + 6 * MaxPayload: the program, what is queued and its
+// growth, and the garbage of a few payloads. It is for debug.SetMemoryLimit, which
+// does not count the program itself.
 func (config *BrokerConfig) MemoryLimit() int64 {
 	const (
-		program = 8 << 20 // resident bytes that the limit does not see
-		margin  = 0.9     // the limit is a soft one: large allocations overshoot it
+		least  = 4 << 20 // what an idle broker takes
+		margin = 0.9     // the limit is a soft one: large allocations overshoot it
 	)
-	limit := margin*(2.5*float64(config.MaxQueued)+6*float64(config.MaxPayload)) - program
-	return int64(min(max(limit, program), 1<<62))
+	limit := margin * (2.5*float64(config.MaxQueued) + 6*float64(config.MaxPayload))
+	return int64(min(max(limit, least), 1<<62))
 }

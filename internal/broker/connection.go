@@ -14,190 +14,116 @@ import (
 )
 
 const (
-	// graceTime bounds what follows a connection's deadline: the reply and the
-	// discarding of unread input. It is also how long a broker that stops goes
-	// on serving those who wait already.
-	graceTime = time.Second
-
 	// maxDiscarded is how much unread input is discarded, in bytes, so that a
-	// producer that is still sending gets to read its refusal.
+	// producer that is still sending reads its refusal.
 	maxDiscarded = 4 << 20
 
-	// A payload is read into the loop's own buffer of minInput bytes and copied
-	// out of it. After one that was larger, the next is read into a buffer that
-	// such a one just fits, of maxExpected bytes at the most, and stays there.
-	minInput    = 64 << 10
-	maxExpected = 1 << 20
+	// discardTime is how long more input is awaited after the last that came.
+	discardTime = 100 * time.Millisecond
 
-	// While it stops, the loop waits backlogTime for a connection to come, and
-	// for one that it has no time for to go. While it has no descriptor for a connection it
-	// waits from minBackoff to maxBackoff.
-	backlogTime = 10 * time.Millisecond
-	minBackoff  = 5 * time.Millisecond
-	maxBackoff  = time.Second
+	// keptInput bounds the buffer that the loop keeps for payloads, in bytes.
+	keptInput = 1 << 20
 )
 
-// errStopping refuses those whom a broker that stops has no time for.
+// errStopping is the reason to refuse who can't be served before the broker ends.
 var errStopping = errors.New(apiv1.Stopping)
 
-// serve is the loop. It accepts and serves one connection after the other. When
-// stopping is closed it serves those that wait already for graceTime, refuses
-// what is left of them for as long at the most, and returns.
-func (broker *Broker) serve() {
-	defer broker.listener.Close()
-	var last time.Time // until when a broker that stops serves
-	var backoff time.Duration
-	idle := 0
-	for {
-		stopping := closed(broker.stopping)
-		if stopping {
-			if last.IsZero() {
-				last = time.Now().Add(graceTime)
-			}
-			if time.Since(last) > graceTime {
-				return
-			}
-			broker.listener.SetDeadline(time.Now().Add(backlogTime))
-		}
-		connection, err := broker.listener.AcceptTCP()
-		switch {
-		case err == nil:
-			backoff, idle = 0, 0
-			allowed := broker.config.Timeout
-			if stopping {
-				allowed = min(allowed, time.Until(last))
-			}
-			broker.serveConnection(connection, allowed)
-		case errors.Is(err, net.ErrClosed):
-			return
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			if !stopping {
-				continue // stopAccepting has set the deadline, and is about to close stopping
-			}
-			// Where this goroutine was kept waiting, the deadline may have
-			// passed before anybody looked whether a connection waits.
-			if idle++; idle == 3 {
-				return
-			}
-		default: // for want of descriptors or memory, which may pass
-			if backoff == 0 {
-				broker.notify(fmt.Sprintf("Broker: can't accept connections, trying on: %v", err))
-			}
-			backoff = min(max(2*backoff, minBackoff), maxBackoff)
-			if stopping {
-				time.Sleep(minBackoff)
-				continue
-			}
-			select {
-			case <-time.After(backoff):
-			case <-broker.stopping:
-			}
-		}
-	}
-}
-
-// stopAccepting makes serve return soon.
-func (broker *Broker) stopAccepting() {
-	broker.stop.Do(func() {
-		refuseConnections(broker.listener)
-		// The deadline wakes the loop. It comes first: once stopping is
-		// closed, deadlines are the loop's.
-		broker.listener.SetDeadline(time.Now())
-		close(broker.stopping)
-	})
-}
-
 // serveConnection serves one producer, start to end. Reading its payload, waiting
-// for room and draining may take the allowed time altogether.
-func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Duration) {
+// for room and draining may take the allowed time altogether. A payload that does
+// not end in time is refused because of that, or because the broker is stopping.
+func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Duration, stopping bool) {
 	defer connection.Close()
-	if allowed <= 0 {
-		broker.refuse(connection, errStopping)
-		return
-	}
 	deadline := time.Now().Add(allowed)
 	connection.SetReadDeadline(deadline)
-	payload, err := broker.readPayload(connection)
+	messages, err := broker.readMessages(connection)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf(apiv1.NoEnd+"%s: half-close after the last byte", allowed)
-		if allowed < broker.config.Timeout {
+		err = fmt.Errorf(apiv1.NoEnd+"%s: half-close after the last byte", broker.config.Timeout)
+		if stopping {
 			err = errStopping
 		}
-	}
-	var messages []*apiv1.Message
-	if err == nil {
-		messages, err = broker.decoder.Decode(payload)
 	}
 	if err == nil {
 		err = broker.enqueue(messages, deadline)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		broker.refuse(connection, err)
-		return
+	case broker.config.Interval == 0 && len(messages) > 0 && !broker.awaitWritten(deadline):
+		broker.notify(fmt.Sprintf("no reply to %s: its messages are queued, but were not written in time",
+			connection.RemoteAddr()))
+	default:
+		broker.reply(connection, &apiv1.Reply{Accepted: len(messages)})
 	}
-	if broker.config.Interval == 0 && len(messages) > 0 && !broker.await(deadline, func() bool { return broker.queued == 0 }) {
-		broker.notify(fmt.Sprintf("no reply to %s: its messages are queued, but were not written in time", connection.RemoteAddr()))
-		return
-	}
-	broker.reply(connection, &apiv1.Reply{Accepted: len(messages)})
 }
 
-// refuse tells the producer and the operator why its payload was refused.
-func (broker *Broker) refuse(connection *net.TCPConn, why error) {
-	broker.notify(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), why))
-	end := time.Now().Add(graceTime)
-	connection.SetWriteDeadline(end)
-	broker.reply(connection, &apiv1.Reply{Error: why.Error()})
+// refuse reports to the producer and to the operator why a payload is refused.
+func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
+	broker.notify(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), reason))
+	broker.reply(connection, &apiv1.Reply{Error: reason.Error()})
+	connection.CloseWrite()
 	// Closing with unread input would reset the connection, and the producer
 	// would lose the reply.
-	connection.CloseWrite()
-	if why == errStopping {
-		end = time.Now().Add(backlogTime) // there may be many of these
+	end, wait := time.Now().Add(graceTime), discardTime
+	if reason == errStopping {
+		wait = backlogTime // there may be many of these
 	}
-	connection.SetReadDeadline(end)
-	io.CopyN(io.Discard, connection, maxDiscarded)
+	for discarded := 0; discarded < maxDiscarded; {
+		connection.SetReadDeadline(time.Now().Add(min(wait, time.Until(end))))
+		count, err := connection.Read(broker.input)
+		if err != nil {
+			return
+		}
+		discarded += count
+	}
 }
 
-// reply sends reply, for which a connection that has sent nothing yet always has
-// room. Whether it arrives is not the broker's concern: a producer may have closed
-// without waiting for it.
+// reply sends reply. The broker ignores errors: a producer may have closed without
+// reading it.
 func (broker *Broker) reply(connection *net.TCPConn, reply *apiv1.Reply) {
 	encoded, err := broker.encoder.EncodeReply(reply)
 	if err == nil {
+		connection.SetWriteDeadline(time.Now().Add(graceTime))
 		connection.Write(encoded)
 	}
 }
 
-// readPayload reads until the producer's half-close and returns what it read.
+// readMessages reads until the producer's half-close and decodes what it read.
+func (broker *Broker) readMessages(connection *net.TCPConn) ([]*apiv1.Message, error) {
+	payload, err := broker.readPayload(connection)
+	if err != nil {
+		return nil, err
+	}
+	return broker.decoder.Decode(bytes.Clone(payload))
+}
+
+// readPayload reads until the producer's half-close. What it returns may be the
+// loop's own buffer, which a payload that does not fit outgrows for this once.
 func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
 	limit := broker.config.MaxPayload
-	input := broker.input[:0]
-	if broker.expected > minInput {
-		input = make([]byte, 0, broker.expected)
-	}
-	var err error
-	for err == nil {
-		if len(input) == cap(input) {
-			larger := make([]byte, len(input), min(4*cap(input), limit)+1)
-			copy(larger, input)
-			input = larger
+	input, length := broker.input, 0
+	for {
+		count, err := connection.Read(input[length:])
+		if length == 0 && count > 0 {
+			if err := broker.decoder.CheckFirst(input[0]); err != nil {
+				return nil, err
+			}
 		}
-		var count int
-		count, err = connection.Read(input[len(input):cap(input)])
-		input = input[:len(input)+count]
-		if len(input) > limit {
-			err = fmt.Errorf(apiv1.TooLarge+"more than %d bytes (-max-payload)", limit)
+		length += count
+		var broken *net.OpError
+		switch {
+		case length > limit:
+			return nil, fmt.Errorf(apiv1.TooLarge+"more than %d bytes (-max-payload)", limit)
+		case err == io.EOF:
+			return input[:length], nil
+		case length == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe may reset
+			return nil, nil
+		case errors.As(err, &broken):
+			return nil, fmt.Errorf(apiv1.Broke+"%w", broken.Err)
+		case err != nil:
+			return nil, err
+		case length == len(input):
+			input = append(make([]byte, 0, min(4*length, limit+1)), input...)
+			input = input[:cap(input)]
 		}
 	}
-	broker.expected = min(len(input)+len(input)/16+1, maxExpected)
-	var broken *net.OpError
-	switch {
-	case err == io.EOF && cap(input) > minInput && len(input) > cap(input)/8*7:
-		return input, nil // a copy would be hardly smaller
-	case err == io.EOF, len(input) == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe may hang up hard
-		return bytes.Clone(input), nil
-	case errors.As(err, &broken):
-		return nil, fmt.Errorf(apiv1.Broke+"%w", broken.Err)
-	}
-	return nil, err
 }

@@ -1,212 +1,174 @@
 package broker
 
 import (
+	"cmp"
+	"fmt"
 	"time"
 
 	"mbus/internal/apiv1"
 )
 
-const (
-	// maxEmptyTopics is how many topics may be known before the drain forgets
-	// those that are empty.
-	maxEmptyTopics = 10_000
-
-	// retryInterval is the time between two drains at interval 0, where only
-	// a log that failed needs them.
-	retryInterval = time.Second
-
-	// noticeTime is how long notices wait for others: a wake-up for each
-	// would cost a busy broker more than queueing does.
-	noticeTime = 10 * time.Millisecond
-
-	// lastRetry is the time between two drains of a broker that stops.
-	lastRetry = 100 * time.Millisecond
-)
+// settleBytes is what the messages count that a drain writes before it syncs.
+const settleBytes = 8 << 20
 
 // arrival is a run of messages that one topic received. Together, the arrivals
-// count what is in the queues, in the order in which it came: so a payload is
-// drained as a whole, and its memory freed, however many topics it has.
+// have the order of all messages in the queues.
 type arrival struct {
 	topic *Topic
 	count int
 }
 
-// batch is what the ticker goroutine has taken from the queues for one write,
-// and not written yet. It still counts as queued.
-type batch struct {
-	messages  []*apiv1.Message
-	formatted int // how many of messages have gone to the log writer
-	unwritten int // how many of messages count as queued
-	cost      int // what messages cost, all of them
+// taken is what the ticker goroutine has taken from the loop and not written yet:
+// lines, those of the notices first.
+type taken struct {
+	notices     []notice
+	noticeBytes int // memory of all notices that were taken together
+	messages    []*apiv1.Message
+	formatted   int // how many of the lines the log writer has
+	written     int // how many of them are written
+
+	// Messages that are written and still on the account: they may not be on
+	// disk yet.
+	unsettled struct{ messages, bytes int }
 }
 
-// tick is the ticker goroutine's work: it writes the log until stopping is
-// closed and everything is written, or until the log is gone. Between two drains
-// it writes the notices as they come.
-func (broker *Broker) tick(stopping <-chan struct{}) error {
-	interval := broker.config.Interval
-	if interval == 0 {
-		interval = retryInterval
-	}
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	var due <-chan time.Time // when the notices are to be written
-	for {
-		var err error
-		select {
-		case <-ticker.C:
-			err = broker.Drain()
-		case <-broker.wake:
-			if broker.drainWanted() {
-				err = broker.Drain()
-			} else if due == nil {
-				due = time.After(noticeTime)
-			}
-		case <-due:
-			due = nil
-			err = broker.write(false)
-		case <-stopping:
-			for {
-				if err := broker.Drain(); err == nil || gone(err) {
-					return err
-				}
-				time.Sleep(lastRetry)
-			}
-		}
-		if gone(err) {
-			return err
-		}
-	}
+// reset replaces what was taken, all of which is written, by notices.
+func (taken *taken) reset(notices []notice, bytes int) {
+	taken.notices, taken.noticeBytes = notices, bytes
+	taken.messages, taken.formatted, taken.written = taken.messages[:0], 0, 0
 }
 
-// Drain writes all notices and then a line for every message that is queued when
-// it begins, in the order of arrival. A message whose line can't be written stays
-// queued, in its place, and Drain returns the error. The ticker goroutine calls
-// it; nobody else may while ProducerListen runs.
-func (broker *Broker) Drain() error {
-	return broker.write(true)
+// lines returns how many lines were taken.
+func (taken *taken) lines() int {
+	return len(taken.notices) + len(taken.messages)
 }
 
-// write writes what an error left over, the notices, and, for a drain, the queued
-// messages that are there when it begins. The arrivals are taken before the
-// notices and these are written before each batch, so that no message overtakes
-// its notices, and these do not wait for a drain that takes long.
-func (broker *Broker) write(drain bool) error {
-	var arrivals []arrival
-	var full bool
-	broker.mutex.Lock()
-	broker.told = false
-	if drain {
-		arrivals, full = broker.arrivals, broker.full
-		broker.arrivals, broker.full = nil, false
-	}
-	broker.mutex.Unlock()
+// accounted returns how many messages were taken and are still on the account.
+func (taken *taken) accounted() int {
+	return len(taken.messages) - max(0, taken.written-len(taken.notices)) + taken.unsettled.messages
+}
 
-	err := broker.writeBatch()
-	if err == nil {
-		err = broker.writeNotices()
-	}
-	for len(arrivals) > 0 && err == nil {
-		arrivals = broker.takeBatch(arrivals)
-		if err = broker.writeBatch(); err == nil {
-			err = broker.writeNotices()
+// write writes what an error left over, all notices, and the first due messages of
+// the queues.
+func (broker *Broker) write(due int) error {
+	err := broker.writeTaken()
+	for more := true; more && err == nil; more = due > 0 {
+		due -= broker.take(due)
+		err = broker.writeTaken()
+		if !broker.config.Sync || broker.taken.unsettled.bytes >= settleBytes {
+			err = cmp.Or(broker.settle(), err)
 		}
 	}
-	if err == nil {
-		err = broker.log.tellOutage()
-	}
-	if !drain {
+	if err = cmp.Or(broker.settle(), err); err != nil {
+		broker.beginOutage(err)
 		return err
 	}
-
-	broker.mutex.Lock()
-	if len(arrivals) > 0 {
-		broker.arrivals = append(arrivals, broker.arrivals...)
-	}
-	forgotten := broker.forgetTopics(full)
-	broker.mutex.Unlock()
-	if forgotten {
-		signal(broker.written)
-	}
-	return err
+	return broker.endOutage()
 }
 
-// writeNotices writes the notices that wait when it begins.
-func (broker *Broker) writeNotices() error {
-	broker.mutex.Lock()
-	count := len(broker.notices.waiting)
-	broker.mutex.Unlock()
-	for {
-		broker.mutex.Lock()
-		notices := broker.notices.take(count)
-		broker.mutex.Unlock()
-		if len(notices) == 0 {
-			return broker.log.flush() // of what an error left over
-		}
-		count -= len(notices)
-		for i := range notices {
-			broker.log.notice(&notices[i])
-		}
-		if err := broker.log.flush(); err != nil {
-			return err
-		}
-	}
-}
-
-// takeBatch takes about as many messages as one write holds from the front of
-// arrivals, and returns the rest of arrivals.
-func (broker *Broker) takeBatch(arrivals []arrival) []arrival {
+// take takes all notices, and about as many messages as one write holds, but at
+// most due. It returns how many messages it took. Since it takes both under one
+// lock, and notices are written first, no message is written before its notices.
+func (broker *Broker) take(due int) int {
 	const aroundData = 64 // bytes of a line, roughly
-	broker.mutex.Lock()
-	defer broker.mutex.Unlock()
-	batch := &broker.batch
-	for size := 0; len(arrivals) > 0 && size < writeSize; {
-		message := arrivals[0].topic.Queue.Dequeue()
-		batch.messages = append(batch.messages, message)
-		batch.unwritten++
-		batch.cost += messageCost(message)
+	state, taken := &broker.state, &broker.taken
+	state.Lock()
+	defer state.Unlock()
+	taken.reset(state.notices.take())
+	for size := 0; len(taken.messages) < due && size < gatherSize; {
+		arrival := &state.arrivals[0]
+		message := arrival.topic.Queue.Dequeue()
+		taken.messages = append(taken.messages, message)
 		size += aroundData + len(message.Data)
-		if arrivals[0].count--; arrivals[0].count == 0 {
-			arrivals = arrivals[1:]
+		if arrival.count--; arrival.count == 0 {
+			arrival.topic = nil // keep no topic alive
+			state.arrivals = state.arrivals[1:]
 		}
 	}
-	return arrivals
+	return len(taken.messages)
 }
 
-// writeBatch writes the batch, or goes on where writing it failed, and takes
-// what was written off the account.
-func (broker *Broker) writeBatch() error {
-	batch := &broker.batch
-	now := time.Now() // for the whole batch, which is of one write or a little more
-	err := broker.log.finish()
-	for err == nil && batch.formatted < len(batch.messages) {
-		message := batch.messages[batch.formatted]
-		batch.messages[batch.formatted] = nil
-		batch.formatted++
-		err = broker.log.message(now, message)
+// writeTaken writes what was taken, or goes on where writing it failed.
+func (broker *Broker) writeTaken() error {
+	taken, log := &broker.taken, &broker.log
+	now := time.Now() // for all messages that were taken: one write or a little more
+	err := broker.look(now)
+	if err == nil {
+		err = log.finish()
+	}
+	for taken.formatted < taken.lines() && err == nil {
+		at := taken.formatted
+		taken.formatted++
+		if at < len(taken.notices) {
+			err = log.notice(&taken.notices[at])
+		} else {
+			err = log.message(now, taken.messages[at-len(taken.notices)])
+		}
 	}
 	if err == nil {
-		err = broker.log.flush()
+		err = log.flush()
 	}
-	if batch.unwritten == 0 {
-		return err // there was no batch: what the buffer holds are notices
-	}
-
-	left := len(batch.messages) - batch.formatted + broker.log.lines()
-	if left == batch.unwritten {
-		return err
-	}
-	broker.mutex.Lock()
-	broker.queued -= batch.unwritten - left
-	if left == 0 {
-		broker.cost -= batch.cost
-	}
-	broker.mutex.Unlock()
-	signal(broker.written)
-
-	batch.unwritten = left
-	if left == 0 {
-		batch.messages, batch.formatted, batch.cost = batch.messages[:0], 0, 0
+	for range log.takeWritten() {
+		if at := taken.written - len(taken.notices); at >= 0 {
+			taken.unsettled.messages++
+			taken.unsettled.bytes += messageBytes(taken.messages[at])
+			taken.messages[at] = nil // keep no message alive
+		}
+		taken.written++
 	}
 	return err
+}
+
+// settle takes the messages that are written off the account, once they are on disk
+// if that is wanted, and the notices once all of them are written.
+func (broker *Broker) settle() error {
+	state, taken := &broker.state, &broker.taken
+	settled := taken.unsettled
+	if settled.messages > 0 && broker.store != nil {
+		if err := broker.store.sync(); err != nil {
+			return err
+		}
+		wakeUp(broker.log.progress)
+	}
+	taken.unsettled.messages, taken.unsettled.bytes = 0, 0
+	state.Lock()
+	state.queuedMessages -= settled.messages
+	state.accountedBytes -= settled.bytes
+	if taken.written >= len(taken.notices) {
+		state.notices.release(taken.noticeBytes)
+		taken.noticeBytes = 0
+	}
+	state.Unlock()
+	if settled.messages > 0 {
+		wakeUp(broker.written)
+	}
+	return nil
+}
+
+// look has a store look at the name of its file, if that is due. If the file is
+// another, the line in hand is written anew, from its beginning.
+func (broker *Broker) look(now time.Time) error {
+	store := broker.store
+	if store == nil || store.file != nil && now.Before(broker.nextLook) {
+		return nil
+	}
+	moved, err := store.look()
+	if moved {
+		broker.log.reset()
+		broker.taken.formatted = broker.taken.written
+	}
+	if err != nil {
+		return err
+	}
+	broker.nextLook = now.Add(lookInterval)
+	broker.reportCut()
+	return nil
+}
+
+// reportCut hands over a notice about a torn line that the store has cut off.
+func (broker *Broker) reportCut() {
+	if store := broker.store; store != nil && store.cut > 0 {
+		broker.notify(fmt.Sprintf("Broker: cut %d bytes of a torn line off the end of the log", store.cut))
+		store.cut = 0
+	}
 }

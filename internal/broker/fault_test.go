@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
+	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -63,14 +64,14 @@ const outageLine = "Broker: the log took nothing for "
 // a short write is finished, wherever it was torn.
 func TestShortWrites(t *testing.T) {
 	// One line is longer than a write, and has characters to be cut in.
-	texts := []string{"first", strings.Repeat("注\n\xff", writeSize/4), "", "last"}
-	want := []string{"creating topic t", "4 new messages dispatched on topic t"}
+	texts := []string{"first", strings.Repeat("注\n\xff", gatherSize/4), "", "last"}
+	wantLines := []string{"creating topic t", "4 new messages dispatched on topic t"}
 	for _, text := range texts {
 		text = strings.NewReplacer("\n", `\n`, "\xff", `\xff`).Replace(text)
-		want = append(want, "Received new message from topic 't': '"+text+"'")
+		wantLines = append(wantLines, "Received new message from topic 't': '"+text+"'")
 	}
 	size := 0
-	for _, line := range want {
+	for _, line := range wantLines {
 		size += len("2006/01/02 15:04:05 ") + len(line) + len("\n")
 	}
 	for budget := range size {
@@ -82,29 +83,31 @@ func TestShortWrites(t *testing.T) {
 		for _, text := range texts {
 			bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(text)})
 		}
-		bus.announce()
+		bus.announceLocked()
 		log.budget.Store(int64(budget))
 		if err := bus.Drain(); !errors.Is(err, syscall.ENOSPC) || len(log.String()) != budget {
 			t.Fatalf("%d bytes: wrote %d, error %v", budget, len(log.String()), err)
 		}
 		written := max(strings.Count(log.String(), "\n")-2, 0) // without the notices
-		least := topicCost("t")                                // what was written may count until its batch is
+		want := topicBytes("t")
 		for _, text := range texts[written:] {
-			least += messageOverhead + len("t") + len(text)
+			want += messageOverhead + len("t") + len(text)
 		}
-		if bus.queued != len(texts)-written || bus.cost < least {
-			t.Fatalf("%d bytes: %d messages, %d bytes count as queued, want %d, %d", budget, bus.queued, bus.cost, len(texts)-written, least)
+		if bus.state.queuedMessages != len(texts)-written || bus.state.accountedBytes != want {
+			t.Fatalf("%d bytes: %d messages, %d bytes count as queued, want %d, %d",
+				budget, bus.state.queuedMessages, bus.state.accountedBytes, len(texts)-written, want)
 		}
 		log.budget.Store(endless)
 		if err := bus.Drain(); err != nil {
 			t.Fatal(err)
 		}
 		got := lines(t, log.String())
-		if len(got) != len(want)+1 || !slices.Equal(got[:len(want)], want) || !strings.HasPrefix(got[len(want)], outageLine) {
+		if len(got) != len(wantLines)+1 || !slices.Equal(got[:len(wantLines)], wantLines) ||
+			!strings.HasPrefix(got[len(wantLines)], outageLine) {
 			t.Fatalf("%d bytes: %d lines, not those that were wanted", budget, len(got))
 		}
-		if bus.queued != 0 || bus.cost != topicCost("t") {
-			t.Fatalf("%d bytes: %d messages, %d bytes still count", budget, bus.queued, bus.cost)
+		if bus.state.queuedMessages != 0 || bus.state.accountedBytes != topicBytes("t") {
+			t.Fatalf("%d bytes: %d messages, %d bytes still count", budget, bus.state.queuedMessages, bus.state.accountedBytes)
 		}
 		bus.Close()
 	}
@@ -118,8 +121,8 @@ func TestSilentShortWrite(t *testing.T) {
 	defer bus.Close()
 	bus.HandleNewMessage(&apiv1.Message{Topic: "t"})
 	log.budget.Store(0)
-	if err := bus.Drain(); err != io.ErrShortWrite || bus.queued != 1 {
-		t.Errorf("Drain returns %v, %d messages are queued", err, bus.queued)
+	if err := bus.Drain(); err != io.ErrShortWrite || bus.state.queuedMessages != 1 {
+		t.Errorf("Drain returns %v, %d messages are queued", err, bus.state.queuedMessages)
 	}
 }
 
@@ -128,7 +131,7 @@ func TestPutBackInOrder(t *testing.T) {
 	var log *faulty
 	bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, full) })
 	defer bus.Close()
-	long := make([]byte, writeSize)
+	long := make([]byte, gatherSize)
 	for _, topic := range []string{"a", "b"} {
 		bus.HandleNewMessage(&apiv1.Message{Topic: topic, Data: long})
 	}
@@ -186,6 +189,7 @@ func TestFullDisk(t *testing.T) {
 func TestClosedPipe(t *testing.T) {
 	for _, gone := range []error{
 		&os.PathError{Op: "write", Path: "log", Err: syscall.EPIPE}, io.ErrClosedPipe, os.ErrClosed,
+		&os.PathError{Op: "write", Path: "log", Err: syscall.EIO}, // a terminal that hung up
 	} {
 		var log *faulty
 		bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, gone) })
@@ -198,6 +202,58 @@ func TestClosedPipe(t *testing.T) {
 		}
 		if _, err := net.Dial("tcp", bus.Addr().String()); err == nil {
 			t.Error("it still listens")
+		}
+		bus.Close()
+	}
+}
+
+// A disk's error of input or output is one that the next try may not have.
+func TestDiskError(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var log logWriter
+	if log.start(file); log.isPermanent(syscall.EIO) {
+		t.Error("EIO of a regular file is taken to be permanent")
+	}
+}
+
+// pieces is a log that keeps each write by itself.
+type pieces []string
+
+func (pieces *pieces) Write(text []byte) (int, error) {
+	*pieces = append(*pieces, string(text))
+	return len(text), nil
+}
+
+func (pieces *pieces) String() string { return strings.Join(*pieces, "") }
+
+// Each write ends with the end of a line, unless a line fills it from its begin to
+// its end. So writers that share a pipe or a file don't cut each other's lines.
+func TestWritesEndWithALine(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	for _, longest := range []int{100, 3000, 3 * pipeWrite, 3 * gatherSize} {
+		log := &pieces{}
+		bus := listen(t, func(config *BrokerConfig) { config.Log = log })
+		for range 300 {
+			data := strings.Repeat("\n", random.IntN(longest))
+			bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(data)})
+			bus.notify("a notice")
+		}
+		bus.announceLocked()
+		if err := bus.Drain(); err != nil {
+			t.Fatal(err)
+		}
+		for i, piece := range *log {
+			if len(piece) > pipeWrite || strings.Contains(piece, "\n") != strings.HasSuffix(piece, "\n") ||
+				!strings.Contains(piece, "\n") && len(piece) < pipeWrite {
+				t.Fatalf("write %d of %d bytes is %.50q...%.50q", i, len(piece), piece, piece[max(0, len(piece)-50):])
+			}
+		}
+		if got := lines(t, log.String()); len(got) != 602 {
+			t.Errorf("%d lines were written, want 602", len(got))
 		}
 		bus.Close()
 	}
@@ -311,13 +367,13 @@ func TestStopWithASlowLog(t *testing.T) {
 		})
 		defer bus.Close()
 		for range 3 {
-			bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(strings.Repeat("x", writeSize))})
+			bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(strings.Repeat("x", gatherSize))})
 		}
 		served := make(chan struct{})
 		close(served)
 		result := make(chan error, 1)
-		go func() { result <- bus.tick(served) }()
-		if err := bus.awaitEnd(result); err != nil {
+		go func() { result <- bus.tickLoop(served) }()
+		if err := bus.awaitLastDrain(result); err != nil {
 			t.Error(err)
 		}
 		if got := received(t, log.String())["t"]; len(got) != 3 {
@@ -398,16 +454,18 @@ func TestPayloadLargerThanTheQueue(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		need := payloadCost(decoded, math.MaxInt, make(map[string]bool))
+		need := payloadBytes(decoded)
 		bus := start(t, func(config *BrokerConfig) {
 			config.MaxQueued = need
 			config.Timeout = time.Minute
 		})
 		for range 3 {
 			bus.accept(messages, len(decoded))
-			if bus.cost != need {
-				t.Errorf("%s: %d bytes count, not %d", name, bus.cost, need)
+			bus.state.Lock()
+			if got := bus.state.accountedBytes; got != need {
+				t.Errorf("%s: %d bytes count, not %d", name, got, need)
 			}
+			bus.state.Unlock()
 		}
 		tight := start(t, func(config *BrokerConfig) {
 			config.MaxQueued = need - 1
@@ -436,7 +494,7 @@ func TestNoticesDuringADrain(t *testing.T) {
 	bus := listen(t, func(config *BrokerConfig) { config.Log = log })
 	defer bus.Close()
 	for range 10 {
-		bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: make([]byte, writeSize)})
+		bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: make([]byte, gatherSize)})
 	}
 	var once sync.Once
 	log.hook = func() { once.Do(func() { bus.notify("in between") }) }
@@ -444,7 +502,7 @@ func TestNoticesDuringADrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := lines(t, log.String())
-	if at := slices.Index(got, "in between"); at != 1 || len(got) != 11 {
+	if at := slices.Index(got, "in between"); at != 2 || len(got) != 12 { // after "creating topic t"
 		t.Errorf("the notice is line %d of %d", at+1, len(got))
 	}
 }
@@ -455,7 +513,7 @@ func TestCutsBetweenCharacters(t *testing.T) {
 	defer bus.Close()
 	var want []string
 	for _, text := range []string{"🐢", "🐢\x80", "注", "\x80\x80\x80\x80\x80", "\xf0\x9f\x90", "é"} {
-		for before := writeSize - 6; before <= writeSize+1; before++ {
+		for before := gatherSize - 6; before <= gatherSize+1; before++ {
 			data := strings.Repeat("x", before) + text + "y"
 			bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(data)})
 			want = append(want, string(escape.Append(nil, []byte(data))))
@@ -479,7 +537,7 @@ func TestTopicsAreForgotten(t *testing.T) {
 		for i := range count {
 			bus.HandleNewMessage(&apiv1.Message{Topic: fmt.Sprint(first + i)})
 		}
-		bus.announce()
+		bus.announceLocked()
 	}
 	drain := func() {
 		if err := bus.Drain(); err != nil {
@@ -501,16 +559,16 @@ func TestTopicsAreForgotten(t *testing.T) {
 	}
 	cost := 0
 	for name := range bus.topics {
-		cost += topicCost(name)
+		cost += topicBytes(name)
 	}
-	if bus.cost != cost {
-		t.Errorf("%d bytes count, want %d", bus.cost, cost)
+	if bus.state.accountedBytes != cost {
+		t.Errorf("%d bytes count, want %d", bus.state.accountedBytes, cost)
 	}
 	// A topic with a message is never forgotten.
 	dispatch(0, 1)
-	bus.mutex.Lock()
-	bus.forgetTopics(true)
-	bus.mutex.Unlock()
+	bus.state.Lock()
+	bus.forgetTopicsLocked(true)
+	bus.state.Unlock()
 	if len(bus.topics) != 1 || bus.topics["0"] == nil {
 		t.Errorf("%d topics are left", len(bus.topics))
 	}
@@ -532,8 +590,8 @@ func TestNoticesAreBounded(t *testing.T) {
 	for range count {
 		bus.notify(line)
 	}
-	if bus.notices.bytes > maxNotices+200 {
-		t.Errorf("%d bytes of notices wait", bus.notices.bytes)
+	if bus.state.notices.bytes > maxNotices+200 {
+		t.Errorf("%d bytes of notices wait", bus.state.notices.bytes)
 	}
 	if err := bus.Drain(); err != nil {
 		t.Fatal(err)

@@ -28,7 +28,7 @@ type model struct {
 func (model *model) cost(written int) int {
 	sum := 0
 	for name := range model.topics {
-		sum += topicCost(name)
+		sum += topicBytes(name)
 	}
 	for _, cost := range model.costs[written:] {
 		sum += cost
@@ -70,8 +70,8 @@ func FuzzBus(f *testing.F) {
 		}
 		log.budget.Store(endless)
 		model.drain(t, bus, log)
-		if bus.queued != 0 {
-			t.Errorf("%d messages are still queued", bus.queued)
+		if bus.state.queuedMessages != 0 {
+			t.Errorf("%d messages are still queued", bus.state.queuedMessages)
 		}
 	})
 }
@@ -94,13 +94,13 @@ func (model *model) payload(t *testing.T, bus *bus, what byte, much int) {
 		text := fmt.Sprintf("%d.%d:", len(model.accepted), bit) + strings.Repeat("x", much)
 		message := &apiv1.Message{Topic: topic, Data: []byte(text)}
 		messages = append(messages, message)
-		need += messageCost(message)
+		need += messageBytes(message)
 		if fresh[topic]++; fresh[topic] == 1 {
-			need += topicCost(topic)
+			need += topicBytes(topic)
 			order = append(order, topic)
 		}
 	}
-	before := bus.cost
+	before := bus.state.accountedBytes
 	err := bus.enqueue(messages, time.Now())
 	var want string
 	switch {
@@ -114,15 +114,15 @@ func (model *model) payload(t *testing.T, bus *bus, what byte, much int) {
 		t.Fatalf("%d messages: %v, want %q", len(messages), err, want)
 	}
 	if err != nil {
-		if bus.cost != before {
-			t.Fatalf("a refused payload changed what counts from %d to %d", before, bus.cost)
+		if bus.state.accountedBytes != before {
+			t.Fatalf("a refused payload changed what counts from %d to %d", before, bus.state.accountedBytes)
 		}
 		return
 	}
 	model.full = model.full && len(messages) == 0
 	for _, message := range messages {
 		model.accepted = append(model.accepted, message.Topic+" "+string(message.Data))
-		model.costs = append(model.costs, messageCost(message))
+		model.costs = append(model.costs, messageBytes(message))
 		if !model.topics[message.Topic] {
 			model.topics[message.Topic] = true
 			model.notices = append(model.notices, "creating topic "+message.Topic)
@@ -135,8 +135,8 @@ func (model *model) payload(t *testing.T, bus *bus, what byte, much int) {
 			model.notices = append(model.notices, fmt.Sprintf("%d new messages dispatched on topic %s", count, topic))
 		}
 	}
-	if bus.cost > model.limit {
-		t.Fatalf("%d bytes are queued, over the limit %d", bus.cost, model.limit)
+	if bus.state.accountedBytes > model.limit {
+		t.Fatalf("%d bytes are queued, over the limit %d", bus.state.accountedBytes, model.limit)
 	}
 }
 
@@ -175,21 +175,20 @@ func (model *model) drain(t *testing.T, bus *bus, log *faulty) {
 			t.Fatalf("notice %d in the log is %s", i, line)
 		}
 	}
-	if bus.queued != len(model.accepted)-written {
-		t.Fatalf("%d messages count as queued, and %d of %d were written", bus.queued, written, len(model.accepted))
+	if bus.state.queuedMessages != len(model.accepted)-written {
+		t.Fatalf("%d messages count as queued, and %d of %d were written", bus.state.queuedMessages, written, len(model.accepted))
 	}
 	if err != nil {
 		if !errors.Is(err, syscall.ENOSPC) || log.budget.Load() != 0 {
 			t.Fatalf("Drain returns %v with %d bytes to go", err, log.budget.Load())
 		}
-		// A batch counts until all of it is written; topics may be forgotten.
-		for name := range model.topics {
+		for name := range model.topics { // some may be forgotten
 			if bus.topics[name] == nil {
 				delete(model.topics, name)
 			}
 		}
-		if least := model.cost(written); bus.cost < least || bus.cost > least+bus.batch.cost {
-			t.Fatalf("%d bytes count as queued, want %d and at most %d more", bus.cost, least, bus.batch.cost)
+		if want := model.cost(written); bus.state.accountedBytes != want {
+			t.Fatalf("%d bytes count as queued, want %d", bus.state.accountedBytes, want)
 		}
 	} else {
 		if written != len(model.accepted) || len(notices) != len(model.notices) {
@@ -198,11 +197,11 @@ func (model *model) drain(t *testing.T, bus *bus, log *faulty) {
 		if model.full {
 			clear(model.topics)
 		}
-		if len(bus.topics) != len(model.topics) || bus.cost != model.cost(written) {
-			t.Fatalf("%d topics, %d bytes are left, want %d, %d", len(bus.topics), bus.cost, len(model.topics), model.cost(written))
+		if len(bus.topics) != len(model.topics) || bus.state.accountedBytes != model.cost(written) {
+			t.Fatalf("%d topics, %d bytes are left, want %d, %d", len(bus.topics), bus.state.accountedBytes, len(model.topics), model.cost(written))
 		}
 	}
-	model.full = model.full && err != nil && bus.full
+	model.full = model.full && err != nil && bus.state.roomWanted
 }
 
 // FuzzConnection sends any bytes, in pieces, and ends in one of three ways. What

@@ -2,7 +2,13 @@
 
 package broker
 
-import "net"
+import (
+	"net"
+	"syscall"
+)
+
+// deferAccept does nothing where the kernel can't defer connections.
+func deferAccept(_, _ string, _ syscall.RawConn) error { return nil }
 
 // refuseConnections does nothing where the kernel has no socket filters.
 func refuseConnections(*net.TCPListener) {}

@@ -3,11 +3,8 @@ package broker
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"os"
-	"strconv"
-	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -17,121 +14,54 @@ import (
 )
 
 const (
-	// writeSize is how many bytes of lines are gathered for one write.
-	writeSize = 64 << 10
+	// gatherSize is how many bytes of lines are gathered for one write.
+	gatherSize = 64 << 10
 
-	// pipeSize is how many bytes are written at once to what is not a regular
-	// file. A pipe takes as many at once or none (pipe(7), PIPE_BUF), so that
-	// a reader that is slow can be told from one that is gone.
-	pipeSize = 4 << 10
+	// fileWrite is how many bytes are written at once to a regular file at most.
+	fileWrite = 4 * gatherSize
 
-	// maxNotices bounds the notices that wait for the log, in bytes.
-	maxNotices = 1 << 20
+	// pipeWrite is the same for anything else. A pipe takes as many at once or
+	// none (pipe(7), PIPE_BUF), so lines of several writers don't mix, and a
+	// reader that is slow can be told from one that is gone.
+	pipeWrite = 4 << 10
 )
 
-// notice is one of the loop's own log lines: a line, or, if that is empty, what
-// happened to a topic.
-type notice struct {
-	when  time.Time
-	line  string
-	topic *Topic
-	count int // of messages that were queued; 0: topic was made
-}
-
-// append appends the notice's text to buffer.
-func (notice *notice) append(buffer []byte) []byte {
-	switch {
-	case notice.line != "":
-		return append(buffer, notice.line...)
-	case notice.count == 0:
-		buffer = append(buffer, "creating topic "...)
-	case notice.count == 1:
-		buffer = append(buffer, "new message dispatched on topic "...)
-	default:
-		buffer = strconv.AppendInt(buffer, int64(notice.count), 10)
-		buffer = append(buffer, " new messages dispatched on topic "...)
-	}
-	return escape.AppendName(buffer, []byte(notice.topic.Name))
-}
-
-// notices are on their way from the loop to the ticker goroutine.
-type notices struct {
-	waiting []notice
-	bytes   int // memory that they take
-	dropped int // how many more there were, while there was no room
-}
-
-// room tells whether notices are kept at present. What one payload has to say is
-// kept as a whole or dropped as a whole; it is never more than its messages take.
-func (notices *notices) room() bool {
-	return notices.dropped == 0 && notices.bytes < maxNotices
-}
-
-// add puts a notice at the end if it is to be kept, and else counts it.
-func (notices *notices) add(keep bool, notice notice) {
-	if !keep {
-		notices.dropped++
-		return
-	}
-	notices.waiting = append(notices.waiting, notice)
-	notices.bytes += noticeCost(&notice)
-}
-
-// noticeCost returns the memory that a notice takes, in bytes.
-func noticeCost(notice *notice) int {
-	const fields = 64
-	return fields + len(notice.line)
-}
-
-// take takes the first notices, at most count and about as many as one write
-// holds. After the last it adds one about those that were dropped.
-func (notices *notices) take(count int) []notice {
-	size, taken := 0, 0
-	for taken < min(count, len(notices.waiting)) && size < writeSize {
-		size += noticeCost(&notices.waiting[taken])
-		taken++
-	}
-	first := notices.waiting[:taken:taken]
-	notices.waiting = notices.waiting[taken:]
-	notices.bytes -= size
-	if len(notices.waiting) == 0 {
-		notices.waiting = nil
-		if notices.dropped > 0 {
-			line := fmt.Sprintf("Broker: log lines left out while the log did not keep up: %d", notices.dropped)
-			first = append(first, notice{when: time.Now(), line: line})
-			notices.dropped = 0
-		}
-	}
-	return first
-}
+// stampFormat is how a line begins: as with the standard log package.
+const stampFormat = "2006/01/02 15:04:05 "
 
 // logWriter writes whole lines, in the format of the standard log package, to a
-// writer that may fail and take part of what it is given. What was not taken
-// stays in the buffer and is written first the next time, so that no line is
-// torn, repeated or started over. It belongs to one goroutine, but for progress.
+// writer that may fail and may take a part of what it is given. What was not taken
+// stays in the buffer and is written first the next time, so that no line is torn,
+// repeated or started over. It belongs to one goroutine, but for progress.
 type logWriter struct {
-	writer io.Writer
-	piece  int    // how many bytes are written at once
-	buffer []byte // not taken yet
-	data   []byte // what is left of the data of the line that ends the buffer ...
-	open   bool   // ... if that line is not finished
+	writer   io.Writer
+	regular  bool   // the writer is a regular file
+	maxWrite int    // bytes that are written at once
+	buffer   []byte // lines that are not taken yet
+	ends     []int  // where lines end in the buffer
 
-	failure error     // the first since a write last took everything, or nil
-	since   time.Time // when it was
+	unfinished bool   // the line that ends the buffer has no end yet ...
+	rest       []byte // ... and this is what is left of its data
 
 	second int64  // the Unix time ...
-	stamp  []byte // ... that this tells, in the format of the log package
+	stamp  []byte // ... of this time stamp
 
-	progress atomic.Int64 // when bytes were taken last, in Unix nanoseconds
+	progress chan struct{} // signalled when bytes were taken
 }
 
 // start prepares log for writing to writer.
 func (log *logWriter) start(writer io.Writer) {
-	log.writer, log.piece = writer, pipeSize
-	if file, ok := writer.(*os.File); ok {
-		if info, err := file.Stat(); err == nil && info.Mode().IsRegular() {
-			log.piece = writeSize
-		}
+	log.writer, log.maxWrite = writer, pipeWrite
+	log.progress = make(chan struct{}, 1)
+	switch writer := writer.(type) {
+	case *os.File:
+		info, err := writer.Stat()
+		log.regular = err == nil && info.Mode().IsRegular()
+	case *store:
+		log.regular = true
+	}
+	if log.regular {
+		log.maxWrite = fileWrite
 	}
 }
 
@@ -139,102 +69,126 @@ func (log *logWriter) start(writer io.Writer) {
 func (log *logWriter) appendTime(when time.Time) {
 	if second := when.Unix(); second != log.second || log.stamp == nil {
 		log.second = second
-		log.stamp = when.AppendFormat(log.stamp[:0], "2006/01/02 15:04:05 ")
+		log.stamp = when.AppendFormat(log.stamp[:0], stampFormat)
 	}
 	log.buffer = append(log.buffer, log.stamp...)
 }
 
-// notice adds a notice's line to the buffer.
-func (log *logWriter) notice(notice *notice) {
+// notice adds a notice's line to the buffer, and writes if that is enough.
+func (log *logWriter) notice(notice *notice) error {
 	log.appendTime(notice.when)
 	log.buffer = append(notice.append(log.buffer), '\n')
+	log.ends = append(log.ends, len(log.buffer))
+	return log.flushFull()
 }
 
-// message adds message's line to the buffer, and writes when there is enough.
+// message adds a message's line to the buffer, and writes if that is enough. After
+// an error, finish adds what is missing of the line.
 func (log *logWriter) message(when time.Time, message *apiv1.Message) error {
 	log.appendTime(when)
 	log.buffer = append(log.buffer, "Received new message from topic '"...)
 	log.buffer = escape.AppendName(log.buffer, []byte(message.Topic))
 	log.buffer = append(log.buffer, "': '"...)
-	log.data, log.open = message.Data, true
+	log.rest, log.unfinished = message.Data, true
 	return log.finish()
 }
 
-// finish adds what is missing of an open line, a part at a time: a line is up to
-// four times as long as its data, and memory is bounded.
+// finish adds what is missing of an unfinished line, a part at a time: a line is up
+// to four times as long as its data, and memory is bounded.
 func (log *logWriter) finish() error {
-	for log.open {
-		if len(log.buffer) >= writeSize {
-			if err := log.flush(); err != nil {
-				return err
-			}
+	for log.unfinished {
+		part := min(len(log.rest), gatherSize)
+		if part < len(log.rest) {
+			part -= cutRune(log.rest[:part])
 		}
-		part := min(len(log.data), writeSize)
-		if part < len(log.data) { // cut between two characters
-			last := part - 1
-			for last > part-utf8.UTFMax && !utf8.RuneStart(log.data[last]) {
-				last--
-			}
-			if !utf8.FullRune(log.data[last:part]) {
-				part = last
-			}
-		}
-		log.buffer = escape.Append(log.buffer, log.data[:part])
-		log.data = log.data[part:]
-		if len(log.data) == 0 {
+		log.buffer = escape.Append(log.buffer, log.rest[:part])
+		log.rest = log.rest[part:]
+		if len(log.rest) == 0 {
 			log.buffer = append(log.buffer, "'\n"...)
-			log.open = false
+			log.unfinished = false
+			log.ends = append(log.ends, len(log.buffer))
+		}
+		if err := log.flushFull(); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// flush writes the buffer, and keeps what was not taken.
+// cutRune returns how many bytes at the end of text begin a character that goes on
+// after it.
+func cutRune(text []byte) int {
+	for size := 1; size < utf8.UTFMax && size <= len(text); size++ {
+		if last := text[len(text)-size:]; utf8.RuneStart(last[0]) {
+			if utf8.FullRune(last) {
+				return 0
+			}
+			return size
+		}
+	}
+	return 0
+}
+
+// flushFull writes the buffer if enough is gathered.
+func (log *logWriter) flushFull() error {
+	if len(log.buffer) < gatherSize {
+		return nil
+	}
+	return log.flush()
+}
+
+// flush writes the buffer, and keeps what was not taken. Each write ends with the
+// end of a line if it has one, so that several writers on one pipe or file don't cut
+// each other's lines. The head of an unfinished line waits for the rest of it,
+// unless it fills a write.
 func (log *logWriter) flush() error {
 	var err error
 	written := 0
 	for written < len(log.buffer) && err == nil {
-		piece := log.buffer[written:min(written+log.piece, len(log.buffer))]
+		piece := log.buffer[written:min(written+log.maxWrite, len(log.buffer))]
+		if end := bytes.LastIndexByte(piece, '\n'); end >= 0 {
+			piece = piece[:end+1]
+		} else if len(piece) < log.maxWrite {
+			break // the head of an unfinished line
+		}
 		var taken int
 		if taken, err = log.writer.Write(piece); taken > 0 {
 			written += taken
-			log.progress.Store(time.Now().UnixNano())
+			wakeUp(log.progress)
 		}
 		if taken < len(piece) && err == nil {
 			err = io.ErrShortWrite
 		}
 	}
 	log.buffer = append(log.buffer[:0], log.buffer[written:]...)
-	if err != nil && log.failure == nil {
-		log.failure, log.since = err, time.Now()
+	for i := range log.ends {
+		log.ends[i] -= written
 	}
 	return err
 }
 
-// tellOutage writes a line about the failures that are over, if there were any.
-// It may be called when everything was taken.
-func (log *logWriter) tellOutage() error {
-	if log.failure == nil {
-		return nil
-	}
-	outage := time.Since(log.since).Round(time.Millisecond)
-	line := fmt.Sprintf("Broker: the log took nothing for %s: %v", outage, log.failure)
-	log.failure = nil
-	log.notice(&notice{when: time.Now(), line: line})
-	return log.flush()
-}
-
-// lines returns how many lines are in the buffer, whole or open.
-func (log *logWriter) lines() int {
-	count := bytes.Count(log.buffer, []byte{'\n'})
-	if log.open {
+// takeWritten returns how many lines were written whole since it was called last.
+func (log *logWriter) takeWritten() int {
+	count := 0
+	for count < len(log.ends) && log.ends[count] <= 0 {
 		count++
 	}
+	log.ends = append(log.ends[:0], log.ends[count:]...)
 	return count
 }
 
-// gone tells whether a log that failed with err can never take a line again.
-func gone(err error) bool {
-	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EBADF) ||
+// reset forgets what was not taken, and the line in hand.
+func (log *logWriter) reset() {
+	log.buffer, log.ends = log.buffer[:0], log.ends[:0]
+	log.rest, log.unfinished = nil, false
+}
+
+// isPermanent returns whether a log that failed with err can never take a line
+// again: a pipe without a reader, a terminal that hung up (EIO), a closed file, one
+// that could not be synced.
+func (log *logWriter) isPermanent(err error) bool {
+	return errors.Is(err, errNotOnDisk) ||
+		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EBADF) ||
+		errors.Is(err, syscall.EIO) && !log.regular ||
 		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed)
 }

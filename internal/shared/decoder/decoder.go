@@ -13,6 +13,10 @@ type Decoder interface {
 	// the caller must not change any more.
 	Decode(payload []byte) ([]*apiv1.Message, error)
 
+	// CheckFirst returns nil if a payload may begin with the byte first, and
+	// otherwise the error that Decode returns for each payload that does.
+	CheckFirst(first byte) error
+
 	// DecodeReply returns the reply that data, all of it, encodes.
 	DecodeReply(data []byte) (*apiv1.Reply, error)
 }

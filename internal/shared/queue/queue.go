@@ -16,10 +16,10 @@ type MessageQueue struct {
 }
 
 // run is an element of the list: messages that came together, in order. A list
-// element for each would take more time and memory than all else in the queue.
+// element for each message would take more time and memory than all else in the
+// queue.
 type run struct {
-	messages []*apiv1.Message  // that are still there
-	single   [1]*apiv1.Message // where they are as long as there is but one
+	messages []*apiv1.Message
 }
 
 // New returns an empty queue.
@@ -28,45 +28,42 @@ func New() *MessageQueue {
 }
 
 // Enqueue puts message at the end.
-func (queue *MessageQueue) Enqueue(message *apiv1.Message) {
-	run := &run{single: [1]*apiv1.Message{message}}
-	run.messages = run.single[:]
-	queue.runs.PushBack(run)
-	queue.length++
+func (q *MessageQueue) Enqueue(message *apiv1.Message) {
+	q.runs.PushBack(&run{messages: []*apiv1.Message{message}})
+	q.length++
 }
 
 // Extend puts message at the end, into the element of the message before it if
-// that is still there: it is Enqueue for messages that came together.
-func (queue *MessageQueue) Extend(message *apiv1.Message) {
-	back := queue.runs.Back()
+// that is still there. It is Enqueue for messages that came together.
+func (q *MessageQueue) Extend(message *apiv1.Message) {
+	back := q.runs.Back()
 	if back == nil {
-		queue.Enqueue(message)
+		q.Enqueue(message)
 		return
 	}
-	run := back.Value.(*run)
-	run.messages = append(run.messages, message)
-	run.single[0] = nil // it has been copied
-	queue.length++
+	last := back.Value.(*run)
+	last.messages = append(last.messages, message)
+	q.length++
 }
 
 // Dequeue takes the message at the front, or returns nil if the queue is empty.
-func (queue *MessageQueue) Dequeue() *apiv1.Message {
-	front := queue.runs.Front()
+func (q *MessageQueue) Dequeue() *apiv1.Message {
+	front := q.runs.Front()
 	if front == nil {
 		return nil
 	}
-	run := front.Value.(*run)
-	message := run.messages[0]
-	run.messages[0] = nil // keep no message alive
-	run.messages = run.messages[1:]
-	if len(run.messages) == 0 {
-		queue.runs.Remove(front)
+	first := front.Value.(*run)
+	message := first.messages[0]
+	first.messages[0] = nil // keep no message alive
+	first.messages = first.messages[1:]
+	if len(first.messages) == 0 {
+		q.runs.Remove(front)
 	}
-	queue.length--
+	q.length--
 	return message
 }
 
 // Len returns the number of queued messages.
-func (queue *MessageQueue) Len() int {
-	return queue.length
+func (q *MessageQueue) Len() int {
+	return q.length
 }

@@ -1,0 +1,89 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+)
+
+const (
+	// graceTime bounds what follows a connection's deadline: the reply and the
+	// discarding of unread input. A broker that stops serves those who wait for
+	// as long.
+	graceTime = time.Second
+
+	// backlogTime is how long a broker that stops waits for one more connection.
+	backlogTime = 10 * time.Millisecond
+
+	// emptyLooks is how many such waits without a connection mean that none is
+	// left. One is not enough: if this goroutine is stalled, the wait is over
+	// before the kernel is asked.
+	emptyLooks = 3
+
+	// The pause after an Accept that failed doubles from minBackoff to maxBackoff.
+	minBackoff = 5 * time.Millisecond
+	maxBackoff = time.Second
+)
+
+// serve is the loop: it accepts and serves one connection after the other until
+// stopping is closed, and then those that wait already.
+func (broker *Broker) serve() {
+	defer broker.listener.Close()
+	var pause time.Duration
+	for !isClosed(broker.stopping) {
+		connection, err := broker.listener.AcceptTCP()
+		switch {
+		case err == nil:
+			pause = 0
+			broker.serveConnection(connection, broker.config.Timeout, false)
+		case errors.Is(err, net.ErrClosed):
+			return
+		case errors.Is(err, os.ErrDeadlineExceeded): // stopAccepting has set the deadline
+			<-broker.stopping
+		default: // out of descriptors or memory: retry
+			if pause == 0 {
+				broker.notify(fmt.Sprintf("Broker: can't accept connections, trying on: %v", err))
+			}
+			pause = min(max(2*pause, minBackoff), maxBackoff)
+			select {
+			case <-time.After(pause):
+			case <-broker.stopping:
+			}
+		}
+	}
+	broker.serveBacklog()
+}
+
+// serveBacklog serves those that wait for a broker that stops. After graceTime it
+// refuses the others, for as long again at most.
+func (broker *Broker) serveBacklog() {
+	end := time.Now().Add(graceTime)
+	for looks := 0; looks < emptyLooks && time.Since(end) < graceTime; {
+		broker.listener.SetDeadline(time.Now().Add(backlogTime))
+		connection, err := broker.listener.AcceptTCP()
+		switch {
+		case err == nil:
+			looks = 0
+			broker.serveConnection(connection, min(broker.config.Timeout, time.Until(end)), true)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			looks++
+		case errors.Is(err, net.ErrClosed):
+			return
+		default: // out of descriptors or memory: retry
+			time.Sleep(minBackoff)
+		}
+	}
+}
+
+// stopAccepting makes serve return soon.
+func (broker *Broker) stopAccepting() {
+	broker.stop.Do(func() {
+		refuseConnections(broker.listener)
+		// The deadline wakes the loop. It comes first: once stopping is
+		// closed, deadlines are the loop's.
+		broker.listener.SetDeadline(time.Now())
+		close(broker.stopping)
+	})
+}

@@ -1,0 +1,45 @@
+//go:build unix
+
+package osfile
+
+import (
+	"errors"
+	"os"
+	"syscall"
+)
+
+// Lock locks the file itself, whatever its names, until it is closed or the
+// process ends. It does not wait; see flock(2). On Windows it always fails.
+func Lock(file *os.File) error {
+	err := control(file, func(descriptor int) error {
+		return syscall.Flock(descriptor, syscall.LOCK_EX|syscall.LOCK_NB)
+	})
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return ErrLocked
+	}
+	return err
+}
+
+// syncDirectory syncs an open directory.
+func syncDirectory(directory *os.File) error {
+	return directory.Sync()
+}
+
+// control calls do with the file's descriptor, again while a signal interrupts it.
+func control(file *os.File, do func(descriptor int) error) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	outer := raw.Control(func(descriptor uintptr) {
+		for {
+			if err = do(int(descriptor)); err != syscall.EINTR {
+				return
+			}
+		}
+	})
+	if outer != nil {
+		return outer
+	}
+	return err
+}

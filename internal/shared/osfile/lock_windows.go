@@ -1,0 +1,12 @@
+package osfile
+
+import (
+	"errors"
+	"os"
+)
+
+// Lock returns errors.ErrUnsupported.
+func Lock(*os.File) error { return errors.ErrUnsupported }
+
+// syncDirectory does nothing.
+func syncDirectory(*os.File) error { return nil }

@@ -1,0 +1,16 @@
+package osfile
+
+import (
+	"os"
+	"syscall"
+)
+
+// Sync makes durable what was written to file: its data, and of its metadata what
+// reading them needs; see fdatasync(2). A file that is open for reading only will
+// do. Where there is no fdatasync, it is file.Sync.
+func Sync(file *os.File) error {
+	if err := control(file, syscall.Fdatasync); err != nil {
+		return &os.PathError{Op: "sync", Path: file.Name(), Err: err}
+	}
+	return nil
+}
