@@ -550,59 +550,6 @@ func TestCutsBetweenCharacters(t *testing.T) {
 	}
 }
 
-// The drain forgets empty topics while there are many. They are made again when they are
-// used.
-func TestTopicsAreForgotten(t *testing.T) {
-	bus := listen(t, nil)
-	defer bus.Close()
-	dispatch := func(first, count int) {
-		for i := range count {
-			bus.HandleNewMessage(&apiv1.Message{Topic: fmt.Sprint(first + i)})
-		}
-		bus.announceLocked()
-	}
-	drain := func() {
-		if err := bus.Drain(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	dispatch(0, maxEmptyTopics)
-	drain()
-	if len(bus.topics) != maxEmptyTopics {
-		t.Fatalf("%d topics are known, want %d", len(bus.topics), maxEmptyTopics)
-	}
-	dispatch(maxEmptyTopics, 5)
-	if len(bus.topics) != maxEmptyTopics+5 {
-		t.Fatalf("%d topics are known", len(bus.topics))
-	}
-	drain()
-	if len(bus.topics) != maxEmptyTopics {
-		t.Fatalf("%d topics are known, want %d", len(bus.topics), maxEmptyTopics)
-	}
-	want := 0
-	for name := range bus.topics {
-		want += topicBytes(name)
-	}
-	if bus.state.accountedBytes != want {
-		t.Errorf("%d bytes count, want %d", bus.state.accountedBytes, want)
-	}
-	// A topic with a message is never forgotten.
-	dispatch(0, 1)
-	bus.state.Lock()
-	bus.forgetTopicsLocked(true)
-	bus.state.Unlock()
-	if len(bus.topics) != 1 || bus.topics["0"] == nil {
-		t.Errorf("%d topics are left", len(bus.topics))
-	}
-	drain()
-	before := strings.Count(bus.Log.String(), "creating topic 7\n")
-	dispatch(7, 1)
-	drain()
-	if got := strings.Count(bus.Log.String(), "creating topic 7\n"); got != before+1 {
-		t.Errorf("the topic was made %d times, want %d", got, before+1)
-	}
-}
-
 // Notices can't fill the memory while nobody reads the log: those beyond the bound are
 // counted.
 func TestNoticesAreBounded(t *testing.T) {
