@@ -30,7 +30,7 @@ func TestOneMessage(t *testing.T) {
 	}
 }
 
-// One payload is accepted as one and logged in order.
+// All messages of a payload are accepted with one reply, and logged in order.
 func TestPayloadOf1000(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Interval = time.Millisecond })
 	texts := bustest.Numbers(0, 999)
@@ -42,7 +42,7 @@ func TestPayloadOf1000(t *testing.T) {
 	}
 }
 
-// A payload with several topics is announced once for each, and every topic is
+// A payload with several topics has one notice for each. The messages of each topic are
 // logged in order.
 func TestPayloadOfSeveralTopics(t *testing.T) {
 	bus := start(t, nil)
@@ -117,8 +117,8 @@ func TestOrderOverAllTopics(t *testing.T) {
 	}
 }
 
-// The tutorial's drain iterates over the topics while the loop adds some. Run
-// with the race detector.
+// The loop makes topics while the ticker goroutine drains. The race detector finds
+// a drain that iterates over the topics meanwhile, as the tutorial's does.
 func TestDrainWhileTopicsAreMade(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Interval = time.Microsecond })
 	const count = 2000
@@ -134,21 +134,21 @@ func TestDrainWhileTopicsAreMade(t *testing.T) {
 	if got := bustest.Received(t, bus.Log.String()); !reflect.DeepEqual(got, want) {
 		t.Errorf("logged %d topics, not what was sent in order", len(got))
 	}
-	// No message overtakes the line that it was queued.
-	announced := make(map[string]int)
+	// No message overtakes its notice.
+	noticed := make(map[string]int)
 	for _, line := range bustest.Lines(t, bus.Log.String()) {
 		if topic, ok := strings.CutPrefix(line, "new message dispatched on topic "); ok {
-			announced[topic]++
+			noticed[topic]++
 		} else if rest, ok := strings.CutPrefix(line, "Received new message from topic '"); ok {
 			topic, _, _ := strings.Cut(rest, "'")
-			if announced[topic]--; announced[topic] < 0 {
-				t.Fatalf("%s: it was not queued yet", line)
+			if noticed[topic]--; noticed[topic] < 0 {
+				t.Fatalf("%s: it has no notice yet", line)
 			}
 		}
 	}
 }
 
-// HandleNewMessage and Drain are all that a message needs besides a connection.
+// HandleNewMessage, announceLocked and Drain bring a message into the log.
 func TestHandleNewMessage(t *testing.T) {
 	bus := listen(t, nil)
 	defer bus.Close()

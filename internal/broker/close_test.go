@@ -14,8 +14,7 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// What waits when the broker is closed is served: a connection in hand until its
-// deadline, and those in the backlog.
+// Close serves the connection in hand until its deadline, and those in the backlog.
 func TestCloseServesThoseWhoWait(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
 	inHand := bus.Dial()
@@ -48,7 +47,7 @@ func TestCloseServesThoseWhoWait(t *testing.T) {
 	}
 }
 
-// Who can't be served before a stopping broker ends is told so.
+// A connection that a stopping broker can't serve in time gets this as the reason.
 func TestCloseRefusesWhomItCantServe(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
 	inHand, silent, waiting := bus.Dial(), bus.Dial(), bus.Dial()
@@ -57,7 +56,7 @@ func TestCloseRefusesWhomItCantServe(t *testing.T) {
 	silent.Put("\x82")
 	waiting.End(bustest.Payload("t", "too late"))
 	bustest.Until(t, "the connection in hand", func() bool {
-		// The broker is in the middle of it when a probe is not answered.
+		// While the broker serves it, a probe gets no answer.
 		probe := bus.Dial()
 		defer probe.Close()
 		probe.CloseWrite()
@@ -86,7 +85,7 @@ func TestCloseRefusesWhomItCantServe(t *testing.T) {
 	}
 }
 
-// Once it stops, a broker takes no new connections, while it serves those it has.
+// A broker that stops serves the connections that it has, and takes no new ones.
 func TestStopRefusesConnections(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux can keep connections out")
@@ -128,7 +127,7 @@ func TestCloseWithASilentClient(t *testing.T) {
 	bus.Expect("Received new message from topic 't': '1'")
 }
 
-// A broker that never served can be closed, and one that is closed serves nobody.
+// A broker can be closed before it serves. A closed broker serves nobody.
 func TestCloseBeforeServing(t *testing.T) {
 	bus := listen(t, nil)
 	bus.Close()

@@ -55,8 +55,8 @@ func malformedPayloads() map[string]string {
 	}
 }
 
-// Malformed payloads are refused one after the other, each with its reason, in
-// one line of the log each, and nothing of them is queued.
+// Malformed payloads are refused, each with its reason and one line of the log. Nothing
+// of them is queued.
 func TestMalformedPayloads(t *testing.T) {
 	bus := start(t, nil)
 	reasons := make(map[string]bool)
@@ -74,7 +74,7 @@ func TestMalformedPayloads(t *testing.T) {
 		if rest, ok := strings.CutPrefix(line, "refused payload from 127.0.0.1:"); ok {
 			_, reason, _ := strings.Cut(rest, ": ")
 			if !reasons[reason] {
-				t.Errorf("a line that no payload is the reason for: %s", line)
+				t.Errorf("no payload is refused for this: %s", line)
 			}
 			delete(reasons, reason)
 			refused++
@@ -88,7 +88,7 @@ func TestMalformedPayloads(t *testing.T) {
 	}
 }
 
-// Payloads without a message leave nothing in the log, nor does a port probe.
+// A payload without messages leaves nothing in the log. Neither does a port probe.
 func TestEmptyPayloads(t *testing.T) {
 	bus := start(t, nil)
 	before := bus.Log.String()
@@ -101,11 +101,11 @@ func TestEmptyPayloads(t *testing.T) {
 	bus.Accept("", 0)
 	bus.Close()
 	if got := bus.Log.String(); got != before {
-		t.Errorf("the log has become\n%s", got)
+		t.Errorf("the log is\n%s", got)
 	}
 }
 
-// A producer that never reads the reply, as the tutorial's, is served the same.
+// A producer that never reads the reply is served all the same. The tutorial's is one.
 func TestProducerThatHangsUp(t *testing.T) {
 	bus := start(t, nil)
 	for range 20 {
@@ -120,7 +120,7 @@ func TestProducerThatHangsUp(t *testing.T) {
 	}
 }
 
-// A connection that is reset in the middle of its payload costs nobody else.
+// A connection that is reset in the middle of its payload harms nobody else.
 func TestReset(t *testing.T) {
 	bus := start(t, nil)
 	connection := bus.Dial()
@@ -141,8 +141,8 @@ func TestReset(t *testing.T) {
 	}
 }
 
-// A client that stops after a byte, or does not end, or sends a byte now and then,
-// is refused when its time is up, and the next is served.
+// A payload that does not end is refused when its time is up, and the next is served.
+// One client stops after a byte, one after its message, and one sends on.
 func TestSilentClients(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Second })
 	want := apiv1.Reply{Error: "the payload did not end within 1s: half-close after the last byte"}
@@ -167,7 +167,7 @@ func TestSilentClients(t *testing.T) {
 		}
 		connection.Close() // else the broker waits for unread input
 	}
-	// This one goes on sending, so it may be reset after the reply.
+	// This client is still sending, so it may be reset after the reply.
 	answer := make([]byte, 4096)
 	count, err := io.ReadAtLeast(slow, answer, 50)
 	if err != nil || !strings.Contains(string(answer[:count]), want.Error) {
@@ -182,7 +182,7 @@ func TestSilentClients(t *testing.T) {
 	}
 }
 
-// The largest payload is taken, and one byte more is refused.
+// The largest payload is accepted. One byte more is refused.
 func TestMaxPayload(t *testing.T) {
 	whole := bustest.Payload("t", strings.Repeat("x", 100_000))
 	bus := start(t, func(config *BrokerConfig) { config.MaxPayload = len(whole) })
@@ -197,8 +197,8 @@ func TestMaxPayload(t *testing.T) {
 	tiny.Refuse("\x90\x90", "the payload is too large: more than 1 bytes (-max-payload)")
 }
 
-// A producer that is still sending when it is refused gets to read why, and can
-// go on sending for a while.
+// A producer that is refused while it is sending can read the reason, and can go on
+// sending for a while.
 func TestRefusalReachesASender(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.MaxPayload = 1000 })
 	want := apiv1.Reply{Error: "the payload is too large: more than 1000 bytes (-max-payload)"}
@@ -216,7 +216,7 @@ func TestRefusalReachesASender(t *testing.T) {
 	}
 	sending.Close()
 
-	// One that sends more than is discarded is reset, but not before the reply.
+	// A producer that sends more than the broker discards is reset, after the reply.
 	flood := bus.Dial()
 	if _, err := flood.Write(bytes.Repeat([]byte("\x82"), 64<<20)); err == nil {
 		t.Error("64 MiB were taken")
@@ -227,7 +227,7 @@ func TestRefusalReachesASender(t *testing.T) {
 	bus.Accept("", 0)
 }
 
-// One that is refused and stays delays others for a second, not for the time-out.
+// A refused producer that stays delays others for a second, not for the time-out.
 func TestRefusedProducerThatStays(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) {
 		config.MaxPayload = 1000
@@ -238,12 +238,12 @@ func TestRefusedProducerThatStays(t *testing.T) {
 	bus.Accept(bustest.Payload("t", "1"), 1)
 }
 
-// A client of another protocol that waits for an answer is refused by its first
-// byte, and delays others only until it is clear that it sends no more.
+// A client of another protocol is refused after its first byte. It delays others only
+// until the broker knows that it sends no more.
 func TestOtherProtocolsAreRefusedAtOnce(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Hour })
 	want := apiv1.Reply{Error: "message 1: is an integer, must be a map of Topic and Data"}
-	best := time.Hour // a busy machine may hold up some
+	best := time.Hour // a busy machine may delay some
 	for range 5 {
 		begin := time.Now()
 		browser := bus.Dial()
@@ -259,7 +259,7 @@ func TestOtherProtocolsAreRefusedAtOnce(t *testing.T) {
 	}
 }
 
-// Clients that send nothing delay nobody, and are served once they send or end.
+// Clients that send nothing delay nobody. They are served once they send or end.
 func TestSilentClientsDelayNobody(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux keeps silent connections in the kernel")
@@ -269,11 +269,11 @@ func TestSilentClientsDelayNobody(t *testing.T) {
 	bus.Accept(bustest.Payload("t", "1"), 1)
 	second.End(bustest.Payload("t", "2"))
 	if reply := second.Reply(); *reply != (apiv1.Reply{Accepted: 1}) {
-		t.Errorf("who sent late: %+v", *reply)
+		t.Errorf("the client that sent late: %+v", *reply)
 	}
 	first.End("")
 	if reply := first.Reply(); *reply != (apiv1.Reply{}) {
-		t.Errorf("who only half-closed: %+v", *reply)
+		t.Errorf("the client that only half-closed: %+v", *reply)
 	}
 	third.Close()
 	bus.Accept(bustest.Payload("t", "3"), 1)
