@@ -306,27 +306,34 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// A second signal does not wait for anybody.
+// A second signal ends the broker at once, as if it had never been caught.
 func TestSecondSignal(t *testing.T) {
 	broker := startBroker(t, "-timeout", "1h")
-	silent, err := net.Dial("tcp", broker.address())
+	stalled, err := net.Dial("tcp", broker.address())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer silent.Close()
-	until(t, "the signal's effect", func() bool {
-		// The broker may not have accepted the silent client before the
-		// first signal, and then closes without it.
-		broker.signal(syscall.SIGTERM)
+	defer stalled.Close()
+	if _, err := stalled.Write([]byte{0x82}); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	until(t, "the broker's end", func() bool {
+		broker.command.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-broker.ended:
 			return true
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(20 * time.Millisecond):
 			return false
 		}
 	})
-	if status := broker.wait(); status != 1 {
-		t.Errorf("status %d", status)
+	broker.wait()
+	status := broker.command.ProcessState.Sys().(syscall.WaitStatus)
+	if !status.Signaled() || status.Signal() != syscall.SIGTERM {
+		t.Errorf("%v", broker.command.ProcessState)
+	}
+	if took := time.Since(begin); took < 200*time.Millisecond {
+		t.Errorf("it ended after %s", took)
 	}
 }
 

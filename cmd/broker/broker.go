@@ -3,13 +3,13 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
-	"time"
 
 	"mbus/internal/broker"
 	"mbus/internal/shared/command"
@@ -41,30 +41,14 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 		return command.Wrong(flags, err, stderr)
 	}
 
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
-		signal.Notify(signals, syscall.SIGHUP)
-	}
-
+	stopping := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	debug.SetMemoryLimit(config.MemoryLimit())
 	bus, err := broker.New(config)
 	if err != nil {
 		command.Say(stderr, flags.Name(), err.Error())
 		return command.Failure
 	}
-	go func() {
-		<-signals
-		go bus.Close()
-		first := time.Now()
-		for signal := range signals {
-			// A terminal that is closed hangs up twice: the kernel does, and
-			// the shell.
-			if signal != syscall.SIGHUP || time.Since(first) > time.Second {
-				os.Exit(command.Failure)
-			}
-		}
-	}()
+	context.AfterFunc(stopping, bus.Close)
 	if err := bus.ProducerListen(); err != nil {
 		command.Say(stderr, flags.Name(), err.Error())
 		return command.Failure

@@ -3,16 +3,13 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
-	"time"
 
 	"mbus/internal/apiv1"
 	"mbus/internal/producer"
@@ -72,7 +69,11 @@ func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) 
 	}
 	debug.SetMemoryLimit(memoryLimit)
 	debug.SetGCPercent(garbage)
-	ctx := untilSignalled(*lines)
+	signals := []os.Signal{syscall.SIGTERM, syscall.SIGHUP}
+	if *lines { // without it, SIGINT must end a shell's loop around the producer
+		signals = append(signals, syscall.SIGINT)
+	}
+	ctx := command.SignalContext(signals...)
 	var said string
 	switch {
 	case given:
@@ -105,23 +106,4 @@ func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) 
 		return command.Failure
 	}
 	return command.Success
-}
-
-// untilSignalled returns a context that ends with the first SIGTERM, or SIGINT in a
-// stream: a shell's loop around single messages ends only if SIGINT ends these. A
-// second signal ends the process at once.
-func untilSignalled(stream bool) context.Context {
-	const pair = 200 * time.Millisecond // some senders, such as timeout(1), signal twice at once
-	ctx, end := context.WithCancelCause(context.Background())
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM)
-	if stream && !signal.Ignored(syscall.SIGINT) { // a script's background commands ignore it
-		signal.Notify(signals, syscall.SIGINT)
-	}
-	go func() {
-		end(fmt.Errorf("stopped by signal: %s", <-signals))
-		time.Sleep(pair)
-		signal.Stop(signals)
-	}()
-	return ctx
 }
