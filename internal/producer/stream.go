@@ -61,20 +61,20 @@ func (producer *Producer) SendLines(ctx context.Context, topic string, input io.
 func (producer *Producer) sendStream(ctx context.Context, stream *stream, accepted func(messages, bytes int)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	limit := maxPayload // lower where the broker's or the link's is
-	line := 1           // the first that is not accepted yet
+	limit := payloadLimit{current: maxPayload, ceiling: maxPayload}
+	line := 1 // the first that is not accepted yet
 	for batch := range stream.start(ctx) {
 		for len(batch) > 0 {
 			if ctx.Err() != nil {
 				return stream.failure(line, 0, notAccepted(context.Cause(ctx)))
 			}
-			count, size := fitting(batch, limit)
+			count, size := fitting(batch, limit.current)
 			err := producer.Send(ctx, batch[:count])
 			var refusal Refusal
 			refused := errors.As(err, &refusal)
 			switch {
 			case count > 1 && (strings.HasPrefix(string(refusal), apiv1.TooLarge) || strings.HasPrefix(string(refusal), apiv1.NoEnd)):
-				limit = size / 2
+				limit.shrink(size, strings.HasPrefix(string(refusal), apiv1.TooLarge))
 				continue
 			case refused || errors.Is(err, ErrUnknown):
 				return stream.failure(line, count, err)
@@ -86,6 +86,7 @@ func (producer *Producer) sendStream(ctx context.Context, stream *stream, accept
 				read += len(message.Data)
 			}
 			accepted(count, read)
+			limit.grow()
 			line += count
 			batch = batch[count:]
 		}
@@ -94,6 +95,27 @@ func (producer *Producer) sendStream(ctx context.Context, stream *stream, accept
 		return stream.failure(line, 0, notAccepted(stream.err))
 	}
 	return nil
+}
+
+// payloadLimit is how large a payload of several messages may be, in bytes.
+type payloadLimit struct {
+	current int
+	ceiling int // of current's growth; below every size that was refused as too large
+}
+
+// shrink halves the limit after a payload of size bytes was refused. It is for good if
+// the broker takes no such size; otherwise the payload was too long under way.
+func (limit *payloadLimit) shrink(size int, tooLarge bool) {
+	limit.current = size / 2
+	if tooLarge {
+		limit.ceiling = limit.current
+	}
+}
+
+// grow raises the limit after a payload was accepted. Twelve in a row double it: over
+// a link that stays slow, few payloads are sent in vain.
+func (limit *payloadLimit) grow() {
+	limit.current = min(limit.current+limit.current/16+1, limit.ceiling)
 }
 
 // fitting returns how many of the first messages a payload of limit bytes takes,

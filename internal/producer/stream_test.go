@@ -308,6 +308,43 @@ func TestHalving(t *testing.T) {
 	}
 }
 
+// After a slow time, payloads grow again; not to a size that the broker never takes.
+func TestGrowingAgain(t *testing.T) {
+	input := strings.Repeat(strings.Repeat("x", 127)+"\n", 200_000)
+	for name, test := range map[string]struct {
+		limit        int // of the broker, in bytes
+		maxRefusals  int
+		leastLargest int // size of the largest payload after the slow time, in bytes
+	}{
+		"without a limit": {1 << 30, 5, 800_000},
+		"with a limit":    {300_000, 7, 140_000},
+	} {
+		refusals, largest := 0, 0
+		judge := judging(t, func(number, size int) string {
+			reason := ""
+			switch {
+			case size > test.limit:
+				reason = apiv1.TooLarge + "why"
+			case refusals < 5:
+				reason = apiv1.NoEnd + "5s"
+			default:
+				largest = max(largest, size)
+			}
+			if reason != "" {
+				refusals++
+			}
+			return reason
+		})
+		err := retrying(t, judge.address, 0).SendLines(t.Context(), "t", strings.NewReader(input), func(int, int) {})
+		if got := strings.Join(judge.accepted(), "\n") + "\n"; err != nil || got != input {
+			t.Errorf("%s: error %v, %d bytes arrived, of %d", name, err, len(got), len(input))
+		}
+		if refusals > test.maxRefusals || largest < test.leastLargest {
+			t.Errorf("%s: %d payloads were refused; afterwards the largest has %d bytes", name, refusals, largest)
+		}
+	}
+}
+
 // The error tells where to go on, or which lines are in doubt.
 func TestWhereItEnds(t *testing.T) {
 	lines := strings.Repeat(strings.Repeat("x", 99)+"\n", 20_000)
