@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"mbus/internal/apiv1"
@@ -23,9 +22,9 @@ const unknown = 3
 // ones take more, garbage is collected before the process grows further.
 const memoryLimit = 64 << 20
 
-// garbage is how much memory, in percent of what is in use, may be garbage before
-// the next collection, unless the limit comes first.
-const garbage = 400
+// gcPercent is the garbage collection target. It trades memory, of which the limit is
+// the bound, for speed.
+const gcPercent = 400
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
@@ -67,8 +66,7 @@ func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) 
 		}
 		command.Say(stderr, flags.Name(), "reading "+awaited+", up to the end of input (Ctrl-D)")
 	}
-	debug.SetMemoryLimit(memoryLimit)
-	debug.SetGCPercent(garbage)
+	command.SetMemory(memoryLimit, gcPercent)
 	signals := []os.Signal{syscall.SIGTERM, syscall.SIGHUP}
 	if *lines { // without it, SIGINT must end a shell's loop around the producer
 		signals = append(signals, syscall.SIGINT)
