@@ -4,6 +4,7 @@ package cmd_test
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -233,7 +234,7 @@ func TestBrokerUsage(t *testing.T) {
 	}
 	for flag, value := range map[string]string{
 		"-phost host": `"127.0.0.1"`, "-pport port": `"9990"`, "-interval duration": "3s", "-timeout duration": "5s",
-		"-max-payload bytes": "16777216", "-max-queued bytes": "268435456", "-version": "",
+		"-max-payload bytes": "16MiB", "-max-queued bytes": "256MiB", "-version": "",
 	} {
 		pattern := "(?m)^  " + flag + "\n.*"
 		if value != "" {
@@ -252,21 +253,24 @@ func TestBrokerUsage(t *testing.T) {
 }
 
 func TestBrokerMisuse(t *testing.T) {
+	const size = "must be a count of bytes, at least 1, such as 1000, 64KiB, 16MiB or 1GiB"
+	tooLarge := fmt.Sprintf(`invalid value "9999999999GiB" for flag -max-queued: must be at most %d bytes`, math.MaxInt)
 	for line, arguments := range map[string][]string{
-		`-phost "": must be a host, 0.0.0.0 for all interfaces`:                                    {"-phost", ""},
-		`-pport "70000": must be a number from 0 to 65535, 0 for a free port`:                      {"-pport", "70000"},
-		`invalid value "3" for flag -interval: must be a duration, such as 5s or 100ms`:            {"-interval", "3"},
-		`-interval -1s: must be a duration of at least 0, such as 3s`:                              {"-interval", "-1s"},
-		`invalid value "x" for flag -timeout: must be a duration, such as 5s or 100ms`:             {"-timeout", "x"},
-		`-timeout 0s: must be a duration above 0, such as 5s`:                                      {"-timeout", "0"},
-		`invalid value "16M" for flag -max-payload: must be a plain count of bytes`:                {"-max-payload", "16M"},
-		`-max-payload 0: must be a count of bytes, at least 1`:                                     {"-max-payload", "0"},
-		`invalid value "9999999999999999999" for flag -max-queued: must be a plain count of bytes`: {"-max-queued", "9999999999999999999"},
-		`-max-queued -1: must be a count of bytes, at least 1`:                                     {"-max-queued", "-1"},
-		`flag provided but not defined: -port`:                                                     {"-port", "1"},
-		`flag needs an argument: -pport`:                                                           {"-pport"},
-		`unexpected argument "start"`:                                                              {"-pport", "0", "start"},
-		`flag provided but not defined: -a\nb`:                                                     {"-a\nb"},
+		`-phost "": must be a host, 0.0.0.0 for all interfaces`:                         {"-phost", ""},
+		`-pport "70000": must be a number from 0 to 65535, 0 for a free port`:           {"-pport", "70000"},
+		`invalid value "3" for flag -interval: must be a duration, such as 5s or 100ms`: {"-interval", "3"},
+		`-interval -1s: must be a duration of at least 0, such as 3s`:                   {"-interval", "-1s"},
+		`invalid value "x" for flag -timeout: must be a duration, such as 5s or 100ms`:  {"-timeout", "x"},
+		`-timeout 0s: must be a duration above 0, such as 5s`:                           {"-timeout", "0"},
+		`invalid value "16M" for flag -max-payload: ` + size:                            {"-max-payload", "16M"},
+		`invalid value "0" for flag -max-payload: ` + size:                              {"-max-payload", "0"},
+		`invalid value "16GB" for flag -max-queued: ` + size:                            {"-max-queued", "16GB"},
+		`invalid value "-1" for flag -max-queued: ` + size:                              {"-max-queued", "-1"},
+		tooLarge:                               {"-max-queued", "9999999999GiB"},
+		`flag provided but not defined: -port`: {"-port", "1"},
+		`flag needs an argument: -pport`:       {"-pport"},
+		`unexpected argument "start"`:          {"-pport", "0", "start"},
+		`flag provided but not defined: -a\nb`: {"-a\nb"},
 	} {
 		expect(t, 2, "broker: "+line+" (see broker -h)\n", "broker", arguments...)
 	}

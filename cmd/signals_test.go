@@ -24,7 +24,9 @@ func skipWithoutHangup(t *testing.T) {
 
 // signalPair sends two signals, the second after gap. It reports false if the second one
 // was too late to belong to the first, because the machine was busy.
-func signalPair(t *testing.T, process *os.Process, first, second syscall.Signal, gap time.Duration) bool {
+func signalPair(
+	t *testing.T, process *os.Process, first, second syscall.Signal, gap time.Duration,
+) bool {
 	t.Helper()
 	limit := 150 * time.Millisecond
 	if second == syscall.SIGHUP {
@@ -103,7 +105,8 @@ func TestHangupOfAProducer(t *testing.T) {
 	}
 	command.Wait()
 	const want = "; from line 2 on: not accepted: stopped by signal: hangup\n"
-	if status := command.ProcessState.ExitCode(); status != 1 || !strings.HasSuffix(stderr.String(), want) {
+	status := command.ProcessState.ExitCode()
+	if status != 1 || !strings.HasSuffix(stderr.String(), want) {
 		t.Errorf("%v: %s", command.ProcessState, stderr)
 	}
 }
@@ -153,12 +156,18 @@ func TestSecondHangup(t *testing.T) {
 func TestIgnoredSignals(t *testing.T) {
 	for name, signal := range map[string]syscall.Signal{"INT": syscall.SIGINT, "HUP": syscall.SIGHUP} {
 		script := fmt.Sprintf(`trap "" %s; exec "$0" "$@"`, name)
-		broker := startCommand(t, exec.Command("sh", "-c", script, filepath.Join(binaries, "broker"), "-pport", "0"))
-		command := exec.Command("sh", "-c", script, filepath.Join(binaries, "producer"), "-port", broker.port, "-topic", "t", "-lines")
+		ignoring := func(name string, arguments ...string) *exec.Cmd {
+			arguments = append([]string{"-c", script, filepath.Join(binaries, name)}, arguments...)
+			return exec.Command("sh", arguments...)
+		}
+		broker := startCommand(t, ignoring("broker", "-pport", "0"))
+		command := ignoring("producer", "-port", broker.port, "-topic", "t", "-lines")
 		input, stderr := typing(t, command)
 		for i := range 2 {
 			fmt.Fprintln(input, i)
-			until(t, "the line", func() bool { return strings.Count(broker.log.String(), "new message dispatched") == i+1 })
+			until(t, "the line", func() bool {
+				return strings.Count(broker.log.String(), "new message dispatched") == i+1
+			})
 			broker.signal(signal)
 			if err := command.Process.Signal(signal); err != nil {
 				t.Fatal(err)

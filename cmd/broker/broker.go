@@ -35,8 +35,8 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&config.ProducerPort, "pport", config.ProducerPort, "listen for producers on this `port`, 0 for a free one")
 	command.Duration(flags, &config.Interval, "interval", "drain the queues into the log every `duration`; 0: before each reply")
 	command.Duration(flags, &config.Timeout, "timeout", "give each connection this `duration`, above 0, to send its payload and to find room")
-	command.Size(flags, &config.MaxPayload, "max-payload", "refuse a payload of more `bytes`")
-	command.Size(flags, &config.MaxQueued, "max-queued", "queue at most this many `bytes`, overhead included")
+	command.Size(flags, &config.MaxPayload, "max-payload", "largest payload accepted, in `bytes`; KiB, MiB and GiB are taken too")
+	command.Size(flags, &config.MaxQueued, "max-queued", "limit of the queue, in `bytes`, overhead included; KiB, MiB and GiB are taken too")
 	if status, done := command.Parse(flags, "[flags]", arguments, stdout, stderr); done {
 		return status
 	}

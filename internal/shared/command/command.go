@@ -85,38 +85,3 @@ func IsTerminal(file *os.File) bool {
 	null, err := os.Stat(os.DevNull) // the other character device that people use
 	return err != nil || !os.SameFile(info, null)
 }
-
-// Duration adds a flag for a duration.
-func Duration(flags *flag.FlagSet, target *time.Duration, name, usage string) {
-	flags.Var(value[time.Duration]{target, time.ParseDuration, "a duration, such as 5s or 100ms"}, name, usage)
-}
-
-// Size adds a flag for a plain count of bytes.
-func Size(flags *flag.FlagSet, target *int, name, usage string) {
-	flags.Var(value[int]{target, strconv.Atoi, "a plain count of bytes"}, name, usage)
-}
-
-// value is a flag.Value whose errors say what would be right.
-type value[T any] struct {
-	target *T
-	parse  func(string) (T, error)
-	want   string
-}
-
-// String implements flag.Value.
-func (value value[T]) String() string {
-	if value.target == nil { // the package flag makes a zero value to compare with
-		return ""
-	}
-	return fmt.Sprint(*value.target)
-}
-
-// Set implements flag.Value.
-func (value value[T]) Set(text string) error {
-	parsed, err := value.parse(text)
-	if err != nil {
-		return fmt.Errorf("must be %s", value.want)
-	}
-	*value.target = parsed
-	return nil
-}
