@@ -420,7 +420,7 @@ func TestProducerStatuses(t *testing.T) {
 	expect(t, 0, "", "producer", send("t", "-message=-h", "-host", "localhost")...)
 	expect(t, 1, "producer: "+address+": refused: the payload is too large: more than 1000 bytes (-max-payload)\n",
 		"producer", send("t", "-message", strings.Repeat("x", 1000))...)
-	expect(t, 1, "producer: "+address+": refused: message 1: entry \"Topic\" is not printable UTF-8 at byte 2\n",
+	expect(t, 2, "producer: -topic is not printable UTF-8 at byte 2 (see producer -h)\n",
 		"producer", send("t\n", "-message", "x")...)
 
 	broker.signal(syscall.SIGTERM)

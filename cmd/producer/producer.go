@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -49,9 +50,12 @@ func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) 
 	var given bool
 	flags.Visit(func(set *flag.Flag) { given = given || set.Name == "message" })
 	bus, err := producer.New(config)
+	wrongTopic := apiv1.CheckTopic([]byte(*topic))
 	switch {
 	case *topic == "":
 		err = errors.New("-topic is missing or empty: must be the topic to send to")
+	case wrongTopic != nil:
+		err = fmt.Errorf("-topic %w", wrongTopic)
 	case given && *lines:
 		err = errors.New("-message and -lines: must be one of them")
 	}

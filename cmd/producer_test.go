@@ -1,0 +1,45 @@
+package cmd_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// silentInput returns a standard input from which nothing comes, and which does not end.
+func silentInput(t *testing.T) *os.File {
+	t.Helper()
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		reader.Close()
+		writer.Close()
+	})
+	return reader
+}
+
+// misused fails the test unless a producer with these arguments ends with status 2 and
+// this line, without having read its standard input.
+func misused(t *testing.T, line string, arguments ...string) {
+	t.Helper()
+	command := command("producer", arguments...)
+	command.Stdin = silentInput(t)
+	status, _, stderr := finish(t, command)
+	if want := "producer: " + line + " (see producer -h)\n"; status != 2 || stderr != want {
+		t.Errorf("%.40q: status %d: %s", arguments, status, stderr)
+	}
+}
+
+// A topic that the broker would refuse is refused before anything is read.
+func TestTopicIsCheckedFirst(t *testing.T) {
+	for topic, line := range map[string]string{
+		"t\n":                    "-topic is not printable UTF-8 at byte 2",
+		"\xff":                   "-topic is not printable UTF-8 at byte 1",
+		strings.Repeat("t", 300): "-topic is 300 bytes long, must be 1 to 255",
+	} {
+		misused(t, line, "-topic", topic)
+		misused(t, line, "-topic", topic, "-lines")
+	}
+}
