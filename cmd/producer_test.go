@@ -43,3 +43,12 @@ func TestTopicIsCheckedFirst(t *testing.T) {
 		misused(t, line, "-topic", topic, "-lines")
 	}
 }
+
+// What is more than a host is refused, with the flag that takes the rest.
+func TestHostIsAlone(t *testing.T) {
+	for _, host := range []string{"localhost:9990", "http://localhost", "[::1]"} {
+		line := `-host "` + host + `": must be a name or an address alone, ` +
+			`such as localhost or ::1; the port goes to -port`
+		misused(t, line, "-topic", "t", "-host", host)
+	}
+}

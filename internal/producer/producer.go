@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -66,6 +67,11 @@ func DefaultConfig() *ProducerConfig {
 func (config *ProducerConfig) Validate() error {
 	if config.Host == "" {
 		return errors.New(`-host "": must be a host`)
+	}
+	_, err := netip.ParseAddr(config.Host)
+	if err != nil && strings.ContainsAny(config.Host, ":/[]") {
+		const want = "must be a name or an address alone, such as localhost or ::1; the port goes to -port"
+		return fmt.Errorf("-host %q: %s", config.Host, want)
 	}
 	if port, err := strconv.ParseUint(config.Port, 10, 16); err != nil || port == 0 {
 		return fmt.Errorf("-port %q: must be a number from 1 to 65535", config.Port)

@@ -218,12 +218,26 @@ func TestSendToNobody(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
+	const alone = "must be a name or an address alone, such as localhost or ::1; the port goes to -port"
+	host := func(host string) func(*producer.ProducerConfig) {
+		return func(config *producer.ProducerConfig) { config.Host = host }
+	}
 	for _, test := range []struct {
 		set  func(*producer.ProducerConfig)
 		want string
 	}{
 		{func(*producer.ProducerConfig) {}, ""},
 		{func(config *producer.ProducerConfig) { config.Host = "" }, `-host "": must be a host`},
+		{host("localhost"), ""},
+		{host("127.0.0.1"), ""},
+		{host("::1"), ""},
+		{host("fe80::1%eth0"), ""},
+		{host("localhost:9990"), `-host "localhost:9990": ` + alone},
+		{host("127.0.0.1:9990"), `-host "127.0.0.1:9990": ` + alone},
+		{host("[::1]"), `-host "[::1]": ` + alone},
+		{host("[::1]:9990"), `-host "[::1]:9990": ` + alone},
+		{host("http://localhost"), `-host "http://localhost": ` + alone},
+		{host("localhost/"), `-host "localhost/": ` + alone},
 		{func(config *producer.ProducerConfig) { config.Port = "0" }, `-port "0": must be a number from 1 to 65535`},
 		{func(config *producer.ProducerConfig) { config.Port = "65536" }, `-port "65536": must be a number from 1 to 65535`},
 		{func(config *producer.ProducerConfig) { config.Retry = -1 }, "-retry -1ns: must be a duration of at least 0, such as 30s"},
