@@ -2,6 +2,9 @@ package cmd_test
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -50,5 +53,36 @@ func TestHostIsAlone(t *testing.T) {
 		line := `-host "` + host + `": must be a name or an address alone, ` +
 			`such as localhost or ::1; the port goes to -port`
 		misused(t, line, "-topic", "t", "-host", host)
+	}
+}
+
+// A standard input that is closed, or ends without a byte, is what a failed command
+// leaves. It is no message, but an empty file is one.
+func TestEmptyInput(t *testing.T) {
+	broker := startBroker(t)
+	closed := exec.Command("sh", "-c", `exec "$0" -port "$1" -topic t <&-`,
+		filepath.Join(binaries, "producer"), broker.port)
+	failed := exec.Command("sh", "-c", `false | "$0" -port "$1" -topic t`,
+		filepath.Join(binaries, "producer"), broker.port)
+	const want = "producer: not accepted: the input is empty: " +
+		"to send an empty message, use -message ''\n"
+	for name, command := range map[string]*exec.Cmd{
+		"closed": closed, "a failed command": failed, "/dev/null": producing(broker.address(), nil),
+	} {
+		if status, _, stderr := finish(t, command); status != 1 || stderr != want {
+			t.Errorf("%s: status %d: %s", name, status, stderr)
+		}
+	}
+	file, err := os.Create(filepath.Join(t.TempDir(), "empty"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	status, _, stderr := finish(t, producing(broker.address(), file))
+	if status != 0 || stderr != "" {
+		t.Errorf("an empty file: status %d: %s", status, stderr)
+	}
+	if got := broker.drained(); !slices.Equal(got, []string{""}) {
+		t.Errorf("in the log: %q", got)
 	}
 }

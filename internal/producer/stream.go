@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -34,6 +35,9 @@ const (
 
 // SendAll sends all of input, up to 256 MiB, as one message on topic. See Send
 // for the error, which may also be that of reading.
+//
+// An input without a byte is an error unless it is a regular file: it is what a failed
+// command leaves at the other end of a pipe.
 func (producer *Producer) SendAll(ctx context.Context, topic string, input io.Reader) error {
 	return producer.sendStream(ctx, &stream{topic: topic, input: input, whole: true}, func(int, int) {})
 }
@@ -205,6 +209,9 @@ func (stream *stream) read(ctx context.Context, pieces chan<- []*apiv1.Message) 
 			messages = append(messages, apiv1.Message{Topic: stream.topic, Data: block[begin : begin+length]})
 			begin += length + 1
 		}
+		if err == io.EOF && stream.whole && len(block) == 0 && !isRegular(stream.input) {
+			return errors.New("the input is empty: to send an empty message, use -message ''")
+		}
 		if err == io.EOF && (stream.whole || begin < len(block)) {
 			messages = append(messages, apiv1.Message{Topic: stream.topic, Data: block[begin:]})
 		}
@@ -230,6 +237,16 @@ func (stream *stream) read(ctx context.Context, pieces chan<- []*apiv1.Message) 
 			return fmt.Errorf("the message is longer than %d bytes", maxMessage)
 		}
 	}
+}
+
+// isRegular reports whether input is a regular file.
+func isRegular(input io.Reader) bool {
+	file, ok := input.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode().IsRegular()
 }
 
 // collect gathers pieces and hands over what it has when that is enough for a

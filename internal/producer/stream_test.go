@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"reflect"
 	"runtime"
 	"slices"
@@ -175,7 +177,7 @@ func TestLines(t *testing.T) {
 
 // All of the input can be one message.
 func TestSendAll(t *testing.T) {
-	for _, input := range []string{"", "\n", "a\nb\n", "a\x00\xff", strings.Repeat("x\n", 1_000_000)} {
+	for _, input := range []string{"\n", "a\nb\n", "a\x00\xff", strings.Repeat("x\n", 1_000_000)} {
 		judge := judging(t, refuseNone)
 		err := retrying(t, judge.address, 0).SendAll(t.Context(), "t", iotest.HalfReader(strings.NewReader(input)))
 		if got := judge.accepted(); err != nil || len(got) != 1 || got[0] != input {
@@ -185,6 +187,25 @@ func TestSendAll(t *testing.T) {
 	err := retrying(t, judging(t, refuseNone).address, 0).SendAll(t.Context(), "t", iotest.ErrReader(errors.New("why")))
 	if err == nil || err.Error() != "not accepted: why" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Nothing to send is an error, unless it is a file that is empty.
+func TestSendAllOfNothing(t *testing.T) {
+	judge := judging(t, refuseNone)
+	err := retrying(t, judge.address, 0).SendAll(t.Context(), "t", strings.NewReader(""))
+	const want = "not accepted: the input is empty: to send an empty message, use -message ''"
+	if err == nil || err.Error() != want || len(judge.received()) > 0 {
+		t.Errorf("%d payloads, error %v", len(judge.received()), err)
+	}
+	file, err := os.Create(filepath.Join(t.TempDir(), "empty"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	err = retrying(t, judge.address, 0).SendAll(t.Context(), "t", file)
+	if got := judge.accepted(); err != nil || len(got) != 1 || got[0] != "" {
+		t.Errorf("an empty file: error %v, got %q", err, got)
 	}
 }
 
