@@ -425,7 +425,7 @@ func TestKilledInMidStream(t *testing.T) {
 func TestLinesToOthers(t *testing.T) {
 	for answer, why := range map[string]string{
 		"":                                 "no end within 1s",
-		"HTTP/1.1 400 Bad Request\r\n\r\n": "the answer is not a reply of mbus: the reply is an integer, must be a map of Accepted and Error",
+		"HTTP/1.1 400 Bad Request\r\n\r\n": "the answer is not a reply of mbus, is -port right? the reply is an integer, must be a map of Accepted and Error",
 	} {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

@@ -33,6 +33,9 @@ const (
 // error they were not accepted.
 var ErrUnknown = errors.New("outcome unknown, sending again may duplicate")
 
+// errForeign is wrapped by the errors that follow an answer of something else than mbus.
+var errForeign = errors.New("the answer is not a reply of mbus, is -port right?")
+
 // Refusal is wrapped by the errors of Send that tell the broker's own reason.
 type Refusal string
 
@@ -169,10 +172,12 @@ func (producer *Producer) send(payload []byte, count int) error {
 	switch {
 	case err == nil && reply.Accepted == 0 && reply.Error != "":
 		return Refusal(reply.Error)
+	case errors.Is(err, errForeign) && sendErr != nil:
+		return notAccepted(fmt.Errorf("sending broke off: %w; %w", producer.cause(sendErr), err))
 	case sendErr != nil:
 		return notAccepted(fmt.Errorf("sending broke off: %w", producer.cause(sendErr)))
 	case err != nil:
-		return fmt.Errorf("%w: %w", ErrUnknown, producer.cause(err))
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
 	case reply.Accepted != count || reply.Error != "":
 		return fmt.Errorf("%w: the broker answers %d accepted of %d, %q", ErrUnknown, reply.Accepted, count, reply.Error)
 	}
@@ -191,12 +196,14 @@ func (producer *Producer) readReply(connection net.Conn) (*apiv1.Reply, error) {
 	switch {
 	case wrong == nil:
 		return reply, nil
-	case err != nil:
-		return nil, err
+	case len(answer) == 0 && err != nil:
+		return nil, producer.cause(err)
 	case len(answer) == 0:
 		return nil, errors.New("the connection ended without a reply")
+	case err != nil: // such as a server that speaks first and then waits
+		wrong = fmt.Errorf("%w; %w", wrong, producer.cause(err))
 	}
-	return nil, fmt.Errorf("the answer is not a reply of mbus: %w", wrong)
+	return nil, fmt.Errorf("%w %w", errForeign, wrong)
 }
 
 // cause returns what is behind a network error, without the addresses: the error

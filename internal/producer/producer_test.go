@@ -137,9 +137,9 @@ func TestSendToOthers(t *testing.T) {
 		"refuses":           {saying("\x82" + accepted + "\x00" + fault + "\xa3why"), false, true, "refused: why"},
 		"refuses at length": {saying("\x82" + accepted + "\x00" + fault + "\xd9\xc8" + strings.Repeat("x", 200)), false, true, "refused: " + strings.Repeat("x", 200)},
 		"hangs up":          {saying(""), true, false, "the connection ended without a reply"},
-		"half a reply":      {saying("\x82" + accepted + "\x01"), true, false, "the answer is not a reply of mbus: the reply: ends early, in key 2"},
-		"HTTP":              {saying("HTTP/1.1 400 Bad Request\r\n\r\n"), true, false, "the answer is not a reply of mbus: the reply is an integer, must be a map of Accepted and Error"},
-		"endless":           {endless, true, false, "the answer is not a reply of mbus"},
+		"half a reply":      {saying("\x82" + accepted + "\x01"), true, false, "the answer is not a reply of mbus, is -port right? the reply: ends early, in key 2"},
+		"HTTP":              {saying("HTTP/1.1 400 Bad Request\r\n\r\n"), true, false, "the answer is not a reply of mbus, is -port right? the reply is an integer, must be a map of Accepted and Error"},
+		"endless":           {endless, true, false, "the answer is not a reply of mbus, is -port right?"},
 		"another count":     {saying("\x82" + accepted + "\x02" + fault + "\xa0"), true, false, `the broker answers 2 accepted of 1, ""`},
 		"contradicts":       {saying("\x82" + accepted + "\x01" + fault + "\xa3why"), true, false, `the broker answers 1 accepted of 1, "why"`},
 		"accepts nothing":   {saying("\x82" + accepted + "\x00" + fault + "\xa0"), true, false, `the broker answers 0 accepted of 1, ""`},
@@ -148,7 +148,7 @@ func TestSendToOthers(t *testing.T) {
 		"answers, stays on": {func(connection *net.TCPConn) {
 			io.WriteString(connection, "SSH-2.0")
 			time.Sleep(1500 * time.Millisecond)
-		}, true, false, "no end within 1s"},
+		}, true, false, "the answer is not a reply of mbus, is -port right? the reply is an integer, must be a map of Accepted and Error; no end within 1s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			address := answering(t, test.serve)
@@ -176,6 +176,7 @@ func TestSendBreaksOff(t *testing.T) {
 		"reset":          {func(connection *net.TCPConn) { connection.Read(make([]byte, 1)); connection.SetLinger(0) }, "sending broke off: "},
 		"accepted early": {interrupting("\x82\xa8Accepted\x01\xa5Error\xa0"), "sending broke off: "},
 		"refused early":  {interrupting("\x82\xa8Accepted\x00\xa5Error\xa3why"), "refused: why"},
+		"another server": {interrupting("HTTP/1.1 413 Too Large\r\n\r\n"), "; the answer is not a reply of mbus, is -port right? "},
 		"never read":     {func(connection *net.TCPConn) { time.Sleep(1500 * time.Millisecond) }, "sending broke off: no end within 1s"},
 	} {
 		t.Run(name, func(t *testing.T) {
