@@ -418,7 +418,7 @@ func TestProducerStatuses(t *testing.T) {
 	expect(t, 0, "", "producer", send("t", "-message", "text")...)
 	expect(t, 0, "", "producer", send("t", "-message", "")...)
 	expect(t, 0, "", "producer", send("t", "-message=-h", "-host", "localhost")...)
-	expect(t, 1, "producer: "+address+": refused: the payload is too large: more than 1000 bytes (-max-payload)\n",
+	expect(t, 1, "producer: "+address+": refused: the payload is too large: more than 1000 bytes (the broker's -max-payload)\n",
 		"producer", send("t", "-message", strings.Repeat("x", 1000))...)
 	expect(t, 2, "producer: -topic is not printable UTF-8 at byte 2 (see producer -h)\n",
 		"producer", send("t\n", "-message", "x")...)

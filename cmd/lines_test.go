@@ -204,7 +204,7 @@ func TestLineOverTheLimit(t *testing.T) {
 	}
 	fmt.Fprintf(&input, "%5000d\nafter\n", 1001)
 	status, said := sendLines(t, broker.address(), strings.NewReader(input.String()), "-retry", "1h")
-	want := told{1000, 1001, 1001, broker.address() + ": refused: the payload is too large: more than 5000 bytes (-max-payload)"}
+	want := told{1000, 1001, 1001, broker.address() + ": refused: the payload is too large: more than 5000 bytes (the broker's -max-payload)"}
 	if status != 1 || said != want {
 		t.Errorf("status %d, %+v, want %+v", status, said, want)
 	}
@@ -223,7 +223,7 @@ func TestStandardInput(t *testing.T) {
 	}{
 		{"look\nma!\n", 0, ""},
 		{"", 1, "producer: not accepted: the input is empty: to send an empty message, use -message ''\n"},
-		{strings.Repeat("x", 5000), 1, "producer: " + broker.address() + ": refused: the payload is too large: more than 5000 bytes (-max-payload)\n"},
+		{strings.Repeat("x", 5000), 1, "producer: " + broker.address() + ": refused: the payload is too large: more than 5000 bytes (the broker's -max-payload)\n"},
 	} {
 		if status, _, stderr := finish(t, producing(broker.address(), strings.NewReader(test.input))); status != test.status || stderr != test.stderr {
 			t.Errorf("%.20q: status %d: %s", test.input, status, stderr)

@@ -39,9 +39,10 @@ var errForeign = errors.New("the answer is not a reply of mbus, is -port right?"
 // Refusal is wrapped by the errors of Send that tell the broker's own reason.
 type Refusal string
 
-// Error implements error.
+// Error implements error. It says of the flags that a broker names in its reasons, such as
+// -max-payload, that they are the broker's.
 func (refusal Refusal) Error() string {
-	return "refused: " + string(refusal)
+	return "refused: " + strings.Replace(string(refusal), "(-max-", "(the broker's -max-", 1)
 }
 
 // ProducerConfig is where a producer sends to.

@@ -99,8 +99,8 @@ func TestSendToABroker(t *testing.T) {
 		}
 	}
 	for want, wrong := range map[string]*apiv1.Message{
-		`message 1: entry "Topic" is 0 bytes long, must be 1 to 255`:       {},
-		"the payload is too large: more than 1048576 bytes (-max-payload)": {Topic: "t", Data: make([]byte, 16<<20)},
+		`message 1: entry "Topic" is 0 bytes long, must be 1 to 255`:                    {},
+		"the payload is too large: more than 1048576 bytes (the broker's -max-payload)": {Topic: "t", Data: make([]byte, 16<<20)},
 	} {
 		err := sender.Send(t.Context(), []*apiv1.Message{wrong})
 		if !refused(err) || errors.Is(err, producer.ErrUnknown) || err.Error() != bus.Addr().String()+": refused: "+want {
