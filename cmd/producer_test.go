@@ -4,9 +4,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // silentInput returns a standard input from which nothing comes, and which does not end.
@@ -84,5 +86,46 @@ func TestEmptyInput(t *testing.T) {
 	}
 	if got := broker.drained(); !slices.Equal(got, []string{""}) {
 		t.Errorf("in the log: %q", got)
+	}
+}
+
+// An outage of more than five seconds is reported, and so is its end.
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	address := free(t)
+	command := producing(address, nil, "-message", "x", "-retry", "1h")
+	stderr := &record{}
+	command.Stderr = stderr
+	begin := time.Now()
+	started(t, command)
+	until(t, "the report", func() bool { return strings.HasSuffix(stderr.String(), "\n") })
+	if took := time.Since(begin); took < 5*time.Second {
+		t.Errorf("it is reported after %s", took)
+	}
+	broker := startAt(t, address)
+	if err := command.Wait(); err != nil {
+		t.Error(err)
+	}
+	want := "producer: " + address + ": not accepted: connect: connection refused; " +
+		"retrying for up to 59m[0-9]+s\n" +
+		"producer: " + address + ": accepted after [0-9]+s of retrying\n"
+	if !regexp.MustCompile("^" + want + "$").MatchString(stderr.String()) {
+		t.Errorf("it said %s", stderr)
+	}
+	if got := broker.drained(); !slices.Equal(got, []string{"x"}) {
+		t.Errorf("in the log: %q", got)
+	}
+}
+
+// A producer that gives up says why, and nothing about an end of the outage.
+func TestOutageWithoutEnd(t *testing.T) {
+	t.Parallel()
+	address := free(t)
+	status, _, stderr := finish(t, producing(address, nil, "-message", "x", "-retry", "10s"))
+	const why = "not accepted: connect: connection refused"
+	want := "producer: " + address + ": " + why + "; retrying for up to [0-9]s\n" +
+		"producer: " + address + ": " + why + "\n"
+	if status != 1 || !regexp.MustCompile("^"+want+"$").MatchString(stderr) {
+		t.Errorf("status %d: %s", status, stderr)
 	}
 }

@@ -49,6 +49,12 @@ func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) 
 	}
 	var given bool
 	flags.Visit(func(set *flag.Flag) { given = given || set.Name == "message" })
+	stopProgress, showProgress := func() {}, func() {}
+	config.Report = func(line string) {
+		stopProgress()
+		command.Say(stderr, flags.Name(), line)
+		showProgress()
+	}
 	bus, err := producer.New(config)
 	wrongTopic := apiv1.CheckTopic([]byte(*topic))
 	switch {
@@ -82,12 +88,12 @@ func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) 
 		err = bus.Send(ctx, []*apiv1.Message{{Topic: *topic, Data: []byte(*message)}})
 	case *lines:
 		progress := producer.NewProgress(stdin)
-		stop := func() {}
 		if command.IsTerminal(stderr) && !command.IsTerminal(stdin) { // nobody types there
-			stop = progress.Show(stderr)
+			showProgress = func() { stopProgress = progress.Show(stderr) }
+			showProgress()
 		}
 		err = bus.SendLines(ctx, *topic, stdin, progress.Add)
-		stop()
+		stopProgress()
 		said = progress.String()
 	default:
 		err = bus.SendAll(ctx, *topic, stdin)

@@ -28,6 +28,10 @@ const (
 	maxPause = 2 * time.Second
 )
 
+// quietOutage is how long an outage is not worth a report. The restart of a broker is
+// shorter.
+const quietOutage = 5 * time.Second
+
 // ErrUnknown is wrapped by the errors of Send after which the messages may have
 // been accepted or not: sending them again may duplicate them. After any other
 // error they were not accepted.
@@ -59,6 +63,11 @@ type ProducerConfig struct {
 	// is sent again: where there was no connection, where it was not sent or
 	// received whole, and where the broker's refusal may pass. 0: not at all.
 	Retry time.Duration
+
+	// Report is called with a line of text when retrying has had no success for
+	// 5 seconds, and when it has some after that. Send calls it, and waits for
+	// it. It may be nil.
+	Report func(line string)
 }
 
 // DefaultConfig returns the configuration for a broker that is told nothing.
@@ -96,6 +105,10 @@ type Producer struct {
 	address string
 	encoder encoder.Encoder
 	decoder decoder.Decoder
+
+	// An outage begins with the first attempt that fails, and ends with a success.
+	outageSince    time.Time // zero before the first attempt after a success
+	outageReported bool
 }
 
 // New returns a producer. It does not connect yet. Its error is config.Validate's.
@@ -120,9 +133,13 @@ func (producer *Producer) Send(ctx context.Context, messages []*apiv1.Message) e
 	if err != nil {
 		return notAccepted(err)
 	}
+	if producer.outageSince.IsZero() {
+		producer.outageSince = time.Now()
+	}
 	err = producer.send(payload, len(messages))
 	end := time.Now().Add(producer.config.Retry)
 	for pause := minPause; mayPass(err, len(messages)) && time.Now().Before(end); pause = min(2*pause, maxPause) {
+		producer.reportOutage(err, end)
 		select {
 		case <-time.After(min(pause, time.Until(end))):
 			err = producer.send(payload, len(messages))
@@ -133,7 +150,35 @@ func (producer *Producer) Send(ctx context.Context, messages []*apiv1.Message) e
 	if err != nil {
 		return fmt.Errorf("%s: %w", producer.address, err)
 	}
+	producer.endOutage()
 	return nil
+}
+
+// reportOutage reports that attempts have failed for quietTime, lately with err, and go on
+// until end, unless it has reported this outage before.
+func (producer *Producer) reportOutage(err error, end time.Time) {
+	if producer.outageReported || time.Since(producer.outageSince) < quietOutage {
+		return
+	}
+	producer.outageReported = true
+	left := time.Until(end).Round(time.Second)
+	producer.report(fmt.Sprintf("%v; retrying for up to %s", err, left))
+}
+
+// endOutage is called after each success. It reports the end of an outage that was reported.
+func (producer *Producer) endOutage() {
+	if producer.outageReported {
+		took := time.Since(producer.outageSince).Round(time.Second)
+		producer.report(fmt.Sprintf("accepted after %s of retrying", took))
+	}
+	producer.outageSince, producer.outageReported = time.Time{}, false
+}
+
+// report calls the configured Report with the broker's address and text.
+func (producer *Producer) report(text string) {
+	if producer.config.Report != nil {
+		producer.config.Report(producer.address + ": " + text)
+	}
 }
 
 // mayPass tells whether err, which send returned for count messages, leaves it

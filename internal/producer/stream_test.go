@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -430,6 +431,48 @@ func TestRetry(t *testing.T) {
 		if got := len(judge.received()); again && (err != nil || got != 4) || !again && (err == nil || got != 1) {
 			t.Errorf("%s: %d attempts, %v", reason, got, err)
 		}
+	}
+}
+
+// A long outage is reported once, and so is its end. A short one is not reported.
+func TestOutageReports(t *testing.T) {
+	reports := make(chan string, 100)
+	var refusals atomic.Int64 // left to come after the first report
+	judge := judging(t, func(int, int) string {
+		if len(reports) == 0 || refusals.Add(-1) >= 0 {
+			return apiv1.QueueFull
+		}
+		return ""
+	})
+	config := producer.DefaultConfig()
+	config.Host, config.Port, _ = net.SplitHostPort(judge.address)
+	config.Retry = time.Hour
+	config.Report = func(line string) { reports <- line }
+	sender, err := producer.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, count := range []int64{2, 1} {
+		refusals.Store(count)
+		if err := sender.Send(t.Context(), message); err != nil {
+			t.Error(err)
+		}
+	}
+	close(reports)
+	for _, want := range []string{
+		": refused: queue is full; retrying for up to 59m[0-9]+s",
+		": accepted after [0-9]+s of retrying",
+		"", // no more
+	} {
+		if want != "" {
+			want = judge.address + want
+		}
+		if got := <-reports; !regexp.MustCompile("^" + want + "$").MatchString(got) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if got := len(judge.received()); got < 5 {
+		t.Errorf("%d attempts", got)
 	}
 }
 
