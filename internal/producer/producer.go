@@ -138,7 +138,7 @@ func (producer *Producer) Send(ctx context.Context, messages []*apiv1.Message) e
 	}
 	err = producer.send(payload, len(messages))
 	end := time.Now().Add(producer.config.Retry)
-	for pause := minPause; mayPass(err, len(messages)) && time.Now().Before(end); pause = min(2*pause, maxPause) {
+	for pause := minPause; retryable(err, len(messages)) && time.Now().Before(end); pause = min(2*pause, maxPause) {
 		producer.reportOutage(err, end)
 		select {
 		case <-time.After(min(pause, time.Until(end))):
@@ -181,20 +181,17 @@ func (producer *Producer) report(text string) {
 	}
 }
 
-// mayPass tells whether err, which send returned for count messages, leaves it
-// certain that nothing was queued, and likely that they are accepted later.
-func mayPass(err error, count int) bool {
+// retryable reports whether err, which send returned for count messages, leaves it certain
+// that none was queued, and likely that all are accepted later.
+func retryable(err error, count int) bool {
 	var refusal Refusal
 	if !errors.As(err, &refusal) {
 		return err != nil && !errors.Is(err, ErrUnknown)
 	}
-	switch reason := string(refusal); {
-	case reason == apiv1.QueueFull, reason == apiv1.Stopping, reason == apiv1.LogGone, strings.HasPrefix(reason, apiv1.Broke):
-		return true
-	case strings.HasPrefix(reason, apiv1.NoEnd):
-		return count == 1 // on a slow link, several have to go in parts
-	}
-	return false
+	reason := string(refusal)
+	// What goes in parts is not sent again as a whole, for it may be too much for the link.
+	inParts := count > 1 && apiv1.Splittable(reason)
+	return apiv1.Retryable(reason) && !inParts
 }
 
 // send sends a payload of count messages once.
