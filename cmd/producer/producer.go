@@ -92,7 +92,7 @@ func parse(arguments []string, stdout, stderr io.Writer) (task sendTask, status 
 		return task, status, true
 	}
 	if err := task.validate(); err != nil {
-		return task, command.Wrong(flags, err, stderr), true
+		return task, command.UsageError(flags, err, stderr), true
 	}
 	return task, command.Success, false
 }

@@ -10,34 +10,34 @@ import (
 	"time"
 )
 
-// Duration adds a flag for a duration.
+// Duration adds a flag for a duration, in the form that time.ParseDuration takes.
 func Duration(flags *flag.FlagSet, target *time.Duration, name, usage string) {
-	flags.Var(value[time.Duration]{target, parseDuration, time.Duration.String}, name, usage)
+	flags.Var(flagValue[time.Duration]{target, parseDuration, time.Duration.String}, name, usage)
 }
 
-// Size adds a flag for a count of bytes, at least 1: plain, or with one of the units
-// KiB, MiB and GiB.
+// Size adds a flag for a number of bytes from 1 to math.MaxInt: plain, or in KiB, MiB or GiB.
+// The usage shows its default in the same form.
 func Size(flags *flag.FlagSet, target *int, name, usage string) {
-	flags.Var(value[int]{target, parseSize, formatSize}, name, usage)
+	flags.Var(flagValue[int]{target, parseSize, formatSize}, name, usage)
 }
 
-// value is a flag.Value whose errors say what would be right.
-type value[T any] struct {
+// flagValue is a flag.Value. Its parse function returns errors that say what would be right.
+type flagValue[T any] struct {
 	target *T
 	parse  func(string) (T, error)
 	format func(T) string
 }
 
 // String implements flag.Value.
-func (value value[T]) String() string {
-	if value.target == nil { // the package flag makes a zero value to compare with
+func (value flagValue[T]) String() string {
+	if value.target == nil { // package flag calls String on a zero value
 		return ""
 	}
 	return value.format(*value.target)
 }
 
 // Set implements flag.Value.
-func (value value[T]) Set(text string) error {
+func (value flagValue[T]) Set(text string) error {
 	parsed, err := value.parse(text)
 	if err == nil {
 		*value.target = parsed
@@ -53,7 +53,7 @@ func parseDuration(text string) (time.Duration, error) {
 	return duration, nil
 }
 
-// units returns the names of 1<<10, 1<<20 and 1<<30 bytes.
+// units returns the names of 1<<10, 1<<20 and 1<<30 bytes, as IEC 80000-13 defines them.
 func units() []string {
 	return []string{"KiB", "MiB", "GiB"}
 }
@@ -75,7 +75,7 @@ func parseSize(text string) (int, error) {
 	return int(count * unit), nil
 }
 
-// formatSize returns size in the largest unit of which it is a multiple.
+// formatSize returns size in the largest unit that divides it.
 func formatSize(size int) string {
 	name := ""
 	for _, larger := range units() {

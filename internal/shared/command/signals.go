@@ -10,27 +10,27 @@ import (
 )
 
 const (
-	// pairTime is how long signals count as one request to stop: timeout(1) and
-	// systemd send two at once.
+	// Signals within pairTime of the first are one request to stop: timeout(1) and systemd
+	// send two at once.
 	pairTime = 200 * time.Millisecond
 
-	// hangupTime is pairTime for SIGHUP. When a terminal is closed, the kernel
-	// sends one and the shell another, some time apart.
+	// hangupTime is pairTime for SIGHUP. When a terminal is closed, the kernel sends one
+	// SIGHUP and the shell sends another later.
 	hangupTime = time.Second
 )
 
-// SignalContext returns a context that ends when the process receives one of
-// signals. The context's cause names that signal. Signals that arrive within 200 ms
-// of the first, and SIGHUP within a second, belong to the same request to stop. A
-// later one has its default action: it ends the process.
+// SignalContext returns a context that ends when the process receives one of signals. The
+// context's cause names that signal. Further signals within 200 ms, and further SIGHUPs
+// within a second, are part of the same request to stop and have no effect. A later signal
+// has its default action: it ends the process.
 //
-// A SIGHUP or SIGINT that was ignored when the process started stays ignored: nohup
-// ignores the one, and a shell ignores the other in a script's background commands.
+// A SIGHUP or SIGINT that was ignored when the process started stays ignored: nohup makes
+// its command ignore SIGHUP, and a script's background commands ignore SIGINT.
 //
-// SignalContext is for the main function, once: it never stops waiting for signals.
+// A main function calls SignalContext once. Its goroutine runs until a signal arrives.
 func SignalContext(signals ...os.Signal) context.Context {
 	received := make(chan os.Signal, 1)
-	hangups := make(chan os.Signal, 1) // keeps SIGHUP from its default action
+	hangups := make(chan os.Signal, 1) // nobody reads it: it only stops the default action
 	for _, each := range signals {
 		if signal.Ignored(each) {
 			continue
