@@ -91,6 +91,7 @@ package apiv1
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -118,6 +119,18 @@ type Message struct {
 type Reply struct {
 	Accepted int    // how many messages were queued: all of the payload's, or 0
 	Error    string // why the payload was refused; empty when it was accepted
+}
+
+// Retryable reports whether a payload that was refused for reason may be accepted later.
+func Retryable(reason string) bool {
+	return reason == QueueFull || reason == Stopping || reason == LogGone ||
+		strings.HasPrefix(reason, NoEnd) || strings.HasPrefix(reason, Broke)
+}
+
+// Splittable reports whether the parts of a payload that was refused for reason may be
+// accepted, each as a payload of its own.
+func Splittable(reason string) bool {
+	return strings.HasPrefix(reason, TooLarge) || strings.HasPrefix(reason, NoEnd)
 }
 
 // CheckTopic returns nil if name may name a topic. Otherwise its error completes

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -27,17 +28,25 @@ const (
 	maxPause = 2 * time.Second
 )
 
+// quietOutage is how long an outage is not worth a report. The restart of a broker is
+// shorter.
+const quietOutage = 5 * time.Second
+
 // ErrUnknown is wrapped by the errors of Send after which the messages may have
 // been accepted or not: sending them again may duplicate them. After any other
 // error they were not accepted.
 var ErrUnknown = errors.New("outcome unknown, sending again may duplicate")
 
+// errForeign is wrapped by the errors that follow an answer of something else than mbus.
+var errForeign = errors.New("the answer is not a reply of mbus, is -port right?")
+
 // Refusal is wrapped by the errors of Send that tell the broker's own reason.
 type Refusal string
 
-// Error implements error.
+// Error implements error. It says of the flags that a broker names in its reasons, such as
+// -max-payload, that they are the broker's.
 func (refusal Refusal) Error() string {
-	return "refused: " + string(refusal)
+	return "refused: " + strings.Replace(string(refusal), "(-max-", "(the broker's -max-", 1)
 }
 
 // ProducerConfig is where a producer sends to.
@@ -54,6 +63,11 @@ type ProducerConfig struct {
 	// is sent again: where there was no connection, where it was not sent or
 	// received whole, and where the broker's refusal may pass. 0: not at all.
 	Retry time.Duration
+
+	// Report is called with a line of text when retrying has had no success for
+	// 5 seconds, and when it has some after that. Send calls it, and waits for
+	// it. It may be nil.
+	Report func(line string)
 }
 
 // DefaultConfig returns the configuration for a broker that is told nothing.
@@ -66,6 +80,11 @@ func DefaultConfig() *ProducerConfig {
 func (config *ProducerConfig) Validate() error {
 	if config.Host == "" {
 		return errors.New(`-host "": must be a host`)
+	}
+	_, err := netip.ParseAddr(config.Host)
+	if err != nil && strings.ContainsAny(config.Host, ":/[]") {
+		const want = "must be a name or an address alone, such as localhost or ::1; the port goes to -port"
+		return fmt.Errorf("-host %q: %s", config.Host, want)
 	}
 	if port, err := strconv.ParseUint(config.Port, 10, 16); err != nil || port == 0 {
 		return fmt.Errorf("-port %q: must be a number from 1 to 65535", config.Port)
@@ -86,6 +105,10 @@ type Producer struct {
 	address string
 	encoder encoder.Encoder
 	decoder decoder.Decoder
+
+	// An outage begins with the first attempt that fails, and ends with a success.
+	outageSince    time.Time // zero before the first attempt after a success
+	outageReported bool
 }
 
 // New returns a producer. It does not connect yet. Its error is config.Validate's.
@@ -110,9 +133,13 @@ func (producer *Producer) Send(ctx context.Context, messages []*apiv1.Message) e
 	if err != nil {
 		return notAccepted(err)
 	}
+	if producer.outageSince.IsZero() {
+		producer.outageSince = time.Now()
+	}
 	err = producer.send(payload, len(messages))
 	end := time.Now().Add(producer.config.Retry)
-	for pause := minPause; mayPass(err, len(messages)) && time.Now().Before(end); pause = min(2*pause, maxPause) {
+	for pause := minPause; retryable(err, len(messages)) && time.Now().Before(end); pause = min(2*pause, maxPause) {
+		producer.reportOutage(err, end)
 		select {
 		case <-time.After(min(pause, time.Until(end))):
 			err = producer.send(payload, len(messages))
@@ -123,23 +150,48 @@ func (producer *Producer) Send(ctx context.Context, messages []*apiv1.Message) e
 	if err != nil {
 		return fmt.Errorf("%s: %w", producer.address, err)
 	}
+	producer.endOutage()
 	return nil
 }
 
-// mayPass tells whether err, which send returned for count messages, leaves it
-// certain that nothing was queued, and likely that they are accepted later.
-func mayPass(err error, count int) bool {
+// reportOutage reports that attempts have failed for quietTime, lately with err, and go on
+// until end, unless it has reported this outage before.
+func (producer *Producer) reportOutage(err error, end time.Time) {
+	if producer.outageReported || time.Since(producer.outageSince) < quietOutage {
+		return
+	}
+	producer.outageReported = true
+	left := time.Until(end).Round(time.Second)
+	producer.report(fmt.Sprintf("%v; retrying for up to %s", err, left))
+}
+
+// endOutage is called after each success. It reports the end of an outage that was reported.
+func (producer *Producer) endOutage() {
+	if producer.outageReported {
+		took := time.Since(producer.outageSince).Round(time.Second)
+		producer.report(fmt.Sprintf("accepted after %s of retrying", took))
+	}
+	producer.outageSince, producer.outageReported = time.Time{}, false
+}
+
+// report calls the configured Report with the broker's address and text.
+func (producer *Producer) report(text string) {
+	if producer.config.Report != nil {
+		producer.config.Report(producer.address + ": " + text)
+	}
+}
+
+// retryable reports whether err, which send returned for count messages, leaves it certain
+// that none was queued, and likely that all are accepted later.
+func retryable(err error, count int) bool {
 	var refusal Refusal
 	if !errors.As(err, &refusal) {
 		return err != nil && !errors.Is(err, ErrUnknown)
 	}
-	switch reason := string(refusal); {
-	case reason == apiv1.QueueFull, reason == apiv1.Stopping, reason == apiv1.LogGone, strings.HasPrefix(reason, apiv1.Broke):
-		return true
-	case strings.HasPrefix(reason, apiv1.NoEnd):
-		return count == 1 // on a slow link, several have to go in parts
-	}
-	return false
+	reason := string(refusal)
+	// What goes in parts is not sent again as a whole, for it may be too much for the link.
+	inParts := count > 1 && apiv1.Splittable(reason)
+	return apiv1.Retryable(reason) && !inParts
 }
 
 // send sends a payload of count messages once.
@@ -163,10 +215,12 @@ func (producer *Producer) send(payload []byte, count int) error {
 	switch {
 	case err == nil && reply.Accepted == 0 && reply.Error != "":
 		return Refusal(reply.Error)
+	case errors.Is(err, errForeign) && sendErr != nil:
+		return notAccepted(fmt.Errorf("sending broke off: %w; %w", producer.cause(sendErr), err))
 	case sendErr != nil:
 		return notAccepted(fmt.Errorf("sending broke off: %w", producer.cause(sendErr)))
 	case err != nil:
-		return fmt.Errorf("%w: %w", ErrUnknown, producer.cause(err))
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
 	case reply.Accepted != count || reply.Error != "":
 		return fmt.Errorf("%w: the broker answers %d accepted of %d, %q", ErrUnknown, reply.Accepted, count, reply.Error)
 	}
@@ -185,12 +239,14 @@ func (producer *Producer) readReply(connection net.Conn) (*apiv1.Reply, error) {
 	switch {
 	case wrong == nil:
 		return reply, nil
-	case err != nil:
-		return nil, err
+	case len(answer) == 0 && err != nil:
+		return nil, producer.cause(err)
 	case len(answer) == 0:
 		return nil, errors.New("the connection ended without a reply")
+	case err != nil: // such as a server that speaks first and then waits
+		wrong = fmt.Errorf("%w; %w", wrong, producer.cause(err))
 	}
-	return nil, fmt.Errorf("the answer is not a reply of mbus: %w", wrong)
+	return nil, fmt.Errorf("%w %w", errForeign, wrong)
 }
 
 // cause returns what is behind a network error, without the addresses: the error

@@ -29,10 +29,12 @@ type Progress struct {
 // NewProgress returns a Progress that starts now, for messages from input.
 func NewProgress(input *os.File) *Progress {
 	progress := &Progress{begin: time.Now()}
-	if info, err := input.Stat(); err == nil && info.Mode().IsRegular() {
-		if at, err := input.Seek(0, io.SeekCurrent); err == nil {
-			progress.size = info.Size() - at
-		}
+	info, err := input.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return progress
+	}
+	if at, err := input.Seek(0, io.SeekCurrent); err == nil {
+		progress.size = info.Size() - at
 	}
 	return progress
 }

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
+	"os"
 	"time"
 
 	"mbus/internal/apiv1"
@@ -34,6 +34,9 @@ const (
 
 // SendAll sends all of input, up to 256 MiB, as one message on topic. See Send
 // for the error, which may also be that of reading.
+//
+// An input without a byte is an error unless it is a regular file: it is what a failed
+// command leaves at the other end of a pipe.
 func (producer *Producer) SendAll(ctx context.Context, topic string, input io.Reader) error {
 	return producer.sendStream(ctx, &stream{topic: topic, input: input, whole: true}, func(int, int) {})
 }
@@ -58,28 +61,19 @@ func (producer *Producer) SendLines(ctx context.Context, topic string, input io.
 }
 
 // sendStream is SendAll and SendLines.
-func (producer *Producer) sendStream(ctx context.Context, stream *stream, accepted func(messages, bytes int)) error {
+func (producer *Producer) sendStream(
+	ctx context.Context, stream *stream, accepted func(messages, bytes int),
+) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	limit := maxPayload // lower where the broker's or the link's is
-	line := 1           // the first that is not accepted yet
-	for batch := range stream.start(ctx) {
+	limit := payloadLimit{current: maxPayload, ceiling: maxPayload}
+	line := 1 // the first that is not accepted yet
+	batches, ended := stream.start(ctx)
+	for batch := range batches {
 		for len(batch) > 0 {
-			if ctx.Err() != nil {
-				return stream.failure(line, 0, notAccepted(context.Cause(ctx)))
-			}
-			count, size := fitting(batch, limit)
-			err := producer.Send(ctx, batch[:count])
-			var refusal Refusal
-			refused := errors.As(err, &refusal)
-			switch {
-			case count > 1 && (strings.HasPrefix(string(refusal), apiv1.TooLarge) || strings.HasPrefix(string(refusal), apiv1.NoEnd)):
-				limit = size / 2
-				continue
-			case refused || errors.Is(err, ErrUnknown):
+			count, err := producer.sendPart(ctx, batch, &limit)
+			if err != nil {
 				return stream.failure(line, count, err)
-			case err != nil:
-				return stream.failure(line, 0, err)
 			}
 			read := count // the line feeds
 			for _, message := range batch[:count] {
@@ -90,10 +84,59 @@ func (producer *Producer) sendStream(ctx context.Context, stream *stream, accept
 			batch = batch[count:]
 		}
 	}
-	if stream.err != nil {
-		return stream.failure(line, 0, notAccepted(stream.err))
+	if err := <-ended; err != nil {
+		return stream.failure(line, 0, notAccepted(err))
 	}
 	return nil
+}
+
+// sendPart sends as many of the first messages as limit allows, and fewer after a refusal
+// for their size. It returns how many it has sent, accepted or not; with an error after
+// which nothing can have been accepted, 0.
+func (producer *Producer) sendPart(
+	ctx context.Context, messages []*apiv1.Message, limit *payloadLimit,
+) (int, error) {
+	for {
+		if ctx.Err() != nil {
+			return 0, notAccepted(context.Cause(ctx))
+		}
+		count, size := fitting(messages, limit.current)
+		err := producer.Send(ctx, messages[:count])
+		var refusal Refusal
+		refused := errors.As(err, &refusal)
+		switch {
+		case err == nil:
+			limit.grow()
+			return count, nil
+		case count > 1 && apiv1.Splittable(string(refusal)):
+			limit.shrink(size, !apiv1.Retryable(string(refusal)))
+		case refused || errors.Is(err, ErrUnknown):
+			return count, err
+		default:
+			return 0, err
+		}
+	}
+}
+
+// payloadLimit is how large a payload of several messages may be, in bytes.
+type payloadLimit struct {
+	current int
+	ceiling int // of current's growth; below every size that was refused as too large
+}
+
+// shrink halves the limit after a payload of size bytes was refused. It is for good if
+// the broker takes no such size; otherwise the payload was too long under way.
+func (limit *payloadLimit) shrink(size int, tooLarge bool) {
+	limit.current = size / 2
+	if tooLarge {
+		limit.ceiling = limit.current
+	}
+}
+
+// grow raises the limit after a payload was accepted. Twelve in a row double it: over
+// a link that stays slow, few payloads are sent in vain.
+func (limit *payloadLimit) grow() {
+	limit.current = min(limit.current+limit.current/16+1, limit.ceiling)
 }
 
 // fitting returns how many of the first messages a payload of limit bytes takes,
@@ -117,8 +160,7 @@ func fitting(messages []*apiv1.Message, limit int) (count, size int) {
 type stream struct {
 	topic string
 	input io.Reader
-	whole bool  // the input is one message; otherwise each line is
-	err   error // why there is no more before the input's end; valid after all messages
+	whole bool // the input is one message; otherwise each line is
 }
 
 // failure returns err with the lines that it is about: count lines from line on,
@@ -136,61 +178,41 @@ func (stream *stream) failure(line, count int, err error) error {
 }
 
 // start starts the stream's goroutines, which end with the input or, if no Read
-// holds them up, with ctx. All messages come over the channel, which is closed
-// after the last.
-func (stream *stream) start(ctx context.Context) <-chan []*apiv1.Message {
-	pieces := make(chan []*apiv1.Message)
-	batches := make(chan []*apiv1.Message)
-	var wrong error // valid once pieces is closed
+// holds them up, with ctx. All messages come over batches, which is closed after the
+// last. Then ended has why there are no more before the input's end, or nil.
+func (stream *stream) start(ctx context.Context) (batches <-chan []*apiv1.Message, ended <-chan error) {
+	pieces, read := make(chan []*apiv1.Message), make(chan error, 1)
+	collected, result := make(chan []*apiv1.Message), make(chan error, 1)
 	go func() {
 		defer close(pieces)
-		wrong = stream.read(ctx, pieces)
+		read <- stream.read(ctx, pieces)
 	}()
 	go func() {
-		defer close(batches)
-		if collect(ctx, pieces, batches) {
-			stream.err = wrong
-		} else {
-			stream.err = context.Cause(ctx)
+		defer close(collected)
+		err := collect(ctx, pieces, collected)
+		if err == nil {
+			err = <-read
 		}
+		result <- err
 	}()
-	return batches
+	return collected, result
 }
 
 // read reads the input to its end and hands over the messages that it finds.
 func (stream *stream) read(ctx context.Context, pieces chan<- []*apiv1.Message) error {
-	block := make([]byte, 0, blockSize)
-	begin := 0 // of the message in hand, in block
+	var message []byte // what has come of the message in hand, with room behind it
 	for {
-		if cap(block)-len(block) < minRead {
-			rest := block[begin:]
-			block = make([]byte, len(rest), max(blockSize, min(3*len(rest), maxMessage+blockSize)))
-			copy(block, rest)
-			begin = 0
-		}
+		message = withRoom(message)
+		length := len(message)
 		// No more at once than an ordinary block: it may be all line feeds.
-		count, err := stream.input.Read(block[len(block):min(cap(block), len(block)+blockSize)])
-		fresh := block[len(block) : len(block)+count]
-		block = block[:len(block)+count]
-
-		ends := 0
-		if !stream.whole {
-			ends = bytes.Count(fresh, []byte{'\n'})
+		count, err := stream.input.Read(message[length:min(cap(message), length+blockSize)])
+		message = message[:length+count]
+		if err == io.EOF && stream.whole && len(message) == 0 && !isRegular(stream.input) {
+			return errors.New("the input is empty: to send an empty message, use -message ''")
 		}
-		messages := make([]apiv1.Message, 0, ends+1)
-		for range ends {
-			length := bytes.IndexByte(block[begin:], '\n')
-			messages = append(messages, apiv1.Message{Topic: stream.topic, Data: block[begin : begin+length]})
-			begin += length + 1
-		}
-		if err == io.EOF && (stream.whole || begin < len(block)) {
-			messages = append(messages, apiv1.Message{Topic: stream.topic, Data: block[begin:]})
-		}
-		if len(messages) > 0 {
-			piece := make([]*apiv1.Message, len(messages))
-			for i := range messages {
-				piece[i] = &messages[i]
-			}
+		var piece []*apiv1.Message
+		piece, message = stream.cut(message, length, err == io.EOF)
+		if len(piece) > 0 {
 			select {
 			case pieces <- piece:
 			case <-ctx.Done():
@@ -204,25 +226,71 @@ func (stream *stream) read(ctx context.Context, pieces chan<- []*apiv1.Message) 
 			return err
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case len(block)-begin > maxMessage:
+		case len(message) > maxMessage:
 			return fmt.Errorf("the message is longer than %d bytes", maxMessage)
 		}
 	}
 }
 
+// withRoom returns message with room for at least minRead bytes more, copied if need be.
+// What is before it in its block belongs to other messages.
+func withRoom(message []byte) []byte {
+	if cap(message)-len(message) >= minRead {
+		return message
+	}
+	size := max(blockSize, min(3*len(message), maxMessage+blockSize))
+	return append(make([]byte, 0, size), message...)
+}
+
+// cut cuts the messages off data whose end is in it, and returns them and the rest. No
+// message ends in the first old bytes. At the input's end the rest is a message too.
+func (stream *stream) cut(data []byte, old int, end bool) (messages []*apiv1.Message, rest []byte) {
+	lines := 0
+	if !stream.whole {
+		lines = bytes.Count(data[old:], []byte{'\n'})
+	}
+	block := make([]apiv1.Message, 0, lines+1)
+	rest = data
+	for range lines {
+		length := bytes.IndexByte(rest, '\n')
+		block = append(block, apiv1.Message{Topic: stream.topic, Data: rest[:length]})
+		rest = rest[length+1:]
+	}
+	if end && (stream.whole || len(rest) > 0) {
+		block = append(block, apiv1.Message{Topic: stream.topic, Data: rest})
+	}
+	messages = make([]*apiv1.Message, len(block))
+	for i := range block {
+		messages[i] = &block[i]
+	}
+	return messages, rest
+}
+
+// isRegular reports whether input is a regular file.
+func isRegular(input io.Reader) bool {
+	file, ok := input.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode().IsRegular()
+}
+
 // collect gathers pieces and hands over what it has when that is enough for a
 // payload, has waited for maxWait, or is the last. Meanwhile it goes on gathering,
-// up to a payload. It tells whether it has handed over all that came.
-func collect(ctx context.Context, pieces <-chan []*apiv1.Message, batches chan<- []*apiv1.Message) bool {
+// up to a payload. It returns nil if it has handed over all that came, or why not.
+func collect(ctx context.Context, pieces <-chan []*apiv1.Message, batches chan<- []*apiv1.Message) error {
 	var batch []*apiv1.Message
 	var size int
-	var due <-chan time.Time // nil once the first message has waited for long enough
+	var due <-chan time.Time // when the first message of the batch has waited for long enough
+	var waited bool          // it has
 	for pieces != nil || len(batch) > 0 {
+		full, last := size >= fullPayload, pieces == nil
 		in, out := pieces, batches
-		if size >= fullPayload {
-			in = nil
+		if full {
+			in = nil // nothing is received from a nil channel, or sent
 		}
-		if in != nil && (due != nil || len(batch) == 0) {
+		if len(batch) == 0 || !full && !last && !waited {
 			out = nil
 		}
 		select {
@@ -232,19 +300,19 @@ func collect(ctx context.Context, pieces <-chan []*apiv1.Message, batches chan<-
 				continue
 			}
 			if len(batch) == 0 {
-				due = time.After(maxWait)
+				due, waited = time.After(maxWait), false
 			}
 			batch = append(batch, piece...)
 			for _, message := range piece {
 				size += encoder.MessageSize(message)
 			}
 		case <-due:
-			due = nil
+			waited = true
 		case out <- batch:
 			batch, size = nil, 0
 		case <-ctx.Done():
-			return false
+			return context.Cause(ctx)
 		}
 	}
-	return true
+	return nil
 }
