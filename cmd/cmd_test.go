@@ -254,7 +254,8 @@ func TestBrokerUsage(t *testing.T) {
 
 func TestBrokerMisuse(t *testing.T) {
 	const size = "must be a count of bytes, at least 1, such as 1000, 64KiB, 16MiB or 1GiB"
-	tooLarge := fmt.Sprintf(`invalid value "9999999999GiB" for flag -max-queued: must be at most %d bytes`, math.MaxInt)
+	tooLarge := fmt.Sprint(`invalid value "9999999999GiB" for flag -max-queued: must be at most `,
+		math.MaxInt, " bytes")
 	for line, arguments := range map[string][]string{
 		`-phost "": must be a host, 0.0.0.0 for all interfaces`:                         {"-phost", ""},
 		`-pport "70000": must be a number from 0 to 65535, 0 for a free port`:           {"-pport", "70000"},

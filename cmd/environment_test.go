@@ -20,8 +20,8 @@ func TestMemoryFromTheEnvironment(t *testing.T) {
 	lines := strings.Join(numbers(1, 200_000), "\n")
 	collections := func(variable string) (ofBroker, ofProducer int) {
 		broker := startCommand(t, collecting(command("broker", "-pport", "0"), variable))
-		producer := collecting(producing(broker.address(), strings.NewReader(lines), "-lines"), variable)
-		status, _, stderr := finish(t, producer)
+		producer := producing(broker.address(), strings.NewReader(lines), "-lines")
+		status, _, stderr := finish(t, collecting(producer, variable))
 		if status != 0 {
 			t.Errorf("%s: status %d: %s", variable, status, stderr)
 		}
@@ -32,7 +32,7 @@ func TestMemoryFromTheEnvironment(t *testing.T) {
 	for _, variable := range []string{"GOGC=3", "GOMEMLIMIT=6MiB"} {
 		ofBroker, ofProducer := collections(variable)
 		if ofBroker < 3*broker+3 || ofProducer < 3*producer+3 {
-			t.Errorf("%s: garbage collections: the broker's %d, without it %d; the producer's %d, %d",
+			t.Errorf("%s: collections: the broker's %d, without it %d; the producer's %d, %d",
 				variable, ofBroker, broker, ofProducer, producer)
 		}
 	}

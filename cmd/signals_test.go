@@ -154,7 +154,8 @@ func TestSecondHangup(t *testing.T) {
 // A signal that was ignored at the start stays ignored: SIGINT in a script's background,
 // SIGHUP by nohup.
 func TestIgnoredSignals(t *testing.T) {
-	for name, signal := range map[string]syscall.Signal{"INT": syscall.SIGINT, "HUP": syscall.SIGHUP} {
+	signals := map[string]syscall.Signal{"INT": syscall.SIGINT, "HUP": syscall.SIGHUP}
+	for name, ignored := range signals {
 		script := fmt.Sprintf(`trap "" %s; exec "$0" "$@"`, name)
 		ignoring := func(name string, arguments ...string) *exec.Cmd {
 			arguments = append([]string{"-c", script, filepath.Join(binaries, name)}, arguments...)
@@ -168,8 +169,8 @@ func TestIgnoredSignals(t *testing.T) {
 			until(t, "the line", func() bool {
 				return strings.Count(broker.log.String(), "new message dispatched") == i+1
 			})
-			broker.signal(signal)
-			if err := command.Process.Signal(signal); err != nil {
+			broker.signal(ignored)
+			if err := command.Process.Signal(ignored); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -72,7 +72,8 @@ type sendTask struct {
 func parse(arguments []string, stdout, stderr io.Writer) (task sendTask, status int, done bool) {
 	task.config = producer.DefaultConfig()
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
-	flags.StringVar(&task.topic, "topic", "", "send to this `topic`, 1 to 255 bytes of printable text")
+	flags.StringVar(&task.topic, "topic", "",
+		"send to this `topic`, 1 to 255 bytes of printable text")
 	flags.Func("message", "send this `text`, which may be empty; do not read standard input",
 		func(text string) error {
 			task.message = &text
