@@ -106,18 +106,18 @@ func TestInterruptOfALoop(t *testing.T) {
 }
 
 // endedBy fails the test unless a command was ended by a signal.
-func endedBy(t *testing.T, command *exec.Cmd, signal syscall.Signal) {
+func endedBy(t *testing.T, command *exec.Cmd, kind syscall.Signal) {
 	t.Helper()
 	status := command.ProcessState.Sys().(syscall.WaitStatus)
-	if !status.Signaled() || status.Signal() != signal {
+	if !status.Signaled() || status.Signal() != kind {
 		t.Errorf("%q: %v", command.Args, command.ProcessState)
 	}
 }
 
 // pairTime returns for how long further signals belong to the first: they are one
 // request to stop.
-func pairTime(signal syscall.Signal) time.Duration {
-	if signal == syscall.SIGHUP {
+func pairTime(kind syscall.Signal) time.Duration {
+	if kind == syscall.SIGHUP {
 		return time.Second
 	}
 	return 200 * time.Millisecond
@@ -126,12 +126,12 @@ func pairTime(signal syscall.Signal) time.Duration {
 // signalToTheEnd sends a signal again and again until ended is closed. It fails the test
 // unless a later one ends the command by its default action, and none of the first does.
 func signalToTheEnd(
-	t *testing.T, command *exec.Cmd, ended <-chan struct{}, signal syscall.Signal,
+	t *testing.T, command *exec.Cmd, ended <-chan struct{}, kind syscall.Signal,
 ) {
 	t.Helper()
 	begin := time.Now()
-	bustest.Until(t, "the end by "+signal.String(), func() bool {
-		command.Process.Signal(signal)
+	bustest.Until(t, "the end by "+kind.String(), func() bool {
+		command.Process.Signal(kind)
 		select {
 		case <-ended:
 			return true
@@ -139,27 +139,27 @@ func signalToTheEnd(
 			return false
 		}
 	})
-	if took := time.Since(begin); took < pairTime(signal) {
+	if took := time.Since(begin); took < pairTime(kind) {
 		t.Errorf("%q ended after %s", command.Args, took)
 	}
-	endedBy(t, command, signal)
+	endedBy(t, command, kind)
 }
 
 // A later signal ends a broker at once, by its default action.
 func TestSecondSignal(t *testing.T) {
-	for _, signal := range stopSignals(t) {
+	for _, kind := range stopSignals(t) {
 		broker := startBroker(t, "-timeout", "1h")
 		broker.Dial().Put("\x82") // keeps the broker from stopping
-		signalToTheEnd(t, broker.command, broker.ended, signal)
+		signalToTheEnd(t, broker.command, broker.ended, kind)
 	}
 }
 
 // A later signal ends a producer that waits for a reply.
 func TestSecondSignalToAProducer(t *testing.T) {
 	silent := bustest.Listen(t)
-	for _, signal := range stopSignals(t) {
+	for _, kind := range stopSignals(t) {
 		arguments := []string{"-message", "x"}
-		if signal == syscall.SIGINT { // which ends a producer of one message at once
+		if kind == syscall.SIGINT { // which ends a producer of one message at once
 			arguments = []string{"-lines"}
 		}
 		producer := producerFor(silent.Addr().String(), strings.NewReader("1\n"), arguments...)
@@ -174,7 +174,7 @@ func TestSecondSignalToAProducer(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer connection.Close()
-		signalToTheEnd(t, producer, ended, signal)
+		signalToTheEnd(t, producer, ended, kind)
 	}
 }
 
@@ -227,7 +227,7 @@ func stopsOnPair(t *testing.T, first, second syscall.Signal) bool {
 // A signal that was ignored at the start stays ignored: SIGINT in a script's background,
 // SIGHUP by nohup.
 func TestIgnoredSignals(t *testing.T) {
-	for name, signal := range map[string]syscall.Signal{
+	for name, ignored := range map[string]syscall.Signal{
 		"INT": syscall.SIGINT, "HUP": syscall.SIGHUP,
 	} {
 		script := fmt.Sprintf(`trap "" %s; exec "$0" "$@"`, name)
@@ -241,8 +241,8 @@ func TestIgnoredSignals(t *testing.T) {
 		for i := range 2 {
 			fmt.Fprintln(input, i)
 			awaitDispatched(t, broker, i+1)
-			broker.signal(signal)
-			if err := producer.Process.Signal(signal); err != nil {
+			broker.signal(ignored)
+			if err := producer.Process.Signal(ignored); err != nil {
 				t.Fatal(err)
 			}
 		}

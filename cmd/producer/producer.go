@@ -19,12 +19,12 @@ import (
 
 const name = "producer"
 
-// outcomeUnknown is the exit status after which messages may have been accepted.
+// outcomeUnknown is the exit status if messages may have been accepted, but no reply came.
 const outcomeUnknown = 3
 
 const (
-	// memoryLimit is above what a stream of usual lines needs, in bytes. If long lines
-	// need more, the garbage collector runs more often.
+	// memoryLimit is the memory limit of the Go runtime, in bytes. A stream of short lines
+	// needs less. Near the limit, garbage is collected more often.
 	memoryLimit = 64 << 20
 
 	// gcPercent is the garbage collection target. More than the runtime's 100 saves time
@@ -36,8 +36,8 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is the command. It returns the exit status: 0 if all messages were accepted, 1 if
-// not, 2 if the arguments are wrong, 3 if nobody knows.
+// run is the command. It returns the exit status: 0 if all messages were accepted, 1 if not,
+// 2 if the arguments are wrong, 3 if the outcome is unknown.
 func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard error must not change the status
 	task, status, done := parse(arguments, stdout, stderr)
@@ -46,10 +46,10 @@ func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) 
 	}
 	command.SetMemory(memoryLimit, gcPercent)
 	signals := []os.Signal{syscall.SIGTERM, syscall.SIGHUP}
-	if task.lines { // without it, SIGINT must end a shell's loop around the producer
+	if task.lines { // otherwise SIGINT must end a shell's loop around the producer
 		signals = append(signals, syscall.SIGINT)
 	}
-	err := task.do(command.SignalContext(signals...), stdin, stderr)
+	err := task.send(command.SignalContext(signals...), stdin, stderr)
 	switch {
 	case errors.Is(err, producer.ErrUnknown):
 		return outcomeUnknown
@@ -59,20 +59,21 @@ func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) 
 	return command.Success
 }
 
-// sendTask is what the arguments ask for.
+// sendTask is what the command line asks for.
 type sendTask struct {
 	config  *producer.ProducerConfig
 	topic   string
 	message *string // nil: read standard input
-	lines   bool
+	lines   bool    // each line of standard input is a message
 }
 
-// parse returns the task of a command line. If there is none, done is true and status is
-// the exit status.
+// parse parses the command line. If there is nothing to send, done is true and status is the
+// exit status.
 func parse(arguments []string, stdout, stderr io.Writer) (task sendTask, status int, done bool) {
 	task.config = producer.DefaultConfig()
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
-	flags.StringVar(&task.topic, "topic", "", "send to this `topic`, 1 to 255 bytes of printable text")
+	flags.StringVar(&task.topic, "topic", "",
+		"send to this `topic`, 1 to 255 bytes of printable text")
 	flags.Func("message", "send this `text`, which may be empty; do not read standard input",
 		func(text string) error {
 			task.message = &text
@@ -97,7 +98,7 @@ func parse(arguments []string, stdout, stderr io.Writer) (task sendTask, status 
 	return task, command.Success, false
 }
 
-// validate returns nil if the task can be done. Otherwise its error names the flag.
+// validate returns nil if the task is valid. Otherwise its error names the flag.
 func (task *sendTask) validate() error {
 	if task.topic == "" {
 		return errors.New("-topic is missing or empty: must be the topic to send to")
@@ -111,8 +112,8 @@ func (task *sendTask) validate() error {
 	return task.config.Validate()
 }
 
-// do does the task and says on stderr how it went. It returns the error that it has said.
-func (task *sendTask) do(ctx context.Context, stdin, stderr *os.File) error {
+// send sends what the task names and prints the error, if there is one, on stderr.
+func (task *sendTask) send(ctx context.Context, stdin, stderr *os.File) error {
 	output := &errorOutput{stderr: stderr}
 	task.config.Report = output.say
 	sender, err := producer.New(task.config)
@@ -135,12 +136,12 @@ func (task *sendTask) do(ctx context.Context, stdin, stderr *os.File) error {
 	return err
 }
 
-// sendLines is do for -lines.
+// sendLines is send for -lines. It prints a summary, even without an error.
 func (task *sendTask) sendLines(
 	ctx context.Context, sender *producer.Producer, stdin *os.File, output *errorOutput,
 ) error {
 	progress := producer.NewProgress(stdin)
-	if command.IsTerminal(stdin) { // no progress, for it would mix with what is typed
+	if command.IsTerminal(stdin) { // progress would get between the lines that are typed
 		output.say("reading lines, each a message, up to the end of input (Ctrl-D)")
 	} else if command.IsTerminal(output.stderr) {
 		output.show(progress)
@@ -155,11 +156,12 @@ func (task *sendTask) sendLines(
 	return err
 }
 
-// errorOutput is standard error, on which a terminal may show the progress of -lines.
+// errorOutput writes lines to standard error. If that is a terminal, it can show progress
+// below them.
 type errorOutput struct {
 	stderr   *os.File
-	progress *producer.Progress // nil: not shown
-	stop     func()             // stops and erases what is shown
+	progress *producer.Progress // nil: none is shown
+	stop     func()             // erases the progress
 }
 
 // show shows progress until hide is called.
@@ -176,7 +178,7 @@ func (output *errorOutput) hide() {
 	}
 }
 
-// say writes a line, above the progress if that is shown.
+// say writes a line, above the progress if some is shown.
 func (output *errorOutput) say(line string) {
 	progress := output.progress
 	output.hide()

@@ -170,7 +170,7 @@ func TestLines(t *testing.T) {
 				t.Errorf("%.20q, %s: error %v, got %.200q, want %.200q", input, name, err, got, want)
 			}
 			if size := len(input); *messages != len(want) || *read != size && *read != size+1 {
-				t.Errorf("%.20q, %s: %d messages of %d bytes are told, want %d of %d", input, name, *messages, *read, len(want), size)
+				t.Errorf("%.20q, %s: %d messages of %d bytes are counted, want %d of %d", input, name, *messages, *read, len(want), size)
 			}
 		}
 	}
@@ -357,17 +357,19 @@ func TestGrowingAgain(t *testing.T) {
 			}
 			return reason
 		})
-		err := retrying(t, judge.address, 0).SendLines(t.Context(), "t", strings.NewReader(input), func(int, int) {})
+		sender, reader := retrying(t, judge.address, 0), strings.NewReader(input)
+		err := sender.SendLines(t.Context(), "t", reader, func(int, int) {})
 		if got := strings.Join(judge.accepted(), "\n") + "\n"; err != nil || got != input {
 			t.Errorf("%s: error %v, %d bytes arrived, of %d", name, err, len(got), len(input))
 		}
 		if refusals > test.maxRefusals || largest < test.leastLargest {
-			t.Errorf("%s: %d payloads were refused; afterwards the largest has %d bytes", name, refusals, largest)
+			t.Errorf("%s: %d refusals; afterwards the largest payload has %d bytes",
+				name, refusals, largest)
 		}
 	}
 }
 
-// The error tells where to go on, or which lines are in doubt.
+// The error says where to go on, or which lines are in doubt.
 func TestWhereItEnds(t *testing.T) {
 	lines := strings.Repeat(strings.Repeat("x", 99)+"\n", 20_000)
 	refuseSecond := func(number, _ int) string {
@@ -406,7 +408,7 @@ func TestWhereItEnds(t *testing.T) {
 			}
 			got := judge.accepted()
 			if *messages == 0 || *messages != len(got) {
-				t.Errorf("%d messages are told, %d were accepted", *messages, len(got))
+				t.Errorf("%d messages are counted, %d were accepted", *messages, len(got))
 			}
 			if slices.Contains(got, "half a li") {
 				t.Error("half a line was sent")
@@ -415,7 +417,7 @@ func TestWhereItEnds(t *testing.T) {
 	}
 }
 
-// What may pass is tried again for -retry; what is unknown or would repeat is not.
+// What was not queued is sent again for -retry, unless the broker would refuse it again.
 func TestRetry(t *testing.T) {
 	for reason, again := range map[string]bool{
 		apiv1.QueueFull: true, apiv1.Stopping: true, apiv1.LogGone: true, apiv1.NoEnd + "5s": true, apiv1.Broke + "why": true,
@@ -476,7 +478,7 @@ func TestOutageReports(t *testing.T) {
 	}
 }
 
-// The attempts end with -retry, and the last failure is told.
+// The attempts end with -retry, and the error is that of the last.
 func TestRetryEnds(t *testing.T) {
 	for _, retry := range []time.Duration{0, 300 * time.Millisecond} {
 		judge := judging(t, func(int, int) string { return apiv1.QueueFull })
@@ -542,7 +544,7 @@ func TestNoRetryAfterUnknown(t *testing.T) {
 	}
 }
 
-// What is in flight when the context ends is finished, and told as it ends.
+// A payload in flight when the context ends is completed, and its outcome returned.
 func TestInterruptedInFlight(t *testing.T) {
 	for name, send := range map[string]func(*producer.Producer, context.Context) error{
 		"the last lines": func(sender *producer.Producer, ctx context.Context) error {

@@ -70,7 +70,8 @@ func parseSize(text string) (int, error) {
 	case errors.Is(err, strconv.ErrRange), count > math.MaxInt/unit:
 		return 0, fmt.Errorf("must be at most %d bytes", math.MaxInt)
 	case err != nil, count == 0:
-		return 0, errors.New("must be a count of bytes, at least 1, such as 1000, 64KiB, 16MiB or 1GiB")
+		return 0, errors.New("must be a count of bytes, at least 1, " +
+			"such as 1000, 64KiB, 16MiB or 1GiB")
 	}
 	return int(count * unit), nil
 }
