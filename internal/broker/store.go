@@ -77,6 +77,10 @@ func (store *store) adopt(file *os.File) (moved bool, err error) {
 		return false, err
 	}
 	if store.synced {
+		// Else blocks of the torn line could be left between those of new lines.
+		if err := store.syncFile(file); err != nil {
+			return false, err
+		}
 		if err := osfile.SyncDirectory(store.path); err != nil {
 			return false, fmt.Errorf("%w: %w", errNotOnDisk, err)
 		}
@@ -162,7 +166,12 @@ func (store *store) sync() error {
 	if !store.synced || store.file == nil {
 		return nil
 	}
-	if err := osfile.Sync(store.file); err != nil {
+	return store.syncFile(store.file)
+}
+
+// syncFile puts on disk what was written to file, and what was cut off.
+func (store *store) syncFile(file *os.File) error {
+	if err := osfile.Sync(file); err != nil {
 		return fmt.Errorf("%w: %w", errNotOnDisk, err)
 	}
 	store.changed("sync", nil, 0)
