@@ -10,10 +10,6 @@ import (
 	"mbus/internal/shared/osfile"
 )
 
-// errNotOnDisk is wrapped by the errors of a sync. They are final: the kernel may
-// have dropped what it could not write, and the next sync would not report it.
-var errNotOnDisk = errors.New("not on disk")
-
 // store is a log in a file that the broker opens itself, for appending. The file has
 // one broker, which has locked it, and ends with a whole line whenever it is opened.
 // It belongs to one goroutine.
@@ -82,7 +78,7 @@ func (store *store) adopt(file *os.File) (moved bool, err error) {
 			return false, err
 		}
 		if err := osfile.SyncDirectory(store.path); err != nil {
-			return false, fmt.Errorf("%w: %w", errNotOnDisk, err)
+			return false, err
 		}
 		store.changed("sync directory", nil, 0)
 	}
@@ -172,7 +168,7 @@ func (store *store) sync() error {
 // syncFile puts on disk what was written to file, and what was cut off.
 func (store *store) syncFile(file *os.File) error {
 	if err := osfile.Sync(file); err != nil {
-		return fmt.Errorf("%w: %w", errNotOnDisk, err)
+		return err
 	}
 	store.changed("sync", nil, 0)
 	return nil
