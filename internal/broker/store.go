@@ -19,6 +19,7 @@ type store struct {
 	file   *os.File    // nil: it could not be opened anew
 	info   os.FileInfo // which file it is
 	cut    int64       // bytes of a torn line that open has cut off
+	failed error       // of a sync: what was written may never be on disk
 
 	// observe is nil, or a test's function that is called after each change of a
 	// file: with "open", "truncate", "write", "sync" or "sync directory", and the
@@ -157,18 +158,21 @@ func (store *store) Write(lines []byte) (int, error) {
 }
 
 // sync puts on disk what was written, if that is wanted. Without a file it has
-// nothing to do: leave has synced the last one.
+// nothing to do: leave has synced the last one. After a sync that failed it fails.
 func (store *store) sync() error {
 	if !store.synced || store.file == nil {
-		return nil
+		return store.failed
 	}
 	return store.syncFile(store.file)
 }
 
 // syncFile puts on disk what was written to file, and what was cut off.
 func (store *store) syncFile(file *os.File) error {
-	if err := osfile.Sync(file); err != nil {
-		return err
+	if store.failed == nil {
+		store.failed = osfile.Sync(file)
+	}
+	if store.failed != nil {
+		return store.failed
 	}
 	store.changed("sync", nil, 0)
 	return nil
