@@ -21,6 +21,8 @@ type store struct {
 	cut    int64       // bytes of a torn line that open has cut off
 	failed error       // of a sync: what was written may never be on disk
 
+	progress chan<- struct{} // signalled when a sync has ended
+
 	// observe is nil, or a test's function that is called after each change of a
 	// file: with "open", "truncate", "write", "sync" or "sync directory", and the
 	// bytes that were written or, for a truncation, are left.
@@ -82,6 +84,7 @@ func (store *store) adopt(file *os.File) (moved bool, err error) {
 			return false, err
 		}
 		store.changed("sync directory", nil, 0)
+		wakeUp(store.progress)
 	}
 	store.file, store.info = file, info
 	return false, nil
@@ -175,6 +178,7 @@ func (store *store) syncFile(file *os.File) error {
 		return store.failed
 	}
 	store.changed("sync", nil, 0)
+	wakeUp(store.progress)
 	return nil
 }
 
