@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"fmt"
 	"hash/maphash"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -61,7 +63,7 @@ type remnant struct {
 // life is a broker on a directory, up to a power loss.
 type life struct {
 	crashes *crashes
-	*bus
+	*Broker
 	path     string              // of the log
 	names    []map[string]*inode // on disk, and after each change since then
 	file     *inode              // the file that the broker writes
@@ -69,7 +71,7 @@ type life struct {
 	sent     int                 // how many it sends
 	before   []int               // messages that earlier lives acknowledged
 	again    bool                // a broker lives on in what this one leaves
-	budget   int                 // bytes that the log takes before it fails
+	room     int                 // bytes for which the disk has room
 	rotateAt string              // the next such change is followed by a rotation
 }
 
@@ -98,7 +100,7 @@ func crashMessage(i int) string {
 
 // begin starts a life on what is left in files.
 func (crashes *crashes) begin(files map[string]remnant, before []int) *life {
-	life := &life{crashes: crashes, before: before, budget: endless}
+	life := &life{crashes: crashes, before: before, room: endless}
 	names := make(map[string]*inode)
 	life.path = filepath.Join(crashes.make(files), "log")
 	for name, file := range files {
@@ -110,22 +112,23 @@ func (crashes *crashes) begin(files map[string]remnant, before []int) *life {
 
 // open has a broker open the log, as New does, but observed.
 func (life *life) open() {
-	life.bus = listen(life.crashes.T, func(config *BrokerConfig) { config.MaxPayload = 1 })
-	config := life.config
+	config := DefaultConfig()
+	config.ProducerPort, config.MaxPayload = "0", 1
+	broker, err := New(config)
+	life.must(err)
+	life.Broker = broker
 	config.LogFile, config.Sync = life.path, true
-	life.stderr, life.complaint = config.Log, make(chan struct{}, 1)
+	life.stderr, life.complaint = io.Discard, make(chan struct{}, 1)
 	life.store = &store{path: life.path, synced: true, observe: life.changed}
 	life.log.start(life.store)
 	life.log.writer = life
-	if err := life.store.open(); err != nil {
-		life.crashes.Fatal(err)
-	}
+	life.must(life.store.open())
 }
 
 // Write is the broker's log: the store, on a disk that may be full.
 func (life *life) Write(text []byte) (int, error) {
-	taken := min(len(text), life.budget)
-	life.budget -= taken
+	taken := min(len(text), life.room)
+	life.room -= taken
 	count, err := life.store.Write(text[:taken])
 	if err == nil && count < len(text) {
 		err = syscall.ENOSPC
@@ -197,7 +200,7 @@ func (life *life) must(err error) {
 
 // end ends the life, and checks that the files are what the test takes them for.
 func (life *life) end() {
-	life.bus.Close()
+	life.Close()
 	life.store.close()
 	for name, inode := range life.names[len(life.names)-1] {
 		data, err := os.ReadFile(filepath.Join(filepath.Dir(life.path), name))
@@ -285,32 +288,19 @@ func (crashes *crashes) make(files map[string]remnant) string {
 }
 
 // check fails the test unless the messages in directory, over all files, are some of
-// those that were sent, in order, each once, with all that were acknowledged, and
-// unless the files end with whole lines. A file that was renamed when the power went
-// may have a torn end.
+// those that were sent, in order, each once, with all that were acknowledged.
 func (crashes *crashes) check(directory string, files map[string]remnant, acked []int) {
 	var found []int
 	for _, name := range []string{"log.1", "log.2", "log.3", "log"} {
 		data, err := os.ReadFile(filepath.Join(directory, name))
-		if err != nil && files[name].data != nil {
+		if _, named := files[name]; named && err != nil {
 			crashes.Fatal(err)
 		}
-		for line := range strings.Lines(string(data)) {
-			if !strings.HasSuffix(line, "\n") {
-				if name == "log" || files[name].synced {
-					crashes.Fatalf("%s has a torn end: %.100q", name, line)
-				}
-			} else if i, ok := crashMessageOf(line); ok {
-				found = append(found, i)
-			} else if !stamp.MatchString(line) || strings.Contains(line, "Received") {
-				if !strings.Contains(line, "\x00") {
-					crashes.Fatalf("%s has a line that was never written, of %d bytes: %.80q ... %q", name, len(line), line, line[max(0, len(line)-100):])
-				}
-			}
-		}
+		mayBeTorn := name != "log" && !files[name].synced
+		found = append(found, crashes.messages(name, string(data), mayBeTorn)...)
 	}
 	if !slices.IsSorted(found) || len(slices.Compact(slices.Clone(found))) < len(found) {
-		crashes.Fatalf("the order of messages is %d", found)
+		crashes.Fatalf("the order of the messages is %d", found)
 	}
 	for _, i := range acked {
 		if !slices.Contains(found, i) {
@@ -319,20 +309,46 @@ func (crashes *crashes) check(directory string, files map[string]remnant, acked 
 	}
 }
 
+// messages returns which messages a file has. It fails the test if the file has
+// anything else than whole lines that were written. A line with a zero byte is none,
+// and readers skip it. A file that was renamed when the power went may have a torn end.
+func (crashes *crashes) messages(name, text string, mayBeTorn bool) (found []int) {
+	for line := range strings.Lines(text) {
+		switch i, ok := crashMessageOf(line); {
+		case ok:
+			found = append(found, i)
+		case !strings.HasSuffix(line, "\n"):
+			if !mayBeTorn {
+				crashes.Fatalf("%s has a torn end: %.100q", name, line)
+			}
+		case strings.Contains(line, "\x00"):
+		case !timeStamp.MatchString(line), strings.Contains(line, "Received"):
+			crashes.Fatalf("%s has a line of %d bytes that was never written: %.80q ... %q",
+				name, len(line), line, line[max(0, len(line)-80):])
+		}
+	}
+	return found
+}
+
+// timeStamp matches the beginning of a line.
+var timeStamp = regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `)
+
 // crashMessageOf returns which message the line has.
 func crashMessageOf(line string) (i int, ok bool) {
-	rest, _ := strings.CutPrefix(stamp.ReplaceAllString(line, ""), "Received new message from topic 't': '")
+	const before = "Received new message from topic 't': '"
+	rest, _ := strings.CutPrefix(timeStamp.ReplaceAllString(line, ""), before)
 	fmt.Sscanf(rest, "%d's", &i)
 	return i, i >= 0 && i < len(crashMessages) && rest == crashMessage(i)+"'\n"
 }
 
-// Whenever the power fails, what was acknowledged is there afterwards, in order,
-// each message once, and nothing is there that was not sent.
+// Whenever the power fails, what was acknowledged is there afterwards, in order, each
+// message once, and nothing is there that was not sent.
 func TestEveryCrash(t *testing.T) {
-	crashes := &crashes{T: t, directory: inMemory(t), seed: maphash.MakeSeed(), states: make(map[uint64]bool), sparse: 211}
+	crashes := &crashes{T: t, directory: inMemory(t), sparse: 211}
 	if os.Getenv("MBUS_TORTURE") != "" {
 		crashes.sparse = 29
 	}
+	crashes.seed, crashes.states = maphash.MakeSeed(), make(map[uint64]bool)
 	life := crashes.begin(nil, nil)
 	life.again = true
 	life.open()
@@ -340,26 +356,17 @@ func TestEveryCrash(t *testing.T) {
 	life.must(life.send(1))
 	life.rotate() // while all is written
 	life.must(life.send(1))
-	life.budget = 1500 // a full disk: a line is in hand
+	life.room = 1500 // a full disk: a line is in hand
 	if err := life.send(1); err == nil {
 		t.Fatal("the log did not fail")
 	}
 	life.rotate()
-	life.budget = endless
+	life.room = endless
 	life.must(life.send(1))
 	life.rotateAt = "write" // in the middle of a drain
 	life.must(life.send(2))
 	life.must(life.send(1))
 	life.end()
-	t.Logf("figure: %d crash states, %d of them with a second life", len(crashes.states), crashes.lives)
-}
-
-// inMemory returns a directory in memory, where there is one: a sync costs nothing.
-func inMemory(t *testing.T) string {
-	directory, err := os.MkdirTemp("/dev/shm", "mbus")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { os.RemoveAll(directory) })
-	return directory
+	t.Logf("figure: %d crash states, and from %d of them those of a second life",
+		len(crashes.states), crashes.lives)
 }
