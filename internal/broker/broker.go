@@ -70,21 +70,10 @@ func New(config *BrokerConfig) (*Broker, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	listening := net.ListenConfig{
-		KeepAlive: -1, // no connection lasts long enough for it
-		Control:   deferAccept,
-	}
-	listening.SetMultipathTCP(false) // refuseConnections has no effect on that
-	address := net.JoinHostPort(config.ProducerHost, config.ProducerPort)
-	listener, err := listening.Listen(context.Background(), "tcp", address)
-	if err != nil {
-		return nil, err // it names the address
-	}
 	broker := &Broker{
 		config:   config,
 		decoder:  decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead),
 		encoder:  encoder.NewMsgpackEncoder(),
-		listener: listener.(*net.TCPListener),
 		input:    make([]byte, min(keptInput, config.MaxPayload+1)),
 		topics:   make(map[string]*Topic),
 		wake:     make(chan struct{}, 1),
@@ -93,10 +82,29 @@ func New(config *BrokerConfig) (*Broker, error) {
 		stopping: make(chan struct{}),
 	}
 	if err := broker.openLog(); err != nil {
-		listener.Close()
+		return nil, err
+	}
+	if err := broker.listen(); err != nil {
+		broker.write(0) // the log says what opening it has cut off
+		broker.closeStore()
 		return nil, err
 	}
 	return broker, nil
+}
+
+// listen binds the address. Its error names it.
+func (broker *Broker) listen() error {
+	listening := net.ListenConfig{
+		KeepAlive: -1, // no connection lasts long enough for it
+		Control:   deferAccept,
+	}
+	listening.SetMultipathTCP(false) // refuseConnections has no effect on that
+	address := net.JoinHostPort(broker.config.ProducerHost, broker.config.ProducerPort)
+	listener, err := listening.Listen(context.Background(), "tcp", address)
+	if err == nil {
+		broker.listener = listener.(*net.TCPListener)
+	}
+	return err
 }
 
 // openLog opens the log.
@@ -110,7 +118,16 @@ func (broker *Broker) openLog() error {
 	broker.store = &store{path: broker.config.LogFile, synced: broker.config.Sync}
 	broker.log.start(broker.store)
 	broker.store.progress = broker.log.progress
-	return broker.store.open()
+	err := broker.store.open()
+	broker.reportCut()
+	return err
+}
+
+// closeStore closes a log of the broker's own.
+func (broker *Broker) closeStore() {
+	if broker.store != nil {
+		broker.store.close()
+	}
 }
 
 // Addr returns the address that the broker listens on.
@@ -126,15 +143,12 @@ func (broker *Broker) ProducerListen() error {
 	defer broker.serving.Unlock()
 	broker.notify("Broker: start listening for incoming producer messages...")
 	broker.notify(fmt.Sprintf("Broker: listening on %s", broker.Addr()))
-	broker.reportCut()
 
 	served := make(chan struct{})
 	result := make(chan error, 1)
 	go func() {
 		err := broker.tickLoop(served)
-		if broker.store != nil {
-			broker.store.close()
-		}
+		broker.closeStore()
 		result <- err
 		close(broker.ended)
 		broker.stopAccepting()

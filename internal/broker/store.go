@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"mbus/internal/shared/osfile"
@@ -80,7 +81,11 @@ func (store *store) adopt(file *os.File) (moved bool, err error) {
 		if err := store.syncFile(file); err != nil {
 			return false, err
 		}
-		if err := osfile.SyncDirectory(store.path); err != nil {
+		err := osfile.SyncDirectory(store.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return true, nil // the name has just gone
+		}
+		if err != nil {
 			return false, err
 		}
 		store.changed("sync directory", nil, 0)

@@ -20,9 +20,14 @@ func Lock(file *os.File) error {
 	return err
 }
 
-// syncDirectory syncs an open directory.
+// syncDirectory syncs an open directory. It ignores the error of file systems that
+// have no such operation.
 func syncDirectory(directory *os.File) error {
-	return directory.Sync()
+	err := directory.Sync()
+	if errors.Is(err, syscall.EINVAL) {
+		return nil
+	}
+	return err
 }
 
 // control calls do with the file's descriptor, again while a signal interrupts it.
