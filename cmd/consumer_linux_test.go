@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,6 +57,49 @@ func TestConsumerOnFullDisk(t *testing.T) {
 	status, stdout, stderr = finish(t, command)
 	if status != 1 || stdout != "" || !strings.HasSuffix(stderr, ": no space left on device\n") {
 		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
+	}
+}
+
+// Before a position is saved, what was delivered has been written and synced, and then
+// the log up to the position; the state is synced after it.
+func TestConsumerSyncs(t *testing.T) {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("there is no strace to see the order of system calls with")
+	}
+	store := newStore(t, "1", "2")
+	command := consuming(t, store.with("-end")...)
+	trace, output := store.state+".trace", store.state+".output"
+	arguments := []string{"-f", "-y", "-o", trace, "-e", "trace=write,pwrite64,fsync,fdatasync"}
+	traced := exec.Command(strace, append(append(arguments, command.Path), command.Args[1:]...)...)
+	file, err := os.Create(output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	traced.Stdout = file
+	if status, _, stderr := finish(t, traced); status != 0 {
+		t.Skipf("nothing can be traced here: status %d: %s", status, stderr)
+	}
+	text, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls []string
+	call := regexp.MustCompile(`(\w+)\(\d+<([^>]*)>`)
+	for _, found := range call.FindAllStringSubmatch(string(text), -1) {
+		if name, within := strings.CutPrefix(found[2], filepath.Dir(store.log)); within {
+			calls = append(calls, found[1]+" "+strings.TrimPrefix(name, "/"))
+		}
+	}
+	want := []string{
+		// The first save, at the start of the log, makes the file and its name durable.
+		"pwrite64 state", "fsync state", "fsync ",
+		"write state.output", "fsync state.output", "fdatasync mbus.log",
+		"pwrite64 state", "fdatasync state",
+	}
+	if i := slices.Index(calls, "pwrite64 state"); i < 0 || !slices.Equal(calls[i:], want) {
+		t.Errorf("the calls are %q, want %q", calls, want)
 	}
 }
 

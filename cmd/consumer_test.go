@@ -270,6 +270,23 @@ func TestConsumerStatuses(t *testing.T) {
 	}
 }
 
+// With -end, the end is that of the log that is there, should it become another meanwhile.
+func TestConsumerEndOfAnotherLog(t *testing.T) {
+	store := newStore(t, slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)...)
+	other := filepath.Join(t.TempDir(), "other")
+	if err := os.WriteFile(other, []byte(inLog("t", "other")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	script := `cat "$0" > "$1"; head -c 5; echo`
+	status, stdout, stderr := consume(t, "-log", store.log, "-end", "-from", "start",
+		"--", "sh", "-c", script, other, store.log)
+	lines := strings.Split(stdout, "\n")
+	if status != 0 || len(lines) > 1000 || lines[len(lines)-2] != "other" ||
+		!strings.HasSuffix(stderr, ": going on from the start\n") {
+		t.Errorf("status %d, wrote %d lines, the end %.20q, said %s", status, len(lines), lines[len(lines)-2:], stderr)
+	}
+}
+
 // Without -log, a log comes from standard input, to its end.
 func TestConsumerOfStandardInput(t *testing.T) {
 	command := consuming(t, "-topic", "t")

@@ -248,9 +248,6 @@ func (consumer *Consumer) restart(lost error) error {
 		return fmt.Errorf("%w: -from start or -from end must say where to go on", lost)
 	}
 	consumer.config.Report(fmt.Sprintf("%v: going on from the %s", lost, consumer.config.From))
-	if err := consumer.findEnd(); err != nil {
-		return err
-	}
 	return consumer.seek()
 }
 
@@ -295,7 +292,7 @@ func (consumer *Consumer) pause(ctx context.Context) error {
 	if err := consumer.save(); err != nil {
 		return err
 	}
-	if consumer.log != nil { // the file that had the end may have been removed
+	if consumer.log != nil { // the file that had the end may be gone
 		if err := consumer.findEnd(); err != nil {
 			return err
 		}

@@ -372,19 +372,21 @@ func TestCutEnd(t *testing.T) {
 			"line by line": strings.Repeat("b\n", 100_000),
 		} {
 			t.Run(name+", then "+later, func(t *testing.T) {
-				log := newLog(t)
-				log.write("", "a\n")
-				there := log.follow()
-				there.must("a\n")
-				position := there.Position()
-				log.write("", torn)
-				there.must("")
-				log.truncate("", 2)
-				log.write("", text)
-				there.must(text)
-				back := log.follow()
-				log.check(back.Seek(position))
-				back.must(text)
+				for _, before := range []string{"a\n", strings.Repeat("x", 3000) + "\n"} {
+					log := newLog(t)
+					log.write("", before)
+					there := log.follow()
+					there.must(before)
+					position := there.Position()
+					log.write("", torn)
+					there.must("")
+					log.truncate("", int64(len(before)))
+					log.write("", text)
+					there.must(text)
+					back := log.follow()
+					log.check(back.Seek(position))
+					back.must(text)
+				}
 			})
 		}
 	}
@@ -454,6 +456,20 @@ func TestEachPosition(t *testing.T) {
 	}
 }
 
+// What the log has is read without waiting, even while nothing has its name.
+func TestAtOnce(t *testing.T) {
+	log := newLog(t)
+	log.write(".3", "a\n")
+	log.write(".2", "b\n")
+	log.write(".1", "c\n")
+	there := log.follow()
+	for _, want := range []string{"a\n", "b\n", "c\n", ""} {
+		if line, err := there.Next(); string(line) != want || err != nil {
+			t.Errorf("%q, %v, want %q", line, err, want)
+		}
+	}
+}
+
 func TestEnd(t *testing.T) {
 	log := newLog(t)
 	if _, err := log.follow().End(); !errors.Is(err, fs.ErrNotExist) {
@@ -485,6 +501,27 @@ func TestEnd(t *testing.T) {
 			t.Errorf("step %d: %v, and the end is elsewhere", i, err)
 		}
 		before = end
+	}
+}
+
+// The end of the log is not that of an older file with as many bytes.
+func TestEndElsewhere(t *testing.T) {
+	log := newLog(t)
+	log.write(".1", "a\n")
+	log.write("", "b\n")
+	there := log.follow()
+	end, err := there.End()
+	log.check(err)
+	for _, want := range []string{"a\n", "b\n"} {
+		if there.At(end) {
+			t.Errorf("before %q it is at the end", want)
+		}
+		if line, err := there.Next(); string(line) != want || err != nil {
+			t.Fatalf("%q, %v, want %q", line, err, want)
+		}
+	}
+	if !there.At(end) {
+		t.Error("it is not at the end")
 	}
 }
 
@@ -555,6 +592,37 @@ func TestManyRotations(t *testing.T) {
 				t.Errorf("%d lines came", len(got))
 			}
 		})
+	}
+}
+
+// The last line that was written to a renamed file comes, even if the new file has its
+// first line at the same moment.
+func TestLastLine(t *testing.T) {
+	const rotations = 300
+	log := newLog(t)
+	go func() {
+		for i := range rotations {
+			suffix := fmt.Sprintf("-%08d", i)
+			log.write("", fmt.Sprintf("%d first\n", i))
+			log.rename("", suffix)
+			log.write(suffix, fmt.Sprintf("%d last\n", i))
+		}
+	}()
+	there := log.follow()
+	for i := range rotations {
+		for _, which := range []string{"first", "last"} {
+			want := fmt.Sprintf("%d %s\n", i, which)
+			var line []byte
+			var err error
+			for deadline := time.Now().Add(patience); line == nil && err == nil; {
+				if line, err = there.Next(); time.Now().After(deadline) {
+					err = errors.New("it did not come")
+				}
+			}
+			if string(line) != want || err != nil {
+				t.Fatalf("%q, %v, want %q", line, err, want)
+			}
+		}
 	}
 }
 

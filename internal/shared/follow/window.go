@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"runtime/debug"
 )
 
 const (
@@ -12,10 +11,6 @@ const (
 	// for how many there is room at the least.
 	readSize = 256 << 10
 	minRead  = 4 << 10
-
-	// collectSize is from which size on a window that a long line has outgrown is
-	// collected at once, in bytes. Otherwise it would be there beside the next.
-	collectSize = 4 << 20
 )
 
 // window is the part of a source that has been read and not returned.
@@ -57,9 +52,6 @@ func (window *window) room() []byte {
 		grown := make([]byte, len(window.text), max(readSize, 2*cap(window.text)))
 		copy(grown, window.text)
 		window.text = grown
-		if cap(grown) >= collectSize {
-			debug.FreeOSMemory()
-		}
 	}
 	size := min(cap(window.text)-len(window.text), readSize)
 	return window.text[len(window.text) : len(window.text)+size]
