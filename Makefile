@@ -12,12 +12,12 @@ FUZZTIME = 10m
 .PHONY: all help demo test check bench torture clean
 
 all: ## build the commands into build/ (the default)
-	go build -o build/ ./cmd/broker ./cmd/producer
+	go build -o build/ ./cmd/broker ./cmd/producer ./cmd/consumer
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: all ## start a broker, send one message, show the log, stop
+demo: all ## start a broker, send one message, show the log, receive it, stop
 	@set -e; log=$$(mktemp); follower=; \
 	./build/broker -pport 0 -interval 1s 2>"$$log" & broker=$$!; \
 	trap 'kill $$broker $$follower 2>/dev/null || true; rm -f "$$log"' EXIT; \
@@ -33,6 +33,8 @@ demo: all ## start a broker, send one message, show the log, stop
 	./build/producer -port $$port -topic orders -message 'look ma! a new order'; \
 	await "Received new message from topic 'orders': 'look ma! a new order'$$"; \
 	sleep 0.5; \
+	echo "$$ ./build/consumer -log \$$log -topic orders -count 1"; \
+	./build/consumer -log "$$log" -topic orders -count 1; \
 	kill -TERM $$broker; wait $$broker
 
 test: ## run every test
@@ -58,13 +60,15 @@ check: ## check format, vet for every system, lint, and run every test with the 
 
 bench: ## measure, beside floors; the table of ratios comes last (about 2 minutes)
 	go test -run '^$$' -bench . -benchtime 0.2s ./internal/...
-	MBUS_BENCH=1 go test -count=1 -v -run TestRatios ./cmd
+	MBUS_BENCH=1 go test -count=1 -v -run 'TestRatios|TestConsumerRatios' ./cmd
 
 torture: ## the long campaign of faults and hostile input, with its figures (about 35 minutes)
-	MBUS_TORTURE=1 go test -count=1 -v -timeout 30m ./cmd ./internal/broker
+	MBUS_TORTURE=1 go test -count=1 -v -timeout 30m ./cmd ./internal/broker ./internal/shared/follow
 	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/shared/decoder
 	go test -run '^$$' -fuzz FuzzConnection -fuzztime $(FUZZTIME) ./internal/broker
 	go test -run '^$$' -fuzz FuzzBus -fuzztime $(FUZZTIME) ./internal/broker
+	go test -run '^$$' -fuzz FuzzUnescape -fuzztime $(FUZZTIME) ./internal/shared/escape
+	go test -run '^$$' -fuzz FuzzBus -fuzztime $(FUZZTIME) ./internal/consumer
 
 clean: ## remove the built commands
-	rm -f build/broker build/producer
+	rm -f build/broker build/producer build/consumer

@@ -4,6 +4,7 @@ package escape
 
 import (
 	"encoding/binary"
+	"fmt"
 	"strconv"
 	"unicode/utf8"
 )
@@ -47,15 +48,67 @@ func allPlain(bytes uint64) bool {
 	return (special|bytes)&tops == 0
 }
 
+// plainPrefix returns how many of the first bytes of text are plain.
+func plainPrefix(text []byte) int {
+	at := 0
+	for at+8 <= len(text) && allPlain(binary.LittleEndian.Uint64(text[at:])) {
+		at += 8
+	}
+	for at < len(text) && plain[text[at]] {
+		at++
+	}
+	return at
+}
+
+// Unescape appends to text what Append or AppendName made escaped of, and returns
+// the longer text. It takes every escape of a Go string literal, and any character
+// outside ASCII as it is: which of them are printable differs between versions of
+// Go. The error names the first byte, from 1, that is neither, such as a control
+// character or the start of an unknown or cut escape; what is before it has been
+// appended. As a text is never longer than its escaped form, it may take the place of
+// that: Unescape(escaped[:0], escaped).
+func Unescape(text, escaped []byte) ([]byte, error) {
+	for at := 0; at < len(escaped); {
+		start := at
+		at += plainPrefix(escaped[at:])
+		text = append(text, escaped[start:at]...)
+		if at == len(escaped) {
+			break
+		}
+		size := 1
+		switch character := escaped[at]; {
+		case character == '\\':
+			const longest = len(`\U0010ffff`)
+			quoted := string(escaped[at:min(at+longest, len(escaped))])
+			value, isRune, rest, err := strconv.UnquoteChar(quoted, '"')
+			if err != nil {
+				return text, fmt.Errorf("byte %d starts no escape", at+1)
+			}
+			if isRune {
+				text = utf8.AppendRune(text, value)
+			} else {
+				text = append(text, byte(value))
+			}
+			size = len(quoted) - len(rest)
+		case character == '\'':
+			text = append(text, '\'')
+		case character < utf8.RuneSelf:
+			return text, fmt.Errorf("byte %d is a control character", at+1)
+		default:
+			if _, size = utf8.DecodeRune(escaped[at:]); size == 1 {
+				return text, fmt.Errorf("byte %d is not UTF-8", at+1)
+			}
+			text = append(text, escaped[at:at+size]...)
+		}
+		at += size
+	}
+	return text, nil
+}
+
 func appendEscaped(line, text []byte, apostrophe bool) []byte {
 	for at := 0; at < len(text); {
 		start := at
-		for at+8 <= len(text) && allPlain(binary.LittleEndian.Uint64(text[at:])) {
-			at += 8
-		}
-		for at < len(text) && plain[text[at]] {
-			at++
-		}
+		at += plainPrefix(text[at:])
 		line = append(line, text[start:at]...)
 		if at == len(text) {
 			break

@@ -1,0 +1,122 @@
+//go:build linux
+
+package cmd_test
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// expression takes the lines of a log apart, without unescaping them.
+const expression = `s/^[0-9/]* [0-9:]* Received new message from topic '[^']*': '\(.*\)'$/\1/p`
+
+// TestConsumerRatios measures the consumer beside cat and sed, and how late a message
+// comes. make bench runs it.
+func TestConsumerRatios(t *testing.T) {
+	if os.Getenv("MBUS_BENCH") == "" {
+		t.Skip("make bench runs this")
+	}
+	directory := t.TempDir()
+	output := filepath.Join(directory, "output")
+	write := func(name string, count int) (path string) {
+		path = filepath.Join(directory, name)
+		line := inLog("orders", strings.Repeat("x", 128))
+		if err := os.WriteFile(path, []byte(strings.Repeat(line, count)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	million, part := write("million", 1_000_000), write("part", 100_000)
+	took := func(command *exec.Cmd) float64 {
+		t.Helper()
+		file, err := os.Create(output)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		command.Stdout = file
+		begin := time.Now()
+		if err := command.Run(); err != nil {
+			t.Fatal(err)
+		}
+		return time.Since(begin).Seconds()
+	}
+	consume := func(path string) func() float64 {
+		return func() float64 { return took(consuming(t, "-log", path, "-end")) }
+	}
+	cat := func() float64 { return took(exec.Command("cat", million)) }
+	sed := func() float64 {
+		command := exec.Command("sed", "-n", expression, million)
+		command.Env = append(os.Environ(), "LC_ALL=C")
+		return took(command)
+	}
+
+	sed()
+	fromSed, err := os.ReadFile(output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	consume(million)()
+	if ours, err := os.ReadFile(output); err != nil || !bytes.Equal(ours, fromSed) {
+		t.Fatalf("sed and the consumer write different files: %v", err)
+	}
+	ratios, times := inTurn(10, consume(million), cat)
+	t.Logf("figure: a million lines of 128 bytes, of cat's time: %s, target <= 4 (%.2f s)",
+		ratios, times.quantile(0.5))
+	if ratios.quantile(0.5) > 4 {
+		t.Error("it takes more than 4 times cat's time")
+	}
+	ratios, times = inTurn(2, sed, consume(million))
+	t.Logf("figure: sed's time, of the consumer's: %s (sed %.1f s)", ratios, times.quantile(0.5))
+	ratios, _ = inTurn(10, consume(million), consume(part))
+	t.Logf("figure: a million lines, of the time for 100,000: %s, 10 is linear", ratios)
+	peak := peakOf(t, consuming(t, "-log", million, "-end"), million)
+	t.Logf("figure: peak memory for a million lines: %.1f MiB", peak)
+
+	delays := latencies(t, 200)
+	t.Logf("figure: from the end of producer -message to the line, %d times: "+
+		"median %.0f ms, 99th %.0f ms, target <= 200 ms",
+		len(delays), delays.quantile(0.5), delays.quantile(0.99))
+}
+
+// latencies returns for each of count messages how many milliseconds after the end of
+// its producer the consumer has written it; the broker is at -interval 0.
+func latencies(t *testing.T, count int) (delays samples) {
+	log := filepath.Join(t.TempDir(), "mbus.log")
+	broker := startInFile(t, log, "-interval", "0")
+	reader, writer := io.Pipe()
+	command := consuming(t, "-log", log)
+	command.Stdout = writer
+	subscribeWith(t, command)
+	came := make(chan time.Time, count)
+	go func() {
+		lines := bufio.NewScanner(reader)
+		for lines.Scan() {
+			came <- time.Now()
+		}
+	}()
+	for i := range count {
+		// At any moment between two looks at the log.
+		time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
+		if status, stderr := broker.send("t", fmt.Sprint(i)); status != 0 {
+			t.Fatalf("status %d: %s", status, stderr)
+		}
+		sent := time.Now()
+		select {
+		case then := <-came:
+			delays = append(delays, max(then.Sub(sent), 0).Seconds()*1000)
+		case <-time.After(patience):
+			t.Fatalf("message %d did not come", i)
+		}
+	}
+	return delays
+}

@@ -1,0 +1,266 @@
+//go:build unix
+
+package cmd_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// rounds returns how often a campaign does something: in its long form, which make
+// torture runs, so many times, and in the short one a tenth of it.
+func rounds(long int) int {
+	if os.Getenv("MBUS_TORTURE") != "" {
+		return long
+	}
+	return long / 10
+}
+
+// load writes numbered messages to a log, and rotates it, until it is stopped.
+type load struct {
+	store   store
+	stop    chan struct{}
+	stopped chan int // takes how many messages there were
+}
+
+// startLoad starts a load of messages that have this text after their number: up to most
+// at once, and then a pause.
+func startLoad(store store, text string, most int, pause time.Duration) *load {
+	load := &load{store, make(chan struct{}), make(chan int, 1)}
+	go func() {
+		number := 0
+		for rotations := 0; ; {
+			select {
+			case <-load.stop:
+				load.stopped <- number
+				return
+			case <-time.After(pause):
+			}
+			var messages []string
+			for range 1 + rand.IntN(most) {
+				messages = append(messages, fmt.Sprintf("%d %s", number, text))
+				number++
+			}
+			store.add(messages...)
+			if rand.IntN(20) == 0 {
+				os.Rename(store.log, fmt.Sprintf("%s-%08d", store.log, rotations))
+				rotations++
+			}
+		}
+	}()
+	return load
+}
+
+// end stops the load and returns how many messages there were.
+func (load *load) end() int {
+	close(load.stop)
+	return <-load.stopped
+}
+
+// repeats returns by how many messages each run but the first went back. The texts are
+// what the runs have delivered, in turn, a number at the start of each line. It fails the
+// test if a message is missing, or anything is out of order.
+func repeats(t *testing.T, count int, texts []string) (back []int) {
+	t.Helper()
+	next := 0
+	for run, text := range texts {
+		first := true
+		for line := range strings.Lines(text) {
+			word, _, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+			number, err := strconv.Atoi(word)
+			if err != nil || !strings.HasSuffix(line, "\n") {
+				t.Fatalf("run %d has delivered %.100q", run, line)
+			}
+			if first && number < next {
+				back = append(back, next-number)
+				next = number
+			}
+			if first = false; number != next {
+				t.Fatalf("run %d has delivered message %d, want %d", run, number, next)
+			}
+			next++
+		}
+	}
+	if next != count {
+		t.Fatalf("%d messages were delivered, want %d", next, count)
+	}
+	return back
+}
+
+// runUntil starts a consumer, sends it a signal at a random moment, and returns what it
+// and its commands have written to the file at path by their end, but for a torn line.
+func runUntil(t *testing.T, path string, signal syscall.Signal, arguments ...string) (text string) {
+	t.Helper()
+	output, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	command := consuming(t, arguments...)
+	command.Stdout = output
+	subscriber := subscribeWith(t, command)
+	time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
+	subscriber.signal(signal)
+	status := subscriber.wait() // for a command that is left too: it has the standard error
+	written, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tooEarly := status == -1 && len(written) == 0 // it did not listen to signals yet
+	stopped := signal == syscall.SIGKILL || status == 0 || tooEarly
+	if !stopped || subscriber.stderr.String() != "" {
+		t.Errorf("status %d: %s", status, subscriber.stderr)
+	}
+	return string(written[:bytes.LastIndexByte(written, '\n')+1])
+}
+
+// Killed at any moment under load, a consumer leaves no gap and keeps the order. With a
+// command it repeats one message at the most, and never delivers a part of one.
+func TestConsumerKilled(t *testing.T) {
+	whole := strings.Repeat("x", 100_000)
+	// A shell that had a part of a message would write another length.
+	script := `data=$(cat) && echo "${data%% *} ${#data}"`
+	for name, test := range map[string]struct {
+		text      string
+		most      int
+		pause     time.Duration
+		arguments []string
+	}{
+		"output":  {strings.Repeat("x", 1000), 20, time.Millisecond, nil},
+		"command": {whole, 1, 10 * time.Millisecond, []string{"--", "sh", "-c", script}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := newStore(t)
+			load := startLoad(store, test.text, test.most, test.pause)
+			path := store.state + ".output"
+			var texts []string
+			kills := rounds(200)
+			for range kills {
+				texts = append(texts, runUntil(t, path, syscall.SIGKILL, store.with(test.arguments...)...))
+			}
+			count := load.end()
+			_, rest, _ := consume(t, store.with(append([]string{"-end"}, test.arguments...)...)...)
+			texts = append(texts, rest)
+			again, most := 0, 0
+			for _, back := range repeats(t, count, texts) {
+				again, most = again+1, max(most, back)
+			}
+			if test.arguments != nil {
+				if most > 1 {
+					t.Errorf("%d messages were repeated after one kill", most)
+				}
+				verifyLengths(t, texts, len(whole))
+			}
+			t.Logf("figure: %d kills of a consumer with %s: %d messages, none missing, all in order; "+
+				"%d runs repeated some, at most %d", kills, name, count, again, most)
+		})
+	}
+}
+
+// verifyLengths fails the test unless each line has, after a number, the length of that
+// and a message.
+func verifyLengths(t *testing.T, texts []string, size int) {
+	t.Helper()
+	for _, text := range texts {
+		for line := range strings.Lines(text) {
+			number, length, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+			if want := fmt.Sprint(len(number) + 1 + size); length != want {
+				t.Fatalf("message %s came with %s bytes, want %s", number, length, want)
+			}
+		}
+	}
+}
+
+// Stopped at any moment under load, a consumer delivers each message once.
+func TestConsumerStopped(t *testing.T) {
+	for name, arguments := range map[string][]string{"output": nil, "command": {"--", "cat"}} {
+		t.Run(name, func(t *testing.T) {
+			store := newStore(t)
+			load := startLoad(store, "x\n", 2, 10*time.Millisecond)
+			format := []string{"-format", "raw"}
+			if arguments != nil {
+				format = nil
+			}
+			var texts []string
+			stops := rounds(100)
+			for range stops {
+				texts = append(texts, runUntil(t, store.state+".output", syscall.SIGTERM,
+					store.with(append(format, arguments...)...)...))
+			}
+			count := load.end()
+			_, rest, _ := consume(t, store.with(append(append(format, "-end"), arguments...)...)...)
+			if back := repeats(t, count, append(texts, rest)); len(back) > 0 {
+				t.Errorf("runs repeated messages: %v", back)
+			}
+			t.Logf("figure: %d stops of a consumer with %s: %d messages, each once, in order",
+				stops, name, count)
+		})
+	}
+}
+
+// A consumer that always has something to read saves its position every second: after a
+// kill no more than that is repeated.
+func TestConsumerKilledWhileBusy(t *testing.T) {
+	for range rounds(10) {
+		store := newStore(t)
+		messages := make([]string, 60_000)
+		for number := range messages {
+			messages[number] = fmt.Sprintf("%06d %s", number, strings.Repeat("x", 1000))
+		}
+		store.add(messages...)
+		size := len(messages[0]) + 1
+		reader, writer, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close()
+		command := consuming(t, store.with()...)
+		command.Stdout = writer
+		subscriber := subscribeWith(t, command)
+		writer.Close()
+
+		var came []time.Time // when each message came
+		piece := make([]byte, 100*size)
+		take := func() error {
+			count, err := io.ReadFull(reader, piece)
+			for range count / size {
+				came = append(came, time.Now())
+			}
+			return err
+		}
+		end := time.Now().Add(1200*time.Millisecond + time.Duration(rand.Int64N(int64(time.Second))))
+		for time.Now().Before(end) {
+			if err := take(); err != nil {
+				t.Fatalf("after %d messages: %v: %s", len(came), err, subscriber.stderr)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		killed := time.Now()
+		subscriber.signal(syscall.SIGKILL)
+		subscriber.wait()
+		for take() == nil {
+		}
+		if len(came) == len(messages) {
+			t.Fatal("the consumer was not busy to the end")
+		}
+		_, rest, _ := consume(t, store.with("-count", "1")...)
+		first, err := strconv.Atoi(strings.SplitN(rest, " ", 2)[0])
+		if err != nil || first > len(came) {
+			t.Fatalf("after %d messages comes %.20q", len(came), rest)
+		}
+		worth := killed.Sub(came[min(first, len(came)-1)])
+		t.Logf("figure: killed while busy after %d messages: %d repeated, %s's worth",
+			len(came), len(came)-first, worth)
+		if worth > 3*time.Second { // a second, and a stall of the machine
+			t.Errorf("%s's worth of messages is repeated", worth)
+		}
+	}
+}

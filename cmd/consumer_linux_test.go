@@ -1,0 +1,235 @@
+//go:build linux
+
+package cmd_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// On a full disk nothing counts as delivered, or as saved.
+func TestConsumerOnFullDisk(t *testing.T) {
+	store := newStore(t, "1", "2")
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	command := consuming(t, store.with("-end")...)
+	command.Stdout = full
+	status, _, stderr := finish(t, command)
+	const want = "consumer: standard output: write /dev/stdout: no space left on device\n"
+	if status != 1 || stderr != want {
+		t.Errorf("status %d, said %s", status, stderr)
+	}
+	delivers(t, "1\n2\n", store.with("-end")...)
+	fails(t, 1, "/dev/full: must be a regular file", "-log", store.log, "-state", "/dev/full")
+
+	disk := smallDisk(t, "8k")
+	state := filepath.Join(disk, "state")
+	delivers(t, "1\n", "-log", store.log, "-state", state, "-count", "1")
+	filler := filepath.Join(disk, "filler")
+	for {
+		err := os.WriteFile(filler, make([]byte, 4096), 0o600)
+		if err != nil {
+			break
+		}
+		filler += "+"
+	}
+	// A state that is there takes no more room, and a new one is reported at once.
+	delivers(t, "2\n", "-log", store.log, "-state", state, "-end")
+	status, stdout, stderr := consume(t, "-log", store.log, "-state", state+".new", "-end")
+	const noRoom = "/state.new: no space left on device\n"
+	if status != 1 || stdout != "" || !strings.HasSuffix(stderr, noRoom) {
+		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
+	}
+	// Where there is no room for a command's input, the message is not delivered.
+	command = consuming(t, "-log", store.log, "-end", "--", "cat")
+	command.Env = append(os.Environ(), "TMPDIR="+disk)
+	status, stdout, stderr = finish(t, command)
+	if status != 1 || stdout != "" || !strings.HasSuffix(stderr, ": no space left on device\n") {
+		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
+	}
+}
+
+// Before a position is saved, what was delivered has been written and synced, and then
+// the log up to the position; the state is synced after it.
+func TestConsumerSyncs(t *testing.T) {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("there is no strace to see the order of system calls with")
+	}
+	store := newStore(t, "1", "2")
+	command := consuming(t, store.with("-end")...)
+	trace, output := store.state+".trace", store.state+".output"
+	arguments := []string{"-f", "-y", "-o", trace, "-e", "trace=write,pwrite64,fsync,fdatasync"}
+	traced := exec.Command(strace, append(append(arguments, command.Path), command.Args[1:]...)...)
+	file, err := os.Create(output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	traced.Stdout = file
+	if status, _, stderr := finish(t, traced); status != 0 {
+		t.Skipf("nothing can be traced here: status %d: %s", status, stderr)
+	}
+	text, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls []string
+	call := regexp.MustCompile(`(\w+)\(\d+<([^>]*)>`)
+	for _, found := range call.FindAllStringSubmatch(string(text), -1) {
+		if name, within := strings.CutPrefix(found[2], filepath.Dir(store.log)); within {
+			calls = append(calls, found[1]+" "+strings.TrimPrefix(name, "/"))
+		}
+	}
+	want := []string{
+		// The first save, at the start of the log, makes the file and its name durable.
+		"pwrite64 state", "fsync state", "fsync ",
+		"write state.output", "fsync state.output", "fdatasync mbus.log",
+		"pwrite64 state", "fdatasync state",
+	}
+	if i := slices.Index(calls, "pwrite64 state"); i < 0 || !slices.Equal(calls[i:], want) {
+		t.Errorf("the calls are %q, want %q", calls, want)
+	}
+}
+
+// smallDisk mounts a disk of a size for the test.
+func smallDisk(t *testing.T, size string) string {
+	t.Helper()
+	directory := t.TempDir()
+	if err := syscall.Mount("tmpfs", directory, "tmpfs", 0, "size="+size); err != nil {
+		t.Skipf("no small disk can be mounted here: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(directory, 0) })
+	return directory
+}
+
+// Memory stays under 16 MiB and three times the longest line.
+func TestConsumerMemory(t *testing.T) {
+	if buildFlags != nil {
+		t.Skip("the race detector's memory is its own")
+	}
+	size := 20 << 20
+	if torture {
+		size = 65 << 20 // beyond a power of two
+	}
+	for name, line := range map[string]string{
+		"short lines": strings.Repeat(inLog("t", strings.Repeat("x", 128)), size/200),
+		"plain text":  inLog("t", strings.Repeat("x", size)),
+		"escapes":     inLog("t", strings.Repeat("\x01", size/4)),
+		"a torn line": strings.Repeat("2", size) + "\n",
+		"ever longer": inLog("t", strings.Repeat("x", size/2)) +
+			inLog("t", strings.Repeat("x", size*3/4)) + inLog("t", strings.Repeat("x", size)),
+	} {
+		longest := len(line) - 1 - strings.LastIndexByte(line[:len(line)-1], '\n')
+		limit := 16<<20 + 3*longest
+		path := filepath.Join(t.TempDir(), "log")
+		before := strings.Repeat(inLog("t", "before"), 10)
+		text := before + line + before + line
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, arguments := range [][]string{
+			{"-log", path, "-end"}, {"-log", path, "-end", "-format", "json"},
+			{"-log", path, "-end", "-count", "14", "--", "cat"}, {},
+		} {
+			peak := peakOf(t, consuming(t, arguments...), path)
+			what := fmt.Sprint(name, arguments[min(len(arguments), 2):])
+			t.Logf("figure: %s: peak memory %.1f MiB, bound %.1f", what, peak, float64(limit)/(1<<20))
+			if peak > float64(limit)/(1<<20) {
+				t.Errorf("%s: %.1f MiB of memory", what, peak)
+			}
+		}
+	}
+}
+
+// peakOf runs a command to its end, its input from a file and its output to nowhere, and
+// returns the most resident memory that it had, in MiB.
+func peakOf(t *testing.T, command *exec.Cmd, path string) float64 {
+	t.Helper()
+	input, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer input.Close()
+	nowhere, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nowhere.Close()
+	command.Stdin, command.Stdout = input, nowhere
+	stderr := started(t, command)
+	peak := 0
+	until(t, "its end", func() bool {
+		size, found := memory(command.Process.Pid, "VmHWM")
+		peak = max(peak, size)
+		return !found
+	})
+	if err := command.Wait(); err != nil || peak == 0 {
+		t.Errorf("%v: %s", err, stderr)
+	}
+	return float64(peak) / (1 << 20)
+}
+
+// A consumer that waits takes at most 1 % of a core.
+func TestConsumerIdle(t *testing.T) {
+	if buildFlags != nil {
+		t.Skip("the race detector takes time of its own")
+	}
+	store := newStore(t, "1")
+	rotated := newStore(t, "1")
+	if err := os.Rename(rotated.log, rotated.log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 { // as in a directory of logs
+		if err := os.WriteFile(fmt.Sprint(rotated.log, ".gz", i), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, arguments := range map[string][]string{
+		"with a log and a state": store.with(), "without the file that has the name": rotated.with(),
+	} {
+		subscriber := subscribe(t, arguments...)
+		subscriber.has("1\n")
+		begin, before := time.Now(), processorTime(t, subscriber.command.Process.Pid)
+		time.Sleep(time.Duration(either(20, 2)) * time.Second) // this is what is measured
+		used := processorTime(t, subscriber.command.Process.Pid) - before
+		share := 100 * used.Seconds() / time.Since(begin).Seconds()
+		t.Logf("figure: idle, %s: %.2f %% of a core", name, share)
+		if share > 1 {
+			t.Errorf("%s: %.2f %% of a core", name, share)
+		}
+		subscriber.stop()
+	}
+}
+
+// processorTime returns what all threads of a process have used.
+func processorTime(t *testing.T, pid int) (sum time.Duration) {
+	t.Helper()
+	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil || len(paths) == 0 {
+		t.Skipf("the kernel keeps no times of threads: %v", err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var used time.Duration
+		if _, err := fmt.Sscan(string(text), &used); err != nil {
+			t.Fatal(err)
+		}
+		sum += used
+	}
+	return sum
+}

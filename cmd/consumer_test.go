@@ -1,0 +1,579 @@
+//go:build unix
+
+package cmd_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"mbus/internal/shared/escape"
+)
+
+// buildConsumer builds the consumer beside the other commands.
+var buildConsumer = sync.OnceValue(func() error {
+	arguments := append([]string{"build", "-o", binaries}, buildFlags...)
+	output, err := exec.Command("go", append(arguments, "mbus/cmd/consumer")...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, output)
+	}
+	return nil
+})
+
+// consuming returns a consumer that is not started.
+func consuming(t *testing.T, arguments ...string) *exec.Cmd {
+	t.Helper()
+	if err := buildConsumer(); err != nil {
+		t.Fatal(err)
+	}
+	return command("consumer", arguments...)
+}
+
+// consume runs a consumer to its end.
+func consume(t *testing.T, arguments ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	return finish(t, consuming(t, arguments...))
+}
+
+// delivers fails the test unless a consumer ends with status 0 and this output.
+func delivers(t *testing.T, stdout string, arguments ...string) {
+	t.Helper()
+	status, got, stderr := consume(t, arguments...)
+	if status != 0 || got != stdout || stderr != "" {
+		t.Errorf("consumer %q: status %d, wrote %.300q, want %.300q, and said %s",
+			arguments, status, got, stdout, stderr)
+	}
+}
+
+// fails fails the test unless a consumer ends with this status, one line of standard
+// error, and no output.
+func fails(t *testing.T, status int, line string, arguments ...string) {
+	t.Helper()
+	got, stdout, stderr := consume(t, arguments...)
+	if got != status || stderr != "consumer: "+line+"\n" || stdout != "" {
+		t.Errorf("consumer %q: status %d, want %d, said %s, want %s, and wrote %q",
+			arguments, got, status, stderr, line, stdout)
+	}
+}
+
+// subscriber is a running consumer.
+type subscriber struct {
+	t              *testing.T
+	command        *exec.Cmd
+	stdout, stderr *record
+	ended          chan struct{}
+}
+
+// subscribe starts a consumer that ends with the test, with all that it has started.
+func subscribe(t *testing.T, arguments ...string) *subscriber {
+	t.Helper()
+	return subscribeWith(t, consuming(t, arguments...))
+}
+
+// subscribeWith is subscribe for a command that may have a standard output.
+func subscribeWith(t *testing.T, command *exec.Cmd) *subscriber {
+	t.Helper()
+	subscriber := &subscriber{t, command, &record{}, &record{}, make(chan struct{})}
+	if command.Stdout == nil {
+		command.Stdout = subscriber.stdout
+	}
+	command.Stderr = subscriber.stderr
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		command.Wait()
+		close(subscriber.ended)
+	}()
+	t.Cleanup(func() {
+		syscall.Kill(-command.Process.Pid, syscall.SIGKILL)
+		<-subscriber.ended
+		if strings.Contains(subscriber.stderr.String(), "DATA RACE") {
+			t.Errorf("the consumer has a data race:\n%s", subscriber.stderr)
+		}
+	})
+	return subscriber
+}
+
+// signal sends a signal to the consumer alone.
+func (subscriber *subscriber) signal(signal syscall.Signal) {
+	subscriber.t.Helper()
+	if err := subscriber.command.Process.Signal(signal); err != nil {
+		subscriber.t.Fatal(err)
+	}
+}
+
+// wait waits for the consumer's end and returns its exit status.
+func (subscriber *subscriber) wait() int {
+	subscriber.t.Helper()
+	select {
+	case <-subscriber.ended:
+	case <-time.After(patience):
+		subscriber.t.Fatalf("the consumer did not end: %s", subscriber.stderr)
+	}
+	return subscriber.command.ProcessState.ExitCode()
+}
+
+// stop ends the consumer with SIGTERM, and expects that it says nothing.
+func (subscriber *subscriber) stop() {
+	subscriber.t.Helper()
+	subscriber.signal(syscall.SIGTERM)
+	if status := subscriber.wait(); status != 0 || subscriber.stderr.String() != "" {
+		subscriber.t.Errorf("after SIGTERM: status %d: %s", status, subscriber.stderr)
+	}
+}
+
+// has waits until the consumer has written text, and nothing else.
+func (subscriber *subscriber) has(text string) {
+	subscriber.t.Helper()
+	until(subscriber.t, fmt.Sprintf("%q", text), func() bool {
+		return subscriber.stdout.String() == text
+	})
+}
+
+// inLog returns the line that the broker logs for a message.
+func inLog(topic, data string) string {
+	text := []byte("2024/06/02 10:39:55 Received new message from topic '")
+	text = append(escape.AppendName(text, []byte(topic)), "': '"...)
+	return string(append(escape.Append(text, []byte(data)), "'\n"...))
+}
+
+// store is a log and a state in a directory of the test.
+type store struct {
+	t          *testing.T
+	log, state string
+}
+
+// newStore makes a log of these messages on the topic t.
+func newStore(t *testing.T, messages ...string) store {
+	t.Helper()
+	directory := t.TempDir()
+	store := store{t, filepath.Join(directory, "mbus.log"), filepath.Join(directory, "state")}
+	store.add(messages...)
+	return store
+}
+
+// add appends messages on the topic t to the log.
+func (store store) add(messages ...string) {
+	store.t.Helper()
+	file, err := os.OpenFile(store.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		store.t.Fatal(err)
+	}
+	defer file.Close()
+	var text strings.Builder
+	for _, message := range messages {
+		text.WriteString(inLog("t", message))
+	}
+	if _, err := file.WriteString(text.String()); err != nil {
+		store.t.Fatal(err)
+	}
+}
+
+// with returns the arguments of a consumer of the log with the state, and more.
+func (store store) with(arguments ...string) []string {
+	return append([]string{"-log", store.log, "-state", store.state}, arguments...)
+}
+
+func TestConsumerUsage(t *testing.T) {
+	status, stdout, stderr := consume(t, "-h")
+	const start = "usage: consumer [-log FILE [-state FILE]] "
+	if status != 0 || stderr != "" || !strings.HasPrefix(stdout, start) {
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+	flags := []string{"log", "state", "topic", "format", "from", "end", "count", "retry", "version"}
+	for _, flag := range flags {
+		if !strings.Contains(stdout, "\n  -"+flag) {
+			t.Errorf("the usage does not show -%s:\n%s", flag, stdout)
+		}
+	}
+	status, stdout, stderr = consume(t, "-version")
+	version := regexp.MustCompile(`^mbus consumer \S+, go\S+\n$`)
+	if status != 0 || stderr != "" || !version.MatchString(stdout) {
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+}
+
+func TestConsumerMisuse(t *testing.T) {
+	misuse := func(line string, arguments ...string) {
+		t.Helper()
+		fails(t, 2, line+" (see consumer -h)", arguments...)
+	}
+	misuse(`-log is empty: must be a file`, "-log", "")
+	misuse(`-state is empty: must be a file`, "-log", "x", "-state", "")
+	misuse(`-state without -log: must be with the log that the position is in`, "-state", "x")
+	misuse(`-from without -log: standard input is read from where it is`, "-from", "start")
+	misuse(`-from "x": must be start or end`, "-log", "x", "-from", "x")
+	misuse(`-format "x": must be lines, nul, raw or json`, "-format", "x")
+	misuse(`-topic "": must have 1 to 255 bytes`, "-topic", "a", "-topic", "")
+	misuse(`-- without a command: must be with one after it`, "-log", "x", "--")
+	misuse(`-retry without a command: must be with one, after --`, "-retry", "1s")
+	misuse(`-retry -1s: must be a duration of at least 0, such as 30s`, "-retry", "-1s", "--", "cat")
+	misuse(`flag needs an argument: -topic`, "-topic", "--", "cat")
+	misuse(`flag provided but not defined: -port`, "-port", "1")
+	misuse(`unexpected argument "cat"`, "-log", "x", "cat")
+	misuse(`invalid value "0" for flag -count: must be a number of messages, at least 1`,
+		"-count", "0")
+	misuse(`invalid value "x" for flag -count: must be a number of messages, at least 1`,
+		"-count", "x")
+	misuse(`invalid value "1" for flag -retry: must be a duration, such as 5s or 100ms`,
+		"-retry", "1", "--", "cat")
+	misuse(`-format with a command: must be one of them, a command gets the data alone`,
+		"-format", "raw", "--", "cat")
+}
+
+// What can't be read, delivered or saved is one line, and status 1.
+func TestConsumerStatuses(t *testing.T) {
+	store := newStore(t, "1", "2")
+	delivers(t, "1\n2\n", "-log", store.log, "-end")
+	delivers(t, "1\n", "-log", store.log, "-end", "-count", "1")
+	delivers(t, "1\n2\n", "-log", store.log, "-count", "2")
+	delivers(t, "1\n2\n", "-log", store.log, "-end", "-topic", "t", "-topic", "u")
+	delivers(t, "", "-log", store.log, "-end", "-topic", "u")
+	delivers(t, "", "-log", store.log, "-end", "-from", "end")
+	delivers(t, "1\x002\x00", "-log", store.log, "-end", "-format", "nul")
+
+	none := filepath.Join(t.TempDir(), "none")
+	fails(t, 1, "open "+none+": file does not exist", "-log", none, "-end")
+	fails(t, 1, "open "+none+": file does not exist", "-log", none, "-end", "-from", "end")
+	if err := os.Rename(store.log, store.log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	delivers(t, "1\n2\n", "-log", store.log, "-end")
+	fails(t, 1, filepath.Dir(none)+": must be a regular file", "-log", filepath.Dir(none))
+	fails(t, 1, store.log+".1: is not a state of a consumer; it was left as it is",
+		"-log", store.log, "-state", store.log+".1")
+	fails(t, 1, "open "+none+"/state: no such file or directory",
+		"-log", store.log, "-state", none+"/state")
+
+	delivers(t, "1\n2\n", store.with("-end")...)
+	if err := os.WriteFile(store.log+".1", []byte(inLog("t", "3")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lost := store.log + ": the position is in no file of the log any more (offset 122): "
+	fails(t, 1, lost+"-from start or -from end must say where to go on", store.with("-end")...)
+	status, stdout, stderr := consume(t, store.with("-end", "-from", "start")...)
+	if status != 0 || stdout != "3\n" || stderr != "consumer: "+lost+"going on from the start\n" {
+		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
+	}
+}
+
+// With -end, the end is that of the log that is there, should it become another meanwhile.
+func TestConsumerEndOfAnotherLog(t *testing.T) {
+	store := newStore(t, slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)...)
+	other := filepath.Join(t.TempDir(), "other")
+	if err := os.WriteFile(other, []byte(inLog("t", "other")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	script := `cat "$0" > "$1"; head -c 5; echo`
+	status, stdout, stderr := consume(t, "-log", store.log, "-end", "-from", "start",
+		"--", "sh", "-c", script, other, store.log)
+	lines := strings.Split(stdout, "\n")
+	if status != 0 || len(lines) > 1000 || lines[len(lines)-2] != "other" ||
+		!strings.HasSuffix(stderr, ": going on from the start\n") {
+		t.Errorf("status %d, wrote %d lines, the end %.20q, said %s", status, len(lines), lines[len(lines)-2:], stderr)
+	}
+}
+
+// Without -log, a log comes from standard input, to its end.
+func TestConsumerOfStandardInput(t *testing.T) {
+	command := consuming(t, "-topic", "t")
+	command.Stdin = strings.NewReader(inLog("t", "1") + inLog("u", "2") + "torn")
+	status, stdout, stderr := finish(t, command)
+	if status != 0 || stdout != "1\n" || stderr != "consumer: skipped a line: it is torn: \"torn\"\n" {
+		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
+	}
+	directory, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer directory.Close()
+	command = consuming(t)
+	command.Stdin = directory
+	status, _, stderr = finish(t, command)
+	if status != 1 || stderr != "consumer: read /dev/stdin: is a directory\n" {
+		t.Errorf("status %d, said %s", status, stderr)
+	}
+	// A message is written while more is awaited, and a signal does not wait for it.
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	command = consuming(t)
+	command.Stdin = reader
+	subscriber := subscribeWith(t, command)
+	reader.Close()
+	io.WriteString(writer, inLog("t", "1")+inLog("t", "2")[:30])
+	subscriber.has("1\n")
+	subscriber.stop()
+}
+
+// A consumer awaits its log, follows it through rotation, and stops with status 0 at
+// each signal that asks for it; the next one goes on where it was.
+func TestConsumerFollows(t *testing.T) {
+	signals := []syscall.Signal{syscall.SIGTERM, syscall.SIGINT}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	store := newStore(t)
+	if err := os.Remove(store.log); err != nil {
+		t.Fatal(err)
+	}
+	for i, signal := range signals {
+		subscriber := subscribe(t, store.with()...)
+		for part := range 3 {
+			store.add(fmt.Sprint(i, part, "a"))
+			if err := os.Rename(store.log, fmt.Sprintf("%s-2026112%d", store.log, 3*i+part)); err != nil {
+				t.Fatal(err)
+			}
+			store.add(fmt.Sprint(i, part, "b"))
+		}
+		want := ""
+		for part := range 3 {
+			want += fmt.Sprintf("%[1]d %[2]da\n%[1]d %[2]db\n", i, part)
+		}
+		subscriber.has(want)
+		subscriber.signal(signal)
+		if status := subscriber.wait(); status != 0 || subscriber.stderr.String() != "" {
+			t.Errorf("%v: status %d: %s", signal, status, subscriber.stderr)
+		}
+	}
+	delivers(t, "", store.with("-end")...)
+}
+
+// holdsNothing starts the script of a command that is not awaited with the consumer.
+const holdsNothing = "exec >/dev/null 2>&1; "
+
+// What the signals don't end, a second one does.
+func TestConsumerSecondSignal(t *testing.T) {
+	store := newStore(t, "1")
+	mark := filepath.Join(t.TempDir(), "mark")
+	script := holdsNothing + `: > "$0"; sleep 1000`
+	subscriber := subscribe(t, store.with("--", "sh", "-c", script, mark)...)
+	until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
+	subscriber.signal(syscall.SIGTERM)
+	subscriber.signal(syscall.SIGTERM) // as timeout(1) has it
+	select {
+	case <-subscriber.ended:
+		t.Error("the first signals ended it")
+	case <-time.After(500 * time.Millisecond):
+	}
+	subscriber.signal(syscall.SIGTERM)
+	subscriber.wait()
+	ended := subscriber.command.ProcessState.Sys().(syscall.WaitStatus)
+	if !ended.Signaled() || ended.Signal() != syscall.SIGTERM {
+		t.Errorf("%v", subscriber.command.ProcessState)
+	}
+}
+
+// An appended line comes within 200 ms, however the output is read.
+func TestConsumerLatency(t *testing.T) {
+	store := newStore(t, "start")
+	subscriber := subscribe(t, "-log", store.log)
+	subscriber.has("start\n")
+	want, best := "start\n", time.Hour // a busy machine may hold up some
+	for i := range 10 {
+		begin := time.Now()
+		store.add(fmt.Sprint(i))
+		want += fmt.Sprintln(i)
+		subscriber.has(want)
+		best = min(best, time.Since(begin))
+	}
+	if best > 200*time.Millisecond {
+		t.Errorf("a line took %s at best", best)
+	}
+	subscriber.stop()
+}
+
+// One consumer at a time uses a state.
+func TestTwoConsumers(t *testing.T) {
+	store := newStore(t, "1")
+	first := subscribe(t, store.with()...)
+	first.has("1\n")
+	fails(t, 1, store.state+": in use by another consumer", store.with()...)
+	first.signal(syscall.SIGKILL)
+	first.wait()
+	second := subscribe(t, store.with()...)
+	store.add("2")
+	until(t, "the second", func() bool { return strings.HasSuffix(second.stdout.String(), "2\n") })
+	second.stop()
+}
+
+// A reader that has had enough ends the consumer, which says nothing.
+func TestConsumerToHead(t *testing.T) {
+	store := newStore(t, strings.Repeat("x", 10_000))
+	for range 100 {
+		store.add(strings.Repeat("x", 10_000))
+	}
+	if err := buildConsumer(); err != nil {
+		t.Fatal(err)
+	}
+	script := `{ "$0" -log "$1"; echo $? >&2; } | head -n 1`
+	pipeline := exec.Command("sh", "-c", script, filepath.Join(binaries, "consumer"), store.log)
+	status, stdout, stderr := finish(t, pipeline)
+	if status != 0 || len(stdout) != 10_001 || stderr != "1\n" {
+		t.Errorf("status %d, %d bytes, said %s", status, len(stdout), stderr)
+	}
+}
+
+// A command gets each message whole, in a file, and its topic and time.
+func TestConsumerCommand(t *testing.T) {
+	store := newStore(t, "a", "", "it's\n\x00\xff", strings.Repeat("x", 300_000))
+	check := `printf "%s %s %s|" "$MBUS_TOPIC" "$MBUS_TIME" "$1"; cat; echo "|"; echo error >&2`
+	command := consuming(t, store.with("-end", "-topic", "t", "--", "sh", "-c", check, "sh", "--")...)
+	temporary := t.TempDir()
+	command.Env = append(os.Environ(), "MBUS_TOPIC=other", "TMPDIR="+temporary)
+	status, stdout, stderr := finish(t, command)
+	want := ""
+	for _, data := range []string{"a", "", "it's\n\x00\xff", strings.Repeat("x", 300_000)} {
+		want += "t 2024-06-02T10:39:55 --|" + data + "|\n"
+	}
+	if status != 0 || stdout != want || stderr != strings.Repeat("error\n", 4) {
+		t.Errorf("status %d, wrote %.300q, want %.300q, said %s", status, stdout, want, stderr)
+	}
+	// It may leave its input, close it, or end a pipe of its own early.
+	scripts := []string{
+		"true", "exec 0<&-; true", "head -c 1 >/dev/null", "yes | head -n 1 >/dev/null",
+	}
+	for _, text := range scripts {
+		delivers(t, "", "-log", store.log, "-end", "--", "sh", "-c", text)
+	}
+	// SIGPIPE ends what it runs, and is not ignored.
+	delivers(t, "141\n", "-log", store.log, "-end", "-count", "1", "--", "sh", "-c",
+		`{ sh -c 'kill -PIPE $$'; echo $?; } 2>/dev/null`)
+	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
+		t.Errorf("temporary files are left: %q, %v", left, err)
+	}
+}
+
+// A command that fails ends the consumer, and gets the same message the next time.
+func TestConsumerCommandFails(t *testing.T) {
+	const message = "message of 2024-06-02T10:39:55 on topic t: "
+	for _, test := range []struct {
+		why     string
+		command []string
+	}{
+		{"sh: exit status 3", []string{"sh", "-c", "exit 3"}},
+		{"sh: signal: killed", []string{"sh", "-c", "kill -9 $$"}},
+		{`no-such: exec: "no-such": executable file not found in $PATH`, []string{"no-such"}},
+		{"/no/such: fork/exec /no/such: no such file or directory", []string{"/no/such"}},
+		{"/dev/null: fork/exec /dev/null: permission denied", []string{"/dev/null"}},
+	} {
+		store := newStore(t, "1", "2", "3")
+		delivers(t, "1", store.with("-count", "1", "--", "cat")...)
+		fails(t, 1, message+test.why, append(store.with("--"), test.command...)...)
+		fails(t, 1, message+test.why, append(store.with("-end", "--"), test.command...)...)
+		delivers(t, "23", store.with("-end", "--", "cat")...)
+	}
+}
+
+// With -retry a command is run again, which is reported once, and so is its success.
+func TestConsumerRetry(t *testing.T) {
+	store := newStore(t, "1", "2")
+	tries := filepath.Join(t.TempDir(), "tries")
+	const flaky = `echo >> "$0"; test $(wc -l < "$0") -gt 3 && cat`
+	status, stdout, stderr := consume(t,
+		store.with("-end", "-retry", "1h", "--", "sh", "-c", flaky, tries)...)
+	const message = "consumer: message of 2024-06-02T10:39:55 on topic t: "
+	want := regexp.MustCompile("^" + message + "sh: exit status 1; trying again for 1h0m0s\n" +
+		message + `delivered after [0-9.]+m?s` + "\n$")
+	if status != 0 || stdout != "12" || !want.MatchString(stderr) {
+		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
+	}
+	store.add("3")
+	begin := time.Now()
+	status, _, stderr = consume(t, store.with("-retry", "500ms", "--", "false")...)
+	failed := message + "false: exit status 1"
+	said := failed + "; trying again for 500ms\n" + failed + "\n"
+	if took := time.Since(begin); status != 1 || stderr != said || took < 500*time.Millisecond {
+		t.Errorf("after %s status %d, said %s", took, status, stderr)
+	}
+	delivers(t, "3", store.with("-end", "--", "cat")...)
+}
+
+// A command that runs when the consumer is to stop ends first. If it succeeds, its
+// message was delivered, and if it fails, it is the first of the next run.
+func TestConsumerStopsWithCommand(t *testing.T) {
+	for name, test := range map[string]struct {
+		script string
+		group  bool // the signal reaches the command too, as that of a terminal
+		again  string
+	}{
+		"succeeds":            {`: > "$0"; while test -e "$0"; do sleep 0.01; done`, false, "2"},
+		"fails":               {`: > "$0"; while test -e "$0"; do sleep 0.01; done; exit 1`, false, "12"},
+		"hangs until it dies": {`: > "$0"; exec sleep 1000`, true, "12"},
+		"ends by the signal": {
+			`exec 2>/dev/null; trap "exit 0" TERM; : > "$0"; while :; do sleep 0.01; done`, true, "2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, retry := range []string{"0s", "1h"} {
+				store := newStore(t, "1", "2")
+				mark := filepath.Join(t.TempDir(), "mark")
+				subscriber := subscribe(t,
+					store.with("-retry", retry, "--", "sh", "-c", test.script, mark)...)
+				until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
+				target := subscriber.command.Process.Pid
+				if test.group {
+					target = -target
+				}
+				if err := syscall.Kill(target, syscall.SIGTERM); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(50 * time.Millisecond) // it has the signal by then, as a rule
+				os.Remove(mark)
+				if status := subscriber.wait(); status != 0 || subscriber.stderr.String() != "" {
+					t.Errorf("-retry %s: status %d: %s", retry, status, subscriber.stderr)
+				}
+				delivers(t, test.again, store.with("-end", "--", "cat")...)
+			}
+		})
+	}
+}
+
+// A message that never comes does not keep the state back, nor does a log that never
+// ends: the position is saved every second.
+func TestConsumerSavesOnTheWay(t *testing.T) {
+	store := newStore(t)
+	batch := slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)
+	for range 20 {
+		store.add(batch...)
+	}
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	command := consuming(t, store.with()...)
+	command.Stdout = writer
+	subscriber := subscribeWith(t, command)
+	writer.Close()
+	var first, now []byte
+	piece := make([]byte, 100_000)
+	until(t, "another position", func() bool {
+		// The end of the log is never in sight.
+		if _, err := io.ReadFull(reader, piece); err != nil {
+			t.Fatal(err)
+		}
+		store.add(batch[:100]...)
+		now, _ = os.ReadFile(store.state)
+		if first == nil && len(now) > 0 {
+			first = now
+		}
+		time.Sleep(10 * time.Millisecond)
+		return first != nil && !bytes.Equal(first, now)
+	})
+	subscriber.signal(syscall.SIGKILL)
+}

@@ -1,0 +1,418 @@
+package consumer_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"mbus/internal/apiv1"
+	"mbus/internal/broker"
+	"mbus/internal/consumer"
+	"mbus/internal/shared/escape"
+)
+
+// patience is how long a test waits for what must come, at the most.
+const patience = 20 * time.Second
+
+const stamp = "2024/06/02 10:39:55 "
+
+// line returns a message's line in the log.
+func line(topic, data string) string {
+	text := escape.AppendName([]byte(stamp+"Received new message from topic '"), []byte(topic))
+	return string(append(escape.Append(append(text, "': '"...), []byte(data)), "'\n"...))
+}
+
+// consume runs a consumer to its end and returns what it wrote and reported.
+func consume(t testing.TB, config consumer.Config) (text string, reports []string, err error) {
+	t.Helper()
+	output, err := os.CreateTemp(t.TempDir(), "output")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	config.Output, config.Errors = output, output
+	config.Report = func(line string) { reports = append(reports, line) }
+	bus, err := consumer.New(&config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err = bus.Subscribe(ctx)
+	if ctx.Err() != nil {
+		t.Error("it did not end")
+	}
+	written, readErr := os.ReadFile(output.Name())
+	if readErr != nil {
+		t.Fatal(readErr)
+	}
+	return string(written), reports, err
+}
+
+// expect fails the test unless a consumer writes want, and reports nothing.
+func expect(t testing.TB, config consumer.Config, want string) {
+	t.Helper()
+	if got, reports, err := consume(t, config); got != want || err != nil || len(reports) > 0 {
+		t.Errorf("it wrote %q, want %q, %v, %q", got, want, err, reports)
+	}
+}
+
+func TestFormats(t *testing.T) {
+	const text = "it's \"5\" \\ \n\t\x00\x1f\x7f żółw \u2028"
+	input := line(`o'r\d`, text) + line("b", "\xff\xfe") + line("b", "")
+	for format, want := range map[string]string{
+		"":             text + "\n\xff\xfe\n\n",
+		consumer.Lines: text + "\n\xff\xfe\n\n",
+		consumer.NUL:   text + "\x00\xff\xfe\x00\x00",
+		consumer.Raw:   text + "\xff\xfe",
+		consumer.JSON: `{"time":"2024-06-02T10:39:55","topic":"o'r\\d",` +
+			`"data":"it's \"5\" \\ \n\t\u0000\u001f` + "\x7f żółw \u2028\"}\n" +
+			`{"time":"2024-06-02T10:39:55","topic":"b","base64":"//4="}` + "\n" +
+			`{"time":"2024-06-02T10:39:55","topic":"b","data":""}` + "\n",
+	} {
+		expect(t, consumer.Config{Input: strings.NewReader(input), Format: format}, want)
+	}
+}
+
+// Exactly the topics that are asked for are delivered, in the order of the log.
+func TestTopics(t *testing.T) {
+	topics := []string{
+		"a", "ab", "A", "a'b", `a\b`, "a': 'b", "żółw", "*", " ", `\x27`, "\U0001f422",
+	}
+	var input strings.Builder
+	for round := range 2 {
+		for i, topic := range topics {
+			input.WriteString(line(topic, fmt.Sprintf("%d of %d", round, i)))
+		}
+	}
+	for i, topic := range topics {
+		config := consumer.Config{Input: strings.NewReader(input.String()), Topics: []string{topic}}
+		expect(t, config, fmt.Sprintf("0 of %d\n1 of %d\n", i, i))
+	}
+	both := consumer.Config{Input: strings.NewReader(input.String()), Topics: []string{"*", "a", "a"}}
+	expect(t, both, "0 of 0\n0 of 7\n1 of 0\n1 of 7\n")
+	none := consumer.Config{Input: strings.NewReader(input.String()), Topics: []string{"b"}}
+	expect(t, none, "")
+	// What a broker of a newer Go finds printable comes all the same.
+	const newer = "\U0003fffd"
+	input.Reset()
+	input.WriteString(stamp + "Received new message from topic '" + newer + "': '\u0085'\n")
+	config := consumer.Config{Input: strings.NewReader(input.String()), Topics: []string{newer}}
+	expect(t, config, "\u0085\n")
+}
+
+// What is not a message is not delivered, and what is not whole is reported.
+func TestOtherLines(t *testing.T) {
+	const (
+		head = stamp + "Received new message from topic '"
+		next = stamp + "Broker: start listening for incoming producer messages...\n"
+	)
+	others := []string{
+		next,
+		stamp + "creating topic Received new message from topic \\x27\n",
+		stamp + "new message dispatched on topic x\n",
+		stamp + "3 new messages dispatched on topic x\n",
+		stamp + "refused payload from 127.0.0.1:1: unknown entry \"Received new message from topic \"\n",
+		"\n", "goroutine 1 [running]:\n", "Received new message\n",
+	}
+	torn := []string{
+		head + "a': 'no end",
+		head + "a': 'it" + next,
+		head + "a': 'it's" + stamp + "creating topic x\n",
+		head + "a': '\n", head + "a': \n", head + "a'\n", head + "a\n", head + "\n",
+		head + "': 'empty topic'\n",
+		head + "a' : 'x'\n", head + "a': 'x' \n", head + "a': 'x'\r\n",
+		stamp + "Rec" + next,
+		stamp[:15] + next,
+		stamp + "Broker: sta" + line("a", "x"),
+		"x" + line("a", "x"),
+		"2024/06/02 10:39:5x Received new message from topic 'a': 'x'\n",
+		"2024-06-02 10:39:55 Received new message from topic 'a': 'x'\n",
+		"Received new message from topic 'a': 'x'\n",
+		head + "a': '\\q'\n", head + "a': '\x00'\n", head + "a': '\xff'\n",
+		head + "\\q': 'x'\n", head + "\\xff': 'x'\n", head + "a\\nb': 'x'\n",
+		head + "a\\x00': 'x'\n", head + "a\\u0085': 'x'\n",
+	}
+	before := line("t", "before")
+	for i, text := range append(others, torn...) {
+		got, reports, err := consume(t, consumer.Config{Input: strings.NewReader(before + text)})
+		if got != "before\n" || err != nil || (len(reports) > 0) != (i >= len(others)) {
+			t.Errorf("%q: it wrote %q, %v, and reported %q", text, got, err, reports)
+		}
+		for _, report := range reports {
+			if !strings.HasPrefix(report, "skipped a line: ") || len(report) > 400 {
+				t.Errorf("%q", report)
+			}
+		}
+	}
+}
+
+func TestCount(t *testing.T) {
+	input := line("a", "1") + line("b", "no") + line("a", "2") + "no\n" + line("a", "3")
+	for count, want := range []string{"1\n2\n3\n", "1\n", "1\n2\n", "1\n2\n3\n", "1\n2\n3\n"} {
+		config := consumer.Config{Input: strings.NewReader(input), Topics: []string{"a"}, Count: count}
+		expect(t, config, want)
+	}
+}
+
+// Each of these is wrong usage.
+func TestValidate(t *testing.T) {
+	long := strings.Repeat("x", 256)
+	command := []string{"x"}
+	for want, config := range map[string]consumer.Config{
+		`-topic "": must have 1 to 255 bytes`:             {Topics: []string{"a", ""}},
+		`-topic "` + long + `": must have 1 to 255 bytes`: {Topics: []string{long}},
+		`-format "x": must be lines, nul, raw or json`:    {Format: "x"},
+		`-from "now": must be start or end`:               {Log: "x", From: "now"},
+		`-count -1: must be at least 1`:                   {Count: -1},
+		`-retry -1s: must be a duration of at least 0, such as 30s`: {
+			Command: command, Retry: -time.Second},
+		`-retry without a command: must be with one, after --`: {Retry: time.Second},
+		`-format with a command: must be one of them, a command gets the data alone`: {
+			Command: command, Format: "raw"},
+		`-state without -log: must be with the log that the position is in`: {State: "x"},
+		`-from without -log: standard input is read from where it is`:       {From: "end"},
+	} {
+		if bus, err := consumer.New(&config); err == nil || bus != nil || err.Error() != want {
+			t.Errorf("%+v: %v, want %s", config, err, want)
+		}
+	}
+}
+
+// files is a log, and a state, of a test.
+type files struct {
+	t          testing.TB
+	log, state string
+}
+
+func newFiles(t testing.TB) files {
+	directory := t.TempDir()
+	return files{t, filepath.Join(directory, "mbus.log"), filepath.Join(directory, "state")}
+}
+
+// write appends text to the log.
+func (files files) write(text string) {
+	files.t.Helper()
+	file, err := os.OpenFile(files.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		files.t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteString(text); err != nil {
+		files.t.Fatal(err)
+	}
+}
+
+// config returns a consumer of the log, to its end, with the state.
+func (files files) config() consumer.Config {
+	return consumer.Config{Log: files.log, State: files.state, ToEnd: true}
+}
+
+// Each run goes on where the one before ended, whatever the topics, and wherever the
+// lines are that are not delivered.
+func TestState(t *testing.T) {
+	files := newFiles(t)
+	files.write(line("a", "1") + line("b", "2"))
+	config := files.config()
+	expect(t, config, "1\n2\n")
+	expect(t, config, "")
+	files.write(line("a", "3") + line("b", "4") + "no\n")
+	config.Topics = []string{"a"}
+	expect(t, config, "3\n")
+	before, _ := os.ReadFile(files.state)
+	config.Topics = []string{"never"}
+	files.write(line("a", "5"))
+	expect(t, config, "")
+	if after, _ := os.ReadFile(files.state); bytes.Equal(before, after) {
+		t.Error("a topic that never occurs keeps the state")
+	}
+	config.Topics = nil
+	expect(t, config, "")
+	files.write(line("a", "6") + line("a", "7") + line("a", "8"))
+	config.Count = 2
+	expect(t, config, "6\n7\n")
+	expect(t, config, "8\n")
+}
+
+// -from decides only where there is no position, or where it is lost.
+func TestFrom(t *testing.T) {
+	files := newFiles(t)
+	files.write(line("a", "1"))
+	config := files.config()
+	config.From = consumer.End
+	expect(t, config, "")
+	files.write(line("a", "2"))
+	config.From = consumer.Start
+	expect(t, config, "2\n")
+
+	for from, want := range map[string]string{"": "", consumer.Start: "4\n", consumer.End: ""} {
+		files := newFiles(t)
+		files.write(line("a", "3"))
+		expect(t, files.config(), "3\n")
+		if err := os.WriteFile(files.log, []byte(line("b", "4")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		config := files.config()
+		config.From = from
+		got, reports, err := consume(t, config)
+		said := ""
+		switch {
+		case err != nil && from == "":
+			said = err.Error()
+		case err == nil && len(reports) == 1:
+			said = reports[0]
+		}
+		then := map[string]string{"": "-from start or -from end must say where to go on"}[from]
+		if from != "" {
+			then = "going on from the " + from
+		}
+		const lost = ": the position is in no file of the log any more (offset 61): "
+		if got != want || said != files.log+lost+then {
+			t.Errorf("-from %s: it wrote %q, want %q, and said %q, %v", from, got, want, said, err)
+		}
+		if from != "" {
+			expect(t, files.config(), "")
+		}
+	}
+}
+
+// A crash leaves of the log any part that has the position, perhaps with a torn end, and
+// the broker cuts that off and goes on: the consumer goes on too.
+func TestCrashedLog(t *testing.T) {
+	files := newFiles(t)
+	files.write(line("a", "1"))
+	expect(t, files.config(), "1\n")
+	state, err := os.ReadFile(files.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := line("a", "1")
+	rest := line("a", "it's 2") + line("b", "3\n")
+	after := stamp + "Broker: start listening for incoming producer messages...\n" + line("a", "4")
+	for length := range len(rest) + 1 {
+		kept := rest[:strings.LastIndexByte(rest[:length], '\n')+1]
+		want := ""
+		for _, data := range []string{"it's 2\n", "3\n\n"}[:strings.Count(kept, "\n")] {
+			want += data
+		}
+		for text, want := range map[string]string{
+			start + rest[:length]:         want,         // crashed, not started again
+			start + kept + after:          want + "4\n", // started again, the torn end cut off
+			start + rest[:length] + after: want + "4\n", // started again with a log that is not its own
+		} {
+			for path, text := range map[string]string{files.state: string(state), files.log: text} {
+				if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got, _, err := consume(t, files.config()); got != want || err != nil {
+				t.Errorf("%q: it wrote %q, want %q, %v", text, got, want, err)
+			}
+		}
+	}
+}
+
+// Whatever topics and data a broker accepts, they come back from its log, in order.
+func FuzzBus(f *testing.F) {
+	log := &bytes.Buffer{}
+	config := broker.DefaultConfig()
+	config.ProducerPort, config.Log = "0", log
+	bus, err := broker.New(config)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(bus.Close)
+	every := make([]byte, 256)
+	for i := range every {
+		every[i] = byte(i)
+	}
+	f.Add("orders", every, every[128:])
+	f.Add("it's a \\ ': '", []byte("'\n"), []byte("x\n"+line("a", "x")))
+	f.Fuzz(func(t *testing.T, topic string, first, second []byte) {
+		if apiv1.CheckTopic([]byte(topic)) != nil {
+			topic = "t"
+		}
+		log.Reset()
+		bus.HandleNewMessage(&apiv1.Message{Topic: topic, Data: first})
+		bus.HandleNewMessage(&apiv1.Message{Topic: topic, Data: second})
+		if err := bus.Drain(); err != nil {
+			t.Fatal(err)
+		}
+		text := log.Bytes()
+		topics := []string{topic}
+		config := consumer.Config{Input: bytes.NewReader(text), Topics: topics, Format: consumer.NUL}
+		expect(t, config, string(first)+"\x00"+string(second)+"\x00")
+		got, _, err := consume(t, consumer.Config{Input: bytes.NewReader(text), Format: consumer.JSON})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range [][]byte{first, second} {
+			var object struct {
+				Time, Topic string
+				Data        *string
+				Base64      []byte
+			}
+			line, rest, _ := strings.Cut(got, "\n")
+			got = rest
+			if err := json.Unmarshal([]byte(line), &object); err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			data := object.Base64
+			if object.Data != nil {
+				data = []byte(*object.Data)
+			}
+			isText := object.Data != nil
+			if object.Topic != topic || !bytes.Equal(data, want) || isText != utf8.Valid(want) {
+				t.Errorf("%q came back as %q", want, line)
+			}
+		}
+	})
+}
+
+// However the bytes of a stream come, the same messages come out.
+func FuzzStream(f *testing.F) {
+	f.Add([]byte(line("a", "1")+"x\n"+line("b", "2\n")+line("a", "torn")[:60]), 3)
+	f.Fuzz(func(t *testing.T, text []byte, size int) {
+		config := consumer.Config{Input: bytes.NewReader(text), Format: consumer.JSON}
+		whole, reports, err := consume(t, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pieces := &inPieces{text, max(size&15, 1)}
+		got, again, err := consume(t, consumer.Config{Input: pieces, Format: consumer.JSON})
+		if got != whole || err != nil || !slices.Equal(reports, again) {
+			t.Errorf("in pieces: %q, %q, %v, want %q, %q", got, again, err, whole, reports)
+		}
+		files := newFiles(t)
+		files.write(string(text))
+		config = files.config()
+		config.Format = consumer.JSON
+		if got, _, err := consume(t, config); got != whole || err != nil {
+			t.Errorf("from a file: %q, %v, want %q", got, err, whole)
+		}
+	})
+}
+
+// inPieces is a stream that gives a few bytes at a time.
+type inPieces struct {
+	text []byte
+	size int
+}
+
+func (pieces *inPieces) Read(room []byte) (int, error) {
+	if len(pieces.text) == 0 {
+		return 0, io.EOF
+	}
+	count := copy(room, pieces.text[:min(pieces.size, len(pieces.text))])
+	pieces.text = pieces.text[count:]
+	return count, nil
+}

@@ -1,0 +1,104 @@
+package consumer
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"unicode/utf8"
+)
+
+// outputSize is how many bytes are gathered for one write.
+const outputSize = 64 << 10
+
+// output delivers messages to a stream. An error of the stream is returned by each
+// call after it.
+type output struct {
+	file   *os.File
+	stream *bufio.Writer // to file
+	format string
+}
+
+func newOutput(file *os.File, format string) *output {
+	return &output{file, bufio.NewWriterSize(file, outputSize), format}
+}
+
+// deliver writes one message. Of several errors, the stream returns the first again.
+func (output *output) deliver(_ context.Context, message *message) error {
+	switch output.format {
+	case JSON:
+		return output.writeObject(message)
+	case Raw:
+		_, err := output.stream.Write(message.data)
+		return wrapOutput(err)
+	}
+	end := byte('\n')
+	if output.format == NUL {
+		end = 0
+	}
+	output.stream.Write(message.data)
+	return wrapOutput(output.stream.WriteByte(end))
+}
+
+// flush returns when everything has been written and, if it is to be durable and the
+// stream is a regular file, synced. What is in a pipe can't be.
+func (output *output) flush(durable bool) error {
+	err := output.stream.Flush()
+	if err == nil && durable {
+		info, statErr := output.file.Stat()
+		if err = statErr; err == nil && info.Mode().IsRegular() {
+			err = output.file.Sync()
+		}
+	}
+	return wrapOutput(err)
+}
+
+func wrapOutput(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("standard output: %w", err)
+}
+
+// writeObject writes a message as one line of JSON (RFC 8259), in bounded memory.
+func (output *output) writeObject(message *message) error {
+	stream := output.stream
+	fmt.Fprintf(stream, `{"time":"%s","topic":"`, message.time())
+	writeString(stream, []byte(message.topic))
+	if utf8.Valid(message.data) {
+		stream.WriteString(`","data":"`)
+		writeString(stream, message.data)
+	} else {
+		stream.WriteString(`","base64":"`)
+		encoder := base64.NewEncoder(base64.StdEncoding, stream)
+		encoder.Write(message.data)
+		encoder.Close()
+	}
+	_, err := stream.WriteString("\"}\n")
+	return wrapOutput(err)
+}
+
+// writeString writes what is between the quotation marks of a JSON string of text,
+// which is UTF-8.
+func writeString(stream *bufio.Writer, text []byte) {
+	start := 0
+	for i, b := range text {
+		if b >= ' ' && b != '"' && b != '\\' {
+			continue
+		}
+		stream.Write(text[start:i])
+		start = i + 1
+		switch b {
+		case '"', '\\':
+			stream.Write([]byte{'\\', b})
+		case '\n':
+			stream.WriteString(`\n`)
+		case '\t':
+			stream.WriteString(`\t`)
+		default:
+			fmt.Fprintf(stream, `\u%04x`, b)
+		}
+	}
+	stream.Write(text[start:])
+}

@@ -1,0 +1,105 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"time"
+)
+
+const (
+	// The pauses before a command is run again, the first and the longest.
+	minPause = 100 * time.Millisecond
+	maxPause = 10 * time.Second
+)
+
+// errStopped is the error of a message that is not tried again because the consumer
+// stops.
+var errStopped = errors.New("stopped")
+
+// worker delivers messages to a command, which it runs once for each.
+type worker struct {
+	config *Config
+	failed error // of a message that was not delivered
+}
+
+// deliver runs the command until it has taken the message, or has failed for as long as
+// it is tried. The end of ctx does not interrupt the command, but it is not run again.
+func (worker *worker) deliver(ctx context.Context, message *message) error {
+	err := worker.run(message)
+	if err == nil {
+		return nil
+	}
+	first, tries := time.Now(), 1
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		left := worker.config.Retry - time.Since(first)
+		// Also before giving up: a terminal's signal may have ended the command
+		// and be about to end ctx.
+		if !sleep(ctx, max(min(pause, left), minPause)) {
+			worker.failed = errStopped
+			return errStopped
+		}
+		if left <= 0 {
+			worker.failed = message.wrap(err)
+			return worker.failed
+		}
+		if tries == 1 {
+			again := fmt.Errorf("%w; trying again for %s", err, worker.config.Retry)
+			worker.config.Report(message.wrap(again).Error())
+		}
+		tries++
+		if err = worker.run(message); err == nil {
+			over := fmt.Errorf("delivered after %s", time.Since(first).Round(time.Millisecond))
+			worker.config.Report(message.wrap(over).Error())
+			return nil
+		}
+	}
+}
+
+// flush returns the error of a message that was not delivered: what comes after it must
+// not count.
+func (worker *worker) flush(bool) error {
+	return worker.failed
+}
+
+// run runs the command once. The data is in a file that has no name any more, not in a
+// pipe: with a consumer that is killed, a pipe would end early, and the command take a
+// part of the data for the whole.
+func (worker *worker) run(message *message) error {
+	input, err := os.CreateTemp("", "mbus-consumer-")
+	if err != nil {
+		return err
+	}
+	defer input.Close()
+	if err := os.Remove(input.Name()); err != nil {
+		return err
+	}
+	if _, err := input.Write(message.data); err != nil {
+		return err
+	}
+	if _, err := input.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	command := worker.config.Command
+	process := exec.Command(command[0], command[1:]...)
+	process.Stdin = input
+	process.Stdout, process.Stderr = worker.config.Output, worker.config.Errors
+	process.Env = append(os.Environ(), "MBUS_TOPIC="+message.topic, "MBUS_TIME="+message.time())
+	if err := process.Run(); err != nil {
+		return fmt.Errorf("%s: %w", command[0], err)
+	}
+	return nil
+}
+
+// sleep sleeps, and returns false at once when ctx ends.
+func sleep(ctx context.Context, pause time.Duration) bool {
+	select {
+	case <-time.After(pause):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
