@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"mbus/internal/shared/bustest"
 )
 
 // expression takes the lines of a log apart, without unescaping them.
@@ -51,7 +53,7 @@ func TestConsumerRatios(t *testing.T) {
 		return time.Since(begin).Seconds()
 	}
 	consume := func(path string) func() float64 {
-		return func() float64 { return took(consuming(t, "-log", path, "-end")) }
+		return func() float64 { return took(consuming("-log", path, "-end")) }
 	}
 	cat := func() float64 { return took(exec.Command("cat", million)) }
 	sed := func() float64 {
@@ -79,7 +81,7 @@ func TestConsumerRatios(t *testing.T) {
 	t.Logf("figure: sed's time, of the consumer's: %s (sed %.1f s)", ratios, times.quantile(0.5))
 	ratios, _ = inTurn(10, consume(million), consume(part))
 	t.Logf("figure: a million lines, of the time for 100,000: %s, 10 is linear", ratios)
-	peak := peakOf(t, consuming(t, "-log", million, "-end"), million)
+	peak := peakOf(t, consuming("-log", million, "-end"), million)
 	t.Logf("figure: peak memory for a million lines: %.1f MiB", peak)
 
 	delays := latencies(t, 200)
@@ -94,7 +96,7 @@ func latencies(t *testing.T, count int) (delays samples) {
 	log := filepath.Join(t.TempDir(), "mbus.log")
 	broker := startInFile(t, log, "-interval", "0")
 	reader, writer := io.Pipe()
-	command := consuming(t, "-log", log)
+	command := consuming("-log", log)
 	command.Stdout = writer
 	subscribeWith(t, command)
 	came := make(chan time.Time, count)
@@ -107,14 +109,14 @@ func latencies(t *testing.T, count int) (delays samples) {
 	for i := range count {
 		// At any moment between two looks at the log.
 		time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
-		if status, stderr := broker.send("t", fmt.Sprint(i)); status != 0 {
+		if status, stderr := broker.produce("t", fmt.Sprint(i)); status != 0 {
 			t.Fatalf("status %d: %s", status, stderr)
 		}
 		sent := time.Now()
 		select {
 		case then := <-came:
 			delays = append(delays, max(then.Sub(sent), 0).Seconds()*1000)
-		case <-time.After(patience):
+		case <-time.After(bustest.Patience):
 			t.Fatalf("message %d did not come", i)
 		}
 	}

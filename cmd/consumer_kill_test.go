@@ -26,14 +26,14 @@ func rounds(long int) int {
 
 // load writes numbered messages to a log, and rotates it, until it is stopped.
 type load struct {
-	store   store
+	store   logAndState
 	stop    chan struct{}
 	stopped chan int // takes how many messages there were
 }
 
 // startLoad starts a load of messages that have this text after their number: up to most
 // at once, and then a pause.
-func startLoad(store store, text string, most int, pause time.Duration) *load {
+func startLoad(store logAndState, text string, most int, pause time.Duration) *load {
 	load := &load{store, make(chan struct{}), make(chan int, 1)}
 	go func() {
 		number := 0
@@ -104,7 +104,7 @@ func runUntil(t *testing.T, path string, signal syscall.Signal, arguments ...str
 		t.Fatal(err)
 	}
 	defer output.Close()
-	command := consuming(t, arguments...)
+	command := consuming(arguments...)
 	command.Stdout = output
 	subscriber := subscribeWith(t, command)
 	time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
@@ -138,7 +138,7 @@ func TestConsumerKilled(t *testing.T) {
 		"command": {whole, 1, 10 * time.Millisecond, []string{"--", "sh", "-c", script}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			store := newStore(t)
+			store := newLogAndState(t)
 			load := startLoad(store, test.text, test.most, test.pause)
 			path := store.state + ".output"
 			var texts []string
@@ -183,7 +183,7 @@ func verifyLengths(t *testing.T, texts []string, size int) {
 func TestConsumerStopped(t *testing.T) {
 	for name, arguments := range map[string][]string{"output": nil, "command": {"--", "cat"}} {
 		t.Run(name, func(t *testing.T) {
-			store := newStore(t)
+			store := newLogAndState(t)
 			load := startLoad(store, "x\n", 2, 10*time.Millisecond)
 			format := []string{"-format", "raw"}
 			if arguments != nil {
@@ -210,7 +210,7 @@ func TestConsumerStopped(t *testing.T) {
 // kill no more than that is repeated.
 func TestConsumerKilledWhileBusy(t *testing.T) {
 	for range rounds(10) {
-		store := newStore(t)
+		store := newLogAndState(t)
 		messages := make([]string, 60_000)
 		for number := range messages {
 			messages[number] = fmt.Sprintf("%06d %s", number, strings.Repeat("x", 1000))
@@ -222,7 +222,7 @@ func TestConsumerKilledWhileBusy(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer reader.Close()
-		command := consuming(t, store.with()...)
+		command := consuming(store.with()...)
 		command.Stdout = writer
 		subscriber := subscribeWith(t, command)
 		writer.Close()

@@ -10,20 +10,21 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	"mbus/internal/shared/bustest"
 )
 
 // On a full disk nothing counts as delivered, or as saved.
 func TestConsumerOnFullDisk(t *testing.T) {
-	store := newStore(t, "1", "2")
+	store := newLogAndState(t, "1", "2")
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer full.Close()
-	command := consuming(t, store.with("-end")...)
+	command := consuming(store.with("-end")...)
 	command.Stdout = full
 	status, _, stderr := finish(t, command)
 	const want = "consumer: standard output: write /dev/stdout: no space left on device\n"
@@ -52,7 +53,7 @@ func TestConsumerOnFullDisk(t *testing.T) {
 		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
 	}
 	// Where there is no room for a command's input, the message is not delivered.
-	command = consuming(t, "-log", store.log, "-end", "--", "cat")
+	command = consuming("-log", store.log, "-end", "--", "cat")
 	command.Env = append(os.Environ(), "TMPDIR="+disk)
 	status, stdout, stderr = finish(t, command)
 	if status != 1 || stdout != "" || !strings.HasSuffix(stderr, ": no space left on device\n") {
@@ -67,8 +68,8 @@ func TestConsumerSyncs(t *testing.T) {
 	if err != nil {
 		t.Skip("there is no strace to see the order of system calls with")
 	}
-	store := newStore(t, "1", "2")
-	command := consuming(t, store.with("-end")...)
+	store := newLogAndState(t, "1", "2")
+	command := consuming(store.with("-end")...)
 	trace, output := store.state+".trace", store.state+".output"
 	arguments := []string{"-f", "-y", "-o", trace, "-e", "trace=write,pwrite64,fsync,fdatasync"}
 	traced := exec.Command(strace, append(append(arguments, command.Path), command.Args[1:]...)...)
@@ -103,17 +104,6 @@ func TestConsumerSyncs(t *testing.T) {
 	}
 }
 
-// smallDisk mounts a disk of a size for the test.
-func smallDisk(t *testing.T, size string) string {
-	t.Helper()
-	directory := t.TempDir()
-	if err := syscall.Mount("tmpfs", directory, "tmpfs", 0, "size="+size); err != nil {
-		t.Skipf("no small disk can be mounted here: %v", err)
-	}
-	t.Cleanup(func() { syscall.Unmount(directory, 0) })
-	return directory
-}
-
 // Memory stays under 16 MiB and three times the longest line.
 func TestConsumerMemory(t *testing.T) {
 	if buildFlags != nil {
@@ -143,7 +133,7 @@ func TestConsumerMemory(t *testing.T) {
 			{"-log", path, "-end"}, {"-log", path, "-end", "-format", "json"},
 			{"-log", path, "-end", "-count", "14", "--", "cat"}, {},
 		} {
-			peak := peakOf(t, consuming(t, arguments...), path)
+			peak := peakOf(t, consuming(arguments...), path)
 			what := fmt.Sprint(name, arguments[min(len(arguments), 2):])
 			t.Logf("figure: %s: peak memory %.1f MiB, bound %.1f", what, peak, float64(limit)/(1<<20))
 			if peak > float64(limit)/(1<<20) {
@@ -168,10 +158,10 @@ func peakOf(t *testing.T, command *exec.Cmd, path string) float64 {
 	}
 	defer nowhere.Close()
 	command.Stdin, command.Stdout = input, nowhere
-	stderr := started(t, command)
+	stderr := start(t, command)
 	peak := 0
-	until(t, "its end", func() bool {
-		size, found := memory(command.Process.Pid, "VmHWM")
+	bustest.Until(t, "its end", func() bool {
+		size, found := peakMemory(command.Process.Pid)
 		peak = max(peak, size)
 		return !found
 	})
@@ -186,8 +176,8 @@ func TestConsumerIdle(t *testing.T) {
 	if buildFlags != nil {
 		t.Skip("the race detector takes time of its own")
 	}
-	store := newStore(t, "1")
-	rotated := newStore(t, "1")
+	store := newLogAndState(t, "1")
+	rotated := newLogAndState(t, "1")
 	if err := os.Rename(rotated.log, rotated.log+".1"); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +192,7 @@ func TestConsumerIdle(t *testing.T) {
 		subscriber := subscribe(t, arguments...)
 		subscriber.has("1\n")
 		begin, before := time.Now(), processorTime(t, subscriber.command.Process.Pid)
-		time.Sleep(time.Duration(either(20, 2)) * time.Second) // this is what is measured
+		time.Sleep(time.Duration(longOrShort(20, 2)) * time.Second) // this is what is measured
 		used := processorTime(t, subscriber.command.Process.Pid) - before
 		share := 100 * used.Seconds() / time.Since(begin).Seconds()
 		t.Logf("figure: idle, %s: %.2f %% of a core", name, share)

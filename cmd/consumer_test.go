@@ -13,37 +13,23 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"mbus/internal/shared/bustest"
 	"mbus/internal/shared/escape"
 )
 
-// buildConsumer builds the consumer beside the other commands.
-var buildConsumer = sync.OnceValue(func() error {
-	arguments := append([]string{"build", "-o", binaries}, buildFlags...)
-	output, err := exec.Command("go", append(arguments, "mbus/cmd/consumer")...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, output)
-	}
-	return nil
-})
-
 // consuming returns a consumer that is not started.
-func consuming(t *testing.T, arguments ...string) *exec.Cmd {
-	t.Helper()
-	if err := buildConsumer(); err != nil {
-		t.Fatal(err)
-	}
+func consuming(arguments ...string) *exec.Cmd {
 	return command("consumer", arguments...)
 }
 
 // consume runs a consumer to its end.
 func consume(t *testing.T, arguments ...string) (status int, stdout, stderr string) {
 	t.Helper()
-	return finish(t, consuming(t, arguments...))
+	return finish(t, consuming(arguments...))
 }
 
 // delivers fails the test unless a consumer ends with status 0 and this output.
@@ -71,20 +57,20 @@ func fails(t *testing.T, status int, line string, arguments ...string) {
 type subscriber struct {
 	t              *testing.T
 	command        *exec.Cmd
-	stdout, stderr *record
+	stdout, stderr *bustest.Record
 	ended          chan struct{}
 }
 
 // subscribe starts a consumer that ends with the test, with all that it has started.
 func subscribe(t *testing.T, arguments ...string) *subscriber {
 	t.Helper()
-	return subscribeWith(t, consuming(t, arguments...))
+	return subscribeWith(t, consuming(arguments...))
 }
 
 // subscribeWith is subscribe for a command that may have a standard output.
 func subscribeWith(t *testing.T, command *exec.Cmd) *subscriber {
 	t.Helper()
-	subscriber := &subscriber{t, command, &record{}, &record{}, make(chan struct{})}
+	subscriber := &subscriber{t, command, &bustest.Record{}, &bustest.Record{}, make(chan struct{})}
 	if command.Stdout == nil {
 		command.Stdout = subscriber.stdout
 	}
@@ -120,7 +106,7 @@ func (subscriber *subscriber) wait() int {
 	subscriber.t.Helper()
 	select {
 	case <-subscriber.ended:
-	case <-time.After(patience):
+	case <-time.After(bustest.Patience):
 		subscriber.t.Fatalf("the consumer did not end: %s", subscriber.stderr)
 	}
 	return subscriber.command.ProcessState.ExitCode()
@@ -138,7 +124,7 @@ func (subscriber *subscriber) stop() {
 // has waits until the consumer has written text, and nothing else.
 func (subscriber *subscriber) has(text string) {
 	subscriber.t.Helper()
-	until(subscriber.t, fmt.Sprintf("%q", text), func() bool {
+	bustest.Until(subscriber.t, fmt.Sprintf("%q", text), func() bool {
 		return subscriber.stdout.String() == text
 	})
 }
@@ -151,22 +137,22 @@ func inLog(topic, data string) string {
 }
 
 // store is a log and a state in a directory of the test.
-type store struct {
+type logAndState struct {
 	t          *testing.T
 	log, state string
 }
 
 // newStore makes a log of these messages on the topic t.
-func newStore(t *testing.T, messages ...string) store {
+func newLogAndState(t *testing.T, messages ...string) logAndState {
 	t.Helper()
 	directory := t.TempDir()
-	store := store{t, filepath.Join(directory, "mbus.log"), filepath.Join(directory, "state")}
+	store := logAndState{t, filepath.Join(directory, "mbus.log"), filepath.Join(directory, "state")}
 	store.add(messages...)
 	return store
 }
 
 // add appends messages on the topic t to the log.
-func (store store) add(messages ...string) {
+func (store logAndState) add(messages ...string) {
 	store.t.Helper()
 	file, err := os.OpenFile(store.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -183,7 +169,7 @@ func (store store) add(messages ...string) {
 }
 
 // with returns the arguments of a consumer of the log with the state, and more.
-func (store store) with(arguments ...string) []string {
+func (store logAndState) with(arguments ...string) []string {
 	return append([]string{"-log", store.log, "-state", store.state}, arguments...)
 }
 
@@ -236,7 +222,7 @@ func TestConsumerMisuse(t *testing.T) {
 
 // What can't be read, delivered or saved is one line, and status 1.
 func TestConsumerStatuses(t *testing.T) {
-	store := newStore(t, "1", "2")
+	store := newLogAndState(t, "1", "2")
 	delivers(t, "1\n2\n", "-log", store.log, "-end")
 	delivers(t, "1\n", "-log", store.log, "-end", "-count", "1")
 	delivers(t, "1\n2\n", "-log", store.log, "-count", "2")
@@ -272,7 +258,7 @@ func TestConsumerStatuses(t *testing.T) {
 
 // With -end, the end is that of the log that is there, should it become another meanwhile.
 func TestConsumerEndOfAnotherLog(t *testing.T) {
-	store := newStore(t, slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)...)
+	store := newLogAndState(t, slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)...)
 	other := filepath.Join(t.TempDir(), "other")
 	if err := os.WriteFile(other, []byte(inLog("t", "other")), 0o600); err != nil {
 		t.Fatal(err)
@@ -289,7 +275,7 @@ func TestConsumerEndOfAnotherLog(t *testing.T) {
 
 // Without -log, a log comes from standard input, to its end.
 func TestConsumerOfStandardInput(t *testing.T) {
-	command := consuming(t, "-topic", "t")
+	command := consuming("-topic", "t")
 	command.Stdin = strings.NewReader(inLog("t", "1") + inLog("u", "2") + "torn")
 	status, stdout, stderr := finish(t, command)
 	if status != 0 || stdout != "1\n" || stderr != "consumer: skipped a line: it is torn: \"torn\"\n" {
@@ -300,7 +286,7 @@ func TestConsumerOfStandardInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer directory.Close()
-	command = consuming(t)
+	command = consuming()
 	command.Stdin = directory
 	status, _, stderr = finish(t, command)
 	if status != 1 || stderr != "consumer: read /dev/stdin: is a directory\n" {
@@ -312,7 +298,7 @@ func TestConsumerOfStandardInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer writer.Close()
-	command = consuming(t)
+	command = consuming()
 	command.Stdin = reader
 	subscriber := subscribeWith(t, command)
 	reader.Close()
@@ -328,7 +314,7 @@ func TestConsumerFollows(t *testing.T) {
 	if !signal.Ignored(syscall.SIGHUP) {
 		signals = append(signals, syscall.SIGHUP)
 	}
-	store := newStore(t)
+	store := newLogAndState(t)
 	if err := os.Remove(store.log); err != nil {
 		t.Fatal(err)
 	}
@@ -359,11 +345,11 @@ const holdsNothing = "exec >/dev/null 2>&1; "
 
 // What the signals don't end, a second one does.
 func TestConsumerSecondSignal(t *testing.T) {
-	store := newStore(t, "1")
+	store := newLogAndState(t, "1")
 	mark := filepath.Join(t.TempDir(), "mark")
 	script := holdsNothing + `: > "$0"; sleep 1000`
 	subscriber := subscribe(t, store.with("--", "sh", "-c", script, mark)...)
-	until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
+	bustest.Until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
 	subscriber.signal(syscall.SIGTERM)
 	subscriber.signal(syscall.SIGTERM) // as timeout(1) has it
 	select {
@@ -381,7 +367,7 @@ func TestConsumerSecondSignal(t *testing.T) {
 
 // An appended line comes within 200 ms, however the output is read.
 func TestConsumerLatency(t *testing.T) {
-	store := newStore(t, "start")
+	store := newLogAndState(t, "start")
 	subscriber := subscribe(t, "-log", store.log)
 	subscriber.has("start\n")
 	want, best := "start\n", time.Hour // a busy machine may hold up some
@@ -400,7 +386,7 @@ func TestConsumerLatency(t *testing.T) {
 
 // One consumer at a time uses a state.
 func TestTwoConsumers(t *testing.T) {
-	store := newStore(t, "1")
+	store := newLogAndState(t, "1")
 	first := subscribe(t, store.with()...)
 	first.has("1\n")
 	fails(t, 1, store.state+": in use by another consumer", store.with()...)
@@ -408,18 +394,15 @@ func TestTwoConsumers(t *testing.T) {
 	first.wait()
 	second := subscribe(t, store.with()...)
 	store.add("2")
-	until(t, "the second", func() bool { return strings.HasSuffix(second.stdout.String(), "2\n") })
+	bustest.Until(t, "the second", func() bool { return strings.HasSuffix(second.stdout.String(), "2\n") })
 	second.stop()
 }
 
 // A reader that has had enough ends the consumer, which says nothing.
 func TestConsumerToHead(t *testing.T) {
-	store := newStore(t, strings.Repeat("x", 10_000))
+	store := newLogAndState(t, strings.Repeat("x", 10_000))
 	for range 100 {
 		store.add(strings.Repeat("x", 10_000))
-	}
-	if err := buildConsumer(); err != nil {
-		t.Fatal(err)
 	}
 	script := `{ "$0" -log "$1"; echo $? >&2; } | head -n 1`
 	pipeline := exec.Command("sh", "-c", script, filepath.Join(binaries, "consumer"), store.log)
@@ -431,9 +414,9 @@ func TestConsumerToHead(t *testing.T) {
 
 // A command gets each message whole, in a file, and its topic and time.
 func TestConsumerCommand(t *testing.T) {
-	store := newStore(t, "a", "", "it's\n\x00\xff", strings.Repeat("x", 300_000))
+	store := newLogAndState(t, "a", "", "it's\n\x00\xff", strings.Repeat("x", 300_000))
 	check := `printf "%s %s %s|" "$MBUS_TOPIC" "$MBUS_TIME" "$1"; cat; echo "|"; echo error >&2`
-	command := consuming(t, store.with("-end", "-topic", "t", "--", "sh", "-c", check, "sh", "--")...)
+	command := consuming(store.with("-end", "-topic", "t", "--", "sh", "-c", check, "sh", "--")...)
 	temporary := t.TempDir()
 	command.Env = append(os.Environ(), "MBUS_TOPIC=other", "TMPDIR="+temporary)
 	status, stdout, stderr := finish(t, command)
@@ -472,7 +455,7 @@ func TestConsumerCommandFails(t *testing.T) {
 		{"/no/such: fork/exec /no/such: no such file or directory", []string{"/no/such"}},
 		{"/dev/null: fork/exec /dev/null: permission denied", []string{"/dev/null"}},
 	} {
-		store := newStore(t, "1", "2", "3")
+		store := newLogAndState(t, "1", "2", "3")
 		delivers(t, "1", store.with("-count", "1", "--", "cat")...)
 		fails(t, 1, message+test.why, append(store.with("--"), test.command...)...)
 		fails(t, 1, message+test.why, append(store.with("-end", "--"), test.command...)...)
@@ -482,7 +465,7 @@ func TestConsumerCommandFails(t *testing.T) {
 
 // With -retry a command is run again, which is reported once, and so is its success.
 func TestConsumerRetry(t *testing.T) {
-	store := newStore(t, "1", "2")
+	store := newLogAndState(t, "1", "2")
 	tries := filepath.Join(t.TempDir(), "tries")
 	const flaky = `echo >> "$0"; test $(wc -l < "$0") -gt 3 && cat`
 	status, stdout, stderr := consume(t,
@@ -520,11 +503,11 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, retry := range []string{"0s", "1h"} {
-				store := newStore(t, "1", "2")
+				store := newLogAndState(t, "1", "2")
 				mark := filepath.Join(t.TempDir(), "mark")
 				subscriber := subscribe(t,
 					store.with("-retry", retry, "--", "sh", "-c", test.script, mark)...)
-				until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
+				bustest.Until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
 				target := subscriber.command.Process.Pid
 				if test.group {
 					target = -target
@@ -546,7 +529,7 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 // A message that never comes does not keep the state back, nor does a log that never
 // ends: the position is saved every second.
 func TestConsumerSavesOnTheWay(t *testing.T) {
-	store := newStore(t)
+	store := newLogAndState(t)
 	batch := slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)
 	for range 20 {
 		store.add(batch...)
@@ -556,13 +539,13 @@ func TestConsumerSavesOnTheWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	command := consuming(t, store.with()...)
+	command := consuming(store.with()...)
 	command.Stdout = writer
 	subscriber := subscribeWith(t, command)
 	writer.Close()
 	var first, now []byte
 	piece := make([]byte, 100_000)
-	until(t, "another position", func() bool {
+	bustest.Until(t, "another position", func() bool {
 		// The end of the log is never in sight.
 		if _, err := io.ReadFull(reader, piece); err != nil {
 			t.Fatal(err)

@@ -22,7 +22,7 @@ import (
 func TestDiskFull(t *testing.T) { eachLog(t, testDiskFull) }
 
 func testDiskFull(t *testing.T, start starter) {
-	directory := smallDisk(t)
+	directory := smallDisk(t, "256k")
 	filler := filepath.Join(directory, "filler")
 	if err := os.WriteFile(filler, make([]byte, 128<<10), 0o600); err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 // A disk that the log has filled has room again when the log was rotated and the old
 // file is removed, and nothing else is lost.
 func TestFullDiskIsRotated(t *testing.T) {
-	directory := smallDisk(t)
+	directory := smallDisk(t, "256k")
 	path := filepath.Join(directory, "log")
 	broker := startStore(t, path, "-interval", "10ms")
 	const count, batch = 3000, 10
@@ -61,11 +61,11 @@ func TestFullDiskIsRotated(t *testing.T) {
 		"%d lost, %d twice, none torn", removed, sum.acked, sum.lost, sum.extra)
 }
 
-// smallDisk returns a directory on a disk of 256 KiB.
-func smallDisk(t *testing.T) string {
+// smallDisk returns a directory on a disk of a size such as 256k.
+func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	directory := t.TempDir()
-	if err := syscall.Mount("tmpfs", directory, "tmpfs", 0, "size=256k"); err != nil {
+	if err := syscall.Mount("tmpfs", directory, "tmpfs", 0, "size="+size); err != nil {
 		t.Skipf("no small disk can be mounted here: %v", err)
 	}
 	t.Cleanup(func() { syscall.Unmount(directory, 0) })

@@ -33,7 +33,7 @@ type faulty struct {
 }
 
 // endless is a budget that no log uses up.
-const endless = 1 << 60
+const endless = 1 << 30
 
 func (faulty *faulty) Write(text []byte) (int, error) {
 	taken := min(int64(len(text)), faulty.budget.Load())

@@ -13,6 +13,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"mbus/internal/shared/osfile"
 )
 
 const (
@@ -376,7 +378,7 @@ func (follower *Follower) End() (Position, error) {
 // returned. After an error every call returns it: what was not written may be gone.
 func (follower *Follower) Sync() error {
 	if follower.syncErr == nil && follower.file != nil && follower.offset() > follower.synced {
-		follower.syncErr = syncData(follower.file)
+		follower.syncErr = osfile.Sync(follower.file)
 		follower.synced = follower.end
 	}
 	return follower.syncErr

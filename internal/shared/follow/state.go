@@ -7,9 +7,9 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
+
+	"mbus/internal/shared/osfile"
 )
 
 const (
@@ -64,12 +64,11 @@ func (state *State) load() error {
 	if !info.Mode().IsRegular() {
 		return errors.New("must be a regular file")
 	}
-	locked, err := lock(state.file)
-	if err != nil {
-		return err
-	}
-	if !locked {
+	switch err := osfile.Lock(state.file); {
+	case errors.Is(err, osfile.ErrLocked):
 		return fmt.Errorf("in use by another %s", state.kind)
+	case err != nil:
+		return err
 	}
 	text, err := io.ReadAll(io.NewSectionReader(state.file, 0, 2*slotSize+1))
 	if err != nil {
@@ -133,7 +132,7 @@ func (state *State) Save(position Position, note string) error {
 	if len(note) > maxNote {
 		return fmt.Errorf("a note has %d bytes, must have at most %d", len(note), maxNote)
 	}
-	sync := syncData
+	sync := osfile.Sync
 	saves, slot := state.saves+1, 1-state.slot
 	lines := state.format(saves, position, note)
 	if state.saves == 0 { // both lines, so that the file has all the room that it needs
@@ -156,15 +155,7 @@ func syncNew(file *os.File) error {
 	if err := file.Sync(); err != nil {
 		return err
 	}
-	directory, err := os.Open(filepath.Dir(file.Name()))
-	if err != nil {
-		return err
-	}
-	defer directory.Close()
-	if err := directory.Sync(); !errors.Is(err, syscall.EINVAL) { // some file systems can't
-		return err
-	}
-	return nil
+	return osfile.SyncDirectory(file.Name())
 }
 
 // Close unlocks and closes the file.

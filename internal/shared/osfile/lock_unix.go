@@ -1,4 +1,4 @@
-//go:build unix
+//go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
 
 package osfile
 
@@ -9,7 +9,8 @@ import (
 )
 
 // Lock locks the file itself, whatever its names, until it is closed or the
-// process ends. It does not wait; see flock(2). On Windows it always fails.
+// process ends. It does not wait; see flock(2). Where there is no such call, it fails
+// with errors.ErrUnsupported.
 func Lock(file *os.File) error {
 	err := control(file, func(descriptor int) error {
 		return syscall.Flock(descriptor, syscall.LOCK_EX|syscall.LOCK_NB)

@@ -18,7 +18,7 @@ var ErrLocked = errors.New("locked by another process")
 var ErrNotOnDisk = errors.New("not on disk")
 
 // SyncDirectory makes durable that the file at path has its name. Where path is a
-// symbolic link, it is the file behind it that counts. On Windows, which has no such
+// symbolic link, it is the file behind it that counts. Where there is no such
 // call, it does nothing. An error wraps ErrNotOnDisk if it is the sync's own: a directory
 // that can't be opened may be opened later.
 func SyncDirectory(path string) error {
