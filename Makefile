@@ -1,6 +1,10 @@
 # mbus: make help lists the targets.
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+
+# The systems that make check compiles and vets for, besides its own.
+SYSTEMS = linux/386 darwin/arm64 freebsd/amd64 windows/amd64
 
 # How long make torture fuzzes each target.
 FUZZTIME = 10m
@@ -11,7 +15,7 @@ all: ## build the commands into build/ (the default)
 	go build -o build/ ./cmd/broker ./cmd/producer
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: all ## start a broker, send one message, show the log, stop
 	@set -e; log=$$(mktemp); follower=; \
@@ -34,11 +38,22 @@ demo: all ## start a broker, send one message, show the log, stop
 test: ## run every test
 	go test ./...
 
-check: ## check format, vet, staticcheck, and run every test with the race detector
+check: ## check format, vet for every system, lint, and run every test with the race detector
 	@unformatted=$$(gofmt -l cmd internal); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
 	go vet ./...
+	@set -e; for system in $(SYSTEMS); do \
+		export GOOS=$${system%/*} GOARCH=$${system#*/}; \
+		echo "GOOS=$$GOOS GOARCH=$$GOARCH go build ./... && go vet ./..."; \
+		go build ./...; go vet ./...; \
+	done
 	go run $(STATICCHECK) ./...
-	go test -race ./...
+	go run $(ACTIONLINT) -shellcheck= -pyflakes= .github/workflows/*.yml
+	@if why=$$(go build -race net 2>&1); then \
+		echo 'go test -race ./...'; go test -race ./...; \
+	else \
+		echo "make check leaves out the race detector, which needs cgo and a C compiler: $$(echo "$$why" | tail -n 1)" >&2; \
+		echo 'go test ./...'; go test ./...; \
+	fi
 	GOMAXPROCS=1 go test -count=1 ./...
 
 bench: ## measure, beside floors; the table of ratios comes last (about 2 minutes)

@@ -1,0 +1,233 @@
+package cmd_test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mbus/internal/producer"
+	"mbus/internal/shared/bustest"
+)
+
+// daemon is a running broker.
+type daemon struct {
+	*bustest.Client
+	t       *testing.T
+	command *exec.Cmd
+	host    string
+	port    string
+	ended   chan struct{} // closed when the process has ended
+}
+
+// brokerCommand returns a broker on a free port, not started.
+func brokerCommand(arguments ...string) *exec.Cmd {
+	return command("broker", append([]string{"-pport", "0"}, arguments...)...)
+}
+
+// startBroker starts a broker on a free port. It is killed when the test ends.
+func startBroker(t *testing.T, arguments ...string) *daemon {
+	t.Helper()
+	return startCommand(t, brokerCommand(arguments...))
+}
+
+// startAt starts a broker on an address.
+func startAt(t *testing.T, address string, arguments ...string) *daemon {
+	t.Helper()
+	_, port, _ := net.SplitHostPort(address)
+	return startBroker(t, append([]string{"-pport", port}, arguments...)...)
+}
+
+// startCommand is startBroker for any command that becomes a broker.
+func startCommand(t *testing.T, command *exec.Cmd) *daemon {
+	t.Helper()
+	log := &bustest.Record{}
+	command.Stderr = log
+	return startLogged(t, command, log)
+}
+
+// startInFile starts a broker whose log is a file, as in real use.
+func startInFile(t *testing.T, path string, arguments ...string) *daemon {
+	t.Helper()
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	command := brokerCommand(arguments...)
+	command.Stderr = log
+	return startLogged(t, command, file(path))
+}
+
+// file is a log in the file of this name.
+type file string
+
+func (path file) String() string {
+	text, _ := os.ReadFile(string(path))
+	return string(text)
+}
+
+// constant is a log that is known before it is written.
+type constant string
+
+func (text constant) String() string { return string(text) }
+
+// startInPipe starts a broker whose log is a pipe.
+func startInPipe(t *testing.T, arguments ...string) (*daemon, *pipe) {
+	t.Helper()
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	t.Cleanup(func() { reader.Close() })
+	log := &pipe{reader: reader}
+	command := brokerCommand(arguments...)
+	command.Stderr = writer
+	go log.readHead()
+	return startLogged(t, command, log), log
+}
+
+// pipe is a log in a pipe. Only its head is read, up to the listening line, until
+// the test calls readRest.
+type pipe struct {
+	bustest.Record
+	reader *os.File
+}
+
+func (log *pipe) readHead() {
+	one := make([]byte, 1)
+	for !listeningLine.MatchString(log.String()) {
+		if _, err := log.reader.Read(one); err != nil {
+			return
+		}
+		log.Write(one)
+	}
+}
+
+// readRest reads the pipe to its end, size bytes at most at a time, with a pause
+// after each read.
+func (log *pipe) readRest(t *testing.T, size int, pause time.Duration) {
+	t.Helper()
+	buffer := make([]byte, size)
+	for {
+		count, err := log.reader.Read(buffer)
+		log.Write(buffer[:count])
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		time.Sleep(pause)
+	}
+}
+
+// listeningLine matches the line with the broker's address.
+var listeningLine = regexp.MustCompile(`Broker: listening on (.*)\n`)
+
+// startLogged starts a command that becomes a broker, and waits for the listening
+// line in log, where the command has been made to write.
+func startLogged(t *testing.T, command *exec.Cmd, log fmt.Stringer) *daemon {
+	t.Helper()
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	daemon := &daemon{t: t, command: command, ended: make(chan struct{})}
+	go func() {
+		command.Wait()
+		close(daemon.ended)
+	}()
+	t.Cleanup(func() {
+		command.Process.Kill()
+		<-daemon.ended
+		if text := log.String(); strings.Contains(text, "DATA RACE") {
+			t.Errorf("the broker has a data race:\n%s", text)
+		}
+	})
+	var line []string
+	bustest.Until(t, "the listening line", func() bool {
+		line = listeningLine.FindStringSubmatch(log.String())
+		return line != nil
+	})
+	daemon.Client = bustest.NewClient(t, line[1], log)
+	daemon.host, daemon.port, _ = net.SplitHostPort(line[1])
+	return daemon
+}
+
+// produce runs a producer of one message for this broker.
+func (daemon *daemon) produce(topic, message string) (status int, stderr string) {
+	daemon.t.Helper()
+	status, _, stderr = run(daemon.t, "producer",
+		"-port", daemon.port, "-topic", topic, "-message", message)
+	return status, stderr
+}
+
+// sender returns a producer for the broker, in the test's own process.
+func (daemon *daemon) sender() *producer.Producer {
+	daemon.t.Helper()
+	config := producer.DefaultConfig()
+	config.Host, config.Port = daemon.host, daemon.port
+	sender, err := producer.New(config)
+	if err != nil {
+		daemon.t.Fatal(err)
+	}
+	return sender
+}
+
+// fill sends payloads in turn until the queue is full, and returns how many were
+// accepted.
+func (daemon *daemon) fill(payloads ...string) int {
+	daemon.t.Helper()
+	for count := 0; ; count++ {
+		reply := daemon.Send(payloads[count%len(payloads)])
+		if reply.Error == "queue is full" {
+			return count
+		}
+		if reply.Error != "" {
+			daemon.t.Fatal(reply.Error)
+		}
+	}
+}
+
+// signal sends a signal to the broker.
+func (daemon *daemon) signal(kind syscall.Signal) {
+	daemon.t.Helper()
+	if err := daemon.command.Process.Signal(kind); err != nil {
+		daemon.t.Fatal(err)
+	}
+}
+
+// wait waits for the broker's end and returns its exit status.
+func (daemon *daemon) wait() int {
+	daemon.t.Helper()
+	select {
+	case <-daemon.ended:
+	case <-time.After(bustest.Patience):
+		daemon.t.Fatal("the broker did not end")
+	}
+	return daemon.command.ProcessState.ExitCode()
+}
+
+// stop stops the broker with SIGTERM. It fails the test unless the status is 0.
+func (daemon *daemon) stop() {
+	daemon.t.Helper()
+	daemon.signal(syscall.SIGTERM)
+	if status := daemon.wait(); status != 0 {
+		daemon.t.Fatalf("the broker's status is %d, the log is\n%.2000s", status, daemon.Log)
+	}
+}
+
+// drained stops the broker and returns the messages on the topic t in its log.
+func (daemon *daemon) drained() []string {
+	daemon.t.Helper()
+	daemon.stop()
+	return daemon.Received("t")
+}

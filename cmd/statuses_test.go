@@ -1,0 +1,164 @@
+//go:build unix
+
+package cmd_test
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"mbus/internal/shared/bustest"
+)
+
+// producerFor returns a producer for the broker on address and the topic t, not
+// started.
+func producerFor(address string, input io.Reader, arguments ...string) *exec.Cmd {
+	host, port, _ := net.SplitHostPort(address)
+	arguments = append([]string{"-host", host, "-port", port, "-topic", "t"}, arguments...)
+	command := command("producer", arguments...)
+	command.Stdin = input
+	return command
+}
+
+// start starts a command, which is killed when the test ends. What the command writes
+// to standard error may be read once it has ended.
+func start(t *testing.T, command *exec.Cmd) (stderr *bytes.Buffer) {
+	t.Helper()
+	stderr = &bytes.Buffer{}
+	if command.Stderr == nil {
+		command.Stderr = stderr
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { command.Process.Kill() })
+	return stderr
+}
+
+// startTyping is start for a command whose standard input the test writes.
+func startTyping(t *testing.T, command *exec.Cmd) (input io.WriteCloser, stderr *bytes.Buffer) {
+	t.Helper()
+	input, err := command.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return input, start(t, command)
+}
+
+func TestProducerStatuses(t *testing.T) {
+	broker := startBroker(t, "-max-payload", "1000")
+	toBroker := func(arguments ...string) []string {
+		return append([]string{"-port", broker.port, "-topic"}, arguments...)
+	}
+	expect(t, 0, "", "producer", toBroker("t", "-message", "text")...)
+	expect(t, 0, "", "producer", toBroker("t", "-message", "")...)
+	expect(t, 0, "", "producer", toBroker("t", "-message=-h", "-host", "localhost")...)
+	expect(t, 1, "producer: "+broker.Address+
+		": refused: the payload is too large: more than 1000 bytes (-max-payload)\n",
+		"producer", toBroker("t", "-message", strings.Repeat("x", 1000))...)
+	expect(t, 1, "producer: "+broker.Address+
+		": refused: message 1: entry \"Topic\" is not printable UTF-8 at byte 2\n",
+		"producer", toBroker("t\n", "-message", "x")...)
+
+	broker.stop()
+	expect(t, 1, "producer: "+broker.Address+": not accepted: connect: connection refused\n",
+		"producer", toBroker("t", "-message", "x")...)
+
+	// The kernel takes everything for a listener that never accepts.
+	silent := bustest.Listen(t)
+	_, port, _ := net.SplitHostPort(silent.Addr().String())
+	expect(t, 3, "producer: "+silent.Addr().String()+
+		": outcome unknown, sending again may duplicate: no end within 200ms\n",
+		"producer", "-port", port, "-timeout", "200ms", "-topic", "t", "-message", "x")
+}
+
+// A reason is text from the network: it stays on its line.
+func TestHostileReason(t *testing.T) {
+	const refusal = "\x82\xa8Accepted\x00\xa5Error\xa8\n\x1b[31mno"
+	listener := bustest.Listen(t)
+	served := make(chan error, 1)
+	go func() {
+		connection, err := listener.Accept()
+		if err == nil {
+			defer connection.Close()
+			if _, err = connection.Read(make([]byte, 4096)); err == nil {
+				_, err = io.WriteString(connection, refusal)
+			}
+		}
+		served <- err
+	}()
+	address := listener.Addr().String()
+	_, port, _ := net.SplitHostPort(address)
+	expect(t, 1, "producer: "+address+`: refused: \n\x1b[31mno`+"\n",
+		"producer", "-port", port, "-topic", "t", "-message", "x")
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
+// Without -message and -lines, all of standard input is one message.
+func TestStandardInput(t *testing.T) {
+	broker := startBroker(t, "-max-payload", "5000")
+	for _, test := range []struct {
+		input  string
+		status int
+		stderr string
+	}{
+		{"look\nma!\n", 0, ""},
+		{"", 0, ""},
+		{strings.Repeat("x", 5000), 1, "producer: " + broker.Address +
+			": refused: the payload is too large: more than 5000 bytes (-max-payload)\n"},
+	} {
+		producer := producerFor(broker.Address, strings.NewReader(test.input))
+		status, _, stderr := finish(t, producer)
+		if status != test.status || stderr != test.stderr {
+			t.Errorf("%.20q: status %d: %s", test.input, status, stderr)
+		}
+	}
+	directory, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer directory.Close()
+	const reason = "not accepted: read /dev/stdin: is a directory"
+	status, _, stderr := finish(t, producerFor(broker.Address, directory))
+	if status != 1 || stderr != "producer: "+reason+"\n" {
+		t.Errorf("a directory: status %d: %s", status, stderr)
+	}
+	status, got := sendLines(t, broker.Address, directory)
+	if status != 1 || got != (report{0, 1, 0, reason}) {
+		t.Errorf("the lines of a directory: status %d: %+v", status, got)
+	}
+	if got := broker.drained(); !slices.Equal(got, []string{`look\nma!\n`, ""}) {
+		t.Errorf("in the log: %q", got)
+	}
+}
+
+// With -message, standard input is left to the loop around the producer.
+func TestLoop(t *testing.T) {
+	broker := startBroker(t)
+	const script = `while read -r line; do "$0" -port "$1" -topic t -message "$line" || exit; done`
+	loop := exec.Command("sh", "-c", script, filepath.Join(binaries, "producer"), broker.port)
+	loop.Stdin = strings.NewReader("1\n2\n3\n")
+	if status, _, stderr := finish(t, loop); status != 0 || stderr != "" {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+	if got := broker.drained(); !slices.Equal(got, bustest.Numbers(1, 3)) {
+		t.Errorf("in the log: %q", got)
+	}
+}
+
+// awaitDispatched waits until a broker has logged that count messages, each alone in
+// its payload, were dispatched.
+func awaitDispatched(t *testing.T, broker *daemon, count int) {
+	t.Helper()
+	bustest.Until(t, "the message", func() bool {
+		return strings.Count(broker.Log.String(), " new message dispatched ") == count
+	})
+}

@@ -1,0 +1,98 @@
+package cmd_test
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"mbus/internal/shared/bustest"
+)
+
+// openTerminal opens a pseudo-terminal: what is written to one end is typed at the
+// other.
+func openTerminal(t *testing.T) (person, program *os.File) {
+	t.Helper()
+	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("there are no pseudo-terminals here: %v", err)
+	}
+	t.Cleanup(func() { person.Close() })
+	var number, lock int32
+	for request, argument := range map[uintptr]*int32{
+		syscall.TIOCSPTLCK: &lock,
+		syscall.TIOCGPTN:   &number,
+	} {
+		_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, person.Fd(), request,
+			uintptr(unsafe.Pointer(argument)))
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+	}
+	path := fmt.Sprintf("/dev/pts/%d", number)
+	program, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { program.Close() })
+	return person, program
+}
+
+// On a terminal, progress is shown after a second and is gone at the end.
+func TestProgressOnATerminal(t *testing.T) {
+	broker := startBroker(t)
+	person, program := openTerminal(t)
+	seen := &bustest.Record{}
+	go io.Copy(seen, person)
+	producer := producerFor(broker.Address, nil, "-lines")
+	producer.Stderr = program
+	input, _ := startTyping(t, producer)
+	fmt.Fprint(input, "1\n2\n3\n")
+	shown := regexp.MustCompile(`^(\r3 messages, [123]/s *)+`)
+	bustest.Until(t, "progress", func() bool { return shown.MatchString(seen.String()) })
+	input.Close()
+	producer.Wait()
+	bustest.Until(t, "the last line", func() bool { return strings.HasSuffix(seen.String(), "\n") })
+	text := seen.String()
+	rest := shown.ReplaceAllString(text, "")
+	last := regexp.MustCompile(`^\r( +)\rproducer: 3 messages accepted in [0-9.]+s\r\n$`)
+	match := last.FindStringSubmatch(rest)
+	if match == nil || len(match[1]) < len("3 messages, 3/s") {
+		t.Errorf("the terminal has %q", text)
+	}
+}
+
+// A person who is to type reads what the producer waits for.
+func TestTyping(t *testing.T) {
+	broker := startBroker(t)
+	const end = ", up to the end of input (Ctrl-D)\n"
+	for want, arguments := range map[string][]string{
+		"producer: reading one message" + end:           nil,
+		"producer: reading lines, each a message" + end: {"-lines"},
+	} {
+		person, program := openTerminal(t)
+		stderr := &bustest.Record{}
+		producer := producerFor(broker.Address, program, arguments...)
+		producer.Stderr = stderr
+		start(t, producer)
+		bustest.Until(t, "the notice", func() bool { return stderr.String() == want })
+		io.WriteString(person, "1\n\x04") // Ctrl-D
+		if err := producer.Wait(); err != nil {
+			t.Errorf("%v: %s", err, stderr)
+		}
+	}
+	_, program := openTerminal(t)
+	status, _, stderr := finish(t, producerFor(broker.Address, program, "-message", "1"))
+	if status != 0 || stderr != "" {
+		t.Errorf("with -message: status %d: %s", status, stderr)
+	}
+	got := broker.drained()
+	if len(got) != 3 || !slices.Contains(got, "1") || !slices.Contains(got, `1\n`) {
+		t.Errorf("in the log: %q", got)
+	}
+}

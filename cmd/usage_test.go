@@ -1,0 +1,187 @@
+package cmd_test
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestBrokerUsage(t *testing.T) {
+	status, stdout, stderr := run(t, "broker", "-h")
+	if status != 0 || stderr != "" || !strings.HasPrefix(stdout, "usage: broker [flags]\n") {
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+	for flag, value := range map[string]string{
+		"-phost host": `"127.0.0.1"`, "-pport port": `"9990"`,
+		"-interval duration": "3s", "-timeout duration": "5s",
+		"-max-payload bytes": "16777216", "-max-queued bytes": "268435456", "-version": "",
+	} {
+		checkUsage(t, stdout, flag, value)
+	}
+	for _, name := range []string{"broker", "producer"} {
+		status, stdout, stderr := run(t, name, "-version")
+		want := regexp.MustCompile(`^mbus ` + name + ` \S+, go\S+\n$`)
+		if status != 0 || stderr != "" || !want.MatchString(stdout) {
+			t.Errorf("status %d\n%s%s", status, stdout, stderr)
+		}
+	}
+}
+
+func TestProducerUsage(t *testing.T) {
+	status, stdout, stderr := run(t, "producer", "-h")
+	const want = "usage: producer -topic TOPIC [-message TEXT | -lines] [flags]\n"
+	if status != 0 || stderr != "" || !strings.HasPrefix(stdout, want) {
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+	for flag, value := range map[string]string{
+		"-host host": `"127.0.0.1"`, "-port port": `"9990"`,
+		"-timeout duration": "30s", "-retry duration": "0s",
+	} {
+		checkUsage(t, stdout, flag, value)
+	}
+}
+
+// checkUsage fails the test unless a usage has a flag with its default, if it has one.
+func checkUsage(t *testing.T, usage, flag, value string) {
+	t.Helper()
+	pattern := "(?m)^  " + flag + "\n.*"
+	if value != "" {
+		pattern += regexp.QuoteMeta("(default " + value + ")")
+	}
+	if !regexp.MustCompile(pattern + "$").MatchString(usage) {
+		t.Errorf("the usage has no %s with the default %s:\n%s", flag, value, usage)
+	}
+}
+
+// The README's tables have each flag that -h prints, with the same default, and no
+// other.
+func TestReadmeFlags(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"broker", "producer"} {
+		_, usage, _ := run(t, name, "-h")
+		printed, documented := usageFlags(usage), tableFlags(string(readme), name)
+		if len(printed) < 5 || len(documented) < 5 {
+			t.Fatalf("%s: %d flags in -h, %d in the README", name, len(printed), len(documented))
+		}
+		if !slices.Contains(documented, "-h") {
+			t.Errorf("%s: -h is not in the README", name)
+		}
+		for _, flag := range printed {
+			if !slices.Contains(documented, flag) {
+				t.Errorf("%s: in -h, and not so in the README: %s", name, flag)
+			}
+		}
+		for _, flag := range documented {
+			if flag != "-h" && !slices.Contains(printed, flag) {
+				t.Errorf("%s: in the README, and not so in -h: %s", name, flag)
+			}
+		}
+	}
+}
+
+// usageFlags returns the flags that a usage has, each as "-name default". The format
+// is that of PrintDefaults in the package flag.
+func usageFlags(usage string) []string {
+	var flags []string
+	format := regexp.MustCompile(`(?m)^  (-\S+).*(?:\n    .*)*`)
+	standard := regexp.MustCompile(`\(default "?(.*?)"?\)$`)
+	for _, entry := range format.FindAllStringSubmatch(usage, -1) {
+		flag := entry[1]
+		if value := standard.FindStringSubmatch(entry[0]); value != nil {
+			flag += " " + value[1]
+		}
+		flags = append(flags, flag)
+	}
+	return flags
+}
+
+// tableFlags returns the flags in the README's table for a command, each as "-name
+// default". A row may have several flags, and then as many defaults or none.
+func tableFlags(readme, name string) []string {
+	var flags []string
+	_, table, _ := strings.Cut(readme, "\n| "+name+" | default | |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	quoted := regexp.MustCompile("`([^`]*)`")
+	for row := range strings.Lines(table) {
+		cells := strings.Split(row, "|")
+		if len(cells) < 4 {
+			continue
+		}
+		values := quoted.FindAllStringSubmatch(cells[2], -1)
+		for i, found := range quoted.FindAllStringSubmatch(cells[1], -1) {
+			flag := found[1]
+			if i < len(values) {
+				flag += " " + values[i][1]
+			}
+			flags = append(flags, flag)
+		}
+	}
+	return flags
+}
+
+func TestBrokerMisuse(t *testing.T) {
+	for _, test := range []struct {
+		want      string
+		arguments []string
+	}{
+		{`-phost "": must be a host, 0.0.0.0 for all interfaces`, []string{"-phost", ""}},
+		{`-pport "70000": must be a number from 0 to 65535, 0 for a free port`,
+			[]string{"-pport", "70000"}},
+		{`invalid value "3" for flag -interval: must be a duration, such as 5s or 100ms`,
+			[]string{"-interval", "3"}},
+		{`-interval -1s: must be a duration of at least 0, such as 3s`,
+			[]string{"-interval", "-1s"}},
+		{`invalid value "x" for flag -timeout: must be a duration, such as 5s or 100ms`,
+			[]string{"-timeout", "x"}},
+		{`-timeout 0s: must be a duration above 0, such as 5s`, []string{"-timeout", "0"}},
+		{`invalid value "16M" for flag -max-payload: must be a plain count of bytes`,
+			[]string{"-max-payload", "16M"}},
+		{`-max-payload 0: must be a count of bytes, at least 1`, []string{"-max-payload", "0"}},
+		{`invalid value "9999999999999999999" for flag -max-queued: ` +
+			`must be a plain count of bytes`, []string{"-max-queued", "9999999999999999999"}},
+		{`-max-queued -1: must be a count of bytes, at least 1`, []string{"-max-queued", "-1"}},
+		{`flag provided but not defined: -port`, []string{"-port", "1"}},
+		{`flag needs an argument: -pport`, []string{"-pport"}},
+		{`unexpected argument "start"`, []string{"-pport", "0", "start"}},
+		{`flag provided but not defined: -a\nb`, []string{"-a\nb"}},
+	} {
+		expect(t, 2, "broker: "+test.want+" (see broker -h)\n", "broker", test.arguments...)
+	}
+}
+
+func TestProducerMisuse(t *testing.T) {
+	const missing = `-topic is missing or empty: must be the topic to send to`
+	message := func(flags ...string) []string {
+		return append([]string{"-topic", "t", "-message", "x"}, flags...)
+	}
+	for _, test := range []struct {
+		want      string
+		arguments []string
+	}{
+		{missing, []string{"-message", "x"}},
+		{missing, []string{"-message", "x", "-topic", ""}},
+		{`-message and -lines: must be one of them`,
+			[]string{"-topic", "t", "-message", "", "-lines"}},
+		{`-host "": must be a host`, message("-host", "")},
+		{`-port "0": must be a number from 1 to 65535`, message("-port", "0")},
+		{`-timeout 0s: must be a duration above 0, such as 30s`, message("-timeout", "0")},
+		{`invalid value "1" for flag -timeout: must be a duration, such as 5s or 100ms`,
+			message("-timeout", "1")},
+		{`-retry -1s: must be a duration of at least 0, such as 30s`,
+			[]string{"-topic", "t", "-retry", "-1s"}},
+		{`invalid value "x" for flag -retry: must be a duration, such as 5s or 100ms`,
+			[]string{"-topic", "t", "-retry", "x"}},
+		{`flag provided but not defined: -pport`, []string{"-pport", "1"}},
+		{`unexpected argument "a"`,
+			[]string{"-topic", "t", "-message", "look", "a", "new", "order"}},
+	} {
+		expect(t, 2, fmt.Sprintf("producer: %s (see producer -h)\n", test.want),
+			"producer", test.arguments...)
+	}
+}

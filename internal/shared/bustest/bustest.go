@@ -1,0 +1,88 @@
+// Package bustest has what the tests of a bus need: a client, a reader of the log,
+// inputs, and the floor that benchmarks compare with.
+//
+// The package knows a bus by its address and its log, so it serves the tests of
+// the broker itself, of the producer, and of the commands. It does not import any
+// of them.
+package bustest
+
+import (
+	"bytes"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Patience is the longest time that a test waits for anything. Nothing takes so
+// long unless it never comes.
+const Patience = 20 * time.Second
+
+// Until polls until condition holds. After Patience it fails the test, and names
+// what it waited for.
+func Until(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(Patience); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s in vain for %s", Patience, what)
+		}
+	}
+}
+
+// Record keeps in memory what is written to it. The zero value is empty. It is safe
+// for concurrent use, so a test can read the log while the broker writes it.
+type Record struct {
+	mutex sync.Mutex
+	text  bytes.Buffer
+}
+
+// Write implements io.Writer. It takes all of text and never fails.
+func (record *Record) Write(text []byte) (int, error) {
+	record.mutex.Lock()
+	defer record.mutex.Unlock()
+	return record.text.Write(text)
+}
+
+// String returns everything that was written since the last Reset.
+func (record *Record) String() string {
+	record.mutex.Lock()
+	defer record.mutex.Unlock()
+	return record.text.String()
+}
+
+// Reset empties the record.
+func (record *Record) Reset() {
+	record.mutex.Lock()
+	defer record.mutex.Unlock()
+	record.text.Reset()
+}
+
+// Listen listens on a free port of the loopback interface until the test ends. The
+// kernel completes connections to it even if the test never accepts one.
+func Listen(t testing.TB) *net.TCPListener {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	return listener.(*net.TCPListener)
+}
+
+// FreeAddress returns an address of the loopback interface on which nobody listens.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	listener := Listen(t)
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// Numbers returns the numbers from first to last in decimal.
+func Numbers(first, last int) []string {
+	numbers := make([]string, 0, max(last-first+1, 0))
+	for number := first; number <= last; number++ {
+		numbers = append(numbers, strconv.Itoa(number))
+	}
+	return numbers
+}

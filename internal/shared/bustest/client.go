@@ -1,0 +1,184 @@
+package bustest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"mbus/internal/apiv1"
+	"mbus/internal/shared/decoder"
+	"mbus/internal/shared/encoder"
+)
+
+// Client sends payloads to a bus and looks at its log. A failure of a method ends
+// the test, so only the test's own goroutine may call methods, Post and Received
+// apart.
+type Client struct {
+	Address string       // where the bus listens, as host:port
+	Log     fmt.Stringer // everything that the bus has logged
+	t       testing.TB
+}
+
+// NewClient returns a client of the bus that listens on address and writes log.
+func NewClient(t testing.TB, address string, log fmt.Stringer) *Client {
+	return &Client{Address: address, Log: log, t: t}
+}
+
+// Dial connects to the bus. The connection is closed when the test ends, and its
+// deadline is Patience from the call.
+func (client *Client) Dial() *Conn {
+	client.t.Helper()
+	connection, err := dial(client.Address)
+	if err != nil {
+		client.t.Fatal(err)
+	}
+	client.t.Cleanup(func() { connection.Close() })
+	return &Conn{TCPConn: connection, t: client.t}
+}
+
+func dial(address string) (*net.TCPConn, error) {
+	connection, err := net.Dial("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	connection.SetDeadline(time.Now().Add(Patience))
+	return connection.(*net.TCPConn), nil
+}
+
+// Post sends payload over a connection of its own and returns the reply. The bus may
+// refuse a payload before its end, so Post returns a whole reply even if sending
+// failed or the connection was reset afterwards.
+func (client *Client) Post(payload string) (*apiv1.Reply, error) {
+	connection, err := dial(client.Address)
+	if err != nil {
+		return nil, err
+	}
+	defer connection.Close()
+	return post(connection, payload)
+}
+
+func post(connection *net.TCPConn, payload string) (*apiv1.Reply, error) {
+	_, sending := io.WriteString(connection, payload)
+	sending = errors.Join(sending, connection.CloseWrite())
+	answer, reading := io.ReadAll(connection)
+	reply, err := decodeReply(answer)
+	if err != nil {
+		return nil, errors.Join(err, sending, reading)
+	}
+	return reply, nil
+}
+
+func decodeReply(answer []byte) (*apiv1.Reply, error) {
+	const limit = 1 << 20 // no reply is as long as this
+	reply, err := decoder.NewMsgpackDecoder(limit).DecodeReply(answer)
+	if err != nil {
+		return nil, fmt.Errorf("the answer is %.300q: %w", answer, err)
+	}
+	return reply, nil
+}
+
+// Send is Post that fails the test if there is no reply.
+func (client *Client) Send(payload string) *apiv1.Reply {
+	client.t.Helper()
+	reply, err := client.Post(payload)
+	if err != nil {
+		client.t.Fatalf("sent %.100q: %v", payload, err)
+	}
+	return reply
+}
+
+// Accept fails the test unless the bus accepts payload as count messages.
+func (client *Client) Accept(payload string, count int) {
+	client.t.Helper()
+	if reply := client.Send(payload); *reply != (apiv1.Reply{Accepted: count}) {
+		client.t.Fatalf("sent %.100q: the reply is %+v, want %d accepted", payload, *reply, count)
+	}
+}
+
+// Refuse fails the test unless the bus refuses payload with reason, and logs one line
+// that has the connection's address and the same reason.
+func (client *Client) Refuse(payload, reason string) {
+	client.t.Helper()
+	connection := client.Dial()
+	defer connection.Close()
+	reply, err := post(connection.TCPConn, payload)
+	if err != nil || *reply != (apiv1.Reply{Error: reason}) {
+		client.t.Fatalf("sent %.100q: the reply is %+v, error %v, want refused: %s",
+			payload, reply, err, reason)
+	}
+	client.Expect(fmt.Sprintf("refused payload from %s: %s", connection.LocalAddr(), reason))
+}
+
+// Expect waits for a line of the log. The line is given without its time stamp.
+func (client *Client) Expect(line string) {
+	client.t.Helper()
+	Until(client.t, "the line "+line, func() bool {
+		return strings.Contains(client.Log.String(), " "+line+"\n")
+	})
+}
+
+// Received returns the data of the log's messages on topic, still escaped.
+func (client *Client) Received(topic string) []string {
+	client.t.Helper()
+	return Received(client.t, client.Log.String())[topic]
+}
+
+// Conn is a connection to a bus. A failure of Put, End and Reply ends the test.
+type Conn struct {
+	*net.TCPConn
+	t testing.TB
+}
+
+// Put sends text and leaves the payload open.
+func (connection *Conn) Put(text string) {
+	connection.t.Helper()
+	if _, err := io.WriteString(connection, text); err != nil {
+		connection.t.Fatal(err)
+	}
+}
+
+// End sends text and ends the payload with it.
+func (connection *Conn) End(text string) {
+	connection.t.Helper()
+	connection.Put(text)
+	if err := connection.CloseWrite(); err != nil {
+		connection.t.Fatal(err)
+	}
+}
+
+// Reply reads the reply, and the end of the connection that must follow it.
+func (connection *Conn) Reply() *apiv1.Reply {
+	connection.t.Helper()
+	answer, err := io.ReadAll(connection)
+	if err != nil {
+		connection.t.Fatalf("no reply: %v", err)
+	}
+	reply, err := decodeReply(answer)
+	if err != nil {
+		connection.t.Fatal(err)
+	}
+	return reply
+}
+
+// Payload returns the payload of one message on topic for each of data.
+func Payload(topic string, data ...string) string {
+	messages := make([]*apiv1.Message, len(data))
+	for i, text := range data {
+		messages[i] = &apiv1.Message{Topic: topic, Data: []byte(text)}
+	}
+	return Encode(messages...)
+}
+
+// Encode returns the payload of messages. It panics if the encoder fails, which it
+// does for no message.
+func Encode(messages ...*apiv1.Message) string {
+	payload, err := encoder.NewMsgpackEncoder().Encode(messages)
+	if err != nil {
+		panic(err)
+	}
+	return string(payload)
+}

@@ -1,0 +1,55 @@
+package bustest
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"testing"
+)
+
+// ListenFloor listens on a free port of the loopback interface for ServeFloor. Its
+// socket has the options of the broker's.
+func ListenFloor() (net.Listener, error) {
+	config := net.ListenConfig{KeepAlive: -1}
+	config.SetMultipathTCP(false)
+	return config.Listen(context.Background(), "tcp", "127.0.0.1:0")
+}
+
+// ServeFloor is the reading floor: a broker that does the least that any broker could
+// do. It serves one connection at a time, reads it to its end, replies that it
+// accepted one message, and closes. It returns the error of the listener, which comes
+// when the listener is closed.
+func ServeFloor(listener net.Listener) error {
+	buffer := make([]byte, 64<<10)
+	for {
+		connection, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		for err == nil {
+			_, err = connection.Read(buffer)
+		}
+		io.WriteString(connection, "\x82\xa8Accepted\x01\xa5Error\xa0")
+		connection.Close()
+	}
+}
+
+// Deliver sends payload to a bus or a floor and awaits the reply. It fails the test
+// unless something was accepted. It does no more than that needs, for benchmarks.
+func Deliver(t testing.TB, address string, payload []byte) {
+	t.Helper()
+	connection, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	connection.Write(payload)
+	connection.(*net.TCPConn).CloseWrite()
+	var reply [256]byte // a longer one is a refusal
+	count, err := connection.Read(reply[:])
+	if err != nil || bytes.HasPrefix(reply[:count], []byte("\x82\xa8Accepted\x00")) {
+		t.Fatalf("the reply is %q, error %v", reply[:count], err)
+	}
+	connection.Read(reply[:]) // the end
+}
