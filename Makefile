@@ -9,7 +9,16 @@ SYSTEMS = linux/386 darwin/arm64 freebsd/amd64 windows/amd64
 # How long make torture fuzzes each target.
 FUZZTIME = 10m
 
-.PHONY: all help demo test check bench torture clean
+# Where make install puts things. DESTDIR, which packagers set, comes before each of them.
+# systemd looks into /usr/lib and /usr/local/lib, and for everything else into /etc.
+PREFIX = /usr/local
+BIN = $(PREFIX)/bin
+SYSTEMD = $(if $(filter /usr /usr/local,$(PREFIX)),$(PREFIX)/lib,/etc)
+UNITS = $(SYSTEMD)/systemd/system
+SYSUSERS = $(SYSTEMD)/sysusers.d
+LOGROTATE = /etc/logrotate.d
+
+.PHONY: all help demo install uninstall test check bench torture clean
 
 all: ## build the commands into build/ (the default)
 	go build -o build/ ./cmd/broker ./cmd/producer
@@ -34,6 +43,38 @@ demo: all ## start a broker, send one message, show the log, stop
 	await "Received new message from topic 'orders': 'look ma! a new order'$$"; \
 	sleep 0.5; \
 	kill -TERM $$broker; wait $$broker
+
+install: ## install what make has built: PREFIX=/usr/local, DESTDIR for packagers
+	@case "$(PREFIX)" in [!/]*|*[!A-Za-z0-9/._+-]*|'') \
+		echo "install: PREFIX=$(PREFIX): must be an absolute path of letters, digits and /._+-" >&2; exit 1;; \
+	esac
+	@for name in broker producer; do test -f build/$$name || { \
+		echo "install: build/$$name is missing: run make first" >&2; exit 1; }; \
+	done
+	install -d "$(DESTDIR)$(BIN)"
+	install -m 755 build/broker "$(DESTDIR)$(BIN)/mbus-broker"
+	install -m 755 build/producer "$(DESTDIR)$(BIN)/mbus-producer"
+	if test -f build/consumer; then install -m 755 build/consumer "$(DESTDIR)$(BIN)/mbus-consumer"; fi
+	if test -f build/forwarder; then install -m 755 build/forwarder "$(DESTDIR)$(BIN)/mbus-forwarder"; fi
+ifeq ($(shell uname),Linux)
+	install -d "$(DESTDIR)$(UNITS)" "$(DESTDIR)$(SYSUSERS)" "$(DESTDIR)$(LOGROTATE)"
+	install -m 644 build/package/mbus-broker.service build/package/mbus-consumer@.service "$(DESTDIR)$(UNITS)"
+	sed -i 's|/usr/local/bin/mbus-|$(BIN)/mbus-|' "$(DESTDIR)$(UNITS)/mbus-broker.service" "$(DESTDIR)$(UNITS)/mbus-consumer@.service"
+	install -m 644 build/package/mbus.sysusers "$(DESTDIR)$(SYSUSERS)/mbus.conf"
+	@file="$(DESTDIR)$(LOGROTATE)/mbus"; \
+	if test -f "$$file" && ! cmp -s build/package/mbus.logrotate "$$file"; then \
+		echo "install: $$file differs from build/package/mbus.logrotate, left as it is" >&2; \
+	else \
+		echo install -m 644 build/package/mbus.logrotate "$$file"; \
+		install -m 644 build/package/mbus.logrotate "$$file"; \
+	fi
+endif
+
+uninstall: ## remove what make install has installed, with the same PREFIX and DESTDIR
+	rm -f "$(DESTDIR)$(BIN)/mbus-broker" "$(DESTDIR)$(BIN)/mbus-producer"
+	rm -f "$(DESTDIR)$(BIN)/mbus-consumer" "$(DESTDIR)$(BIN)/mbus-forwarder"
+	rm -f "$(DESTDIR)$(UNITS)/mbus-broker.service" "$(DESTDIR)$(UNITS)/mbus-consumer@.service"
+	rm -f "$(DESTDIR)$(SYSUSERS)/mbus.conf" "$(DESTDIR)$(LOGROTATE)/mbus"
 
 test: ## run every test
 	go test ./...
