@@ -184,7 +184,8 @@ func TestInstallKeepsRotation(t *testing.T) {
 	status, stderr := release.make("install")
 	want := fmt.Sprintf("install: %s differs from build/package/mbus.logrotate, left as it is\n",
 		release.path(name))
-	if text, _ := os.ReadFile(release.path(name)); status != 0 || stderr != want || string(text) != "changed\n" {
+	text, _ := os.ReadFile(release.path(name))
+	if status != 0 || stderr != want || string(text) != "changed\n" {
 		t.Errorf("status %d: %sthe file has %q", status, stderr, text)
 	}
 }

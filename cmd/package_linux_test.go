@@ -68,7 +68,8 @@ func TestUnits(t *testing.T) {
 			t.Fatal(err)
 		}
 		built := filepath.Join(binaries, "broker") // any that can be executed
-		copied := regexp.MustCompile(`/usr/local/bin/mbus-\w+`).ReplaceAllString(string(text), built)
+		shipped := regexp.MustCompile(`/usr/local/bin/mbus-\w+`)
+		copied := shipped.ReplaceAllString(string(text), built)
 		directory := t.TempDir()
 		err = os.WriteFile(filepath.Join(directory, unit.file), []byte(copied), 0o600)
 		if err != nil {
@@ -81,7 +82,8 @@ func TestUnits(t *testing.T) {
 			t.Errorf("%s: systemd says\n%s", unit.file, output)
 		}
 		output = check(t, systemd, "security", "--offline=true", "--no-pager", path)
-		found := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(output)
+		overall := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`)
+		found := overall.FindStringSubmatch(output)
 		if found == nil {
 			t.Fatalf("no exposure in\n%s", output)
 		}
@@ -164,8 +166,8 @@ func TestRotation(t *testing.T) {
 	logrotate, directory := tool(t, "logrotate"), t.TempDir()
 	log := filepath.Join(directory, "mbus.log")
 	global := filepath.Join(directory, "global.conf")
-	text := fmt.Sprintf("create\ncompress\ndateext\ncopy\ncopytruncate\nolddir /\nrotate 1\ninclude %s\n",
-		rotation(t, "../build/package/mbus.logrotate", directory))
+	text := "create\ncompress\ndateext\ncopy\ncopytruncate\nolddir /\nrotate 1\ninclude " +
+		rotation(t, "../build/package/mbus.logrotate", directory) + "\n"
 	if err := os.WriteFile(global, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
