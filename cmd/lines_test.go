@@ -166,7 +166,7 @@ func TestLineOverTheLimit(t *testing.T) {
 	input := strings.NewReader(fmt.Sprintf("%s\n%5000d\nafter\n", lines, 1001))
 	status, got := sendLines(t, broker.Address, input, "-retry", "1h")
 	want := report{1000, 1001, 1001, broker.Address +
-		": refused: the payload is too large: more than 5000 bytes (-max-payload)"}
+		": refused: the payload is too large: more than 5000 bytes (the broker's -max-payload)"}
 	if status != 1 || got != want {
 		t.Errorf("status %d, %+v, want %+v", status, got, want)
 	}
@@ -305,7 +305,7 @@ func TestKilledWhileSuspended(t *testing.T) {
 func TestLinesToOthers(t *testing.T) {
 	for answer, reason := range map[string]string{
 		"": "no end within 1s",
-		"HTTP/1.1 400 Bad Request\r\n\r\n": "the answer is not a reply of mbus: " +
+		"HTTP/1.1 400 Bad Request\r\n\r\n": "the answer is not a reply of mbus, is -port right? " +
 			"the reply is an integer, must be a map of Accepted and Error",
 	} {
 		listener := bustest.Listen(t)

@@ -60,10 +60,9 @@ func TestProducerStatuses(t *testing.T) {
 	expect(t, 0, "", "producer", toBroker("t", "-message", "")...)
 	expect(t, 0, "", "producer", toBroker("t", "-message=-h", "-host", "localhost")...)
 	expect(t, 1, "producer: "+broker.Address+
-		": refused: the payload is too large: more than 1000 bytes (-max-payload)\n",
+		": refused: the payload is too large: more than 1000 bytes (the broker's -max-payload)\n",
 		"producer", toBroker("t", "-message", strings.Repeat("x", 1000))...)
-	expect(t, 1, "producer: "+broker.Address+
-		": refused: message 1: entry \"Topic\" is not printable UTF-8 at byte 2\n",
+	expect(t, 2, "producer: -topic is not printable UTF-8 at byte 2 (see producer -h)\n",
 		"producer", toBroker("t\n", "-message", "x")...)
 
 	broker.stop()
@@ -105,15 +104,16 @@ func TestHostileReason(t *testing.T) {
 // Without -message and -lines, all of standard input is one message.
 func TestStandardInput(t *testing.T) {
 	broker := startBroker(t, "-max-payload", "5000")
+	tooLarge := "producer: " + broker.Address + ": refused: the payload is too large: " +
+		"more than 5000 bytes (the broker's -max-payload)\n"
 	for _, test := range []struct {
 		input  string
 		status int
 		stderr string
 	}{
 		{"look\nma!\n", 0, ""},
-		{"", 0, ""},
-		{strings.Repeat("x", 5000), 1, "producer: " + broker.Address +
-			": refused: the payload is too large: more than 5000 bytes (-max-payload)\n"},
+		{"", 1, emptyInput},
+		{strings.Repeat("x", 5000), 1, tooLarge},
 	} {
 		producer := producerFor(broker.Address, strings.NewReader(test.input))
 		status, _, stderr := finish(t, producer)
@@ -135,7 +135,42 @@ func TestStandardInput(t *testing.T) {
 	if status != 1 || got != (report{0, 1, 0, reason}) {
 		t.Errorf("the lines of a directory: status %d: %+v", status, got)
 	}
-	if got := broker.drained(); !slices.Equal(got, []string{`look\nma!\n`, ""}) {
+	if got := broker.drained(); !slices.Equal(got, []string{`look\nma!\n`}) {
+		t.Errorf("in the log: %q", got)
+	}
+}
+
+// emptyInput is what a producer prints for a standard input without a byte.
+const emptyInput = "producer: not accepted: the input is empty: " +
+	"to send an empty message, use -message ''\n"
+
+// A standard input that is closed, or ends without a byte, comes from a command that
+// failed: it is no message. An empty file is one.
+func TestEmptyInput(t *testing.T) {
+	broker := startBroker(t)
+	closed := exec.Command("sh", "-c", `exec "$0" -port "$1" -topic t <&-`,
+		filepath.Join(binaries, "producer"), broker.port)
+	failed := exec.Command("sh", "-c", `false | "$0" -port "$1" -topic t`,
+		filepath.Join(binaries, "producer"), broker.port)
+	for name, command := range map[string]*exec.Cmd{
+		"closed":           closed,
+		"a failed command": failed,
+		"/dev/null":        producerFor(broker.Address, nil),
+	} {
+		if status, _, stderr := finish(t, command); status != 1 || stderr != emptyInput {
+			t.Errorf("%s: status %d: %s", name, status, stderr)
+		}
+	}
+	file, err := os.Create(filepath.Join(t.TempDir(), "empty"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	status, _, stderr := finish(t, producerFor(broker.Address, file))
+	if status != 0 || stderr != "" {
+		t.Errorf("an empty file: status %d: %s", status, stderr)
+	}
+	if got := broker.drained(); !slices.Equal(got, []string{""}) {
 		t.Errorf("in the log: %q", got)
 	}
 }

@@ -96,3 +96,30 @@ func TestTyping(t *testing.T) {
 		t.Errorf("in the log: %q", got)
 	}
 }
+
+// On a terminal, the report of an outage has a line of its own: the progress is erased
+// before it and shown again after it.
+func TestOutageOnATerminal(t *testing.T) {
+	t.Parallel()
+	address := bustest.FreeAddress(t)
+	person, program := openTerminal(t)
+	seen := &bustest.Record{}
+	go io.Copy(seen, person)
+	producer := producerFor(address, nil, "-lines", "-retry", "1h")
+	producer.Stderr = program
+	input, _ := startTyping(t, producer)
+	fmt.Fprintln(input, 1)
+	reported := regexp.MustCompile(`^(\r0 messages, 0/s *)+\r +\r` +
+		`producer: [0-9.:]+: not accepted: .*; retrying for up to [0-9m]+s\r\n` +
+		`\r0 messages, 0/s`)
+	bustest.Until(t, "the report", func() bool { return reported.MatchString(seen.String()) })
+	broker := startAt(t, address)
+	ended := regexp.MustCompile(
+		`\r +\rproducer: [0-9.:]+: accepted after [0-9]+s of retrying\r\n`)
+	bustest.Until(t, "the end", func() bool { return ended.MatchString(seen.String()) })
+	input.Close()
+	if err := producer.Wait(); err != nil {
+		t.Errorf("%v: %q", err, seen)
+	}
+	broker.stop()
+}

@@ -2,6 +2,7 @@ package cmd_test
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"regexp"
 	"slices"
@@ -17,7 +18,7 @@ func TestBrokerUsage(t *testing.T) {
 	for flag, value := range map[string]string{
 		"-phost host": `"127.0.0.1"`, "-pport port": `"9990"`,
 		"-interval duration": "3s", "-timeout duration": "5s",
-		"-max-payload bytes": "16777216", "-max-queued bytes": "268435456", "-version": "",
+		"-max-payload bytes": "16MiB", "-max-queued bytes": "256MiB", "-version": "",
 	} {
 		checkUsage(t, stdout, flag, value)
 	}
@@ -126,6 +127,7 @@ func tableFlags(readme, name string) []string {
 }
 
 func TestBrokerMisuse(t *testing.T) {
+	const size = "must be a count of bytes, at least 1, such as 1000, 64KiB, 16MiB or 1GiB"
 	for _, test := range []struct {
 		want      string
 		arguments []string
@@ -140,12 +142,15 @@ func TestBrokerMisuse(t *testing.T) {
 		{`invalid value "x" for flag -timeout: must be a duration, such as 5s or 100ms`,
 			[]string{"-timeout", "x"}},
 		{`-timeout 0s: must be a duration above 0, such as 5s`, []string{"-timeout", "0"}},
-		{`invalid value "16M" for flag -max-payload: must be a plain count of bytes`,
-			[]string{"-max-payload", "16M"}},
-		{`-max-payload 0: must be a count of bytes, at least 1`, []string{"-max-payload", "0"}},
-		{`invalid value "9999999999999999999" for flag -max-queued: ` +
-			`must be a plain count of bytes`, []string{"-max-queued", "9999999999999999999"}},
-		{`-max-queued -1: must be a count of bytes, at least 1`, []string{"-max-queued", "-1"}},
+		{`invalid value "16M" for flag -max-payload: ` + size, []string{"-max-payload", "16M"}},
+		{`invalid value "0" for flag -max-payload: ` + size, []string{"-max-payload", "0"}},
+		{`invalid value "16GB" for flag -max-queued: ` + size, []string{"-max-queued", "16GB"}},
+		{`invalid value "-1" for flag -max-queued: ` + size, []string{"-max-queued", "-1"}},
+		{fmt.Sprintf(`invalid value "9999999999GiB" for flag -max-queued: `+
+			`must be at most %d bytes`, math.MaxInt), []string{"-max-queued", "9999999999GiB"}},
+		{fmt.Sprintf(`invalid value "9999999999999999999" for flag -max-queued: `+
+			`must be at most %d bytes`, math.MaxInt),
+			[]string{"-max-queued", "9999999999999999999"}},
 		{`flag provided but not defined: -port`, []string{"-port", "1"}},
 		{`flag needs an argument: -pport`, []string{"-pport"}},
 		{`unexpected argument "start"`, []string{"-pport", "0", "start"}},
@@ -183,5 +188,52 @@ func TestProducerMisuse(t *testing.T) {
 	} {
 		expect(t, 2, fmt.Sprintf("producer: %s (see producer -h)\n", test.want),
 			"producer", test.arguments...)
+	}
+}
+
+// silentInput returns a standard input from which nothing comes, and which does not end.
+func silentInput(t *testing.T) *os.File {
+	t.Helper()
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		reader.Close()
+		writer.Close()
+	})
+	return reader
+}
+
+// expectMisuse fails the test unless a producer ends with status 2 and this line, without
+// reading its standard input.
+func expectMisuse(t *testing.T, line string, arguments ...string) {
+	t.Helper()
+	producer := command("producer", arguments...)
+	producer.Stdin = silentInput(t)
+	status, _, stderr := finish(t, producer)
+	if want := "producer: " + line + " (see producer -h)\n"; status != 2 || stderr != want {
+		t.Errorf("%.40q: status %d: %s", arguments, status, stderr)
+	}
+}
+
+// A topic that the broker would refuse is refused before anything is read.
+func TestTopicIsCheckedFirst(t *testing.T) {
+	for topic, line := range map[string]string{
+		"t\n":                    "-topic is not printable UTF-8 at byte 2",
+		"\xff":                   "-topic is not printable UTF-8 at byte 1",
+		strings.Repeat("t", 300): "-topic is 300 bytes long, must be 1 to 255",
+	} {
+		expectMisuse(t, line, "-topic", topic)
+		expectMisuse(t, line, "-topic", topic, "-lines")
+	}
+}
+
+// A -host with more than a host is refused. The line names the flag for the port.
+func TestHostIsAlone(t *testing.T) {
+	for _, host := range []string{"localhost:9990", "http://localhost", "[::1]"} {
+		line := `-host "` + host + `": must be a name or an address alone, ` +
+			`such as localhost or ::1; the port goes to -port`
+		expectMisuse(t, line, "-topic", "t", "-host", host)
 	}
 }

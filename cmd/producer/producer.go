@@ -10,118 +10,180 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
-	"time"
 
 	"mbus/internal/apiv1"
 	"mbus/internal/producer"
 	"mbus/internal/shared/command"
 )
 
-// unknown is the exit status after which messages may have been accepted.
-const unknown = 3
+const name = "producer"
 
-// memoryLimit is above what a stream of usual lines takes, in bytes. When long
-// ones take more, garbage is collected before the process grows further.
-const memoryLimit = 64 << 20
+// outcomeUnknown is the exit status if messages may have been accepted, but no reply came.
+const outcomeUnknown = 3
 
-// garbage is how much memory, in percent of what is in use, may be garbage before
-// the next collection, unless the limit comes first.
-const garbage = 400
+const (
+	// memoryLimit is the memory limit of the Go runtime, in bytes. A stream of short lines
+	// needs less. Near the limit, garbage is collected more often.
+	memoryLimit = 64 << 20
+
+	// gcPercent is the garbage collection target. More than the runtime's 100 saves time
+	// and costs memory, which memoryLimit bounds.
+	gcPercent = 400
+)
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is the command. It returns the exit status: 0 if all messages were accepted,
-// 1 if not, 2 if the arguments are wrong, 3 if it is unknown of some.
+// run is the command. It returns the exit status: 0 if all messages were accepted, 1 if not,
+// 2 if the arguments are wrong, 3 if the outcome is unknown.
 func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard error must not change the status
-	config := producer.DefaultConfig()
-	flags := flag.NewFlagSet("producer", flag.ContinueOnError)
-	topic := flags.String("topic", "", "send to this `topic`, 1 to 255 bytes of printable text")
-	message := flags.String("message", "", "send this `text`, which may be empty, and leave standard input alone")
-	lines := flags.Bool("lines", false, "send each line of standard input; without it and -message, all of that is one message")
-	flags.StringVar(&config.Host, "host", config.Host, "the broker's `host`")
-	flags.StringVar(&config.Port, "port", config.Port, "the broker's `port`")
-	command.Duration(flags, &config.Timeout, "timeout", "give a payload up after this `duration`, above 0, from dialling to the reply")
-	command.Duration(flags, &config.Retry, "retry", "go on trying for this `duration` where nothing can have been queued")
-	if status, done := command.Parse(flags, "-topic TOPIC [-message TEXT | -lines] [flags]", arguments, stdout, stderr); done {
+	task, status, done := parse(arguments, stdout, stderr)
+	if done {
 		return status
 	}
-	var given bool
-	flags.Visit(func(set *flag.Flag) { given = given || set.Name == "message" })
-	bus, err := producer.New(config)
-	switch {
-	case *topic == "":
-		err = errors.New("-topic is missing or empty: must be the topic to send to")
-	case given && *lines:
-		err = errors.New("-message and -lines: must be one of them")
+	command.SetMemory(memoryLimit, gcPercent)
+	signals := []os.Signal{syscall.SIGTERM, syscall.SIGHUP}
+	if task.lines { // otherwise SIGINT must end a shell's loop around the producer
+		signals = append(signals, syscall.SIGINT)
 	}
-	if err != nil {
-		return command.Wrong(flags, err, stderr)
-	}
-
-	if !given && command.IsTerminal(stdin) {
-		awaited := "one message"
-		if *lines {
-			awaited = "lines, each a message"
-		}
-		command.Say(stderr, flags.Name(), "reading "+awaited+", up to the end of input (Ctrl-D)")
-	}
-	debug.SetMemoryLimit(memoryLimit)
-	debug.SetGCPercent(garbage)
-	ctx := untilSignalled(*lines)
-	var said string
-	switch {
-	case given:
-		err = bus.Send(ctx, []*apiv1.Message{{Topic: *topic, Data: []byte(*message)}})
-	case *lines:
-		progress := producer.NewProgress(stdin)
-		stop := func() {}
-		if command.IsTerminal(stderr) && !command.IsTerminal(stdin) { // nobody types there
-			stop = progress.Show(stderr)
-		}
-		err = bus.SendLines(ctx, *topic, stdin, progress.Add)
-		stop()
-		said = progress.String()
-	default:
-		err = bus.SendAll(ctx, *topic, stdin)
-	}
-	switch {
-	case err != nil && *lines:
-		said += "; " + err.Error()
-	case err != nil:
-		said = err.Error()
-	}
-	if said != "" {
-		command.Say(stderr, flags.Name(), said)
-	}
+	err := task.send(command.SignalContext(signals...), stdin, stderr)
 	switch {
 	case errors.Is(err, producer.ErrUnknown):
-		return unknown
+		return outcomeUnknown
 	case err != nil:
 		return command.Failure
 	}
 	return command.Success
 }
 
-// untilSignalled returns a context that ends with the first SIGTERM, or SIGINT in a
-// stream: a shell's loop around single messages ends only if SIGINT ends these. A
-// second signal ends the process at once.
-func untilSignalled(stream bool) context.Context {
-	const pair = 200 * time.Millisecond // some senders, such as timeout(1), signal twice at once
-	ctx, end := context.WithCancelCause(context.Background())
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM)
-	if stream && !signal.Ignored(syscall.SIGINT) { // a script's background commands ignore it
-		signal.Notify(signals, syscall.SIGINT)
+// sendTask is what the command line asks for.
+type sendTask struct {
+	config  *producer.ProducerConfig
+	topic   string
+	message *string // nil: read standard input
+	lines   bool    // each line of standard input is a message
+}
+
+// parse parses the command line. If there is nothing to send, done is true and status is the
+// exit status.
+func parse(arguments []string, stdout, stderr io.Writer) (task sendTask, status int, done bool) {
+	task.config = producer.DefaultConfig()
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	flags.StringVar(&task.topic, "topic", "",
+		"send to this `topic`, 1 to 255 bytes of printable text")
+	flags.Func("message", "send this `text`, which may be empty; do not read standard input",
+		func(text string) error {
+			task.message = &text
+			return nil
+		})
+	flags.BoolVar(&task.lines, "lines", false, "send each line of standard input as a message; "+
+		"without it and -message, all of standard input is one message")
+	flags.StringVar(&task.config.Host, "host", task.config.Host, "the broker's `host`")
+	flags.StringVar(&task.config.Port, "port", task.config.Port, "the broker's `port`")
+	command.Duration(flags, &task.config.Timeout, "timeout",
+		"time limit per payload, from connect to reply: a `duration` above 0")
+	command.Duration(flags, &task.config.Retry, "retry",
+		"retry for up to this `duration`, only what was certainly not queued")
+	const synopsis = "-topic TOPIC [-message TEXT | -lines] [flags]"
+	status, done = command.Parse(flags, synopsis, arguments, stdout, stderr)
+	if done {
+		return task, status, true
 	}
-	go func() {
-		end(fmt.Errorf("stopped by signal: %s", <-signals))
-		time.Sleep(pair)
-		signal.Stop(signals)
-	}()
-	return ctx
+	if err := task.validate(); err != nil {
+		return task, command.UsageError(flags, err, stderr), true
+	}
+	return task, command.Success, false
+}
+
+// validate returns nil if the task is valid. Otherwise its error names the flag.
+func (task *sendTask) validate() error {
+	if task.topic == "" {
+		return errors.New("-topic is missing or empty: must be the topic to send to")
+	}
+	if err := apiv1.CheckTopic([]byte(task.topic)); err != nil {
+		return fmt.Errorf("-topic %w", err)
+	}
+	if task.message != nil && task.lines {
+		return errors.New("-message and -lines: must be one of them")
+	}
+	return task.config.Validate()
+}
+
+// send sends what the task names and prints the error, if there is one, on stderr.
+func (task *sendTask) send(ctx context.Context, stdin, stderr *os.File) error {
+	output := &errorOutput{stderr: stderr}
+	task.config.Report = output.say
+	sender, err := producer.New(task.config)
+	switch {
+	case err != nil:
+	case task.message != nil:
+		message := &apiv1.Message{Topic: task.topic, Data: []byte(*task.message)}
+		err = sender.Send(ctx, []*apiv1.Message{message})
+	case task.lines:
+		return task.sendLines(ctx, sender, stdin, output)
+	default:
+		if command.IsTerminal(stdin) {
+			output.say("reading one message, up to the end of input (Ctrl-D)")
+		}
+		err = sender.SendAll(ctx, task.topic, stdin)
+	}
+	if err != nil {
+		output.say(err.Error())
+	}
+	return err
+}
+
+// sendLines is send for -lines. It prints a summary, even without an error.
+func (task *sendTask) sendLines(
+	ctx context.Context, sender *producer.Producer, stdin *os.File, output *errorOutput,
+) error {
+	progress := producer.NewProgress(stdin)
+	if command.IsTerminal(stdin) { // progress would get between the lines that are typed
+		output.say("reading lines, each a message, up to the end of input (Ctrl-D)")
+	} else if command.IsTerminal(output.stderr) {
+		output.show(progress)
+	}
+	err := sender.SendLines(ctx, task.topic, stdin, progress.Add)
+	output.hide()
+	summary := progress.String()
+	if err != nil {
+		summary += "; " + err.Error()
+	}
+	output.say(summary)
+	return err
+}
+
+// errorOutput writes lines to standard error. If that is a terminal, it can show progress
+// below them.
+type errorOutput struct {
+	stderr   *os.File
+	progress *producer.Progress // nil: none is shown
+	stop     func()             // erases the progress
+}
+
+// show shows progress until hide is called.
+func (output *errorOutput) show(progress *producer.Progress) {
+	output.progress = progress
+	output.stop = progress.Show(output.stderr)
+}
+
+// hide erases the progress, if it is shown.
+func (output *errorOutput) hide() {
+	if output.progress != nil {
+		output.stop()
+		output.progress = nil
+	}
+}
+
+// say writes a line, above the progress if some is shown.
+func (output *errorOutput) say(line string) {
+	progress := output.progress
+	output.hide()
+	command.Say(output.stderr, name, line)
+	if progress != nil {
+		output.show(progress)
+	}
 }

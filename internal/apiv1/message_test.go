@@ -71,6 +71,30 @@ func TestExamples(t *testing.T) {
 	}
 }
 
+// Each refusal in the protocol's specification is what its list says it is.
+func TestRefusals(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "message.go", nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(file.Doc.Text(), "# Refusals\n")
+	lists := regexp.MustCompile(`(?m)(^\t.+\n)+`).FindAllString(section, -1)
+	wanted := []struct{ splittable, retryable bool }{{false, false}, {true, false}, {false, true}}
+	if len(lists) != len(wanted) {
+		t.Fatalf("%d lists in the package comment, want %d", len(lists), len(wanted))
+	}
+	for i, want := range wanted {
+		for reason := range strings.Lines(lists[i]) {
+			reason = strings.Trim(reason, "\t\n")
+			splittable := want.splittable || strings.HasPrefix(reason, "the payload did not end")
+			if apiv1.Splittable(reason) != splittable || apiv1.Retryable(reason) != want.retryable {
+				t.Errorf("%q: splittable %v, retryable %v", reason,
+					apiv1.Splittable(reason), apiv1.Retryable(reason))
+			}
+		}
+	}
+}
+
 func TestCheckTopic(t *testing.T) {
 	long := strings.Repeat("x", apiv1.MaxTopic)
 	for name, want := range map[string]string{

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"mbus/internal/apiv1"
+	"mbus/internal/shared/bustest"
 )
 
 // counted returns the last line of counts in a log, without its time and its uptime.
@@ -27,26 +28,26 @@ func TestCounts(t *testing.T) {
 	expect := func(format string, values ...any) {
 		t.Helper()
 		want := fmt.Sprintf(format, values...) + fmt.Sprintf(" of %d bytes queued", bus.config.MaxQueued)
-		before := strings.Count(bus.record.String(), "Broker: up ")
+		before := strings.Count(bus.Log.String(), "Broker: up ")
 		bus.LogCounts()
-		until(t, "the counts", func() bool { return strings.Count(bus.record.String(), "Broker: up ") > before })
-		if got := counted(t, bus.record.String()); !strings.HasPrefix(got, want) {
+		bustest.Until(t, "the counts", func() bool { return strings.Count(bus.Log.String(), "Broker: up ") > before })
+		if got := counted(t, bus.Log.String()); !strings.HasPrefix(got, want) {
 			t.Errorf("the counts are %q, want %q", got, want)
 		}
 	}
 	expect("payloads 0 accepted 0 refused, messages 0 accepted 0 written 0 queued, 0")
-	bus.accept("", 0)
-	bus.accept("\x90", 0)
-	bus.accept(payload("t", "1", "2", "3"), 3)
-	bus.accept(payload("u", "4"), 1)
-	bus.refuse("\xc0", "message 1: is nil, must be a map of Topic and Data")
-	hangsUp := bus.dial()
-	bus.write(hangsUp, payload("t", "5"), false)
+	bus.Accept("", 0)
+	bus.Accept("\x90", 0)
+	bus.Accept(bustest.Payload("t", "1", "2", "3"), 3)
+	bus.Accept(bustest.Payload("u", "4"), 1)
+	bus.Refuse("\xc0", "message 1: is nil, must be a map of Topic and Data")
+	hangsUp := bus.Dial()
+	hangsUp.Put(bustest.Payload("t", "5"))
 	hangsUp.Close()
-	bus.accept("", 0) // after that one
+	bus.Accept("", 0) // after that one
 	want := 5*(messageOverhead+2) + 2*(topicOverhead+1)
 	expect("payloads 3 accepted 1 refused, messages 5 accepted 0 written 5 queued, %d", want)
-	if got := counted(t, bus.record.String()); !strings.HasSuffix(got, ", 2 topics") {
+	if got := counted(t, bus.Log.String()); !strings.HasSuffix(got, ", 2 topics") {
 		t.Errorf("the counts are %q", got)
 	}
 	bus.Close()
@@ -56,7 +57,7 @@ func TestCounts(t *testing.T) {
 // With a log of its own, a broker has its counts on standard error, even while the
 // log is not written.
 func TestCountsOfAStore(t *testing.T) {
-	stderr := &record{}
+	stderr := &bustest.Record{}
 	bus := listen(t, func(config *BrokerConfig) {
 		config.Log, config.LogFile = stderr, filepath.Join(t.TempDir(), "log")
 	})
@@ -69,7 +70,7 @@ func TestCountsOfAStore(t *testing.T) {
 		"payloads 1 accepted 0 refused, messages 2 accepted 2 written 0 queued, 513 of ",
 	} {
 		bus.LogCounts()
-		until(t, "the counts", func() bool { return strings.Contains(stderr.String(), want) })
+		bustest.Until(t, "the counts", func() bool { return strings.Contains(stderr.String(), want) })
 		if err := bus.Drain(); err != nil {
 			t.Fatal(err)
 		}
@@ -79,9 +80,9 @@ func TestCountsOfAStore(t *testing.T) {
 // A stop is in the log, with its reason at its begin, and as the last line.
 func TestStopIsLogged(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
-	bus.accept(payload("t", "1"), 1)
+	bus.Accept(bustest.Payload("t", "1"), 1)
 	bus.Stop("SIGTERM")
-	got := lines(t, bus.record.String())
+	got := bustest.Lines(t, bus.Log.String())
 	at := 0
 	for i, line := range []string{"Broker: stopping: SIGTERM", "Received new message from topic 't': '1'", "Broker: stopped"} {
 		for at < len(got) && got[at] != line {

@@ -19,24 +19,26 @@ import (
 	"time"
 
 	"mbus/internal/apiv1"
+	"mbus/internal/shared/bustest"
 	"mbus/internal/shared/escape"
 )
 
-// faulty is a log that takes budget bytes more and then fails with err, until it
-// is given another budget.
+// faulty is a log that takes as many bytes as its budget and then fails with err, until
+// the test sets another budget.
 type faulty struct {
-	record
+	bustest.Record
 	budget atomic.Int64
 	err    error
-	hook   func() // called when it fails, if not nil
+	hook   func() // called when it fails, unless nil
 }
 
+// endless is a budget that no log uses up.
 const endless = 1 << 60
 
 func (faulty *faulty) Write(text []byte) (int, error) {
 	taken := min(int64(len(text)), faulty.budget.Load())
 	faulty.budget.Add(-taken)
-	faulty.record.Write(text[:taken])
+	faulty.Record.Write(text[:taken])
 	if taken < int64(len(text)) {
 		if faulty.hook != nil {
 			faulty.hook()
@@ -46,10 +48,10 @@ func (faulty *faulty) Write(text []byte) (int, error) {
 	return int(taken), nil
 }
 
-// full is what a full disk answers.
+// full is the error of a write to a full disk.
 var full error = &os.PathError{Op: "write", Path: "log", Err: syscall.ENOSPC}
 
-// faultyLog gives a broker a log that fails.
+// faultyLog gives a broker a log that fails with err once its budget is set.
 func faultyLog(config *BrokerConfig, err error) *faulty {
 	log := &faulty{err: err}
 	log.budget.Store(endless)
@@ -57,11 +59,11 @@ func faultyLog(config *BrokerConfig, err error) *faulty {
 	return log
 }
 
-// outageLine starts the line that follows when the log takes lines again.
+// outageLine is the beginning of the line that the log has after an outage.
 const outageLine = "Broker: the log took nothing for "
 
-// A message whose line was not written stays queued, and a line that was torn by
-// a short write is finished, wherever it was torn.
+// A message whose line was not written stays queued. A line that a short write has torn
+// is finished, whatever byte it was torn at.
 func TestShortWrites(t *testing.T) {
 	// One line is longer than a write, and has characters to be cut in.
 	texts := []string{"first", strings.Repeat("注\n\xff", gatherSize/4), "", "last"}
@@ -76,7 +78,7 @@ func TestShortWrites(t *testing.T) {
 	}
 	for budget := range size {
 		if budget > 200 && budget < size-150 && budget%10007 != 0 {
-			continue // within the long line one place is like the other
+			continue // within the long line all bytes are alike
 		}
 		var log *faulty
 		bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, full) })
@@ -89,32 +91,39 @@ func TestShortWrites(t *testing.T) {
 			t.Fatalf("%d bytes: wrote %d, error %v", budget, len(log.String()), err)
 		}
 		written := max(strings.Count(log.String(), "\n")-2, 0) // without the notices
-		want := topicBytes("t")
-		for _, text := range texts[written:] {
-			want += messageOverhead + len("t") + len(text)
-		}
-		if bus.state.queuedMessages != len(texts)-written || bus.state.accountedBytes != want {
-			t.Fatalf("%d bytes: %d messages, %d bytes count as queued, want %d, %d",
-				budget, bus.state.queuedMessages, bus.state.accountedBytes, len(texts)-written, want)
+		if state, want := &bus.state, queuedBytes(texts[written:]); state.accountedBytes != want ||
+			state.queuedMessages != len(texts)-written {
+			t.Fatalf("%d bytes: %d messages, %d bytes count as queued, want %d, %d", budget,
+				state.queuedMessages, state.accountedBytes, len(texts)-written, want)
 		}
 		log.budget.Store(endless)
 		if err := bus.Drain(); err != nil {
 			t.Fatal(err)
 		}
-		got := lines(t, log.String())
+		got := bustest.Lines(t, log.String())
 		if len(got) != len(wantLines)+1 || !slices.Equal(got[:len(wantLines)], wantLines) ||
 			!strings.HasPrefix(got[len(wantLines)], outageLine) {
 			t.Fatalf("%d bytes: %d lines, not those that were wanted", budget, len(got))
 		}
 		if bus.state.queuedMessages != 0 || bus.state.accountedBytes != topicBytes("t") {
-			t.Fatalf("%d bytes: %d messages, %d bytes still count", budget, bus.state.queuedMessages, bus.state.accountedBytes)
+			t.Fatalf("%d bytes: %d messages, %d bytes still count",
+				budget, bus.state.queuedMessages, bus.state.accountedBytes)
 		}
 		bus.Close()
 	}
 }
 
-// A writer that takes less without an error breaks the rules of io.Writer, and is
-// taken for one that fails.
+// queuedBytes returns what texts count as queued on the topic t.
+func queuedBytes(texts []string) int {
+	sum := topicBytes("t")
+	for _, text := range texts {
+		sum += messageOverhead + len("t") + len(text)
+	}
+	return sum
+}
+
+// A writer that takes less without an error breaks the rules of io.Writer. The broker
+// treats it as one that fails.
 func TestSilentShortWrite(t *testing.T) {
 	var log *faulty
 	bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, nil) })
@@ -126,8 +135,8 @@ func TestSilentShortWrite(t *testing.T) {
 	}
 }
 
-// What can't be written goes back in front of what came meanwhile.
-func TestPutBackInOrder(t *testing.T) {
+// What can't be written stays in front of what comes meanwhile.
+func TestFailureKeepsOrder(t *testing.T) {
 	var log *faulty
 	bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, full) })
 	defer bus.Close()
@@ -145,18 +154,16 @@ func TestPutBackInOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	var order string
-	for _, line := range lines(t, log.String()) {
-		if rest, ok := strings.CutPrefix(line, "Received new message from topic '"); ok {
-			order += rest[:1]
-		}
+	for _, message := range bustest.Messages(t, log.String()) {
+		order += message.Topic
 	}
 	if order != "abc" {
 		t.Errorf("the order is %s", order)
 	}
 }
 
-// While the disk is full, messages are accepted and kept; once there is room they
-// are written, and the log tells of the outage.
+// While the disk is full, messages are accepted and kept. Once there is room, they are
+// written, and the log reports the outage.
 func TestFullDisk(t *testing.T) {
 	var log *faulty
 	bus := start(t, func(config *BrokerConfig) {
@@ -164,24 +171,24 @@ func TestFullDisk(t *testing.T) {
 		config.Interval = 5 * time.Millisecond
 	})
 	log.budget.Store(30)
-	texts := numbered(500)
+	texts := bustest.Numbers(0, 499)
 	for _, text := range texts {
-		bus.accept(payload("t", text), 1)
+		bus.Accept(bustest.Payload("t", text), 1)
 	}
 	if strings.Contains(log.String(), "Received") {
 		t.Error("the disk was not full")
 	}
 	log.budget.Store(endless)
-	until(t, "the last message", func() bool { return strings.Contains(log.String(), "'499'\n") })
-	until(t, "the end of the outage", func() bool {
+	bus.Expect("Received new message from topic 't': '499'")
+	bustest.Until(t, "the end of the outage", func() bool {
 		return strings.Contains(log.String(), ": write log: no space left on device\n")
 	})
 	bus.Close()
-	if got := received(t, log.String())["t"]; !slices.Equal(got, texts) {
+	if got := bus.Received("t"); !slices.Equal(got, texts) {
 		t.Errorf("logged %q", got)
 	}
 	if got := strings.Count(log.String(), outageLine); got != 1 {
-		t.Errorf("the outage is told %d times", got)
+		t.Errorf("the log reports the outage %d times", got)
 	}
 }
 
@@ -193,21 +200,22 @@ func TestClosedPipe(t *testing.T) {
 	} {
 		var log *faulty
 		bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, gone) })
-		go func() { bus.ended <- bus.ProducerListen() }()
-		until(t, "the listening line", func() bool { return strings.Contains(log.String(), "listening on") })
+		bus.serve()
+		bus.Expect("Broker: listening on " + bus.Address)
 		log.budget.Store(0)
-		bus.send(payload("t", "1"))
-		if err := <-bus.ended; !errors.Is(err, gone) || !strings.HasPrefix(err.Error(), "messages not written: 1: ") {
+		bus.Send(bustest.Payload("t", "1"))
+		err := <-bus.ended
+		if !errors.Is(err, gone) || !strings.HasPrefix(err.Error(), "messages not written: 1: ") {
 			t.Errorf("ProducerListen returns %v", err)
 		}
-		if _, err := net.Dial("tcp", bus.Addr().String()); err == nil {
+		if _, err := net.Dial("tcp", bus.Address); err == nil {
 			t.Error("it still listens")
 		}
 		bus.Close()
 	}
 }
 
-// A disk's error of input or output is one that the next try may not have.
+// A disk's error of input or output may be over at the next try.
 func TestDiskError(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
@@ -230,8 +238,8 @@ func (pieces *pieces) Write(text []byte) (int, error) {
 
 func (pieces *pieces) String() string { return strings.Join(*pieces, "") }
 
-// Each write ends with the end of a line, unless a line fills it from its begin to
-// its end. So writers that share a pipe or a file don't cut each other's lines.
+// Each write ends with the end of a line, unless a part of one line fills the write. So
+// writers that share a pipe or a file don't cut each other's lines.
 func TestWritesEndWithALine(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	for _, longest := range []int{100, 3000, 3 * pipeWrite, 3 * gatherSize} {
@@ -247,12 +255,14 @@ func TestWritesEndWithALine(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, piece := range *log {
-			if len(piece) > pipeWrite || strings.Contains(piece, "\n") != strings.HasSuffix(piece, "\n") ||
-				!strings.Contains(piece, "\n") && len(piece) < pipeWrite {
-				t.Fatalf("write %d of %d bytes is %.50q...%.50q", i, len(piece), piece, piece[max(0, len(piece)-50):])
+			size, hasEnd := len(piece), strings.Contains(piece, "\n")
+			if size > pipeWrite || hasEnd != strings.HasSuffix(piece, "\n") ||
+				!hasEnd && size < pipeWrite {
+				t.Fatalf("write %d of %d bytes is %.50q...%.50q",
+					i, size, piece, piece[max(0, size-50):])
 			}
 		}
-		if got := lines(t, log.String()); len(got) != 602 {
+		if got := bustest.Lines(t, log.String()); len(got) != 602 {
 			t.Errorf("%d lines were written, want 602", len(got))
 		}
 		bus.Close()
@@ -261,17 +271,17 @@ func TestWritesEndWithALine(t *testing.T) {
 
 // stuck is a log that takes nothing until it is released.
 type stuck struct {
-	record
+	bustest.Record
 	released chan struct{}
 }
 
 func (stuck *stuck) Write(text []byte) (int, error) {
 	<-stuck.released
-	return stuck.record.Write(text)
+	return stuck.Record.Write(text)
 }
 
-// While nobody reads the log, the broker goes on accepting until the queue is
-// full; nothing that it accepted is lost, nor what it refused accepted.
+// While nobody reads the log, the broker goes on accepting until the queue is full. It
+// loses nothing that it has accepted, and keeps nothing that it has refused.
 func TestStuckLog(t *testing.T) {
 	log := &stuck{released: make(chan struct{})}
 	bus := listen(t, func(config *BrokerConfig) {
@@ -279,11 +289,11 @@ func TestStuckLog(t *testing.T) {
 		config.MaxQueued = 100_000
 		config.Timeout = time.Second
 	})
-	go func() { bus.ended <- bus.ProducerListen() }()
+	bus.serve()
 	var want []string
 	for i := 0; ; i++ {
 		text := fmt.Sprint(i)
-		reply := bus.send(payload("t", text))
+		reply := bus.Send(bustest.Payload("t", text))
 		if reply.Accepted == 1 {
 			want = append(want, text)
 		} else if *reply == (apiv1.Reply{Error: "queue is full"}) {
@@ -295,19 +305,21 @@ func TestStuckLog(t *testing.T) {
 	if each := 100_000 / len(want); each < 128 || each > 160 {
 		t.Errorf("%d messages fit", len(want))
 	}
-	bus.accept("", 0) // zero messages always fit
+	bus.Accept("", 0) // zero messages always fit
 	close(log.released)
-	until(t, "room", func() bool { return bus.send(payload("t", "after")).Accepted == 1 })
+	bustest.Until(t, "room", func() bool {
+		return bus.Send(bustest.Payload("t", "after")).Accepted == 1
+	})
 	bus.Close()
 	if err := <-bus.ended; err != nil {
 		t.Error(err)
 	}
-	if got := received(t, log.String())["t"]; !slices.Equal(got, append(want, "after")) {
+	if got := bus.Received("t"); !slices.Equal(got, append(want, "after")) {
 		t.Errorf("logged %d messages, want %d and one more", len(got), len(want))
 	}
 }
 
-// A broker whose log takes nothing does not wait for it for ever when it stops.
+// A broker that stops waits for a log that takes nothing, but not for ever.
 func TestCloseWithAStuckLog(t *testing.T) {
 	log := &stuck{released: make(chan struct{})}
 	defer close(log.released)
@@ -315,11 +327,12 @@ func TestCloseWithAStuckLog(t *testing.T) {
 		config.Log = log
 		config.Timeout = time.Second
 	})
-	go func() { bus.ended <- bus.ProducerListen() }()
-	bus.accept(payload("t", "1", "2"), 2)
+	bus.serve()
+	bus.Accept(bustest.Payload("t", "1", "2"), 2)
 	begin := time.Now()
 	bus.Close()
-	if err := <-bus.ended; err == nil || err.Error() != "messages not written: 2: the log took nothing for 1s" {
+	const want = "messages not written: 2: the log took nothing for 1s"
+	if err := <-bus.ended; err == nil || err.Error() != want {
 		t.Errorf("ProducerListen returns %v", err)
 	}
 	if took := time.Since(begin); took < time.Second || took > 10*time.Second {
@@ -327,37 +340,38 @@ func TestCloseWithAStuckLog(t *testing.T) {
 	}
 }
 
-// A log that fails until the end, too.
+// A broker that stops waits for a log that fails, but not for ever.
 func TestCloseWithAFullDisk(t *testing.T) {
 	var log *faulty
 	bus := listen(t, func(config *BrokerConfig) {
 		log = faultyLog(config, full)
 		config.Timeout = time.Second
 	})
-	go func() { bus.ended <- bus.ProducerListen() }()
+	bus.serve()
 	log.budget.Store(0)
-	bus.accept(payload("t", "1", "2"), 2)
+	bus.Accept(bustest.Payload("t", "1", "2"), 2)
 	bus.Close()
-	if err := <-bus.ended; err == nil || err.Error() != "messages not written: 2: the log took nothing for 1s" {
+	const want = "messages not written: 2: the log took nothing for 1s"
+	if err := <-bus.ended; err == nil || err.Error() != want {
 		t.Errorf("ProducerListen returns %v", err)
 	}
 	log.budget.Store(endless) // ends the ticker goroutine
 	<-bus.Broker.ended
 }
 
-// sluggish is a log that takes its time for every 4 KiB.
+// sluggish is a log that pauses for each 4 KiB that it takes.
 type sluggish struct {
-	record
+	bustest.Record
 	pause time.Duration
 }
 
 func (sluggish *sluggish) Write(text []byte) (int, error) {
 	time.Sleep(sluggish.pause * time.Duration(len(text)) / (4 << 10))
-	return sluggish.record.Write(text)
+	return sluggish.Record.Write(text)
 }
 
-// A log that is slow, but takes something now and then, gets everything when the
-// broker stops, however long that takes.
+// A slow log that takes something now and then gets everything when the broker stops,
+// however long that takes.
 func TestStopWithASlowLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &sluggish{pause: time.Second}
@@ -367,7 +381,8 @@ func TestStopWithASlowLog(t *testing.T) {
 		})
 		defer bus.Close()
 		for range 3 {
-			bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(strings.Repeat("x", gatherSize))})
+			data := bytes.Repeat([]byte("x"), gatherSize)
+			bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: data})
 		}
 		served := make(chan struct{})
 		close(served)
@@ -376,27 +391,27 @@ func TestStopWithASlowLog(t *testing.T) {
 		if err := bus.awaitLastDrain(result); err != nil {
 			t.Error(err)
 		}
-		if got := received(t, log.String())["t"]; len(got) != 3 {
+		if got := bus.Received("t"); len(got) != 3 {
 			t.Errorf("%d of 3 messages were logged", len(got))
 		}
 	})
 }
 
-// At interval 0 what was acknowledged is in the log.
+// At interval 0 an acknowledged message is in the log.
 func TestIntervalZero(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Interval = 0 })
 	var want []string
 	for i := range 200 {
 		want = append(want, fmt.Sprint(i), "and more")
-		bus.accept(payload("t", want[2*i:]...), 2)
-		if got := received(t, bus.record.String())["t"]; !slices.Equal(got, want) {
+		bus.Accept(bustest.Payload("t", want[2*i:]...), 2)
+		if got := bus.Received("t"); !slices.Equal(got, want) {
 			t.Fatalf("message %d is acknowledged and not in the log", i)
 		}
 	}
 }
 
-// At interval 0 a payload that can't be written in time is not acknowledged, and
-// stays queued.
+// At interval 0 a payload that can't be written in time is not acknowledged, and its
+// messages stay queued.
 func TestIntervalZeroWithAFullDisk(t *testing.T) {
 	var log *faulty
 	bus := start(t, func(config *BrokerConfig) {
@@ -405,50 +420,51 @@ func TestIntervalZeroWithAFullDisk(t *testing.T) {
 		config.Timeout = time.Second
 	})
 	log.budget.Store(10)
-	connection := bus.dial()
-	bus.write(connection, payload("t", "kept"), true)
+	connection := bus.Dial()
+	connection.End(bustest.Payload("t", "kept"))
 	if answer, err := io.ReadAll(connection); err != nil || len(answer) > 0 {
 		t.Errorf("the answer is %q, error %v", answer, err)
 	}
 	log.budget.Store(endless)
 	// Without another payload, the next try comes by itself.
-	until(t, "the message in the log", func() bool { return strings.Contains(log.String(), "'t': 'kept'\n") })
-	until(t, "the missing reply in the log", func() bool {
-		return strings.Contains(log.String(), "no reply to "+connection.LocalAddr().String()+": its messages are queued, but were not written in time\n")
-	})
-	bus.accept(payload("t", "next"), 1)
+	bus.Expect("Received new message from topic 't': 'kept'")
+	bus.Expect(fmt.Sprintf("no reply to %s: its messages are queued, but were not written in time",
+		connection.LocalAddr()))
+	bus.Accept(bustest.Payload("t", "next"), 1)
 	log.budget.Store(0)
-	connection = bus.dial()
-	bus.write(connection, payload("t", "last"), true)
+	connection = bus.Dial()
+	connection.End(bustest.Payload("t", "last"))
 	io.ReadAll(connection)
-	bus.accept("", 0) // who sends no message waits for none
+	bus.Accept("", 0) // a payload without messages waits for none
 	log.budget.Store(endless)
-	until(t, "the last message", func() bool { return strings.Contains(log.String(), "'t': 'last'\n") })
-	if got := received(t, log.String())["t"]; !slices.Equal(got, []string{"kept", "next", "last"}) {
+	bus.Expect("Received new message from topic 't': 'last'")
+	if got := bus.Received("t"); !slices.Equal(got, []string{"kept", "next", "last"}) {
 		t.Errorf("logged %q", got)
 	}
 }
 
-// When the queue is full, the drain does not wait for the tick, and the
-// connection waits for the drain.
+// When the queue is full, the drain does not wait for the tick. The connection waits for
+// the drain.
 func TestFullQueueIsDrained(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.MaxQueued = 10_000 })
-	texts := numbered(1000)
+	texts := bustest.Numbers(0, 999)
 	for _, text := range texts {
-		bus.accept(payload("t", text), 1)
+		bus.Accept(bustest.Payload("t", text), 1)
 	}
 	bus.Close()
-	if got := received(t, bus.record.String())["t"]; !slices.Equal(got, texts) {
+	if got := bus.Received("t"); !slices.Equal(got, texts) {
 		t.Errorf("logged %d messages", len(got))
 	}
 }
 
-// What can't fit an empty queue is refused at once, and what just fits is taken.
+// A payload that can't fit an empty queue is refused at once. One that just fits is
+// accepted.
 func TestPayloadLargerThanTheQueue(t *testing.T) {
+	twoTopics := bustest.Payload("a", "1") + bustest.Payload("b", "1")
 	for name, messages := range map[string]string{
-		"one message": payload("topic", strings.Repeat("x", 1000)),
-		"one topic":   payload("topic", numbered(100)...),
-		"more topics": "\x94" + payload("a", "1") + payload("b", "1") + payload("a", "2") + payload("b", "2"),
+		"one message": bustest.Payload("topic", strings.Repeat("x", 1000)),
+		"one topic":   bustest.Payload("topic", bustest.Numbers(0, 99)...),
+		"two topics":  "\x94" + twoTopics + twoTopics,
 	} {
 		decoded, err := listen(t, nil).decoder.Decode([]byte(messages))
 		if err != nil {
@@ -460,7 +476,7 @@ func TestPayloadLargerThanTheQueue(t *testing.T) {
 			config.Timeout = time.Minute
 		})
 		for range 3 {
-			bus.accept(messages, len(decoded))
+			bus.Accept(messages, len(decoded))
 			bus.state.Lock()
 			if got := bus.state.accountedBytes; got != need {
 				t.Errorf("%s: %d bytes count, not %d", name, got, need)
@@ -471,13 +487,14 @@ func TestPayloadLargerThanTheQueue(t *testing.T) {
 			config.MaxQueued = need - 1
 			config.Timeout = time.Minute
 		})
-		tight.refuse(messages, fmt.Sprintf("the payload is too large: more than an empty queue takes (-max-queued %d)", need-1))
+		tight.Refuse(messages, fmt.Sprintf(
+			"the payload is too large: more than an empty queue takes (-max-queued %d)", need-1))
 	}
 }
 
 // hooked is a log that calls a function before each write of a message.
 type hooked struct {
-	record
+	bustest.Record
 	hook func()
 }
 
@@ -485,10 +502,10 @@ func (hooked *hooked) Write(text []byte) (int, error) {
 	if bytes.Contains(text, []byte("Received")) {
 		hooked.hook()
 	}
-	return hooked.record.Write(text)
+	return hooked.Record.Write(text)
 }
 
-// A line of the loop does not wait for the end of a long drain.
+// A notice does not wait for the end of a long drain.
 func TestNoticesDuringADrain(t *testing.T) {
 	log := &hooked{hook: func() {}}
 	bus := listen(t, func(config *BrokerConfig) { config.Log = log })
@@ -501,18 +518,21 @@ func TestNoticesDuringADrain(t *testing.T) {
 	if err := bus.Drain(); err != nil {
 		t.Fatal(err)
 	}
-	got := lines(t, log.String())
-	if at := slices.Index(got, "in between"); at != 2 || len(got) != 12 { // after "creating topic t"
+	got := bustest.Lines(t, log.String())
+	// The first lines are "creating topic t" and a message.
+	if at := slices.Index(got, "in between"); at != 2 || len(got) != 12 {
 		t.Errorf("the notice is line %d of %d", at+1, len(got))
 	}
 }
 
-// A printable character stands as it is, also where a long message is cut.
+// A printable character is written as it is, even across a cut of a long message.
 func TestCutsBetweenCharacters(t *testing.T) {
 	bus := listen(t, nil)
 	defer bus.Close()
 	var want []string
-	for _, text := range []string{"🐢", "🐢\x80", "注", "\x80\x80\x80\x80\x80", "\xf0\x9f\x90", "é"} {
+	for _, text := range []string{
+		"🐢", "🐢\x80", "注", "\x80\x80\x80\x80\x80", "\xf0\x9f\x90", "é",
+	} {
 		for before := gatherSize - 6; before <= gatherSize+1; before++ {
 			data := strings.Repeat("x", before) + text + "y"
 			bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(data)})
@@ -522,66 +542,16 @@ func TestCutsBetweenCharacters(t *testing.T) {
 	if err := bus.Drain(); err != nil {
 		t.Fatal(err)
 	}
-	for i, got := range received(t, bus.record.String())["t"] {
+	for i, got := range bus.Received("t") {
 		if got != want[i] {
-			t.Errorf("message %d ends with %s, want %s", i, got[len(got)-30:], want[i][len(want[i])-30:])
+			t.Errorf("message %d ends with %s, want %s",
+				i, got[len(got)-30:], want[i][len(want[i])-30:])
 		}
 	}
 }
 
-// Topics that are empty are forgotten while there are many, and made again.
-func TestTopicsAreForgotten(t *testing.T) {
-	bus := listen(t, nil)
-	defer bus.Close()
-	dispatch := func(first, count int) {
-		for i := range count {
-			bus.HandleNewMessage(&apiv1.Message{Topic: fmt.Sprint(first + i)})
-		}
-		bus.announceLocked()
-	}
-	drain := func() {
-		if err := bus.Drain(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	dispatch(0, maxEmptyTopics)
-	drain()
-	if len(bus.topics) != maxEmptyTopics {
-		t.Fatalf("%d topics are known, want %d", len(bus.topics), maxEmptyTopics)
-	}
-	dispatch(maxEmptyTopics, 5)
-	if len(bus.topics) != maxEmptyTopics+5 {
-		t.Fatalf("%d topics are known", len(bus.topics))
-	}
-	drain()
-	if len(bus.topics) != maxEmptyTopics {
-		t.Fatalf("%d topics are known, want %d", len(bus.topics), maxEmptyTopics)
-	}
-	cost := 0
-	for name := range bus.topics {
-		cost += topicBytes(name)
-	}
-	if bus.state.accountedBytes != cost {
-		t.Errorf("%d bytes count, want %d", bus.state.accountedBytes, cost)
-	}
-	// A topic with a message is never forgotten.
-	dispatch(0, 1)
-	bus.state.Lock()
-	bus.forgetTopicsLocked(true)
-	bus.state.Unlock()
-	if len(bus.topics) != 1 || bus.topics["0"] == nil {
-		t.Errorf("%d topics are left", len(bus.topics))
-	}
-	drain()
-	before := strings.Count(bus.record.String(), "creating topic 7\n")
-	dispatch(7, 1)
-	drain()
-	if got := strings.Count(bus.record.String(), "creating topic 7\n"); got != before+1 {
-		t.Errorf("the topic was made %d times, want %d", got, before+1)
-	}
-}
-
-// Refusals can't fill the memory while nobody reads the log: they are counted.
+// Notices can't fill the memory while nobody reads the log: those beyond the bound are
+// counted.
 func TestNoticesAreBounded(t *testing.T) {
 	bus := listen(t, nil)
 	defer bus.Close()
@@ -596,13 +566,14 @@ func TestNoticesAreBounded(t *testing.T) {
 	if err := bus.Drain(); err != nil {
 		t.Fatal(err)
 	}
-	got := lines(t, bus.record.String())
-	want := fmt.Sprintf("Broker: log lines left out while the log did not keep up: %d", count-(len(got)-1))
-	if kept := len(got) - 1; kept < 5000 || kept == count || got[kept] != want {
-		t.Errorf("%d lines, the last is %s, want %s", len(got), got[len(got)-1], want)
+	got := bustest.Lines(t, bus.Log.String())
+	kept := len(got) - 1
+	want := fmt.Sprint("Broker: log lines left out while the log did not keep up: ", count-kept)
+	if kept < 5000 || kept == count || got[kept] != want {
+		t.Errorf("%d lines, the last is %s, want %s", len(got), got[kept], want)
 	}
 	bus.notify("again")
-	if err := bus.Drain(); err != nil || !strings.HasSuffix(bus.record.String(), " again\n") {
+	if err := bus.Drain(); err != nil || !strings.HasSuffix(bus.Log.String(), " again\n") {
 		t.Errorf("after the log took all: %v", err)
 	}
 }
@@ -610,19 +581,20 @@ func TestNoticesAreBounded(t *testing.T) {
 // No data and no topic can forge a line.
 func TestForgery(t *testing.T) {
 	bus := start(t, nil)
-	hostile := "x'\n2024/06/02 10:39:55 Received new message from topic 'orders': 'forged'\r\x1b[2K\u2028\u0085\\\xff"
-	bus.accept(payload("it's \\ 't': 'x", hostile), 1)
-	before := len(lines(t, bus.record.String()))
+	const forged = "2024/06/02 10:39:55 Received new message from topic 'orders': 'forged'"
+	const hostile = "x'\n" + forged + "\r\x1b[2K\u2028\u0085\\\xff"
+	bus.Accept(bustest.Payload("it's \\ 't': 'x", hostile), 1)
+	before := len(bustest.Lines(t, bus.Log.String()))
 	bus.Close()
-	text := bus.record.String()
-	got := lines(t, text)
+	text := bus.Log.String()
+	got := bustest.Lines(t, text)
 	got = got[:len(got)-1] // "Broker: stopped"
 	want := `Received new message from topic 'it\x27s \\ \x27t\x27: \x27x': ` +
-		`'x'\n2024/06/02 10:39:55 Received new message from topic 'orders': 'forged'\r\x1b[2K\u2028\u0085\\\xff'`
+		`'x'\n` + forged + `\r\x1b[2K\u2028\u0085\\\xff'`
 	if got[len(got)-1] != want || len(got) > before+3 {
 		t.Errorf("the log ends with\n%s\nwant\n%s", got[len(got)-1], want)
 	}
-	if bytes.ContainsAny([]byte(text), "\r\x1b\u2028\u0085") {
+	if strings.ContainsAny(text, "\r\x1b\u2028\u0085") {
 		t.Error("the log has characters that are not printable")
 	}
 }

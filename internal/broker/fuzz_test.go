@@ -4,34 +4,39 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"mbus/internal/apiv1"
+	"mbus/internal/shared/bustest"
 	"mbus/internal/shared/decoder"
 )
 
-// model is the bus as it should be, in plain slices.
+// model is the bus as it should be, in plain slices, beside the bus that is tested.
 type model struct {
-	limit    int
+	*testing.T
+	bus      *bus
+	log      *faulty
+	limit    int // MaxQueued
 	topics   map[string]bool
-	accepted []string // every message that was accepted, as "topic data", in order
-	costs    []int    // what each of them costs
+	accepted []string // every accepted message, as "topic data", in order
+	sizes    []int    // what each of them counts as queued
 	notices  []string // every notice about topics, in order
 	full     bool     // the last payload found no room, and no drain has begun since
 }
 
-// cost returns what counts as queued when only the first written messages have
-// been written.
-func (model *model) cost(written int) int {
+// accountedBytes returns what counts as queued once the first written messages are
+// written.
+func (model *model) accountedBytes(written int) int {
 	sum := 0
 	for name := range model.topics {
 		sum += topicBytes(name)
 	}
-	for _, cost := range model.costs[written:] {
-		sum += cost
+	for _, size := range model.sizes[written:] {
+		sum += size
 	}
 	return sum
 }
@@ -42,7 +47,8 @@ func (model *model) cost(written int) int {
 func FuzzBus(f *testing.F) {
 	f.Add(uint16(2000), []byte{1, 1, 2, 2, 200, 0, 3, 3, 130, 50, 1, 9, 200, 0})
 	f.Add(uint16(900), []byte{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 200, 0, 1, 1})
-	f.Add(uint16(700), []byte{40, 0, 41, 0, 42, 0, 43, 0, 200, 0, 44, 0, 45, 0, 46, 0, 150, 1, 151, 2, 152, 200, 200, 0})
+	f.Add(uint16(700), []byte{40, 0, 41, 0, 42, 0, 43, 0, 200, 0, 44, 0, 45, 0, 46, 0,
+		150, 1, 151, 2, 152, 200, 200, 0})
 	f.Add(uint16(900), []byte(" 0 0\x000"))
 	f.Add(uint16(2010), []byte("0000\x000"))
 	f.Add(uint16(65000), bytes.Repeat([]byte{5, 255, 17, 30, 131, 255}, 60))
@@ -50,39 +56,35 @@ func FuzzBus(f *testing.F) {
 		if limit == 0 || len(steps) > 400 {
 			return
 		}
-		var log *faulty
-		bus := listen(t, func(config *BrokerConfig) {
-			log = faultyLog(config, full)
+		model := &model{T: t, limit: int(limit), topics: make(map[string]bool)}
+		model.bus = listen(t, func(config *BrokerConfig) {
+			model.log = faultyLog(config, full)
 			config.MaxQueued = int(limit)
 		})
-		defer bus.Close()
-		model := &model{limit: int(limit), topics: make(map[string]bool)}
+		defer model.bus.Close()
 		for ; len(steps) >= 2; steps = steps[2:] {
 			if what, much := steps[0], int(steps[1]); what < 128 {
-				model.payload(t, bus, what, much)
+				model.payload(what, much)
 			} else if what < 192 {
-				log.budget.Store(int64(much) * int64(what-127))
-				model.drain(t, bus, log)
+				model.drain(int64(much) * int64(what-127))
 			} else {
-				log.budget.Store(endless)
-				model.drain(t, bus, log)
+				model.drain(endless)
 			}
 		}
-		log.budget.Store(endless)
-		model.drain(t, bus, log)
-		if bus.state.queuedMessages != 0 {
-			t.Errorf("%d messages are still queued", bus.state.queuedMessages)
+		model.drain(endless)
+		if queued := model.bus.state.queuedMessages; queued != 0 {
+			t.Errorf("%d messages are still queued", queued)
 		}
 	})
 }
 
 // payload queues one message for each bit of what, on topics that depend on it,
-// with much bytes of data each, and compares what came of it.
-func (model *model) payload(t *testing.T, bus *bus, what byte, much int) {
+// with much bytes of data each, and compares the outcome.
+func (model *model) payload(what byte, much int) {
 	var messages []*apiv1.Message
-	fresh := make(map[string]int)
+	count := make(map[string]int) // of the payload's messages on each topic
 	need := 0
-	var order []string
+	var topics []string // in the order of their first messages
 	for bit := range 7 {
 		if what&(1<<bit) == 0 {
 			continue
@@ -95,129 +97,150 @@ func (model *model) payload(t *testing.T, bus *bus, what byte, much int) {
 		message := &apiv1.Message{Topic: topic, Data: []byte(text)}
 		messages = append(messages, message)
 		need += messageBytes(message)
-		if fresh[topic]++; fresh[topic] == 1 {
+		if count[topic]++; count[topic] == 1 {
 			need += topicBytes(topic)
-			order = append(order, topic)
+			topics = append(topics, topic)
 		}
 	}
-	before := bus.state.accountedBytes
-	err := bus.enqueue(messages, time.Now())
-	var want string
+	if !model.enqueue(messages, need) {
+		return
+	}
+	for _, topic := range topics {
+		line := "new message dispatched on topic " + topic
+		if count[topic] > 1 {
+			line = fmt.Sprintf("%d new messages dispatched on topic %s", count[topic], topic)
+		}
+		model.notices = append(model.notices, line)
+	}
+}
+
+// enqueue queues messages, which need so many bytes of an empty queue, and returns
+// whether that was right. It fails the test if the bus takes the other decision.
+func (model *model) enqueue(messages []*apiv1.Message, need int) bool {
+	state := &model.bus.state
+	before := state.accountedBytes
+	err := model.bus.enqueue(messages, time.Now())
+	want := "<nil>"
 	switch {
 	case need > model.limit:
-		want = fmt.Sprintf("the payload is too large: more than an empty queue takes (-max-queued %d)", model.limit)
+		want = fmt.Sprintf("the payload is too large: "+
+			"more than an empty queue takes (-max-queued %d)", model.limit)
 	case before+need > model.limit:
 		want = "queue is full"
 		model.full = true
 	}
-	if got := fmt.Sprint(err); got != want && !(err == nil && want == "") {
-		t.Fatalf("%d messages: %v, want %q", len(messages), err, want)
+	if got := fmt.Sprint(err); got != want {
+		model.Fatalf("%d messages: %s, want %s", len(messages), got, want)
 	}
 	if err != nil {
-		if bus.state.accountedBytes != before {
-			t.Fatalf("a refused payload changed what counts from %d to %d", before, bus.state.accountedBytes)
+		if after := state.accountedBytes; after != before {
+			model.Fatalf("a refused payload changed what counts from %d to %d", before, after)
 		}
-		return
+		return false
 	}
 	model.full = model.full && len(messages) == 0
 	for _, message := range messages {
 		model.accepted = append(model.accepted, message.Topic+" "+string(message.Data))
-		model.costs = append(model.costs, messageBytes(message))
+		model.sizes = append(model.sizes, messageBytes(message))
 		if !model.topics[message.Topic] {
 			model.topics[message.Topic] = true
 			model.notices = append(model.notices, "creating topic "+message.Topic)
 		}
 	}
-	for _, topic := range order {
-		if count := fresh[topic]; count == 1 {
-			model.notices = append(model.notices, "new message dispatched on topic "+topic)
-		} else {
-			model.notices = append(model.notices, fmt.Sprintf("%d new messages dispatched on topic %s", count, topic))
-		}
+	if state.accountedBytes > model.limit {
+		model.Fatalf("%d bytes are queued, over the limit %d", state.accountedBytes, model.limit)
 	}
-	if bus.state.accountedBytes > model.limit {
-		t.Fatalf("%d bytes are queued, over the limit %d", bus.state.accountedBytes, model.limit)
-	}
+	return true
 }
 
-// drain drains and compares the log and what still counts.
-func (model *model) drain(t *testing.T, bus *bus, log *faulty) {
-	err := bus.Drain()
-	text := log.String()
-	text = text[:strings.LastIndexByte(text, '\n')+1] // the rest is torn, for now
-	var written int
-	var notices []string
-	announced := make(map[string]int)
-	for _, line := range lines(t, text) {
+// drain drains into a log that takes budget bytes, and compares the log and what still
+// counts.
+func (model *model) drain(budget int64) {
+	model.log.budget.Store(budget)
+	err := model.bus.Drain()
+	state, accepted, noticed := &model.bus.state, len(model.accepted), len(model.notices)
+	written, notices := model.compareLog()
+	if state.queuedMessages != accepted-written {
+		model.Fatalf("%d messages count as queued, and %d of %d were written",
+			state.queuedMessages, written, accepted)
+	}
+	if err != nil {
+		if left := model.log.budget.Load(); !errors.Is(err, syscall.ENOSPC) || left != 0 {
+			model.Fatalf("Drain returns %v with %d bytes to go", err, left)
+		}
+		for name := range model.topics { // some may be forgotten
+			if model.bus.topics[name] == nil {
+				delete(model.topics, name)
+			}
+		}
+	} else {
+		if written != accepted || notices != noticed {
+			model.Fatalf("%d of %d messages and %d of %d notices were written",
+				written, accepted, notices, noticed)
+		}
+		if model.full {
+			clear(model.topics)
+		}
+		if got, want := len(model.bus.topics), len(model.topics); got != want {
+			model.Fatalf("%d topics are left, want %d", got, want)
+		}
+	}
+	if want := model.accountedBytes(written); state.accountedBytes != want {
+		model.Fatalf("%d bytes count as queued, want %d", state.accountedBytes, want)
+	}
+	model.full = model.full && err != nil && state.roomWanted
+}
+
+// compareLog fails the test unless the log has the first of the accepted messages and
+// of the notices, in order, and each message after its notice. It returns how many
+// there are.
+func (model *model) compareLog() (messages, notices int) {
+	text := model.log.String()
+	text = text[:strings.LastIndexByte(text, '\n')+1] // a torn line may follow
+	noticed := make(map[string]int)                   // messages on each topic without a line yet
+	for _, line := range bustest.Lines(model, text) {
 		if rest, ok := strings.CutPrefix(line, "Received new message from topic '"); ok {
 			topic, data, _ := strings.Cut(strings.TrimSuffix(rest, "'"), "': '")
-			if written == len(model.accepted) || topic+" "+data != model.accepted[written] {
-				t.Fatalf("message %d in the log is %.100s", written, line)
+			if messages == len(model.accepted) || topic+" "+data != model.accepted[messages] {
+				model.Fatalf("message %d in the log is %.100s", messages, line)
 			}
-			if announced[topic]--; announced[topic] < 0 {
-				t.Fatalf("message %d is in the log before the line that it was queued", written)
+			if noticed[topic]--; noticed[topic] < 0 {
+				model.Fatalf("message %d is in the log before its notice", messages)
 			}
-			written++
+			messages++
 			continue
 		}
 		if strings.HasPrefix(line, outageLine) {
 			continue
 		}
-		notices = append(notices, line)
+		if notices == len(model.notices) || line != model.notices[notices] {
+			model.Fatalf("notice %d in the log is %s", notices, line)
+		}
+		notices++
 		count := 1
 		fmt.Sscanf(line, "%d new messages", &count)
 		if _, topic, ok := strings.Cut(line, " dispatched on topic "); ok {
-			announced[topic] += count
+			noticed[topic] += count
 		}
 	}
-	for i, line := range notices {
-		if i == len(model.notices) || line != model.notices[i] {
-			t.Fatalf("notice %d in the log is %s", i, line)
-		}
-	}
-	if bus.state.queuedMessages != len(model.accepted)-written {
-		t.Fatalf("%d messages count as queued, and %d of %d were written", bus.state.queuedMessages, written, len(model.accepted))
-	}
-	if err != nil {
-		if !errors.Is(err, syscall.ENOSPC) || log.budget.Load() != 0 {
-			t.Fatalf("Drain returns %v with %d bytes to go", err, log.budget.Load())
-		}
-		for name := range model.topics { // some may be forgotten
-			if bus.topics[name] == nil {
-				delete(model.topics, name)
-			}
-		}
-		if want := model.cost(written); bus.state.accountedBytes != want {
-			t.Fatalf("%d bytes count as queued, want %d", bus.state.accountedBytes, want)
-		}
-	} else {
-		if written != len(model.accepted) || len(notices) != len(model.notices) {
-			t.Fatalf("%d of %d messages and %d of %d notices were written", written, len(model.accepted), len(notices), len(model.notices))
-		}
-		if model.full {
-			clear(model.topics)
-		}
-		if len(bus.topics) != len(model.topics) || bus.state.accountedBytes != model.cost(written) {
-			t.Fatalf("%d topics, %d bytes are left, want %d, %d", len(bus.topics), bus.state.accountedBytes, len(model.topics), model.cost(written))
-		}
-	}
-	model.full = model.full && err != nil && bus.state.roomWanted
+	return messages, notices
 }
 
-// FuzzConnection sends any bytes, in pieces, and ends in one of three ways. What
-// the decoder accepts must be acknowledged and logged, and nothing else; and the
-// broker must serve the next.
+// FuzzConnection sends any bytes, in pieces, and ends in one of three ways. The broker
+// must acknowledge and log what the decoder accepts, and nothing else. Then it must serve
+// the next connection.
 func FuzzConnection(f *testing.F) {
 	for payload := range malformed {
 		f.Add([]byte(payload), uint8(len(payload)), uint8(0))
 	}
-	f.Add([]byte(payload("t", numbered(20)...)), uint8(7), uint8(0))
-	f.Add([]byte(payload("t", numbered(20)...)), uint8(200), uint8(1))
-	f.Add([]byte(payload("t", "text")), uint8(1), uint8(2))
+	f.Add([]byte(bustest.Payload("t", bustest.Numbers(0, 19)...)), uint8(7), uint8(0))
+	f.Add([]byte(bustest.Payload("t", bustest.Numbers(0, 19)...)), uint8(200), uint8(1))
+	f.Add([]byte(bustest.Payload("t", "text")), uint8(1), uint8(2))
 	f.Add(bytes.Repeat([]byte("\x90"), 5000), uint8(255), uint8(0))
 	f.Add([]byte("\xdd0000"), uint8('Q'), uint8(0))
+	f.Add(bytes.Repeat([]byte("G"), 5000), uint8(255), uint8(0))
 	const limit = 4000
-	log := &record{}
+	log := &bustest.Record{}
 	config := DefaultConfig()
 	config.ProducerPort, config.Interval, config.MaxPayload, config.Log = "0", 0, limit, log
 	broker, err := New(config)
@@ -227,19 +250,19 @@ func FuzzConnection(f *testing.F) {
 	go broker.ProducerListen()
 	f.Cleanup(broker.Close)
 	f.Fuzz(func(t *testing.T, payload []byte, piece, end uint8) {
-		bus := &bus{Broker: broker, t: t, record: log}
-		messages, wrong := decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead).Decode(bytes.Clone(payload))
-		if len(payload) > limit {
-			messages, wrong = nil, fmt.Errorf("the payload is too large: more than %d bytes (-max-payload)", limit)
+		client := bustest.NewClient(t, broker.Addr().String(), log)
+		payloads := decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead)
+		messages, wrong := payloads.Decode(bytes.Clone(payload))
+		if len(payload) > limit && payloads.CheckFirst(payload[0]) == nil {
+			messages, wrong = nil, fmt.Errorf(
+				"the payload is too large: more than %d bytes (-max-payload)", limit)
 		}
-		log.reset()
-		connection := bus.dial()
-		for rest := payload; len(rest) > 0; {
-			size := min(len(rest), 16*int(piece)+1)
-			if _, err := connection.Write(rest[:size]); err != nil {
-				break // it was refused already
+		log.Reset()
+		connection := client.Dial()
+		for part := range slices.Chunk(payload, 16*int(piece)+1) {
+			if _, err := connection.Write(part); err != nil {
+				break // it is refused already
 			}
-			rest = rest[size:]
 		}
 		switch end % 3 {
 		case 0:
@@ -248,20 +271,20 @@ func FuzzConnection(f *testing.F) {
 			if wrong != nil {
 				want = apiv1.Reply{Error: wrong.Error()}
 			}
-			if reply := bus.reply(connection); *reply != want {
+			if reply := connection.Reply(); *reply != want {
 				t.Fatalf("the reply is %+v, want %+v", *reply, want)
 			}
 		case 1: // hang up without reading
 			connection.Close()
-		case 2: // hang up without an end, which is never accepted
+		case 2: // reset the connection: a payload without an end is never accepted
 			messages = nil
 			connection.SetLinger(0)
 			connection.Close()
 		}
-		bus.accept("\x82\xa5Topic\xa1t\xa4Data\xc0", 1)
+		client.Accept("\x82\xa5Topic\xa1t\xa4Data\xc0", 1)
 		if got := strings.Count(log.String(), "Received new"); got != len(messages)+1 {
 			t.Fatalf("%d messages are in the log, want %d and one more", got, len(messages))
 		}
-		lines(t, log.String())
+		bustest.Lines(t, log.String())
 	})
 }

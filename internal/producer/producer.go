@@ -1,5 +1,5 @@
-// Package producer sends messages to an mbus broker and finds out what became of
-// them. It is what the producer command does, as a library.
+// Package producer sends messages to an mbus broker and reports whether they were accepted.
+// It is what the producer command does, as a library.
 package producer
 
 import (
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -18,54 +19,72 @@ import (
 	"mbus/internal/shared/encoder"
 )
 
-// maxReply is more than any reply of a broker takes, in bytes.
-const maxReply = 4 << 10
-
-// The pause before a payload is sent again doubles from minPause to maxPause.
 const (
+	// maxReply is more than the size of any reply, in bytes.
+	maxReply = 4 << 10
+
+	// The pause before a payload is sent again doubles from minPause to maxPause.
 	minPause = 50 * time.Millisecond
 	maxPause = 2 * time.Second
+
+	// quietOutage is how long an outage lasts before it is reported. The restart of a
+	// broker takes less.
+	quietOutage = 5 * time.Second
 )
 
-// ErrUnknown is wrapped by the errors of Send after which the messages may have
-// been accepted or not: sending them again may duplicate them. After any other
-// error they were not accepted.
+// ErrUnknown is wrapped by the errors of Send after which the messages may have been
+// accepted: sending them again may duplicate them. After any other error none was accepted.
 var ErrUnknown = errors.New("outcome unknown, sending again may duplicate")
 
-// Refusal is wrapped by the errors of Send that tell the broker's own reason.
+// errForeign is wrapped by the errors about an answer that no broker sends.
+var errForeign = errors.New("the answer is not a reply of mbus, is -port right?")
+
+// Refusal is the reason for which a broker refused a payload. It is wrapped by the errors of
+// Send after a refusal. Package apiv1 lists the reasons.
 type Refusal string
 
-// Error implements error.
+// Error implements error. It marks a flag that the reason names, such as -max-payload, as
+// the broker's.
 func (refusal Refusal) Error() string {
-	return "refused: " + string(refusal)
+	return "refused: " + strings.Replace(string(refusal), "(-max-", "(the broker's -max-", 1)
 }
 
-// ProducerConfig is where a producer sends to.
+// ProducerConfig says where and how a producer sends.
 type ProducerConfig struct {
-	// Host and Port are the broker's address: an address or a name, and a
-	// number from 1 to 65535.
+	// Host is the broker's host name or IP address. Port is its port, from 1 to 65535.
 	Host string
 	Port string
 
-	// Timeout bounds one payload, from dialling to the reply. Above 0.
+	// Timeout is the time limit of one attempt to send a payload, from connect to reply.
+	// Above 0.
 	Timeout time.Duration
 
-	// Retry is for how long a payload of which nothing can have been queued
-	// is sent again: where there was no connection, where it was not sent or
-	// received whole, and where the broker's refusal may pass. 0: not at all.
+	// Retry is how long to resend a payload that was certainly not queued: there was no
+	// connection, the payload was not sent or received whole, or apiv1.Retryable holds
+	// for the refusal. 0: do not resend.
 	Retry time.Duration
+
+	// Report is called with one line of text when resending has failed for 5 seconds, and
+	// once more when it succeeds after that. Send waits for it. nil: do not report.
+	Report func(line string)
 }
 
-// DefaultConfig returns the configuration for a broker that is told nothing.
+// DefaultConfig returns the configuration for a broker on this machine that has the default
+// port.
 func DefaultConfig() *ProducerConfig {
 	return &ProducerConfig{Host: "127.0.0.1", Port: "9990", Timeout: 30 * time.Second}
 }
 
-// Validate returns nil if a producer can be made of config. Otherwise its error
-// names the flag, its value and what would be right.
+// Validate returns nil if config is valid. Otherwise its error names a flag, its value and
+// what would be right.
 func (config *ProducerConfig) Validate() error {
 	if config.Host == "" {
 		return errors.New(`-host "": must be a host`)
+	}
+	_, err := netip.ParseAddr(config.Host)
+	if err != nil && strings.ContainsAny(config.Host, ":/[]") {
+		return fmt.Errorf("-host %q: must be a name or an address alone, "+
+			"such as localhost or ::1; the port goes to -port", config.Host)
 	}
 	if port, err := strconv.ParseUint(config.Port, 10, 16); err != nil || port == 0 {
 		return fmt.Errorf("-port %q: must be a number from 1 to 65535", config.Port)
@@ -79,16 +98,20 @@ func (config *ProducerConfig) Validate() error {
 	return nil
 }
 
-// Producer sends payloads to one broker, each over a connection of its own. It is
-// not safe for concurrent use.
+// Producer sends payloads to one broker, each over a connection of its own. It is not safe
+// for concurrent use.
 type Producer struct {
 	config  *ProducerConfig
 	address string
 	encoder encoder.Encoder
 	decoder decoder.Decoder
+
+	outageSince    time.Time // start of the first attempt since the last success
+	outageReported bool
 }
 
-// New returns a producer. It does not connect yet. Its error is config.Validate's.
+// New returns a producer, which does not connect yet. The producer keeps config, which must
+// not change any more. The error is that of config.Validate.
 func New(config *ProducerConfig) (*Producer, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -97,58 +120,90 @@ func New(config *ProducerConfig) (*Producer, error) {
 		config:  config,
 		address: net.JoinHostPort(config.Host, config.Port),
 		encoder: encoder.NewMsgpackEncoder(),
-		decoder: decoder.NewMsgpackDecoder(0),
+		decoder: decoder.NewMsgpackDecoder(0), // it decodes replies, which have no messages
 	}, nil
 }
 
-// Send sends messages as one payload and waits for the reply. It returns nil if
-// the broker accepted all of them; it never accepts a part. The error is one line
-// that names the broker's address; see ErrUnknown and Refusal. The end of ctx ends
-// the attempts, but does not break off the one in hand.
-func (producer *Producer) Send(ctx context.Context, messages []*apiv1.Message) error {
-	payload, err := producer.encoder.Encode(messages)
+// Send sends messages as one payload and waits for the reply. It returns nil if the broker
+// accepted all messages; a broker never accepts a part. Otherwise the error is one line that
+// names the broker's address. It may wrap ErrUnknown or a Refusal.
+//
+// When ctx ends, Send completes the attempt in progress and does not start another.
+func (sender *Producer) Send(ctx context.Context, messages []*apiv1.Message) error {
+	payload, err := sender.encoder.Encode(messages)
 	if err != nil {
 		return notAccepted(err)
 	}
-	err = producer.send(payload, len(messages))
-	end := time.Now().Add(producer.config.Retry)
-	for pause := minPause; mayPass(err, len(messages)) && time.Now().Before(end); pause = min(2*pause, maxPause) {
+	if sender.outageSince.IsZero() {
+		sender.outageSince = time.Now()
+	}
+	count := len(messages)
+	err = sender.attempt(payload, count)
+	end, pause := time.Now().Add(sender.config.Retry), minPause
+	for retryable(err, count) && time.Now().Before(end) {
+		sender.reportOutage(err, end)
 		select {
 		case <-time.After(min(pause, time.Until(end))):
-			err = producer.send(payload, len(messages))
+			err = sender.attempt(payload, count)
 		case <-ctx.Done():
-			return fmt.Errorf("%s: %w; %w", producer.address, err, context.Cause(ctx))
+			return fmt.Errorf("%s: %w; %w", sender.address, err, context.Cause(ctx))
 		}
+		pause = min(2*pause, maxPause)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", producer.address, err)
+		return fmt.Errorf("%s: %w", sender.address, err)
 	}
+	sender.endOutage()
 	return nil
 }
 
-// mayPass tells whether err, which send returned for count messages, leaves it
-// certain that nothing was queued, and likely that they are accepted later.
-func mayPass(err error, count int) bool {
+// reportOutage reports err, with which the last attempt failed, and that attempts go on until
+// end. It reports an outage once, and not before quietOutage has passed.
+func (sender *Producer) reportOutage(err error, end time.Time) {
+	if sender.outageReported || time.Since(sender.outageSince) < quietOutage {
+		return
+	}
+	sender.outageReported = true
+	left := time.Until(end).Round(time.Second)
+	sender.report(fmt.Sprintf("%v; retrying for up to %s", err, left))
+}
+
+// endOutage notes a success. It reports the end of an outage that was reported.
+func (sender *Producer) endOutage() {
+	if sender.outageReported {
+		took := time.Since(sender.outageSince).Round(time.Second)
+		sender.report(fmt.Sprintf("accepted after %s of retrying", took))
+	}
+	sender.outageSince, sender.outageReported = time.Time{}, false
+}
+
+// report calls the configured Report with the broker's address and text.
+func (sender *Producer) report(text string) {
+	if sender.config.Report != nil {
+		sender.config.Report(sender.address + ": " + text)
+	}
+}
+
+// retryable reports whether to resend a payload of count messages after err: none of them
+// can have been queued, and the broker may accept all of them later.
+func retryable(err error, count int) bool {
 	var refusal Refusal
 	if !errors.As(err, &refusal) {
 		return err != nil && !errors.Is(err, ErrUnknown)
 	}
-	switch reason := string(refusal); {
-	case reason == apiv1.QueueFull, reason == apiv1.Stopping, reason == apiv1.LogGone, strings.HasPrefix(reason, apiv1.Broke):
-		return true
-	case strings.HasPrefix(reason, apiv1.NoEnd):
-		return count == 1 // on a slow link, several have to go in parts
+	if count > 1 && apiv1.Splittable(string(refusal)) {
+		return false // the whole may be too much for a slow link
 	}
-	return false
+	return apiv1.Retryable(string(refusal))
 }
 
-// send sends a payload of count messages once.
-func (producer *Producer) send(payload []byte, count int) error {
-	deadline := time.Now().Add(producer.config.Timeout)
+// attempt sends a payload of count messages once and waits for the reply.
+func (sender *Producer) attempt(payload []byte, count int) error {
+	deadline := time.Now().Add(sender.config.Timeout)
 	dialer := net.Dialer{Deadline: deadline}
-	connection, err := dialer.Dial("tcp", producer.address)
+	connection, err := dialer.Dial("tcp", sender.address)
 	if err != nil {
-		return notAccepted(producer.cause(err))
+		return notAccepted(sender.cause(err))
 	}
 	defer connection.Close()
 	connection.SetDeadline(deadline)
@@ -157,48 +212,53 @@ func (producer *Producer) send(payload []byte, count int) error {
 	if sendErr == nil {
 		sendErr = connection.(*net.TCPConn).CloseWrite()
 	}
-	// Also after an error: a broker that refuses a payload before its end says
-	// why, and then hangs up.
-	reply, err := producer.readReply(connection)
+	// A broker that refuses a payload early replies and hangs up. So there may be a reply
+	// even if writing failed.
+	reply, err := sender.readReply(connection)
 	switch {
 	case err == nil && reply.Accepted == 0 && reply.Error != "":
 		return Refusal(reply.Error)
+	case errors.Is(err, errForeign) && sendErr != nil:
+		return notAccepted(fmt.Errorf("sending broke off: %w; %w", sender.cause(sendErr), err))
 	case sendErr != nil:
-		return notAccepted(fmt.Errorf("sending broke off: %w", producer.cause(sendErr)))
+		return notAccepted(fmt.Errorf("sending broke off: %w", sender.cause(sendErr)))
 	case err != nil:
-		return fmt.Errorf("%w: %w", ErrUnknown, producer.cause(err))
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
 	case reply.Accepted != count || reply.Error != "":
-		return fmt.Errorf("%w: the broker answers %d accepted of %d, %q", ErrUnknown, reply.Accepted, count, reply.Error)
+		return fmt.Errorf("%w: the broker answers %d accepted of %d, %q",
+			ErrUnknown, reply.Accepted, count, reply.Error)
 	}
 	return nil
 }
 
-// notAccepted returns the error for messages that were not accepted because of err.
+// notAccepted wraps err, after which no message can have been queued.
 func notAccepted(err error) error {
 	return fmt.Errorf("not accepted: %w", err)
 }
 
-// readReply reads until the broker hangs up.
-func (producer *Producer) readReply(connection net.Conn) (*apiv1.Reply, error) {
+// readReply reads the reply, up to the end of the connection.
+func (sender *Producer) readReply(connection net.Conn) (*apiv1.Reply, error) {
 	answer, err := io.ReadAll(io.LimitReader(connection, maxReply))
-	reply, wrong := producer.decoder.DecodeReply(answer)
+	reply, wrong := sender.decoder.DecodeReply(answer)
 	switch {
 	case wrong == nil:
 		return reply, nil
-	case err != nil:
-		return nil, err
+	case len(answer) == 0 && err != nil:
+		return nil, sender.cause(err)
 	case len(answer) == 0:
 		return nil, errors.New("the connection ended without a reply")
+	case err != nil: // a server that speaks first and then waits, until the deadline
+		wrong = fmt.Errorf("%w; %w", wrong, sender.cause(err))
 	}
-	return nil, fmt.Errorf("the answer is not a reply of mbus: %w", wrong)
+	return nil, fmt.Errorf("%w %w", errForeign, wrong)
 }
 
-// cause returns what is behind a network error, without the addresses: the error
-// of Send names the broker's.
-func (producer *Producer) cause(err error) error {
-	// The dialler has its own error for its deadline.
+// cause returns the reason of a network error, without the addresses, because Send adds the
+// broker's.
+func (sender *Producer) cause(err error) error {
+	// net.Dialer has an error of its own for its deadline.
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("no end within %s", producer.config.Timeout)
+		return fmt.Errorf("no end within %s", sender.config.Timeout)
 	}
 	var operation *net.OpError
 	if errors.As(err, &operation) {

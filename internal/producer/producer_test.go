@@ -71,11 +71,14 @@ func endless(connection *net.TCPConn) {
 	}
 }
 
-// refused tells whether err is the broker's own refusal.
+// refused reports whether err is the broker's own refusal.
 func refused(err error) bool {
 	var refusal producer.Refusal
 	return errors.As(err, &refusal)
 }
+
+// foreign is in the errors about an answer that no broker sends.
+const foreign = "the answer is not a reply of mbus, is -port right?"
 
 var message = []*apiv1.Message{{Topic: "t", Data: []byte("text")}}
 
@@ -99,8 +102,8 @@ func TestSendToABroker(t *testing.T) {
 		}
 	}
 	for want, wrong := range map[string]*apiv1.Message{
-		`message 1: entry "Topic" is 0 bytes long, must be 1 to 255`:       {},
-		"the payload is too large: more than 1048576 bytes (-max-payload)": {Topic: "t", Data: make([]byte, 16<<20)},
+		`message 1: entry "Topic" is 0 bytes long, must be 1 to 255`:                    {},
+		"the payload is too large: more than 1048576 bytes (the broker's -max-payload)": {Topic: "t", Data: make([]byte, 16<<20)},
 	} {
 		err := sender.Send(t.Context(), []*apiv1.Message{wrong})
 		if !refused(err) || errors.Is(err, producer.ErrUnknown) || err.Error() != bus.Addr().String()+": refused: "+want {
@@ -124,7 +127,7 @@ func timeout(want string) time.Duration {
 	return 20 * time.Second
 }
 
-// Whatever answers, Send tells what is known.
+// Whatever answers, the error says what is known.
 func TestSendToOthers(t *testing.T) {
 	const accepted, fault = "\xa8Accepted", "\xa5Error"
 	for name, test := range map[string]struct {
@@ -137,9 +140,9 @@ func TestSendToOthers(t *testing.T) {
 		"refuses":           {saying("\x82" + accepted + "\x00" + fault + "\xa3why"), false, true, "refused: why"},
 		"refuses at length": {saying("\x82" + accepted + "\x00" + fault + "\xd9\xc8" + strings.Repeat("x", 200)), false, true, "refused: " + strings.Repeat("x", 200)},
 		"hangs up":          {saying(""), true, false, "the connection ended without a reply"},
-		"half a reply":      {saying("\x82" + accepted + "\x01"), true, false, "the answer is not a reply of mbus: the reply: ends early, in key 2"},
-		"HTTP":              {saying("HTTP/1.1 400 Bad Request\r\n\r\n"), true, false, "the answer is not a reply of mbus: the reply is an integer, must be a map of Accepted and Error"},
-		"endless":           {endless, true, false, "the answer is not a reply of mbus"},
+		"half a reply":      {saying("\x82" + accepted + "\x01"), true, false, foreign + " the reply: ends early, in key 2"},
+		"HTTP":              {saying("HTTP/1.1 400 Bad Request\r\n\r\n"), true, false, foreign + " the reply is an integer, must be a map of Accepted and Error"},
+		"endless":           {endless, true, false, foreign},
 		"another count":     {saying("\x82" + accepted + "\x02" + fault + "\xa0"), true, false, `the broker answers 2 accepted of 1, ""`},
 		"contradicts":       {saying("\x82" + accepted + "\x01" + fault + "\xa3why"), true, false, `the broker answers 1 accepted of 1, "why"`},
 		"accepts nothing":   {saying("\x82" + accepted + "\x00" + fault + "\xa0"), true, false, `the broker answers 0 accepted of 1, ""`},
@@ -148,7 +151,8 @@ func TestSendToOthers(t *testing.T) {
 		"answers, stays on": {func(connection *net.TCPConn) {
 			io.WriteString(connection, "SSH-2.0")
 			time.Sleep(1500 * time.Millisecond)
-		}, true, false, "no end within 1s"},
+		}, true, false, foreign + " the reply is an integer, " +
+			"must be a map of Accepted and Error; no end within 1s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			address := answering(t, test.serve)
@@ -176,6 +180,7 @@ func TestSendBreaksOff(t *testing.T) {
 		"reset":          {func(connection *net.TCPConn) { connection.Read(make([]byte, 1)); connection.SetLinger(0) }, "sending broke off: "},
 		"accepted early": {interrupting("\x82\xa8Accepted\x01\xa5Error\xa0"), "sending broke off: "},
 		"refused early":  {interrupting("\x82\xa8Accepted\x00\xa5Error\xa3why"), "refused: why"},
+		"another server": {interrupting("HTTP/1.1 413 Too Large\r\n\r\n"), "; " + foreign},
 		"never read":     {func(connection *net.TCPConn) { time.Sleep(1500 * time.Millisecond) }, "sending broke off: no end within 1s"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -218,12 +223,27 @@ func TestSendToNobody(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
+	const alone = "must be a name or an address alone, " +
+		"such as localhost or ::1; the port goes to -port"
+	host := func(host string) func(*producer.ProducerConfig) {
+		return func(config *producer.ProducerConfig) { config.Host = host }
+	}
 	for _, test := range []struct {
 		set  func(*producer.ProducerConfig)
 		want string
 	}{
 		{func(*producer.ProducerConfig) {}, ""},
 		{func(config *producer.ProducerConfig) { config.Host = "" }, `-host "": must be a host`},
+		{host("localhost"), ""},
+		{host("127.0.0.1"), ""},
+		{host("::1"), ""},
+		{host("fe80::1%eth0"), ""},
+		{host("localhost:9990"), `-host "localhost:9990": ` + alone},
+		{host("127.0.0.1:9990"), `-host "127.0.0.1:9990": ` + alone},
+		{host("[::1]"), `-host "[::1]": ` + alone},
+		{host("[::1]:9990"), `-host "[::1]:9990": ` + alone},
+		{host("http://localhost"), `-host "http://localhost": ` + alone},
+		{host("localhost/"), `-host "localhost/": ` + alone},
 		{func(config *producer.ProducerConfig) { config.Port = "0" }, `-port "0": must be a number from 1 to 65535`},
 		{func(config *producer.ProducerConfig) { config.Port = "65536" }, `-port "65536": must be a number from 1 to 65535`},
 		{func(config *producer.ProducerConfig) { config.Retry = -1 }, "-retry -1ns: must be a duration of at least 0, such as 30s"},

@@ -9,52 +9,55 @@ import (
 )
 
 const (
-	// Progress is shown from quietTime on, and anew every showInterval.
+	// Progress is first shown after quietTime, then every showInterval.
 	quietTime    = time.Second
 	showInterval = 200 * time.Millisecond
 
-	// eraseTime is how long a terminal that takes nothing may keep its stopping waiting.
+	// eraseTime is how long stop waits for a terminal that blocks.
 	eraseTime = 200 * time.Millisecond
 )
 
-// Progress counts what SendLines has had accepted, and can show it on a terminal
-// meanwhile. It is safe for concurrent use.
+// Progress counts the messages that SendLines has sent and the broker has accepted, and can
+// show the count on a terminal. It is safe for concurrent use.
 type Progress struct {
 	begin    time.Time
-	size     int64 // of the input that is ahead, in bytes; 0: unknown
+	size     int64 // of the unread input, in bytes; 0: unknown
 	messages atomic.Int64
 	bytes    atomic.Int64
 }
 
-// NewProgress returns a Progress that starts now, for messages from input.
+// NewProgress returns a Progress of sending input. Its time starts now.
 func NewProgress(input *os.File) *Progress {
 	progress := &Progress{begin: time.Now()}
-	if info, err := input.Stat(); err == nil && info.Mode().IsRegular() {
-		if at, err := input.Seek(0, io.SeekCurrent); err == nil {
-			progress.size = info.Size() - at
-		}
+	info, err := input.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return progress
+	}
+	if at, err := input.Seek(0, io.SeekCurrent); err == nil {
+		progress.size = info.Size() - at
 	}
 	return progress
 }
 
-// Add counts messages that were accepted, and the bytes of input that they were.
+// Add counts accepted messages, and the bytes of input that they were.
 func (progress *Progress) Add(messages, bytes int) {
 	progress.messages.Add(int64(messages))
 	progress.bytes.Add(int64(bytes))
 }
 
-// String tells how many messages were accepted in what time.
+// String returns a summary: how many messages were accepted, in what time.
 func (progress *Progress) String() string {
 	count, plural := progress.messages.Load(), "s"
 	if count == 1 {
 		plural = ""
 	}
-	return fmt.Sprintf("%d message%s accepted in %s", count, plural, time.Since(progress.begin).Round(time.Millisecond))
+	took := time.Since(progress.begin).Round(time.Millisecond)
+	return fmt.Sprintf("%d message%s accepted in %s", count, plural, took)
 }
 
-// Show writes to terminal, in place, how many messages were accepted, at what rate,
-// and how much of a regular file they are: from the first second on until stop is
-// called, which leaves nothing of it.
+// Show keeps a line on terminal up to date: how many messages were accepted, at what rate
+// and, of a regular file, how much in percent. The line appears after a second. Calling stop
+// erases it.
 func (progress *Progress) Show(terminal io.Writer) (stop func()) {
 	stopping, erased := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -70,7 +73,7 @@ func (progress *Progress) Show(terminal io.Writer) (stop func()) {
 	}
 }
 
-// show is what Show does meanwhile.
+// show updates the line until stopping is closed. Then it erases the line.
 func (progress *Progress) show(terminal io.Writer, stopping <-chan struct{}) {
 	wait, width := quietTime, 0
 	for {
@@ -83,7 +86,8 @@ func (progress *Progress) show(terminal io.Writer, stopping <-chan struct{}) {
 			return
 		}
 		messages := progress.messages.Load()
-		line := fmt.Sprintf("%d messages, %.0f/s", messages, float64(messages)/time.Since(progress.begin).Seconds())
+		rate := float64(messages) / time.Since(progress.begin).Seconds()
+		line := fmt.Sprintf("%d messages, %.0f/s", messages, rate)
 		if progress.size > 0 {
 			line += fmt.Sprintf(", %d %%", min(100*progress.bytes.Load()/progress.size, 100))
 		}

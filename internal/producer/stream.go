@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
+	"os"
 	"time"
 
 	"mbus/internal/apiv1"
@@ -14,72 +14,68 @@ import (
 )
 
 const (
-	// maxMessage is how long a message out of a stream can be, in bytes. The
-	// broker's own limits are lower unless they were raised.
+	// maxMessage is the longest message of a stream, in bytes. A broker accepts that much
+	// only if its own limits were raised.
 	maxMessage = 256 << 20
 
-	// A payload of several messages has at most maxPayload bytes. Messages
-	// that come to fullPayload wait for no others, which might not fit in.
+	// A payload of several messages has at most maxPayload bytes. Once the messages that
+	// were collected take fullPayload bytes, no more are added: they might not fit.
 	maxPayload  = 1 << 20
 	fullPayload = maxPayload / 8 * 7
 
 	// maxWait is how long a message waits for others before it is sent.
 	maxWait = 100 * time.Millisecond
 
-	// Input is read into blocks of blockSize bytes and more, and into a new one
-	// where less than minRead are left.
+	// Input is read into blocks of at least blockSize bytes. A new block is made when less
+	// than minRead bytes are free.
 	blockSize = 64 << 10
 	minRead   = 4 << 10
 )
 
-// SendAll sends all of input, up to 256 MiB, as one message on topic. See Send
-// for the error, which may also be that of reading.
-func (producer *Producer) SendAll(ctx context.Context, topic string, input io.Reader) error {
-	return producer.sendStream(ctx, &stream{topic: topic, input: input, whole: true}, func(int, int) {})
+// SendAll sends all of input, up to 256 MiB, as one message on topic. The error is that of
+// Send, or is about reading.
+//
+// An empty input is an error unless it is a regular file: a pipe is empty when the command
+// that should write to it has failed.
+func (sender *Producer) SendAll(ctx context.Context, topic string, input io.Reader) error {
+	whole := &messageStream{topic: topic, input: input, whole: true}
+	return sender.sendStream(ctx, whole, func(int, int) {})
 }
 
-// SendLines sends each line of input, up to 256 MiB, as a message on topic, in
-// order: what stands before each line feed, and after the last one if there is
-// anything. Lines travel in payloads of up to 1 MiB, which go when they are full
-// or the first line has waited for 100 ms, and the payload before is answered; a
-// longer line has a payload of its own, and what is too large for the broker, or
-// for a slow link and the broker's time-out, is halved until it is one line. Reading goes on while a payload is in flight, but
-// stays within 2 MiB of it, or a line.
+// SendLines sends each line of input, up to 256 MiB, as a message on topic, in order. A line
+// ends before a line feed or at the end of input. There is no line after the last line feed.
 //
-// After each payload SendLines calls accepted with the number of its messages and
-// of the bytes of input that they were, with a line feed for each. The error tells which line is the first
-// that was not accepted or of which that is unknown; all before it were. See also
-// Send.
+// A payload has as many lines as fit into 1 MiB, or a single longer line. It is sent when it
+// is full or its first line has waited for 100 ms, but not before the previous payload was
+// answered. Meanwhile SendLines reads ahead, up to 2 MiB or one line. It sends a payload that
+// was refused as too large, or because it did not end in time, again in halves.
 //
-// The end of ctx ends SendLines after the payload in flight. When it returns before
-// the end of input, another Read of input may be under way.
-func (producer *Producer) SendLines(ctx context.Context, topic string, input io.Reader, accepted func(messages, bytes int)) error {
-	return producer.sendStream(ctx, &stream{topic: topic, input: input}, accepted)
+// SendLines calls accepted after each payload, with the number of its messages and of the
+// bytes of input that they were, counting a line feed each. The error names the lines that it
+// is about. All lines before them were accepted, and none after them. See also Send.
+//
+// When ctx ends, SendLines completes the payload in flight and returns. If it returns before
+// the end of input, a call of input's Read may still be in progress.
+func (sender *Producer) SendLines(
+	ctx context.Context, topic string, input io.Reader, accepted func(messages, bytes int),
+) error {
+	return sender.sendStream(ctx, &messageStream{topic: topic, input: input}, accepted)
 }
 
-// sendStream is SendAll and SendLines.
-func (producer *Producer) sendStream(ctx context.Context, stream *stream, accepted func(messages, bytes int)) error {
+// sendStream sends the messages of stream. See SendLines.
+func (sender *Producer) sendStream(
+	ctx context.Context, stream *messageStream, accepted func(messages, bytes int),
+) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	limit := maxPayload // lower where the broker's or the link's is
-	line := 1           // the first that is not accepted yet
-	for batch := range stream.start(ctx) {
+	limit := payloadLimit{current: maxPayload, ceiling: maxPayload}
+	line := 1 // the first that is not accepted yet
+	batches, ended := stream.start(ctx)
+	for batch := range batches {
 		for len(batch) > 0 {
-			if ctx.Err() != nil {
-				return stream.failure(line, 0, notAccepted(context.Cause(ctx)))
-			}
-			count, size := fitting(batch, limit)
-			err := producer.Send(ctx, batch[:count])
-			var refusal Refusal
-			refused := errors.As(err, &refusal)
-			switch {
-			case count > 1 && (strings.HasPrefix(string(refusal), apiv1.TooLarge) || strings.HasPrefix(string(refusal), apiv1.NoEnd)):
-				limit = size / 2
-				continue
-			case refused || errors.Is(err, ErrUnknown):
+			count, err := sender.sendPart(ctx, batch, &limit)
+			if err != nil {
 				return stream.failure(line, count, err)
-			case err != nil:
-				return stream.failure(line, 0, err)
 			}
 			read := count // the line feeds
 			for _, message := range batch[:count] {
@@ -90,14 +86,63 @@ func (producer *Producer) sendStream(ctx context.Context, stream *stream, accept
 			batch = batch[count:]
 		}
 	}
-	if stream.err != nil {
-		return stream.failure(line, 0, notAccepted(stream.err))
+	if err := <-ended; err != nil {
+		return stream.failure(line, 0, notAccepted(err))
 	}
 	return nil
 }
 
-// fitting returns how many of the first messages a payload of limit bytes takes,
-// but at least one, and the payload's size in bytes, at most.
+// sendPart sends the first of messages, as many as limit allows. After a refusal for their
+// size it halves limit and tries again. It returns how many messages were accepted or, with
+// an error, how many the error is about; 0: all.
+func (sender *Producer) sendPart(
+	ctx context.Context, messages []*apiv1.Message, limit *payloadLimit,
+) (int, error) {
+	for {
+		if ctx.Err() != nil {
+			return 0, notAccepted(context.Cause(ctx))
+		}
+		count, size := fitting(messages, limit.current)
+		err := sender.Send(ctx, messages[:count])
+		var refusal Refusal
+		refused := errors.As(err, &refusal)
+		switch {
+		case err == nil:
+			limit.grow()
+			return count, nil
+		case count > 1 && apiv1.Splittable(string(refusal)):
+			limit.shrink(size, !apiv1.Retryable(string(refusal)))
+		case refused || errors.Is(err, ErrUnknown):
+			return count, err
+		default:
+			return 0, err
+		}
+	}
+}
+
+// payloadLimit is the largest size of a payload of several messages, in bytes.
+type payloadLimit struct {
+	current int
+	ceiling int // current does not grow beyond it
+}
+
+// shrink halves the limit after a payload of size bytes was refused. If the broker accepts no
+// payload of that size, it halves the ceiling too.
+func (limit *payloadLimit) shrink(size int, tooLarge bool) {
+	limit.current = size / 2
+	if tooLarge {
+		limit.ceiling = limit.current
+	}
+}
+
+// grow raises the limit by a sixteenth after a payload was accepted. On a link that stays
+// slow, a dozen payloads are accepted before one is refused again.
+func (limit *payloadLimit) grow() {
+	limit.current = min(limit.current+limit.current/16+1, limit.ceiling)
+}
+
+// fitting returns how many of the first messages fit into a payload of limit bytes, at least
+// one, and an upper bound of the payload's size in bytes.
 func fitting(messages []*apiv1.Message, limit int) (count, size int) {
 	size = encoder.PayloadFraming
 	for _, message := range messages {
@@ -111,19 +156,17 @@ func fitting(messages []*apiv1.Message, limit int) (count, size int) {
 	return count, size
 }
 
-// stream makes messages of an input. One goroutine reads it and cuts it into
-// messages, another collects these until they are enough for a payload or have
-// waited for long enough, and the sender takes what is collected when it is ready.
-type stream struct {
+// messageStream turns an input into messages. One goroutine reads the input and cuts it into
+// messages. Another collects the messages into batches, while the sender is sending.
+type messageStream struct {
 	topic string
 	input io.Reader
-	whole bool  // the input is one message; otherwise each line is
-	err   error // why there is no more before the input's end; valid after all messages
+	whole bool // the whole input is one message; otherwise each line is one
 }
 
-// failure returns err with the lines that it is about: count lines from line on,
-// or, if count is 0, all.
-func (stream *stream) failure(line, count int, err error) error {
+// failure adds to err which lines it is about: count lines from line on or, if count is 0,
+// all from line on.
+func (stream *messageStream) failure(line, count int, err error) error {
 	switch {
 	case stream.whole:
 		return err
@@ -135,62 +178,44 @@ func (stream *stream) failure(line, count int, err error) error {
 	return fmt.Errorf("lines %d to %d: %w", line, line+count-1, err)
 }
 
-// start starts the stream's goroutines, which end with the input or, if no Read
-// holds them up, with ctx. All messages come over the channel, which is closed
-// after the last.
-func (stream *stream) start(ctx context.Context) <-chan []*apiv1.Message {
-	pieces := make(chan []*apiv1.Message)
-	batches := make(chan []*apiv1.Message)
-	var wrong error // valid once pieces is closed
+// start starts the goroutines. They end at the end of input or, unless Read blocks, with ctx.
+// They send all messages to batches and close it. Then they send to ended the error that
+// kept them from reaching the end of input, or nil.
+func (stream *messageStream) start(ctx context.Context) (
+	batches <-chan []*apiv1.Message, ended <-chan error,
+) {
+	pieces, read := make(chan []*apiv1.Message), make(chan error, 1)
+	collected, result := make(chan []*apiv1.Message), make(chan error, 1)
 	go func() {
 		defer close(pieces)
-		wrong = stream.read(ctx, pieces)
+		read <- stream.read(ctx, pieces)
 	}()
 	go func() {
-		defer close(batches)
-		if collect(ctx, pieces, batches) {
-			stream.err = wrong
-		} else {
-			stream.err = context.Cause(ctx)
+		defer close(collected)
+		err := collect(ctx, pieces, collected)
+		if err == nil {
+			err = <-read
 		}
+		result <- err
 	}()
-	return batches
+	return collected, result
 }
 
-// read reads the input to its end and hands over the messages that it finds.
-func (stream *stream) read(ctx context.Context, pieces chan<- []*apiv1.Message) error {
-	block := make([]byte, 0, blockSize)
-	begin := 0 // of the message in hand, in block
+// read reads the input to its end and sends its messages to pieces.
+func (stream *messageStream) read(ctx context.Context, pieces chan<- []*apiv1.Message) error {
+	var message []byte // the unfinished message; the rest of its block is free
 	for {
-		if cap(block)-len(block) < minRead {
-			rest := block[begin:]
-			block = make([]byte, len(rest), max(blockSize, min(3*len(rest), maxMessage+blockSize)))
-			copy(block, rest)
-			begin = 0
+		message = withRoom(message)
+		length := len(message)
+		// One Read takes at most blockSize bytes, which may be as many line feeds.
+		count, err := stream.input.Read(message[length:min(cap(message), length+blockSize)])
+		message = message[:length+count]
+		if err == io.EOF && stream.whole && len(message) == 0 && !isRegular(stream.input) {
+			return errors.New("the input is empty: to send an empty message, use -message ''")
 		}
-		// No more at once than an ordinary block: it may be all line feeds.
-		count, err := stream.input.Read(block[len(block):min(cap(block), len(block)+blockSize)])
-		fresh := block[len(block) : len(block)+count]
-		block = block[:len(block)+count]
-
-		ends := 0
-		if !stream.whole {
-			ends = bytes.Count(fresh, []byte{'\n'})
-		}
-		messages := make([]apiv1.Message, 0, ends+1)
-		for range ends {
-			length := bytes.IndexByte(block[begin:], '\n')
-			messages = append(messages, apiv1.Message{Topic: stream.topic, Data: block[begin : begin+length]})
-			begin += length + 1
-		}
-		if err == io.EOF && (stream.whole || begin < len(block)) {
-			messages = append(messages, apiv1.Message{Topic: stream.topic, Data: block[begin:]})
-		}
-		if len(messages) > 0 {
-			piece := make([]*apiv1.Message, len(messages))
-			for i := range messages {
-				piece[i] = &messages[i]
-			}
+		var piece []*apiv1.Message
+		piece, message = stream.cut(message, length, err == io.EOF)
+		if len(piece) > 0 {
 			select {
 			case pieces <- piece:
 			case <-ctx.Done():
@@ -204,25 +229,75 @@ func (stream *stream) read(ctx context.Context, pieces chan<- []*apiv1.Message) 
 			return err
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case len(block)-begin > maxMessage:
+		case len(message) > maxMessage:
 			return fmt.Errorf("the message is longer than %d bytes", maxMessage)
 		}
 	}
 }
 
-// collect gathers pieces and hands over what it has when that is enough for a
-// payload, has waited for maxWait, or is the last. Meanwhile it goes on gathering,
-// up to a payload. It tells whether it has handed over all that came.
-func collect(ctx context.Context, pieces <-chan []*apiv1.Message, batches chan<- []*apiv1.Message) bool {
+// withRoom returns message with at least minRead free bytes after it. If its block has fewer,
+// it copies message into a new block, because finished messages use the old one.
+func withRoom(message []byte) []byte {
+	if cap(message)-len(message) >= minRead {
+		return message
+	}
+	size := max(blockSize, min(3*len(message), maxMessage+blockSize))
+	return append(make([]byte, 0, size), message...)
+}
+
+// cut returns the messages that data consists of, and the unfinished rest. The first old
+// bytes of data have no line feed. At the end of input the rest is a message too.
+func (stream *messageStream) cut(data []byte, old int, atEnd bool) (
+	messages []*apiv1.Message, rest []byte,
+) {
+	lines := 0
+	if !stream.whole {
+		lines = bytes.Count(data[old:], []byte{'\n'})
+	}
+	block := make([]apiv1.Message, 0, lines+1)
+	rest = data
+	for range lines {
+		length := bytes.IndexByte(rest, '\n')
+		block = append(block, apiv1.Message{Topic: stream.topic, Data: rest[:length]})
+		rest = rest[length+1:]
+	}
+	if atEnd && (stream.whole || len(rest) > 0) {
+		block = append(block, apiv1.Message{Topic: stream.topic, Data: rest})
+	}
+	messages = make([]*apiv1.Message, len(block))
+	for i := range block {
+		messages[i] = &block[i]
+	}
+	return messages, rest
+}
+
+// isRegular reports whether input is a regular file.
+func isRegular(input io.Reader) bool {
+	file, ok := input.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode().IsRegular()
+}
+
+// collect joins pieces into batches. It sends a batch when the batch is full, is the last, or
+// its first message has waited for maxWait. Until the batch is received, collect goes on
+// adding to it. It returns nil once all pieces are sent, or the cause of ctx's end.
+func collect(
+	ctx context.Context, pieces <-chan []*apiv1.Message, batches chan<- []*apiv1.Message,
+) error {
 	var batch []*apiv1.Message
 	var size int
-	var due <-chan time.Time // nil once the first message has waited for long enough
+	var due <-chan time.Time // receives when the batch's first message has waited for maxWait
+	var waited bool          // due has received
 	for pieces != nil || len(batch) > 0 {
+		full, last := size >= fullPayload, pieces == nil
 		in, out := pieces, batches
-		if size >= fullPayload {
-			in = nil
+		if full {
+			in = nil // select ignores a nil channel
 		}
-		if in != nil && (due != nil || len(batch) == 0) {
+		if len(batch) == 0 || !full && !last && !waited {
 			out = nil
 		}
 		select {
@@ -232,19 +307,19 @@ func collect(ctx context.Context, pieces <-chan []*apiv1.Message, batches chan<-
 				continue
 			}
 			if len(batch) == 0 {
-				due = time.After(maxWait)
+				due, waited = time.After(maxWait), false
 			}
 			batch = append(batch, piece...)
 			for _, message := range piece {
 				size += encoder.MessageSize(message)
 			}
 		case <-due:
-			due = nil
+			waited = true
 		case out <- batch:
 			batch, size = nil, 0
 		case <-ctx.Done():
-			return false
+			return context.Cause(ctx)
 		}
 	}
-	return true
+	return nil
 }

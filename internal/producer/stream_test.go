@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -167,7 +170,7 @@ func TestLines(t *testing.T) {
 				t.Errorf("%.20q, %s: error %v, got %.200q, want %.200q", input, name, err, got, want)
 			}
 			if size := len(input); *messages != len(want) || *read != size && *read != size+1 {
-				t.Errorf("%.20q, %s: %d messages of %d bytes are told, want %d of %d", input, name, *messages, *read, len(want), size)
+				t.Errorf("%.20q, %s: %d messages of %d bytes are counted, want %d of %d", input, name, *messages, *read, len(want), size)
 			}
 		}
 	}
@@ -175,7 +178,7 @@ func TestLines(t *testing.T) {
 
 // All of the input can be one message.
 func TestSendAll(t *testing.T) {
-	for _, input := range []string{"", "\n", "a\nb\n", "a\x00\xff", strings.Repeat("x\n", 1_000_000)} {
+	for _, input := range []string{"\n", "a\nb\n", "a\x00\xff", strings.Repeat("x\n", 1_000_000)} {
 		judge := judging(t, refuseNone)
 		err := retrying(t, judge.address, 0).SendAll(t.Context(), "t", iotest.HalfReader(strings.NewReader(input)))
 		if got := judge.accepted(); err != nil || len(got) != 1 || got[0] != input {
@@ -185,6 +188,25 @@ func TestSendAll(t *testing.T) {
 	err := retrying(t, judging(t, refuseNone).address, 0).SendAll(t.Context(), "t", iotest.ErrReader(errors.New("why")))
 	if err == nil || err.Error() != "not accepted: why" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Nothing to send is an error, unless it is a file that is empty.
+func TestSendAllOfNothing(t *testing.T) {
+	judge := judging(t, refuseNone)
+	err := retrying(t, judge.address, 0).SendAll(t.Context(), "t", strings.NewReader(""))
+	const want = "not accepted: the input is empty: to send an empty message, use -message ''"
+	if err == nil || err.Error() != want || len(judge.received()) > 0 {
+		t.Errorf("%d payloads, error %v", len(judge.received()), err)
+	}
+	file, err := os.Create(filepath.Join(t.TempDir(), "empty"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	err = retrying(t, judge.address, 0).SendAll(t.Context(), "t", file)
+	if got := judge.accepted(); err != nil || len(got) != 1 || got[0] != "" {
+		t.Errorf("an empty file: error %v, got %q", err, got)
 	}
 }
 
@@ -308,7 +330,46 @@ func TestHalving(t *testing.T) {
 	}
 }
 
-// The error tells where to go on, or which lines are in doubt.
+// After a slow time, payloads grow again; not to a size that the broker never takes.
+func TestGrowingAgain(t *testing.T) {
+	input := strings.Repeat(strings.Repeat("x", 127)+"\n", 200_000)
+	for name, test := range map[string]struct {
+		limit        int // of the broker, in bytes
+		maxRefusals  int
+		leastLargest int // size of the largest payload after the slow time, in bytes
+	}{
+		"without a limit": {1 << 30, 5, 800_000},
+		"with a limit":    {300_000, 7, 140_000},
+	} {
+		refusals, largest := 0, 0
+		judge := judging(t, func(number, size int) string {
+			reason := ""
+			switch {
+			case size > test.limit:
+				reason = apiv1.TooLarge + "why"
+			case refusals < 5:
+				reason = apiv1.NoEnd + "5s"
+			default:
+				largest = max(largest, size)
+			}
+			if reason != "" {
+				refusals++
+			}
+			return reason
+		})
+		sender, reader := retrying(t, judge.address, 0), strings.NewReader(input)
+		err := sender.SendLines(t.Context(), "t", reader, func(int, int) {})
+		if got := strings.Join(judge.accepted(), "\n") + "\n"; err != nil || got != input {
+			t.Errorf("%s: error %v, %d bytes arrived, of %d", name, err, len(got), len(input))
+		}
+		if refusals > test.maxRefusals || largest < test.leastLargest {
+			t.Errorf("%s: %d refusals; afterwards the largest payload has %d bytes",
+				name, refusals, largest)
+		}
+	}
+}
+
+// The error says where to go on, or which lines are in doubt.
 func TestWhereItEnds(t *testing.T) {
 	lines := strings.Repeat(strings.Repeat("x", 99)+"\n", 20_000)
 	refuseSecond := func(number, _ int) string {
@@ -347,7 +408,7 @@ func TestWhereItEnds(t *testing.T) {
 			}
 			got := judge.accepted()
 			if *messages == 0 || *messages != len(got) {
-				t.Errorf("%d messages are told, %d were accepted", *messages, len(got))
+				t.Errorf("%d messages are counted, %d were accepted", *messages, len(got))
 			}
 			if slices.Contains(got, "half a li") {
 				t.Error("half a line was sent")
@@ -356,7 +417,7 @@ func TestWhereItEnds(t *testing.T) {
 	}
 }
 
-// What may pass is tried again for -retry; what is unknown or would repeat is not.
+// What was not queued is sent again for -retry, unless the broker would refuse it again.
 func TestRetry(t *testing.T) {
 	for reason, again := range map[string]bool{
 		apiv1.QueueFull: true, apiv1.Stopping: true, apiv1.LogGone: true, apiv1.NoEnd + "5s": true, apiv1.Broke + "why": true,
@@ -375,7 +436,49 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// The attempts end with -retry, and the last failure is told.
+// A long outage is reported once, and so is its end. A short one is not reported.
+func TestOutageReports(t *testing.T) {
+	reports := make(chan string, 100)
+	var refusals atomic.Int64 // left to come after the first report
+	judge := judging(t, func(int, int) string {
+		if len(reports) == 0 || refusals.Add(-1) >= 0 {
+			return apiv1.QueueFull
+		}
+		return ""
+	})
+	config := producer.DefaultConfig()
+	config.Host, config.Port, _ = net.SplitHostPort(judge.address)
+	config.Retry = time.Hour
+	config.Report = func(line string) { reports <- line }
+	sender, err := producer.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, count := range []int64{2, 1} {
+		refusals.Store(count)
+		if err := sender.Send(t.Context(), message); err != nil {
+			t.Error(err)
+		}
+	}
+	close(reports)
+	for _, want := range []string{
+		": refused: queue is full; retrying for up to 59m[0-9]+s",
+		": accepted after [0-9]+s of retrying",
+		"", // no more
+	} {
+		if want != "" {
+			want = judge.address + want
+		}
+		if got := <-reports; !regexp.MustCompile("^" + want + "$").MatchString(got) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if got := len(judge.received()); got < 5 {
+		t.Errorf("%d attempts", got)
+	}
+}
+
+// The attempts end with -retry, and the error is that of the last.
 func TestRetryEnds(t *testing.T) {
 	for _, retry := range []time.Duration{0, 300 * time.Millisecond} {
 		judge := judging(t, func(int, int) string { return apiv1.QueueFull })
@@ -441,7 +544,7 @@ func TestNoRetryAfterUnknown(t *testing.T) {
 	}
 }
 
-// What is in flight when the context ends is finished, and told as it ends.
+// A payload in flight when the context ends is completed, and its outcome returned.
 func TestInterruptedInFlight(t *testing.T) {
 	for name, send := range map[string]func(*producer.Producer, context.Context) error{
 		"the last lines": func(sender *producer.Producer, ctx context.Context) error {

@@ -58,10 +58,6 @@ func (client *Client) Post(payload string) (*apiv1.Reply, error) {
 		return nil, err
 	}
 	defer connection.Close()
-	return post(connection, payload)
-}
-
-func post(connection *net.TCPConn, payload string) (*apiv1.Reply, error) {
 	_, sending := io.WriteString(connection, payload)
 	sending = errors.Join(sending, connection.CloseWrite())
 	answer, reading := io.ReadAll(connection)
@@ -91,26 +87,32 @@ func (client *Client) Send(payload string) *apiv1.Reply {
 	return reply
 }
 
-// Accept fails the test unless the bus accepts payload as count messages.
+// Accept fails the test unless the bus reads all of payload and accepts it as count
+// messages.
 func (client *Client) Accept(payload string, count int) {
 	client.t.Helper()
-	if reply := client.Send(payload); *reply != (apiv1.Reply{Accepted: count}) {
-		client.t.Fatalf("sent %.100q: the reply is %+v, want %d accepted", payload, *reply, count)
-	}
+	client.exchange(payload, apiv1.Reply{Accepted: count})
 }
 
-// Refuse fails the test unless the bus refuses payload with reason, and logs one line
-// that has the connection's address and the same reason.
+// Refuse fails the test unless the bus reads all of payload, refuses it with reason,
+// and logs one line that has the connection's address and the same reason.
 func (client *Client) Refuse(payload, reason string) {
+	client.t.Helper()
+	from := client.exchange(payload, apiv1.Reply{Error: reason})
+	client.Expect(fmt.Sprintf("refused payload from %s: %s", from, reason))
+}
+
+// exchange fails the test unless all of payload is sent, the reply is want, and the
+// connection ends after it. It returns the client's end of the connection.
+func (client *Client) exchange(payload string, want apiv1.Reply) net.Addr {
 	client.t.Helper()
 	connection := client.Dial()
 	defer connection.Close()
-	reply, err := post(connection.TCPConn, payload)
-	if err != nil || *reply != (apiv1.Reply{Error: reason}) {
-		client.t.Fatalf("sent %.100q: the reply is %+v, error %v, want refused: %s",
-			payload, reply, err, reason)
+	connection.End(payload)
+	if reply := connection.Reply(); *reply != want {
+		client.t.Fatalf("sent %.100q: the reply is %+v, want %+v", payload, *reply, want)
 	}
-	client.Expect(fmt.Sprintf("refused payload from %s: %s", connection.LocalAddr(), reason))
+	return connection.LocalAddr()
 }
 
 // Expect waits for a line of the log. The line is given without its time stamp.

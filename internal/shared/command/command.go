@@ -1,5 +1,5 @@
-// Package command is what the two commands have in common: how they read their
-// arguments and how they say what is wrong with them.
+// Package command is what the mbus commands share: how they read their arguments, stop on
+// signals, limit their memory and report errors.
 package command
 
 import (
@@ -17,20 +17,21 @@ import (
 	"mbus/internal/shared/escape"
 )
 
-// The exit statuses of both commands.
+// The exit statuses of all commands.
 const (
 	Success = 0
-	Failure = 1 // the broker could not start or lost messages; the producer's were not accepted
+	Failure = 1
 	Misuse  = 2 // wrong flags or arguments
 )
 
-// Parse reads a command's arguments into flags, to which it adds -version. If
-// the command has nothing to do after that, because usage or version were asked
-// for and have been printed to stdout or because an argument is wrong and one
-// line on stderr has said so, then done is true and status is the exit status.
-func Parse(flags *flag.FlagSet, synopsis string, arguments []string, stdout, stderr io.Writer) (status int, done bool) {
+// Parse parses a command's arguments with flags, to which it adds -version. It serves -h and
+// -version itself, on stdout, and reports a wrong argument on stderr, in one line. Then done
+// is true, and the command must exit with status.
+func Parse(
+	flags *flag.FlagSet, synopsis string, arguments []string, stdout, stderr io.Writer,
+) (status int, done bool) {
 	version := flags.Bool("version", false, "print the version and exit")
-	flags.SetOutput(io.Discard) // it would print the whole usage after an error
+	flags.SetOutput(io.Discard) // Parse would print the whole usage after an error
 	err := flags.Parse(arguments)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -39,84 +40,50 @@ func Parse(flags *flag.FlagSet, synopsis string, arguments []string, stdout, std
 		flags.PrintDefaults()
 		return Success, true
 	case err != nil:
-		return Wrong(flags, err, stderr), true
+		return UsageError(flags, err, stderr), true
 	case *version:
 		build, _ := debug.ReadBuildInfo() // nil only in a program built without modules
 		fmt.Fprintf(stdout, "mbus %s %s, %s\n", flags.Name(), build.Main.Version, build.GoVersion)
 		return Success, true
 	case flags.NArg() > 0:
-		return Wrong(flags, fmt.Errorf("unexpected argument %q", flags.Arg(0)), stderr), true
+		return UsageError(flags, fmt.Errorf("unexpected argument %q", flags.Arg(0)), stderr), true
 	}
 	return Success, false
 }
 
-// Wrong says on stderr what is wrong with the arguments, and how to see what is
-// right, and returns Misuse.
-func Wrong(flags *flag.FlagSet, err error, stderr io.Writer) int {
+// UsageError prints err, which is about the arguments, on stderr, with a hint at -h. It
+// returns Misuse.
+func UsageError(flags *flag.FlagSet, err error, stderr io.Writer) int {
 	Say(stderr, flags.Name(), fmt.Sprintf("%v (see %s -h)", err, flags.Name()))
 	return Misuse
 }
 
-// Say prints text on stderr as one line that starts with the command's name.
-// Where that can't be done at once, because stderr is a pipe that nobody reads, it
-// stays unsaid: the exit status must come all the same.
+// Say prints text on stderr as one line that starts with the command's name. It gives up
+// after 200 ms, because a command must exit even if nobody reads its standard error.
 func Say(stderr io.Writer, name, text string) {
 	const patience = 200 * time.Millisecond
-	if !utf8.ValidString(text) || strings.ContainsFunc(text, func(character rune) bool { return !strconv.IsPrint(character) }) {
+	unprintable := func(character rune) bool { return !strconv.IsPrint(character) }
+	if !utf8.ValidString(text) || strings.ContainsFunc(text, unprintable) {
 		text = string(escape.Append(nil, []byte(text)))
 	}
-	said := make(chan struct{})
+	printed := make(chan struct{})
 	go func() {
 		fmt.Fprintf(stderr, "%s: %s\n", name, text)
-		close(said)
+		close(printed)
 	}()
 	select {
-	case <-said:
+	case <-printed:
 	case <-time.After(patience):
 	}
 }
 
-// IsTerminal tells whether file is a terminal.
+// IsTerminal reports whether file is a terminal.
 func IsTerminal(file *os.File) bool {
 	info, err := file.Stat()
 	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
 		return false
 	}
-	null, err := os.Stat(os.DevNull) // the other character device that people use
+	// The null device is a character device too, and often a standard input.
+	null, err := os.Stat(os.DevNull)
 	return err != nil || !os.SameFile(info, null)
-}
-
-// Duration adds a flag for a duration.
-func Duration(flags *flag.FlagSet, target *time.Duration, name, usage string) {
-	flags.Var(value[time.Duration]{target, time.ParseDuration, "a duration, such as 5s or 100ms"}, name, usage)
-}
-
-// Size adds a flag for a plain count of bytes.
-func Size(flags *flag.FlagSet, target *int, name, usage string) {
-	flags.Var(value[int]{target, strconv.Atoi, "a plain count of bytes"}, name, usage)
-}
-
-// value is a flag.Value whose errors say what would be right.
-type value[T any] struct {
-	target *T
-	parse  func(string) (T, error)
-	want   string
-}
-
-// String implements flag.Value.
-func (value value[T]) String() string {
-	if value.target == nil { // the package flag makes a zero value to compare with
-		return ""
-	}
-	return fmt.Sprint(*value.target)
-}
-
-// Set implements flag.Value.
-func (value value[T]) Set(text string) error {
-	parsed, err := value.parse(text)
-	if err != nil {
-		return fmt.Errorf("must be %s", value.want)
-	}
-	*value.target = parsed
-	return nil
 }

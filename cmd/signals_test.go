@@ -1,0 +1,255 @@
+//go:build unix
+
+package cmd_test
+
+import (
+	"fmt"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mbus/internal/shared/bustest"
+)
+
+// stopSignals returns the signals that stop a command, without SIGHUP where it is
+// ignored here: the processes that a test starts inherit that.
+func stopSignals(t *testing.T) []syscall.Signal {
+	signals := []syscall.Signal{syscall.SIGTERM, syscall.SIGINT}
+	if signal.Ignored(syscall.SIGHUP) {
+		t.Log("not tried with SIGHUP, which is ignored here, as by nohup")
+		return signals
+	}
+	return append(signals, syscall.SIGHUP)
+}
+
+// The first signal drains and ends with status 0.
+func TestSignals(t *testing.T) {
+	for _, stop := range stopSignals(t) {
+		broker := startBroker(t, "-interval", "1h")
+		if status, stderr := broker.produce("t", stop.String()); status != 0 {
+			t.Errorf("status %d: %s", status, stderr)
+		}
+		broker.signal(stop)
+		if status := broker.wait(); status != 0 {
+			t.Errorf("%v: status %d", stop, status)
+		}
+		want := "Received new message from topic 't': '" + stop.String() + "'\n"
+		if !strings.HasSuffix(broker.Log.String(), want) {
+			t.Errorf("%v: the log is\n%s", stop, broker.Log)
+		}
+	}
+}
+
+// A signal lets the payload in flight end. The line about what was accepted is true.
+func TestInterrupt(t *testing.T) {
+	for _, stop := range stopSignals(t) {
+		broker := startInFile(t, filepath.Join(t.TempDir(), "log"))
+		producer := producerFor(broker.Address, &bustest.Endless{}, "-lines")
+		stderr := start(t, producer)
+		bustest.Until(t, "a message", func() bool {
+			return strings.Contains(broker.Log.String(), "dispatched")
+		})
+		producer.Process.Signal(stop)
+		producer.Wait()
+		got := parseReport(t, stderr.String())
+		reason := "not accepted: stopped by signal: " + stop.String()
+		want := report{got.accepted, got.accepted + 1, 0, reason}
+		if producer.ProcessState.ExitCode() != 1 || got != want {
+			t.Errorf("%v: %+v, want %+v", producer.ProcessState, got, want)
+		}
+		logged := broker.drained()
+		if !slices.Equal(logged, bustest.Numbers(1, got.accepted)) {
+			t.Errorf("%d messages were accepted, %d are in the log, or in another order",
+				got.accepted, len(logged))
+		}
+	}
+}
+
+// SIGHUP stops a producer that waits for input.
+func TestHangupOfAProducer(t *testing.T) {
+	if signal.Ignored(syscall.SIGHUP) {
+		t.Skip("SIGHUP is ignored here, as by nohup")
+	}
+	broker := startBroker(t)
+	producer := producerFor(broker.Address, nil, "-lines")
+	input, stderr := startTyping(t, producer)
+	fmt.Fprintln(input, 1)
+	awaitDispatched(t, broker, 1)
+	producer.Process.Signal(syscall.SIGHUP)
+	producer.Wait()
+	got := parseReport(t, stderr.String())
+	want := report{1, 2, 0, "not accepted: stopped by signal: hangup"}
+	if producer.ProcessState.ExitCode() != 1 || got != want {
+		t.Errorf("%v: %+v, want %+v", producer.ProcessState, got, want)
+	}
+}
+
+// SIGINT ends a producer of one message as it ends any command, so that it ends a
+// shell's loop around the producer.
+func TestInterruptOfALoop(t *testing.T) {
+	silent := bustest.Listen(t)
+	producer := producerFor(silent.Addr().String(), nil, "-message", "x")
+	start(t, producer)
+	connection, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	producer.Process.Signal(syscall.SIGINT)
+	producer.Wait()
+	endedBy(t, producer, syscall.SIGINT)
+}
+
+// endedBy fails the test unless a command was ended by a signal.
+func endedBy(t *testing.T, command *exec.Cmd, kind syscall.Signal) {
+	t.Helper()
+	status := command.ProcessState.Sys().(syscall.WaitStatus)
+	if !status.Signaled() || status.Signal() != kind {
+		t.Errorf("%q: %v", command.Args, command.ProcessState)
+	}
+}
+
+// pairTime returns for how long further signals belong to the first: they are one
+// request to stop.
+func pairTime(kind syscall.Signal) time.Duration {
+	if kind == syscall.SIGHUP {
+		return time.Second
+	}
+	return 200 * time.Millisecond
+}
+
+// signalToTheEnd sends a signal again and again until ended is closed. It fails the test
+// unless a later one ends the command by its default action, and none of the first does.
+func signalToTheEnd(
+	t *testing.T, command *exec.Cmd, ended <-chan struct{}, kind syscall.Signal,
+) {
+	t.Helper()
+	begin := time.Now()
+	bustest.Until(t, "the end by "+kind.String(), func() bool {
+		command.Process.Signal(kind)
+		select {
+		case <-ended:
+			return true
+		case <-time.After(20 * time.Millisecond):
+			return false
+		}
+	})
+	if took := time.Since(begin); took < pairTime(kind) {
+		t.Errorf("%q ended after %s", command.Args, took)
+	}
+	endedBy(t, command, kind)
+}
+
+// A later signal ends a broker at once, by its default action.
+func TestSecondSignal(t *testing.T) {
+	for _, kind := range stopSignals(t) {
+		broker := startBroker(t, "-timeout", "1h")
+		broker.Dial().Put("\x82") // keeps the broker from stopping
+		signalToTheEnd(t, broker.command, broker.ended, kind)
+	}
+}
+
+// A later signal ends a producer that waits for a reply.
+func TestSecondSignalToAProducer(t *testing.T) {
+	silent := bustest.Listen(t)
+	for _, kind := range stopSignals(t) {
+		arguments := []string{"-message", "x"}
+		if kind == syscall.SIGINT { // which ends a producer of one message at once
+			arguments = []string{"-lines"}
+		}
+		producer := producerFor(silent.Addr().String(), strings.NewReader("1\n"), arguments...)
+		start(t, producer)
+		ended := make(chan struct{})
+		go func() {
+			producer.Wait()
+			close(ended)
+		}()
+		connection, err := silent.Accept() // the producer waits for a reply
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer connection.Close()
+		signalToTheEnd(t, producer, ended, kind)
+	}
+}
+
+// Signals that come in pairs are one request to stop, which loses nothing: timeout(1)
+// sends two SIGTERMs, systemd SIGTERM and SIGHUP, a terminal that is closed two SIGHUPs.
+func TestSignalPairs(t *testing.T) {
+	pairs := [][2]syscall.Signal{
+		{syscall.SIGTERM, syscall.SIGTERM}, {syscall.SIGINT, syscall.SIGTERM},
+	}
+	if len(stopSignals(t)) > len(pairs) {
+		pairs = append(pairs, [2]syscall.Signal{syscall.SIGTERM, syscall.SIGHUP},
+			[2]syscall.Signal{syscall.SIGHUP, syscall.SIGHUP})
+	}
+	for _, pair := range pairs {
+		t.Run(fmt.Sprint(pair[0], " and ", pair[1]), func(t *testing.T) {
+			for !stopsOnPair(t, pair[0], pair[1]) {
+				t.Log("the second signal was late; once more")
+			}
+		})
+	}
+}
+
+// stopsOnPair stops a broker with two signals and checks its status and its log. It
+// returns false if the second signal was late, because the machine was busy.
+func stopsOnPair(t *testing.T, first, second syscall.Signal) bool {
+	t.Helper()
+	broker := startBroker(t, "-interval", "1h", "-timeout", "1h")
+	if status, stderr := broker.produce("t", "1"); status != 0 {
+		t.Fatalf("status %d: %s", status, stderr)
+	}
+	stalled := broker.Dial() // delays the stop until it is closed
+	stalled.Put("\x82")
+	gap := pairTime(second) / 2 // the kernel merges two pending signals of one kind
+	begin := time.Now()
+	broker.signal(first)
+	time.Sleep(gap)
+	if broker.command.Process.Signal(second); time.Since(begin) > gap+gap/2 {
+		return false
+	}
+	stalled.Close()
+	if status := broker.wait(); status != 0 {
+		t.Errorf("%v", broker.command.ProcessState)
+	}
+	if !strings.HasSuffix(broker.Log.String(), "Received new message from topic 't': '1'\n") {
+		t.Errorf("the log is\n%s", broker.Log)
+	}
+	return true
+}
+
+// A signal that was ignored at the start stays ignored: SIGINT in a script's background,
+// SIGHUP by nohup.
+func TestIgnoredSignals(t *testing.T) {
+	for name, ignored := range map[string]syscall.Signal{
+		"INT": syscall.SIGINT, "HUP": syscall.SIGHUP,
+	} {
+		script := fmt.Sprintf(`trap "" %s; exec "$0" "$@"`, name)
+		ignoring := func(name string, arguments ...string) *exec.Cmd {
+			arguments = append([]string{"-c", script, filepath.Join(binaries, name)}, arguments...)
+			return exec.Command("sh", arguments...)
+		}
+		broker := startCommand(t, ignoring("broker", "-pport", "0"))
+		producer := ignoring("producer", "-port", broker.port, "-topic", "t", "-lines")
+		input, stderr := startTyping(t, producer)
+		for i := range 2 {
+			fmt.Fprintln(input, i)
+			awaitDispatched(t, broker, i+1)
+			broker.signal(ignored)
+			if err := producer.Process.Signal(ignored); err != nil {
+				t.Fatal(err)
+			}
+		}
+		input.Close()
+		if err := producer.Wait(); err != nil {
+			t.Errorf("SIG%s: the producer: %v: %s", name, err, stderr)
+		}
+		broker.stop()
+	}
+}

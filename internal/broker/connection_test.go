@@ -1,0 +1,285 @@
+package broker
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"mbus/internal/apiv1"
+	"mbus/internal/shared/bustest"
+)
+
+// malformed has payloads that are not of the protocol, and the reason for each.
+var malformed = malformedPayloads()
+
+func malformedPayloads() map[string]string {
+	const (
+		t           = "\x82\xa5Topic\xa1t" // a message's beginning
+		longTopic   = "\x82\xa5Topic\xdb\xff\xff\xff\xffx"
+		noMap       = ", must be a map of Topic and Data"
+		noTopic     = `message 1: entry "Topic" is `
+		noData      = `message 1: entry "Data" is an integer, must be binary, a string or nil`
+		endsInTopic = `message 1: ends early, in entry "Topic": `
+		endsInData  = `message 1: ends early, in entry "Data"`
+	)
+	return map[string]string{
+		"G":                         "message 1: is an integer" + noMap,
+		"\xa5hello":                 "message 1: is a string" + noMap,
+		"\xc0":                      "message 1: is nil" + noMap,
+		"\xc1":                      "message 1: is the unused byte 0xc1" + noMap,
+		"\xc2":                      "message 1: is a boolean" + noMap,
+		"\xca\x00\x00\x00\x00":      "message 1: is a float" + noMap,
+		"\xc4\x00":                  "message 1: is binary" + noMap,
+		"\xd4\x01\x00":              "message 1: is an extension" + noMap,
+		"\x91\x90":                  "message 1: is an array" + noMap,
+		"\xdc\x00":                  "the payload ends early, in its array header",
+		"\x92" + t + "\xa4Data\xc0": "message 2: ends early, in its map header",
+		t + "\xa4Data\xc0\x00":      "the payload has 1 bytes after its end",
+		"\x80":                      "message 1: has 0 entries, must have 2: Topic and Data",
+		"\x83":                      "message 1: has 3 entries, must have 2: Topic and Data",
+		"\x82\x01":                  "message 1: key 1 is an integer, must be a string",
+		"\x82\xa3Foo":               `message 1: unknown entry "Foo", must be "Topic" or "Data"`,
+		"\x82\xa5Topic\x05":         noTopic + "an integer, must be a string",
+		"\x82\xa5Topic\xa0":         noTopic + "0 bytes long, must be 1 to 255",
+		"\x82\xa5Topic\xa1\x07":     noTopic + "not printable UTF-8 at byte 1",
+		longTopic:                   endsInTopic + "4294967295 bytes declared, 1 are there",
+		t + "\xa5Topic\xa1t":        noTopic + "there twice",
+		t + "\xa4Data\x05":          noData,
+		t + "\xa4Data\xc6\xff\xff":  endsInData,
+		t + "\xa4Data\xc4\x03cu":    endsInData + ": 3 bytes declared, 2 are there",
+	}
+}
+
+// Malformed payloads are refused, each with its reason and one line of the log. Nothing
+// of them is queued.
+func TestMalformedPayloads(t *testing.T) {
+	bus := start(t, nil)
+	reasons := make(map[string]bool)
+	for payload, reason := range malformed {
+		bus.Refuse(payload, reason)
+		reasons[reason] = true
+	}
+	if len(reasons) < 20 || len(reasons) != len(malformed) {
+		t.Errorf("%d payloads have %d reasons", len(malformed), len(reasons))
+	}
+	bus.Accept(bustest.Payload("t", "still serving"), 1)
+	bus.Close()
+	var refused int
+	for _, line := range bustest.Lines(t, bus.Log.String()) {
+		if rest, ok := strings.CutPrefix(line, "refused payload from 127.0.0.1:"); ok {
+			_, reason, _ := strings.Cut(rest, ": ")
+			if !reasons[reason] {
+				t.Errorf("no payload is refused for this: %s", line)
+			}
+			delete(reasons, reason)
+			refused++
+		}
+	}
+	if refused != len(malformed) || len(reasons) > 0 {
+		t.Errorf("%d lines for %d refusals", refused, len(malformed))
+	}
+	if got := bus.Received("t"); !slices.Equal(got, []string{"still serving"}) {
+		t.Errorf("logged %q", got)
+	}
+}
+
+// A payload without messages leaves nothing in the log. Neither does a port probe.
+func TestEmptyPayloads(t *testing.T) {
+	bus := start(t, nil)
+	before := bustest.Lines(t, bus.Log.String())
+	bus.Accept("", 0)
+	bus.Accept("\x90", 0)
+	bus.Dial().Close()
+	reset := bus.Dial()
+	reset.SetLinger(0) // Close sends a reset
+	reset.Close()
+	bus.Accept("", 0)
+	bus.Close()
+	want := append(before, "Broker: stopped")
+	if got := bustest.Lines(t, bus.Log.String()); !slices.Equal(got, want) {
+		t.Errorf("the log is\n%s", strings.Join(got, "\n"))
+	}
+}
+
+// A producer that never reads the reply is served all the same. The tutorial's is one.
+func TestProducerThatHangsUp(t *testing.T) {
+	bus := start(t, nil)
+	for range 20 {
+		connection := bus.Dial()
+		connection.Put(bustest.Payload("t", "1"))
+		connection.Close()
+	}
+	bus.Accept(bustest.Payload("t", "1"), 1)
+	bus.Close()
+	if got := bus.Received("t"); len(got) != 21 {
+		t.Errorf("%d of 21 messages were logged", len(got))
+	}
+}
+
+// A connection that is reset in the middle of its payload harms nobody else.
+func TestReset(t *testing.T) {
+	bus := start(t, nil)
+	connection := bus.Dial()
+	connection.Put(bustest.Payload("t", "lost")[:10])
+	connection.SetLinger(0)
+	connection.Close()
+	bus.Accept(bustest.Payload("t", "kept"), 1)
+	bus.Close()
+	if got := bus.Received("t"); !slices.Equal(got, []string{"kept"}) {
+		t.Errorf("logged %q", got)
+	}
+	// The reset may overtake the ten bytes. Then the connection is a port probe.
+	const reason = ": the connection broke: read: connection reset by peer"
+	for _, line := range bustest.Lines(t, bus.Log.String()) {
+		if strings.HasPrefix(line, "refused") && !strings.HasSuffix(line, reason) {
+			t.Error(line)
+		}
+	}
+}
+
+// A payload that does not end is refused when its time is up, and the next is served.
+// One client stops after a byte, one after its message, and one sends on.
+func TestSilentClients(t *testing.T) {
+	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Second })
+	want := apiv1.Reply{Error: "the payload did not end within 1s: half-close after the last byte"}
+	silent := bus.Dial()
+	silent.Put("\x92")
+	unended := bus.Dial()
+	unended.Put(bustest.Payload("t", "unended"))
+	slow := bus.Dial()
+	stop := make(chan struct{})
+	go func() {
+		defer close(stop)
+		for {
+			if _, err := io.WriteString(slow, "\x90"); err != nil {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	for _, connection := range []*bustest.Conn{silent, unended} {
+		if reply := connection.Reply(); *reply != want {
+			t.Errorf("got %+v", *reply)
+		}
+		connection.Close() // else the broker waits for unread input
+	}
+	// This client is still sending, so it may be reset after the reply.
+	answer := make([]byte, 4096)
+	count, err := io.ReadAtLeast(slow, answer, 50)
+	if err != nil || !strings.Contains(string(answer[:count]), want.Error) {
+		t.Errorf("got %q, %v", answer[:count], err)
+	}
+	slow.Close()
+	<-stop
+	bus.Accept(bustest.Payload("t", "served"), 1)
+	bus.Close()
+	if got := bus.Received("t"); !slices.Equal(got, []string{"served"}) {
+		t.Errorf("logged %q", got)
+	}
+}
+
+// The largest payload is accepted. One byte more is refused.
+func TestMaxPayload(t *testing.T) {
+	whole := bustest.Payload("t", strings.Repeat("x", 100_000))
+	bus := start(t, func(config *BrokerConfig) { config.MaxPayload = len(whole) })
+	bus.Accept(whole, 1)
+	bus.Accept(whole[:len(whole)-100_000-5]+"\xc0", 1)
+	bus.Refuse(whole+"x", fmt.Sprintf(
+		"the payload is too large: more than %d bytes (-max-payload)", len(whole)))
+	bus.Accept(whole, 1)
+
+	tiny := start(t, func(config *BrokerConfig) { config.MaxPayload = 1 })
+	tiny.Accept("\x90", 0)
+	tiny.Refuse("\x90\x90", "the payload is too large: more than 1 bytes (-max-payload)")
+}
+
+// A producer that is refused while it is sending can read the reason, and can go on
+// sending for a while.
+func TestRefusalReachesASender(t *testing.T) {
+	bus := start(t, func(config *BrokerConfig) { config.MaxPayload = 1000 })
+	want := apiv1.Reply{Error: "the payload is too large: more than 1000 bytes (-max-payload)"}
+	sending := bus.Dial()
+	sending.Put("\x82" + strings.Repeat("x", 2000))
+	bus.Expect(fmt.Sprintf("refused payload from %s: %s", sending.LocalAddr(), want.Error))
+	for range 10 {
+		sending.Put(strings.Repeat("x", 100_000))
+	}
+	if reply := sending.Reply(); *reply != want {
+		t.Errorf("got %+v", *reply)
+	}
+	for range 10 {
+		sending.Put(strings.Repeat("x", 100_000)) // after the reply's end, too
+	}
+	sending.Close()
+
+	// A producer that sends more than the broker discards is reset, after the reply.
+	flood := bus.Dial()
+	if _, err := flood.Write(bytes.Repeat([]byte("\x82"), 64<<20)); err == nil {
+		t.Error("64 MiB were taken")
+	}
+	if answer, _ := io.ReadAll(flood); !strings.Contains(string(answer), want.Error) {
+		t.Errorf("the answer is %q", answer)
+	}
+	bus.Accept("", 0)
+}
+
+// A refused producer that stays delays others for a second, not for the time-out.
+func TestRefusedProducerThatStays(t *testing.T) {
+	bus := start(t, func(config *BrokerConfig) {
+		config.MaxPayload = 1000
+		config.Timeout = time.Hour
+	})
+	staying := bus.Dial()
+	staying.Put("\x82" + strings.Repeat("x", 2000))
+	bus.Accept(bustest.Payload("t", "1"), 1)
+}
+
+// A client of another protocol is refused after its first byte. It delays others only
+// until the broker knows that it sends no more.
+func TestOtherProtocolsAreRefusedAtOnce(t *testing.T) {
+	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Hour })
+	want := apiv1.Reply{Error: "message 1: is an integer, must be a map of Topic and Data"}
+	best := time.Hour // a busy machine may delay some
+	for range 5 {
+		begin := time.Now()
+		browser := bus.Dial()
+		browser.Put("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		if reply := browser.Reply(); *reply != want {
+			t.Errorf("got %+v", *reply)
+		}
+		bus.Accept(bustest.Payload("t", "behind a browser that keeps its connection"), 1)
+		best = min(best, time.Since(begin))
+	}
+	if best >= graceTime {
+		t.Errorf("the next was served after %s at best", best)
+	}
+}
+
+// Clients that send nothing delay nobody. They are served once they send or end.
+func TestSilentClientsDelayNobody(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux keeps silent connections in the kernel")
+	}
+	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Hour })
+	first, second, third := bus.Dial(), bus.Dial(), bus.Dial()
+	bus.Accept(bustest.Payload("t", "1"), 1)
+	second.End(bustest.Payload("t", "2"))
+	if reply := second.Reply(); *reply != (apiv1.Reply{Accepted: 1}) {
+		t.Errorf("the client that sent late: %+v", *reply)
+	}
+	first.End("")
+	if reply := first.Reply(); *reply != (apiv1.Reply{}) {
+		t.Errorf("the client that only half-closed: %+v", *reply)
+	}
+	third.Close()
+	bus.Accept(bustest.Payload("t", "3"), 1)
+	bus.Close()
+	if got := bus.Received("t"); !slices.Equal(got, []string{"1", "2", "3"}) {
+		t.Errorf("logged %q", got)
+	}
+}

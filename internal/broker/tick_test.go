@@ -1,0 +1,162 @@
+package broker
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"mbus/internal/apiv1"
+	"mbus/internal/shared/bustest"
+)
+
+// All lines but the drain's are in the log within 100 ms, and need no tick.
+func TestNoticesComeAtOnce(t *testing.T) {
+	bus := start(t, nil)
+	tries := 0
+	// One try in time is enough: a busy machine may delay some.
+	bustest.Until(t, "notices within 100 ms", func() bool {
+		tries++
+		topic := fmt.Sprint("topic ", tries)
+		begin := time.Now()
+		bus.Accept(bustest.Payload(topic, "1", "2"), 2)
+		bus.Expect("creating topic " + topic)
+		bus.Expect("2 new messages dispatched on topic " + topic)
+		bus.Refuse("\xc0", "message 1: is nil, must be a map of Topic and Data")
+		return time.Since(begin) < 100*time.Millisecond
+	})
+	if got := bustest.Messages(t, bus.Log.String()); got != nil {
+		t.Errorf("%d messages were drained without a tick", len(got))
+	}
+}
+
+// Notices are in the log within 100 ms even while others keep coming.
+func TestNoticesDoNotWaitForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := listen(t, nil)
+		defer bus.Close()
+		stopping := make(chan struct{})
+		go func() { bus.ended <- bus.tickLoop(stopping) }()
+		const pause, bound = time.Millisecond, 100 * time.Millisecond
+		for count := 1; count <= 500; count++ {
+			bus.notify("a notice")
+			synctest.Wait()
+			got := len(bustest.Lines(t, bus.Log.String()))
+			if overdue := count - int(bound/pause); got < overdue {
+				t.Errorf("of %d notices %d are in the log, and %d are overdue",
+					count, got, overdue-got)
+				break
+			}
+			time.Sleep(pause)
+		}
+		close(stopping)
+		if err := <-bus.ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The ticker goroutine drains at every interval, and only then. It writes notices as
+// they come.
+func TestTick(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := listen(t, func(config *BrokerConfig) { config.Interval = 3 * time.Second })
+		defer bus.Close()
+		stopping := make(chan struct{})
+		go func() { bus.ended <- bus.tickLoop(stopping) }()
+		queue := func(text string) {
+			message := &apiv1.Message{Topic: "t", Data: []byte(text)}
+			if err := bus.enqueue([]*apiv1.Message{message}, time.Now()); err != nil {
+				t.Error(err)
+			}
+		}
+		expect := func(notices int, texts ...string) {
+			t.Helper()
+			synctest.Wait()
+			if got := bus.Received("t"); !slices.Equal(got, texts) {
+				t.Errorf("drained %q, want %q", got, texts)
+			}
+			if got := strings.Count(bus.Log.String(), "dispatched on"); got != notices {
+				t.Errorf("%d notices, want %d", got, notices)
+			}
+		}
+		queue("1")
+		queue("2") // its notice goes with the other
+		time.Sleep(noticeTime - time.Nanosecond)
+		expect(0)
+		time.Sleep(time.Nanosecond)
+		expect(2)
+		queue("3")
+		time.Sleep(noticeTime)
+		expect(3)
+		time.Sleep(3*time.Second - 2*noticeTime - time.Nanosecond)
+		queue("4")
+		expect(3)
+		time.Sleep(time.Nanosecond)
+		expect(4, "1", "2", "3", "4")
+		queue("5")
+		time.Sleep(3*time.Second - time.Nanosecond)
+		expect(5, "1", "2", "3", "4")
+		queue("6")
+		close(stopping)
+		expect(6, "1", "2", "3", "4", "5", "6")
+		if err := <-bus.ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The drain forgets empty topics while there are many. They are made again when they are
+// used.
+func TestTopicsAreForgotten(t *testing.T) {
+	bus := listen(t, nil)
+	defer bus.Close()
+	dispatch := func(first, count int) {
+		for i := range count {
+			bus.HandleNewMessage(&apiv1.Message{Topic: fmt.Sprint(first + i)})
+		}
+		bus.announceLocked()
+	}
+	drain := func() {
+		if err := bus.Drain(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dispatch(0, maxEmptyTopics)
+	drain()
+	if len(bus.topics) != maxEmptyTopics {
+		t.Fatalf("%d topics are known, want %d", len(bus.topics), maxEmptyTopics)
+	}
+	dispatch(maxEmptyTopics, 5)
+	if len(bus.topics) != maxEmptyTopics+5 {
+		t.Fatalf("%d topics are known", len(bus.topics))
+	}
+	drain()
+	if len(bus.topics) != maxEmptyTopics {
+		t.Fatalf("%d topics are known, want %d", len(bus.topics), maxEmptyTopics)
+	}
+	want := 0
+	for name := range bus.topics {
+		want += topicBytes(name)
+	}
+	if bus.state.accountedBytes != want {
+		t.Errorf("%d bytes count, want %d", bus.state.accountedBytes, want)
+	}
+	// A topic with a message is never forgotten.
+	dispatch(0, 1)
+	bus.state.Lock()
+	bus.forgetTopicsLocked(true)
+	bus.state.Unlock()
+	if len(bus.topics) != 1 || bus.topics["0"] == nil {
+		t.Errorf("%d topics are left", len(bus.topics))
+	}
+	drain()
+	before := strings.Count(bus.Log.String(), "creating topic 7\n")
+	dispatch(7, 1)
+	drain()
+	if got := strings.Count(bus.Log.String(), "creating topic 7\n"); got != before+1 {
+		t.Errorf("the topic was made %d times, want %d", got, before+1)
+	}
+}

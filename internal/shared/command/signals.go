@@ -1,0 +1,52 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+const (
+	// Signals within pairTime of the first are one request to stop: timeout(1) and systemd
+	// send two at once.
+	pairTime = 200 * time.Millisecond
+
+	// hangupTime is pairTime for SIGHUP. When a terminal is closed, the kernel sends one
+	// SIGHUP and the shell sends another later.
+	hangupTime = time.Second
+)
+
+// SignalContext returns a context that ends when the process receives one of signals. The
+// context's cause names that signal. Further signals within 200 ms, and further SIGHUPs
+// within a second, are part of the same request to stop and have no effect. A later signal
+// has its default action: it ends the process.
+//
+// A SIGHUP or SIGINT that was ignored when the process started stays ignored: nohup makes
+// its command ignore SIGHUP, and a script's background commands ignore SIGINT.
+//
+// A main function calls SignalContext once. Its goroutine runs until a signal arrives.
+func SignalContext(signals ...os.Signal) context.Context {
+	received := make(chan os.Signal, 1)
+	hangups := make(chan os.Signal, 1) // nobody reads it: it only stops the default action
+	for _, each := range signals {
+		if signal.Ignored(each) {
+			continue
+		}
+		signal.Notify(received, each)
+		if each == syscall.SIGHUP {
+			signal.Notify(hangups, each)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	go func() {
+		cancel(fmt.Errorf("stopped by signal: %v", <-received))
+		time.Sleep(pairTime)
+		signal.Stop(received)
+		time.Sleep(hangupTime - pairTime)
+		signal.Stop(hangups)
+	}()
+	return ctx
+}
