@@ -36,13 +36,20 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 		return command.UsageError(flags, err, stderr)
 	}
 	stopping := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	countRequests := make(chan os.Signal, 1)
+	notifyCounts(countRequests)
 	command.SetMemory(config.MemoryLimit(), gcPercent)
 	bus, err := broker.New(config)
 	if err != nil {
 		command.Say(stderr, flags.Name(), err.Error())
 		return command.Failure
 	}
-	context.AfterFunc(stopping, bus.Close)
+	context.AfterFunc(stopping, func() { bus.Stop(command.SignalName(stopping)) })
+	go func() {
+		for range countRequests {
+			bus.LogCounts()
+		}
+	}()
 	if err := bus.ProducerListen(); err != nil {
 		command.Say(stderr, flags.Name(), err.Error())
 		return command.Failure
