@@ -30,7 +30,7 @@ func regular(t *testing.T, size, offset int) *os.File {
 	return file
 }
 
-// Progress is shown after a second, and is gone at the end.
+// Progress is shown after a second, and erased at the end.
 func TestProgress(t *testing.T) {
 	file := regular(t, 5000, 1000)
 	synctest.Test(t, func(t *testing.T) {
@@ -63,8 +63,8 @@ func TestProgress(t *testing.T) {
 	})
 }
 
-// A shorter line hides a longer one; of a pipe there is no percentage; and what
-// ends before the first second shows nothing.
+// A shorter line hides a longer one. A pipe has no percentage. An input that ends within
+// the first second shows nothing.
 func TestProgressOfAPipe(t *testing.T) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
@@ -76,7 +76,8 @@ func TestProgressOfAPipe(t *testing.T) {
 		var terminal bytes.Buffer
 		progress := NewProgress(reader)
 		progress.Show(&terminal)()
-		if got, want := terminal.String()+progress.String(), "0 messages accepted in 0s"; got != want {
+		got := terminal.String() + progress.String()
+		if want := "0 messages accepted in 0s"; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 		progress.Add(1, 10)
@@ -88,24 +89,26 @@ func TestProgressOfAPipe(t *testing.T) {
 		time.Sleep(1400 * time.Millisecond)
 		stop()
 		const first, second = "12 messages, 12/s", "12 messages, 10/s"
-		third := "12 messages, 9/s "
-		if got, want := terminal.String(), "\r"+first+"\r"+second+"\r"+third+"\r"+strings.Repeat(" ", len(first))+"\r"; got != want {
+		const third = "12 messages, 9/s "
+		want := "\r" + first + "\r" + second + "\r" + third +
+			"\r" + strings.Repeat(" ", len(first)) + "\r"
+		if got := terminal.String(); got != want {
 			t.Errorf("it shows %q, want %q", got, want)
 		}
 	})
 }
 
-// lines returns count messages.
-func lines(count int) []*apiv1.Message {
-	messages := make([]*apiv1.Message, count)
-	for i := range messages {
-		messages[i] = &apiv1.Message{Topic: "t"}
+// messages returns count messages.
+func messages(count int) []*apiv1.Message {
+	all := make([]*apiv1.Message, count)
+	for i := range all {
+		all[i] = &apiv1.Message{Topic: "t"}
 	}
-	return messages
+	return all
 }
 
-// What is collected goes 100 ms after the first line, at once when it is enough
-// for a payload or the last, and to a sender that was busy when it is ready.
+// A batch is sent 100 ms after its first message. It is sent at once if it is full or the
+// last, and as soon as the sender is ready if that was busy.
 func TestCollect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pieces, batches := make(chan []*apiv1.Message), make(chan []*apiv1.Message)
@@ -117,31 +120,31 @@ func TestCollect(t *testing.T) {
 		expect := func(count int, after time.Duration) {
 			t.Helper()
 			batch := <-batches
-			if len(batch) != count || time.Since(begin) != after {
-				t.Errorf("%d messages after %s, want %d after %s", len(batch), time.Since(begin), count, after)
+			if took := time.Since(begin); len(batch) != count || took != after {
+				t.Errorf("%d messages after %s, want %d after %s", len(batch), took, count, after)
 			}
 			begin = time.Now()
 		}
-		pieces <- lines(1)
+		pieces <- messages(1)
 		time.Sleep(99 * time.Millisecond)
-		pieces <- lines(2)
+		pieces <- messages(2)
 		expect(3, 100*time.Millisecond)
 
 		full := fullPayload/encoder.MessageSize(&apiv1.Message{Topic: "t"}) + 1
-		pieces <- lines(full)
+		pieces <- messages(full)
 		expect(full, 0)
 
-		time.Sleep(150 * time.Millisecond) // nothing is left of the time that these had
+		time.Sleep(150 * time.Millisecond) // the next batch has a time of its own
 		begin = time.Now()
-		pieces <- lines(1)
+		pieces <- messages(1)
 		expect(1, 100*time.Millisecond)
 
-		pieces <- lines(1) // the sender is busy
+		pieces <- messages(1) // the sender is busy
 		time.Sleep(150 * time.Millisecond)
-		pieces <- lines(1)
+		pieces <- messages(1)
 		expect(2, 150*time.Millisecond)
 
-		pieces <- lines(1)
+		pieces <- messages(1)
 		close(pieces)
 		expect(1, 0)
 		expect(0, 0)

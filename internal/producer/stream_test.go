@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -21,124 +19,11 @@ import (
 
 	"mbus/internal/apiv1"
 	"mbus/internal/producer"
-	"mbus/internal/shared/decoder"
-	"mbus/internal/shared/encoder"
+	"mbus/internal/shared/bustest"
 )
 
-// judge is a server that speaks the protocol and refuses what the test wants to
-// have refused.
-type judge struct {
-	address string
-
-	mutex    sync.Mutex
-	payloads []payload
-}
-
-// payload is what a judge has received.
-type payload struct {
-	messages []*apiv1.Message
-	size     int // in bytes
-	accepted bool
-}
-
-// judging starts a server that answers each payload with the reason that refuse
-// returns for its number, from 1, and its size; no reason: it is accepted.
-func judging(t *testing.T, refuse func(number, size int) string) *judge {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	judge := &judge{address: listener.Addr().String()}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			connection, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			if err := judge.serve(connection, refuse); err != nil {
-				t.Error(err)
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		listener.Close()
-		<-ended
-	})
-	return judge
-}
-
-// serve serves one connection.
-func (judge *judge) serve(connection net.Conn, refuse func(number, size int) string) error {
-	defer connection.Close()
-	bytes, err := io.ReadAll(connection)
-	if err != nil {
-		return err
-	}
-	messages, err := decoder.NewMsgpackDecoder(1 << 30).Decode(bytes)
-	if err != nil {
-		return err
-	}
-	reply := &apiv1.Reply{Error: refuse(len(judge.received())+1, len(bytes))}
-	if reply.Error == "" {
-		reply.Accepted = len(messages)
-	}
-	judge.mutex.Lock()
-	judge.payloads = append(judge.payloads, payload{messages, len(bytes), reply.Error == ""})
-	judge.mutex.Unlock()
-	answer, err := encoder.NewMsgpackEncoder().EncodeReply(reply)
-	if err == nil {
-		_, err = connection.Write(answer)
-	}
-	return err
-}
-
-// received returns all payloads that have come.
-func (judge *judge) received() []payload {
-	judge.mutex.Lock()
-	defer judge.mutex.Unlock()
-	return judge.payloads
-}
-
-// accepted returns the data of all accepted messages.
-func (judge *judge) accepted() []string {
-	data := []string{}
-	for _, payload := range judge.received() {
-		for _, message := range payload.messages {
-			if payload.accepted {
-				data = append(data, string(message.Data))
-			}
-		}
-	}
-	return data
-}
-
-// refuseNone accepts everything.
-func refuseNone(int, int) string { return "" }
-
-// retrying returns a producer for address that goes on trying.
-func retrying(t *testing.T, address string, retry time.Duration) *producer.Producer {
-	t.Helper()
-	config := producer.DefaultConfig()
-	config.Host, config.Port, _ = net.SplitHostPort(address)
-	config.Retry = retry
-	sender, err := producer.New(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sender
-}
-
-// count returns a callback for SendLines and what it has counted.
-func count() (accepted func(messages, bytes int), messages, bytes *int) {
-	messages, bytes = new(int), new(int)
-	return func(more, moreBytes int) { *messages += more; *bytes += moreBytes }, messages, bytes
-}
-
-// A line is what stands before a line feed, whatever its bytes, and the rest of
-// the input if there is any; however the input comes.
+// A line is what comes before a line feed, and the rest of the input if there is one:
+// whatever its bytes are, and however Read cuts the input.
 func TestLines(t *testing.T) {
 	long := strings.Repeat("x", 70_000)
 	for input, want := range map[string][]string{
@@ -163,14 +48,17 @@ func TestLines(t *testing.T) {
 			"half at a time":     iotest.HalfReader,
 			"the end with bytes": iotest.DataErrReader,
 		} {
-			judge := judging(t, refuseNone)
-			accepted, messages, read := count()
-			err := retrying(t, judge.address, 0).SendLines(t.Context(), "t", reader(strings.NewReader(input)), accepted)
-			if got := judge.accepted(); err != nil || !reflect.DeepEqual(got, want) {
-				t.Errorf("%.20q, %s: error %v, got %.200q, want %.200q", input, name, err, got, want)
+			server := startServer(t, acceptAll)
+			text := reader(strings.NewReader(input))
+			messages, read, err := server.sendLines(t.Context(), 0, text)
+			if got := server.accepted(); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%.20q, %s: error %v, got %.200q, want %.200q",
+					input, name, err, got, want)
 			}
-			if size := len(input); *messages != len(want) || *read != size && *read != size+1 {
-				t.Errorf("%.20q, %s: %d messages of %d bytes are counted, want %d of %d", input, name, *messages, *read, len(want), size)
+			size := len(input)
+			if messages != len(want) || read != size && read != size+1 {
+				t.Errorf("%.20q, %s: %d messages of %d bytes are counted, want %d of %d",
+					input, name, messages, read, len(want), size)
 			}
 		}
 	}
@@ -178,40 +66,42 @@ func TestLines(t *testing.T) {
 
 // All of the input can be one message.
 func TestSendAll(t *testing.T) {
-	for _, input := range []string{"\n", "a\nb\n", "a\x00\xff", strings.Repeat("x\n", 1_000_000)} {
-		judge := judging(t, refuseNone)
-		err := retrying(t, judge.address, 0).SendAll(t.Context(), "t", iotest.HalfReader(strings.NewReader(input)))
-		if got := judge.accepted(); err != nil || len(got) != 1 || got[0] != input {
+	send := func(server *server, input io.Reader) error {
+		return retrying(t, server.address, 0).SendAll(t.Context(), "t", input)
+	}
+	for _, input := range []string{
+		"\n", "a\nb\n", "a\x00\xff", strings.Repeat("x\n", 1_000_000),
+	} {
+		server := startServer(t, acceptAll)
+		err := send(server, iotest.HalfReader(strings.NewReader(input)))
+		if got := server.accepted(); err != nil || len(got) != 1 || got[0] != input {
 			t.Errorf("%.20q: error %v, got %.200q", input, err, got)
 		}
 	}
-	err := retrying(t, judging(t, refuseNone).address, 0).SendAll(t.Context(), "t", iotest.ErrReader(errors.New("why")))
+	server := startServer(t, acceptAll)
+	err := send(server, iotest.ErrReader(errors.New("why")))
 	if err == nil || err.Error() != "not accepted: why" {
 		t.Errorf("got %v", err)
 	}
-}
-
-// Nothing to send is an error, unless it is a file that is empty.
-func TestSendAllOfNothing(t *testing.T) {
-	judge := judging(t, refuseNone)
-	err := retrying(t, judge.address, 0).SendAll(t.Context(), "t", strings.NewReader(""))
+	// Nothing to send is an error, unless it is a file that is empty.
+	err = send(server, strings.NewReader(""))
 	const want = "not accepted: the input is empty: to send an empty message, use -message ''"
-	if err == nil || err.Error() != want || len(judge.received()) > 0 {
-		t.Errorf("%d payloads, error %v", len(judge.received()), err)
+	if err == nil || err.Error() != want || len(server.received()) > 0 {
+		t.Errorf("%d payloads, error %v", len(server.received()), err)
 	}
 	file, err := os.Create(filepath.Join(t.TempDir(), "empty"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	err = retrying(t, judge.address, 0).SendAll(t.Context(), "t", file)
-	if got := judge.accepted(); err != nil || len(got) != 1 || got[0] != "" {
+	err = send(server, file)
+	if got := server.accepted(); err != nil || len(got) != 1 || got[0] != "" {
 		t.Errorf("an empty file: error %v, got %q", err, got)
 	}
 }
 
-// A payload of several lines has at most 1 MiB, and not much less where there
-// is enough input.
+// A payload of several lines has at most 1 MiB, and not much less if there is enough
+// input.
 func TestPayloadSizes(t *testing.T) {
 	topic := strings.Repeat("t", apiv1.MaxTopic)
 	for name, input := range map[string]string{
@@ -221,83 +111,93 @@ func TestPayloadSizes(t *testing.T) {
 		"nearly 1 MiB":    strings.Repeat(strings.Repeat("x", 1<<20-300)+"\n", 5),
 		"1 MiB and a bit": strings.Repeat(strings.Repeat("x", 1<<20)+"\ny\n", 5),
 	} {
-		judge := judging(t, refuseNone)
-		if err := retrying(t, judge.address, 0).SendLines(t.Context(), topic, strings.NewReader(input), func(int, int) {}); err != nil {
+		server := startServer(t, acceptAll)
+		sender, lines := retrying(t, server.address, 0), strings.NewReader(input)
+		if err := sender.SendLines(t.Context(), topic, lines, func(int, int) {}); err != nil {
 			t.Fatal(err)
 		}
 		all := 0
-		for _, payload := range judge.received() {
+		for _, payload := range server.received() {
 			if all += payload.size; len(payload.messages) > 1 && payload.size > 1<<20 {
-				t.Errorf("%s: a payload of %d messages has %d bytes", name, len(payload.messages), payload.size)
+				t.Errorf("%s: a payload of %d messages has %d bytes",
+					name, len(payload.messages), payload.size)
 			}
 		}
-		if got := strings.Join(judge.accepted(), "\n") + "\n"; got != input {
+		if got := strings.Join(server.accepted(), "\n") + "\n"; got != input {
 			t.Errorf("%s: %d bytes arrived, of %d", name, len(got), len(input))
 		}
-		if most := 2*all>>20 + 2; len(judge.received()) > most {
-			t.Errorf("%s: %d payloads for %d bytes", name, len(judge.received()), all)
+		if len(server.received()) > 2*all>>20+2 {
+			t.Errorf("%s: %d payloads for %d bytes", name, len(server.received()), all)
 		}
 	}
 }
 
-// endlessLines is an input without end that counts what is read of it.
-type endlessLines struct{ read atomic.Int64 }
-
-func (input *endlessLines) Read(buffer []byte) (int, error) {
-	for i := range buffer {
-		buffer[i] = 'x'
-	}
-	buffer[len(buffer)-1] = '\n'
-	input.read.Add(int64(len(buffer)))
-	return len(buffer), nil
-}
-
-// While a payload is in flight reading goes on, but not for good.
+// While a payload is in flight, the producer reads ahead, but not for ever.
 func TestReadingAhead(t *testing.T) {
-	input := &endlessLines{}
+	const least, most = 700 << 10, 1200 << 10 // bytes of encoded messages
+	input := &bustest.Endless{}
 	ctx, cancel := context.WithCancelCause(t.Context())
-	var during int64
-	judge := judging(t, func(int, int) string {
-		for during = -1; during != input.read.Load(); time.Sleep(200 * time.Millisecond) {
-			during = input.read.Load()
-		}
+	release := make(chan struct{})
+	stop := sync.OnceFunc(func() {
 		cancel(errors.New("enough"))
+		close(release)
+	})
+	defer stop()
+	var sent atomic.Int64 // size of the payload in flight, in bytes
+	server := startServer(t, func(_, size int) string {
+		sent.Store(int64(size))
+		<-release
 		return ""
 	})
-	accepted, messages, _ := count()
-	err := retrying(t, judge.address, 0).SendLines(ctx, "t", input, accepted)
-	if want := fmt.Sprintf("from line %d on: not accepted: enough", *messages+1); err == nil || err.Error() != want {
+	result := make(chan error, 1)
+	messages := 0
+	go func() {
+		var err error
+		messages, _, err = server.sendLines(ctx, 0, input)
+		result <- err
+	}()
+	ahead := func() int {
+		return len(bustest.Payload("t", bustest.Numbers(1, input.Lines())...)) - int(sent.Load())
+	}
+	bustest.Until(t, "the lines that are read ahead", func() bool {
+		return sent.Load() > 0 && ahead() >= least
+	})
+	time.Sleep(200 * time.Millisecond) // for what would be too much
+	if got := ahead(); got > most {
+		t.Errorf("%d bytes are read ahead", got)
+	}
+	stop()
+	err := <-result
+	want := fmt.Sprintf("from line %d on: not accepted: enough", messages+1)
+	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
-	payloads := judge.received()
-	if sent := int64(payloads[0].size); len(payloads) != 1 || during < sent+512<<10 || during > sent+1200<<10 {
-		t.Errorf("%d payloads, the first of %d bytes; meanwhile %d bytes of input were read", len(payloads), sent, during)
+	if got := len(server.received()); got != 1 {
+		t.Errorf("%d payloads were sent", got)
 	}
 }
 
-// A batch that is refused for its size goes in parts, and that is remembered;
-// only a line that is too large alone is an error.
-func TestHalving(t *testing.T) {
-	const limit = 10_000
-	tooLarge := func(_, size int) string {
-		if size > limit {
-			return apiv1.TooLarge + "more than that"
-		}
-		return ""
+// tooLarge refuses a payload of more than 10,000 bytes.
+func tooLarge(_, size int) string {
+	if size > 10_000 {
+		return apiv1.TooLarge + "more than that"
 	}
-	judge := judging(t, tooLarge)
+	return ""
+}
+
+// A batch that is refused for its size goes in parts. The producer remembers the size.
+func TestHalving(t *testing.T) {
 	var input strings.Builder
 	for i := range 30_000 {
 		fmt.Fprintf(&input, "%0100d\n", i)
 	}
-	if err := retrying(t, judge.address, 0).SendLines(t.Context(), "t", strings.NewReader(input.String()), func(int, int) {}); err != nil {
-		t.Fatal(err)
-	}
-	if got := strings.Join(judge.accepted(), "\n") + "\n"; got != input.String() {
-		t.Error("the lines have changed")
+	server := startServer(t, tooLarge)
+	_, _, err := server.sendLines(t.Context(), 0, strings.NewReader(input.String()))
+	if got := strings.Join(server.accepted(), "\n") + "\n"; err != nil || got != input.String() {
+		t.Errorf("error %v, %d bytes arrived, of %d", err, len(got), input.Len())
 	}
 	refusals := 0
-	for _, payload := range judge.received() {
+	for _, payload := range server.received() {
 		if !payload.accepted {
 			refusals++
 		}
@@ -305,32 +205,36 @@ func TestHalving(t *testing.T) {
 	if refusals == 0 || refusals > 7 {
 		t.Errorf("%d payloads were refused", refusals)
 	}
+}
 
-	// A payload that is too much for a slow link is not tried again whole.
-	part := input.String()[:101*900]
-	judge = judging(t, func(_, size int) string {
-		if size > limit {
+// A batch that is too much for a slow link goes in parts too: it is not sent again whole.
+func TestHalvingOverASlowLink(t *testing.T) {
+	input := strings.Repeat(strings.Repeat("x", 100)+"\n", 900)
+	server := startServer(t, func(_, size int) string {
+		if size > 10_000 {
 			return apiv1.NoEnd + "5s"
 		}
 		return ""
 	})
-	if err := retrying(t, judge.address, time.Hour).SendLines(t.Context(), "t", strings.NewReader(part), func(int, int) {}); err != nil {
-		t.Fatal(err)
-	}
-	if got := strings.Join(judge.accepted(), "\n") + "\n"; got != part {
-		t.Error("over a slow link, the lines have changed")
-	}
-
-	judge = judging(t, tooLarge)
-	accepted, messages, _ := count()
-	err := retrying(t, judge.address, time.Hour).SendLines(t.Context(), "t", strings.NewReader("a\nb\n"+strings.Repeat("x", limit)+"\nc\n"), accepted)
-	want := "line 3: " + judge.address + ": refused: " + apiv1.TooLarge + "more than that"
-	if err == nil || err.Error() != want || *messages != 2 || !reflect.DeepEqual(judge.accepted(), []string{"a", "b"}) {
-		t.Errorf("got %v, %d accepted; want %s", err, *messages, want)
+	_, _, err := server.sendLines(t.Context(), time.Hour, strings.NewReader(input))
+	if got := strings.Join(server.accepted(), "\n") + "\n"; err != nil || got != input {
+		t.Errorf("error %v, %d bytes arrived, of %d", err, len(got), len(input))
 	}
 }
 
-// After a slow time, payloads grow again; not to a size that the broker never takes.
+// A line that is too large by itself is an error.
+func TestLineTooLarge(t *testing.T) {
+	server := startServer(t, tooLarge)
+	input := "a\nb\n" + strings.Repeat("x", 10_000) + "\nc\n"
+	messages, _, err := server.sendLines(t.Context(), time.Hour, strings.NewReader(input))
+	want := "line 3: " + server.address + ": refused: " + apiv1.TooLarge + "more than that"
+	if err == nil || err.Error() != want || messages != 2 ||
+		!slices.Equal(server.accepted(), []string{"a", "b"}) {
+		t.Errorf("got %v, %d accepted; want %s", err, messages, want)
+	}
+}
+
+// After a slow time, payloads grow again, but not to a size that the broker never accepts.
 func TestGrowingAgain(t *testing.T) {
 	input := strings.Repeat(strings.Repeat("x", 127)+"\n", 200_000)
 	for name, test := range map[string]struct {
@@ -342,7 +246,7 @@ func TestGrowingAgain(t *testing.T) {
 		"with a limit":    {300_000, 7, 140_000},
 	} {
 		refusals, largest := 0, 0
-		judge := judging(t, func(number, size int) string {
+		server := startServer(t, func(number, size int) string {
 			reason := ""
 			switch {
 			case size > test.limit:
@@ -357,9 +261,8 @@ func TestGrowingAgain(t *testing.T) {
 			}
 			return reason
 		})
-		sender, reader := retrying(t, judge.address, 0), strings.NewReader(input)
-		err := sender.SendLines(t.Context(), "t", reader, func(int, int) {})
-		if got := strings.Join(judge.accepted(), "\n") + "\n"; err != nil || got != input {
+		_, _, err := server.sendLines(t.Context(), 0, strings.NewReader(input))
+		if got := strings.Join(server.accepted(), "\n") + "\n"; err != nil || got != input {
 			t.Errorf("%s: error %v, %d bytes arrived, of %d", name, err, len(got), len(input))
 		}
 		if refusals > test.maxRefusals || largest < test.leastLargest {
@@ -369,178 +272,58 @@ func TestGrowingAgain(t *testing.T) {
 	}
 }
 
+// refuseSecond refuses the second payload.
+func refuseSecond(number, _ int) string {
+	if number == 2 {
+		return "why"
+	}
+	return ""
+}
+
 // The error says where to go on, or which lines are in doubt.
 func TestWhereItEnds(t *testing.T) {
 	lines := strings.Repeat(strings.Repeat("x", 99)+"\n", 20_000)
-	refuseSecond := func(number, _ int) string {
-		if number == 2 {
-			return "why"
-		}
-		return ""
-	}
+	long := strings.Repeat("x", 1<<20)
+	why := iotest.ErrReader(errors.New("why"))
 	for name, test := range map[string]struct {
 		input  io.Reader
 		refuse func(number, size int) string
-		want   func(judge *judge, first, count int) string // of the lines of the last payload
+		want   func(address string, first, count int) string // of the last payload's lines
 	}{
-		"refused": {strings.NewReader(lines), refuseSecond, func(judge *judge, first, count int) string {
-			return fmt.Sprintf("lines %d to %d: %s: refused: why", first, first+count-1, judge.address)
-		}},
-		"refused alone": {strings.NewReader("a\n" + strings.Repeat("x", 1<<20) + "\nb"), refuseSecond, func(judge *judge, first, _ int) string {
-			return fmt.Sprintf("line %d: %s: refused: why", first, judge.address)
-		}},
-		"reading fails": {io.MultiReader(strings.NewReader(lines+"half a li"), iotest.ErrReader(errors.New("why"))), refuseNone, func(_ *judge, first, count int) string {
-			return fmt.Sprintf("from line %d on: not accepted: why", first+count)
-		}},
+		"refused": {strings.NewReader(lines), refuseSecond,
+			func(address string, first, count int) string {
+				last := first + count - 1
+				return fmt.Sprintf("lines %d to %d: %s: refused: why", first, last, address)
+			}},
+		"refused alone": {strings.NewReader("a\n" + long + "\nb"), refuseSecond,
+			func(address string, first, _ int) string {
+				return fmt.Sprintf("line %d: %s: refused: why", first, address)
+			}},
+		"reading fails": {io.MultiReader(strings.NewReader(lines+"half a li"), why), acceptAll,
+			func(_ string, first, count int) string {
+				return fmt.Sprintf("from line %d on: not accepted: why", first+count)
+			}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			judge := judging(t, test.refuse)
-			accepted, messages, _ := count()
-			err := retrying(t, judge.address, time.Hour).SendLines(t.Context(), "t", test.input, accepted)
-			payloads := judge.received()
+			server := startServer(t, test.refuse)
+			messages, _, err := server.sendLines(t.Context(), time.Hour, test.input)
+			payloads, accepted := server.received(), server.accepted()
 			last := payloads[len(payloads)-1]
-			first := len(judge.accepted()) + 1
+			first := len(accepted) + 1
 			if last.accepted {
 				first -= len(last.messages)
 			}
-			if want := test.want(judge, first, len(last.messages)); err == nil || err.Error() != want {
+			want := test.want(server.address, first, len(last.messages))
+			if err == nil || err.Error() != want {
 				t.Errorf("got %v, want %s", err, want)
 			}
-			got := judge.accepted()
-			if *messages == 0 || *messages != len(got) {
-				t.Errorf("%d messages are counted, %d were accepted", *messages, len(got))
+			if messages == 0 || messages != len(accepted) {
+				t.Errorf("%d messages are counted, %d were accepted", messages, len(accepted))
 			}
-			if slices.Contains(got, "half a li") {
+			if slices.Contains(accepted, "half a li") {
 				t.Error("half a line was sent")
 			}
 		})
-	}
-}
-
-// What was not queued is sent again for -retry, unless the broker would refuse it again.
-func TestRetry(t *testing.T) {
-	for reason, again := range map[string]bool{
-		apiv1.QueueFull: true, apiv1.Stopping: true, apiv1.LogGone: true, apiv1.NoEnd + "5s": true, apiv1.Broke + "why": true,
-		apiv1.TooLarge + "why": false, "message 1: why": false, "queue is fuller": false,
-	} {
-		judge := judging(t, func(number, _ int) string {
-			if number < 4 {
-				return reason
-			}
-			return ""
-		})
-		err := retrying(t, judge.address, time.Hour).Send(t.Context(), message)
-		if got := len(judge.received()); again && (err != nil || got != 4) || !again && (err == nil || got != 1) {
-			t.Errorf("%s: %d attempts, %v", reason, got, err)
-		}
-	}
-}
-
-// A long outage is reported once, and so is its end. A short one is not reported.
-func TestOutageReports(t *testing.T) {
-	reports := make(chan string, 100)
-	var refusals atomic.Int64 // left to come after the first report
-	judge := judging(t, func(int, int) string {
-		if len(reports) == 0 || refusals.Add(-1) >= 0 {
-			return apiv1.QueueFull
-		}
-		return ""
-	})
-	config := producer.DefaultConfig()
-	config.Host, config.Port, _ = net.SplitHostPort(judge.address)
-	config.Retry = time.Hour
-	config.Report = func(line string) { reports <- line }
-	sender, err := producer.New(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, count := range []int64{2, 1} {
-		refusals.Store(count)
-		if err := sender.Send(t.Context(), message); err != nil {
-			t.Error(err)
-		}
-	}
-	close(reports)
-	for _, want := range []string{
-		": refused: queue is full; retrying for up to 59m[0-9]+s",
-		": accepted after [0-9]+s of retrying",
-		"", // no more
-	} {
-		if want != "" {
-			want = judge.address + want
-		}
-		if got := <-reports; !regexp.MustCompile("^" + want + "$").MatchString(got) {
-			t.Errorf("got %q, want %q", got, want)
-		}
-	}
-	if got := len(judge.received()); got < 5 {
-		t.Errorf("%d attempts", got)
-	}
-}
-
-// The attempts end with -retry, and the error is that of the last.
-func TestRetryEnds(t *testing.T) {
-	for _, retry := range []time.Duration{0, 300 * time.Millisecond} {
-		judge := judging(t, func(int, int) string { return apiv1.QueueFull })
-		begin := time.Now()
-		err := retrying(t, judge.address, retry).Send(t.Context(), message)
-		if want := judge.address + ": refused: queue is full"; err == nil || err.Error() != want {
-			t.Errorf("got %v, want %s", err, want)
-		}
-		took, attempts := time.Since(begin), len(judge.received())
-		if took < retry || retry == 0 && attempts != 1 || retry > 0 && attempts < 2 || attempts > 4 {
-			t.Errorf("-retry %s: %d attempts in %s", retry, attempts, took)
-		}
-	}
-}
-
-// Where there is no connection, and where a payload breaks off, it is sent again.
-func TestRetryAfterFailures(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	listener.Close()
-	large := []*apiv1.Message{{Topic: "t", Data: make([]byte, 16<<20)}}
-	served := make(chan error)
-	go func() {
-		time.Sleep(200 * time.Millisecond) // nobody listens
-		listener, err := net.Listen("tcp", address)
-		if err != nil {
-			served <- err
-			return
-		}
-		defer listener.Close()
-		connection, err := listener.Accept() // it breaks off
-		if err != nil {
-			served <- err
-			return
-		}
-		connection.Read(make([]byte, 1))
-		connection.(*net.TCPConn).SetLinger(0)
-		connection.Close()
-		connection, err = listener.Accept()
-		if err == nil {
-			saying("\x82\xa8Accepted\x01\xa5Error\xa0")(connection.(*net.TCPConn))
-			connection.Close()
-		}
-		served <- err
-	}()
-	if err := retrying(t, address, time.Hour).Send(t.Context(), large); err != nil {
-		t.Error(err)
-	}
-	if err := <-served; err != nil {
-		t.Error(err)
-	}
-}
-
-// An unknown outcome is never followed by another attempt.
-func TestNoRetryAfterUnknown(t *testing.T) {
-	address := answering(t, saying("")) // it serves one connection, and refuses others
-	err := retrying(t, address, time.Hour).SendLines(t.Context(), "t", strings.NewReader("a\nb\n"), func(int, int) { t.Error("accepted?") })
-	if want := "lines 1 to 2: " + address + ": outcome unknown, sending again may duplicate: the connection ended without a reply"; !errors.Is(err, producer.ErrUnknown) || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
@@ -553,15 +336,18 @@ func TestInterruptedInFlight(t *testing.T) {
 		"all": func(sender *producer.Producer, ctx context.Context) error {
 			return sender.SendAll(ctx, "t", strings.NewReader("a\nb\n"))
 		},
-		"one message": func(sender *producer.Producer, ctx context.Context) error { return sender.Send(ctx, message) },
+		"one message": func(sender *producer.Producer, ctx context.Context) error {
+			return sender.Send(ctx, message)
+		},
 	} {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		judge := judging(t, func(int, int) string {
+		server := startServer(t, func(int, int) string {
 			cancel(errors.New("enough"))
 			time.Sleep(10 * time.Millisecond)
 			return ""
 		})
-		if err := send(retrying(t, judge.address, 0), ctx); err != nil || len(judge.accepted()) == 0 {
+		err := send(retrying(t, server.address, 0), ctx)
+		if err != nil || len(server.accepted()) == 0 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -570,7 +356,7 @@ func TestInterruptedInFlight(t *testing.T) {
 // A batch that is sent in parts is not sent to its end when the context has ended.
 func TestInterruptedBetweenParts(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
-	judge := judging(t, func(number, size int) string {
+	server := startServer(t, func(number, size int) string {
 		switch {
 		case size > 100:
 			return apiv1.TooLarge + "why"
@@ -579,67 +365,52 @@ func TestInterruptedBetweenParts(t *testing.T) {
 		}
 		return ""
 	})
-	accepted, messages, _ := count()
-	err := retrying(t, judge.address, 0).SendLines(ctx, "t", strings.NewReader(strings.Repeat("12345678901234567890\n", 20)), accepted)
-	if want := fmt.Sprintf("from line %d on: not accepted: enough", *messages+1); err == nil || err.Error() != want || *messages == 0 || *messages > 4 {
-		t.Errorf("%d accepted, %v, want %s", *messages, err, want)
+	input := strings.NewReader(strings.Repeat("12345678901234567890\n", 20))
+	messages, _, err := server.sendLines(ctx, 0, input)
+	want := fmt.Sprintf("from line %d on: not accepted: enough", messages+1)
+	if err == nil || err.Error() != want || messages == 0 || messages > 4 {
+		t.Errorf("%d accepted, %v, want %s", messages, err, want)
 	}
 }
 
-// endlessLine is an input without line feeds that counts how often it is read.
-type endlessLine struct{ reads atomic.Int64 }
-
-func (input *endlessLine) Read(buffer []byte) (int, error) {
-	input.reads.Add(1)
-	buffer[0] = 'x'
-	return 1, nil
+// goroutines returns the stacks of all goroutines that are in package producer, of whatever
+// test they are.
+func goroutines() string {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	var found []string
+	for _, stack := range strings.Split(string(stacks), "\n\n") {
+		if strings.Contains(stack, "mbus/internal/producer.") {
+			found = append(found, stack)
+		}
+	}
+	return strings.Join(found, "\n\n")
 }
 
-// Nothing goes on after the end, however it comes.
+// Nothing goes on after the end of a stream, whatever ends it.
 func TestNothingIsLeft(t *testing.T) {
-	before := runtime.NumGoroutine()
-	judge := judging(t, func(int, int) string { return "why" })
-	input := &endlessLines{}
-	if err := retrying(t, judge.address, 0).SendLines(t.Context(), "t", input, func(int, int) {}); !refused(err) {
+	server := startServer(t, func(int, int) string { return "why" })
+	lines := &bustest.Endless{}
+	_, _, err := server.sendLines(t.Context(), 0, lines)
+	read := lines.Bytes()
+	if !isRefusal(err) {
 		t.Errorf("got %v", err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	time.AfterFunc(50*time.Millisecond, func() { cancel(errors.New("enough")) })
-	line := &endlessLine{}
-	if err := retrying(t, judge.address, 0).SendAll(ctx, "t", line); err == nil || err.Error() != "not accepted: enough" {
+	line := &bustest.Endless{OneLine: true}
+	slow := iotest.OneByteReader(line)
+	err = retrying(t, server.address, 0).SendAll(ctx, "t", slow)
+	readOfLine := line.Bytes()
+	if err == nil || err.Error() != "not accepted: enough" {
 		t.Errorf("got %v", err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); runtime.NumGoroutine() > before+1; time.Sleep(time.Millisecond) { // the judge's
-		if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines are left of %d", runtime.NumGoroutine(), before)
-		}
-	}
-	lines, reads := input.read.Load(), line.reads.Load()
-	time.Sleep(20 * time.Millisecond)
-	if input.read.Load() != lines || line.reads.Load() != reads {
-		t.Error("the input is still read")
-	}
-}
-
-// The end of the context ends the attempts at once.
-func TestRetryIsInterrupted(t *testing.T) {
-	ctx, cancel := context.WithCancelCause(t.Context())
-	judge := judging(t, func(number, _ int) string {
-		if number == 2 {
-			cancel(errors.New("enough"))
-		}
-		return apiv1.QueueFull
+	bustest.Until(t, "the end of the producer's goroutines", func() bool {
+		return goroutines() == ""
 	})
-	accepted, _, _ := count()
-	err := retrying(t, judge.address, time.Hour).SendLines(ctx, "t", strings.NewReader("a\n"), accepted)
-	if want := "line 1: " + judge.address + ": refused: queue is full; enough"; err == nil || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
-	}
-	// A Read that never returns does not keep SendLines.
-	reader, writer := io.Pipe()
-	defer writer.Close()
-	err = retrying(t, judge.address, time.Hour).SendLines(ctx, "t", reader, accepted)
-	if want := "from line 1 on: not accepted: enough"; err == nil || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
+	// One Read may have been in progress. Of lines it takes some 4 KiB.
+	more, moreOfLine := lines.Bytes()-read, line.Bytes()-readOfLine
+	if more > 8<<10 || moreOfLine > 1 {
+		t.Errorf("afterwards %d bytes of lines and %d of the line were read", more, moreOfLine)
 	}
 }

@@ -41,8 +41,8 @@ func TestSizeRefused(t *testing.T) {
 	tooLarge := fmt.Sprintf("must be at most %d bytes", math.MaxInt)
 	for text, want := range map[string]string{
 		"": syntax, "0": syntax, "-1": syntax, "+1": syntax, "0x10": syntax, "1e3": syntax,
-		"KiB": syntax, "0KiB": syntax, "-1GiB": syntax, "1.5GiB": syntax, "1K": syntax, "1KB": syntax,
-		"1kib": syntax, "1 KiB": syntax, "1KiB ": syntax, "1KiBKiB": syntax,
+		"KiB": syntax, "0KiB": syntax, "-1GiB": syntax, "1.5GiB": syntax, "1K": syntax,
+		"1KB": syntax, "1kib": syntax, "1 KiB": syntax, "1KiB ": syntax, "1KiBKiB": syntax,
 		fmt.Sprint(uint64(math.MaxInt) + 1):     tooLarge,
 		fmt.Sprintf("%dKiB", math.MaxInt>>10+1): tooLarge,
 		fmt.Sprintf("%dGiB", math.MaxInt>>30+1): tooLarge,

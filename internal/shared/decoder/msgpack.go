@@ -111,10 +111,15 @@ func (d *MsgpackDecoder) message(message *apiv1.Message) error {
 		message.Topic = d.lastTopic
 		return d.data(message)
 	}
-	var hasTopic, hasData bool
 	if err := d.mapOf2("Topic and Data"); err != nil {
 		return err
 	}
+	return d.entries(message, start)
+}
+
+// entries decodes the two entries of a message whose map begins at start.
+func (d *MsgpackDecoder) entries(message *apiv1.Message, start int) error {
+	var hasTopic, hasData bool
 	for number := 1; number <= 2; number++ {
 		key, err := d.key(number)
 		if err != nil {

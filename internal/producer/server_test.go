@@ -1,0 +1,215 @@
+package producer_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"mbus/internal/apiv1"
+	"mbus/internal/producer"
+	"mbus/internal/shared/bustest"
+	"mbus/internal/shared/decoder"
+	"mbus/internal/shared/encoder"
+)
+
+// newProducer returns a producer for address. set may change its configuration.
+func newProducer(
+	t *testing.T, address string, set func(*producer.ProducerConfig),
+) *producer.Producer {
+	t.Helper()
+	config := producer.DefaultConfig()
+	var err error
+	if config.Host, config.Port, err = net.SplitHostPort(address); err != nil {
+		t.Fatal(err)
+	}
+	set(config)
+	sender, err := producer.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sender
+}
+
+// retrying returns a producer for address with -retry.
+func retrying(t *testing.T, address string, retry time.Duration) *producer.Producer {
+	t.Helper()
+	return newProducer(t, address, func(config *producer.ProducerConfig) { config.Retry = retry })
+}
+
+// server is a broker of the test's own, which accepts and refuses as the test wants.
+type server struct {
+	address string
+	t       *testing.T
+
+	mutex    sync.Mutex
+	payloads []payload
+}
+
+// payload is a payload that a server has received.
+type payload struct {
+	messages []*apiv1.Message
+	size     int // in bytes
+	accepted bool
+}
+
+// startServer starts a server, which ends with the test. For each payload it calls refuse
+// with the payload's number, from 1, and its size. It refuses the payload for the reason
+// that refuse returns, and accepts it if there is none.
+func startServer(t *testing.T, refuse func(number, size int) string) *server {
+	t.Helper()
+	listener := bustest.Listen(t)
+	server := &server{address: listener.Addr().String(), t: t}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			connection, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			if err := server.serve(connection, refuse); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		listener.Close()
+		<-ended
+	})
+	return server
+}
+
+// serve serves one connection.
+func (server *server) serve(connection net.Conn, refuse func(number, size int) string) error {
+	defer connection.Close()
+	bytes, err := io.ReadAll(connection)
+	if err != nil {
+		return err
+	}
+	messages, err := decoder.NewMsgpackDecoder(1 << 30).Decode(bytes)
+	if err != nil {
+		return err
+	}
+	reply := &apiv1.Reply{Error: refuse(len(server.received())+1, len(bytes))}
+	if reply.Error == "" {
+		reply.Accepted = len(messages)
+	}
+	server.mutex.Lock()
+	server.payloads = append(server.payloads, payload{messages, len(bytes), reply.Error == ""})
+	server.mutex.Unlock()
+	answer, err := encoder.NewMsgpackEncoder().EncodeReply(reply)
+	if err == nil {
+		_, err = connection.Write(answer)
+	}
+	return err
+}
+
+// received returns all payloads that have come.
+func (server *server) received() []payload {
+	server.mutex.Lock()
+	defer server.mutex.Unlock()
+	return server.payloads
+}
+
+// accepted returns the data of all accepted messages.
+func (server *server) accepted() []string {
+	data := []string{}
+	for _, payload := range server.received() {
+		for _, message := range payload.messages {
+			if payload.accepted {
+				data = append(data, string(message.Data))
+			}
+		}
+	}
+	return data
+}
+
+// sendLines sends the lines of input on the topic t. Besides the error it returns what
+// SendLines has counted as accepted: messages, and bytes of input.
+func (server *server) sendLines(
+	ctx context.Context, retry time.Duration, input io.Reader,
+) (messages, bytes int, err error) {
+	server.t.Helper()
+	accepted := func(moreMessages, moreBytes int) {
+		messages += moreMessages
+		bytes += moreBytes
+	}
+	err = retrying(server.t, server.address, retry).SendLines(ctx, "t", input, accepted)
+	return messages, bytes, err
+}
+
+// acceptAll is for a server that accepts everything.
+func acceptAll(int, int) string { return "" }
+
+// serveOne starts a server for one connection, and returns its address. Others can connect,
+// but get no answer. The context of serve ends with the test.
+func serveOne(t *testing.T, serve func(context.Context, *net.TCPConn)) string {
+	t.Helper()
+	listener := bustest.Listen(t)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		connection, err := listener.AcceptTCP()
+		if err != nil {
+			return
+		}
+		defer connection.Close()
+		serve(t.Context(), connection)
+	}()
+	t.Cleanup(func() {
+		listener.Close()
+		<-served
+	})
+	return listener.Addr().String()
+}
+
+// answer reads a whole payload and answers with text.
+func answer(text string) func(context.Context, *net.TCPConn) {
+	return func(_ context.Context, connection *net.TCPConn) {
+		io.Copy(io.Discard, connection)
+		io.WriteString(connection, text)
+	}
+}
+
+// answerOpenly answers with text and leaves the connection open.
+func answerOpenly(text string) func(context.Context, *net.TCPConn) {
+	return func(ctx context.Context, connection *net.TCPConn) {
+		io.WriteString(connection, text)
+		<-ctx.Done()
+	}
+}
+
+// answerEarly answers with text after it has read one byte, and hangs up.
+func answerEarly(text string) func(context.Context, *net.TCPConn) {
+	return func(_ context.Context, connection *net.TCPConn) {
+		connection.Read(make([]byte, 1))
+		io.WriteString(connection, text)
+		connection.CloseWrite()
+		io.CopyN(io.Discard, connection, 1<<20)
+	}
+}
+
+// answerEndlessly reads a whole payload. Its answer has no end.
+func answerEndlessly(_ context.Context, connection *net.TCPConn) {
+	io.Copy(io.Discard, connection)
+	for {
+		if _, err := io.WriteString(connection, "x"); err != nil {
+			return
+		}
+	}
+}
+
+// resetLate reads a whole payload and resets the connection.
+func resetLate(_ context.Context, connection *net.TCPConn) {
+	io.Copy(io.Discard, connection)
+	connection.SetLinger(0)
+}
+
+// resetEarly reads one byte and resets the connection.
+func resetEarly(_ context.Context, connection *net.TCPConn) {
+	connection.Read(make([]byte, 1))
+	connection.SetLinger(0)
+}
