@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"mbus/internal/shared/bustest"
 )
@@ -147,17 +146,6 @@ func TestTunnelCut(t *testing.T) {
 	if messages := broker.drained(); !slices.Equal(messages, []string{"4"}) {
 		t.Errorf("the messages are %q", messages)
 	}
-}
-
-// isBusy returns whether the broker serves another connection for longer than a moment.
-func (daemon *daemon) isBusy() bool {
-	daemon.t.Helper()
-	connection := daemon.Dial()
-	defer connection.Close()
-	connection.End("")
-	connection.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-	_, err := connection.Read(make([]byte, 1))
-	return os.IsTimeout(err)
 }
 
 // Who has not the right certificate gets nowhere, on either side.

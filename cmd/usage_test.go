@@ -33,7 +33,7 @@ func TestBrokerUsage(t *testing.T) {
 
 func TestProducerUsage(t *testing.T) {
 	status, stdout, stderr := run(t, "producer", "-h")
-	const want = "usage: producer -topic TOPIC [-message TEXT | -lines] [flags]\n"
+	const want = "usage: producer -topic TOPIC [-message TEXT | -lines] | -ping [flags]\n"
 	if status != 0 || stderr != "" || !strings.HasPrefix(stdout, want) {
 		t.Errorf("status %d\n%s%s", status, stdout, stderr)
 	}

@@ -36,8 +36,8 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is the command. It returns the exit status: 0 if all messages were accepted, 1 if not,
-// 2 if the arguments are wrong, 3 if the outcome is unknown.
+// run is the command. It returns the exit status: 0 if all messages were accepted, or the
+// broker answered a -ping, 1 if not, 2 if the arguments are wrong, 3 if the outcome is unknown.
 func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard error must not change the status
 	task, status, done := parse(arguments, stdout, stderr)
@@ -65,6 +65,7 @@ type sendTask struct {
 	topic   string
 	message *string // nil: read standard input
 	lines   bool    // each line of standard input is a message
+	ping    bool    // send nothing
 }
 
 // parse parses the command line. If there is nothing to send, done is true and status is the
@@ -81,13 +82,15 @@ func parse(arguments []string, stdout, stderr io.Writer) (task sendTask, status 
 		})
 	flags.BoolVar(&task.lines, "lines", false, "send each line of standard input as a message; "+
 		"without it and -message, all of standard input is one message")
+	flags.BoolVar(&task.ping, "ping", false,
+		"send nothing, and check that the broker answers; with -retry, wait until it does")
 	flags.StringVar(&task.config.Host, "host", task.config.Host, "the broker's `host`")
 	flags.StringVar(&task.config.Port, "port", task.config.Port, "the broker's `port`")
 	command.Duration(flags, &task.config.Timeout, "timeout",
 		"time limit per payload, from connect to reply: a `duration` above 0")
 	command.Duration(flags, &task.config.Retry, "retry",
 		"retry for up to this `duration`, only what was certainly not queued")
-	const synopsis = "-topic TOPIC [-message TEXT | -lines] [flags]"
+	const synopsis = "-topic TOPIC [-message TEXT | -lines] | -ping [flags]"
 	status, done = command.Parse(flags, synopsis, arguments, stdout, stderr)
 	if done {
 		return task, status, true
@@ -100,6 +103,12 @@ func parse(arguments []string, stdout, stderr io.Writer) (task sendTask, status 
 
 // validate returns nil if the task is valid. Otherwise its error names the flag.
 func (task *sendTask) validate() error {
+	if task.ping {
+		if task.topic != "" || task.message != nil || task.lines {
+			return errors.New("-ping: must be without -topic, -message and -lines")
+		}
+		return task.config.Validate()
+	}
 	if task.topic == "" {
 		return errors.New("-topic is missing or empty: must be the topic to send to")
 	}
@@ -119,6 +128,8 @@ func (task *sendTask) send(ctx context.Context, stdin, stderr *os.File) error {
 	sender, err := producer.New(task.config)
 	switch {
 	case err != nil:
+	case task.ping:
+		err = sender.Ping(ctx)
 	case task.message != nil:
 		message := &apiv1.Message{Topic: task.topic, Data: []byte(*task.message)}
 		err = sender.Send(ctx, []*apiv1.Message{message})
