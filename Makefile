@@ -3,6 +3,11 @@
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
+# What -version prints, the same in all commands. Empty without git: then they print what Go
+# knows.
+VERSION = $(shell git describe --always --dirty 2>/dev/null)
+LDFLAGS = -X mbus/internal/shared/command.version=$(VERSION)
+
 # The systems that make check compiles and vets for, besides its own.
 SYSTEMS = linux/386 darwin/arm64 freebsd/amd64 windows/amd64
 
@@ -21,7 +26,7 @@ LOGROTATE = /etc/logrotate.d
 .PHONY: all help demo install uninstall test check bench torture clean
 
 all: ## build the commands into build/ (the default)
-	go build -o build/ ./cmd/broker ./cmd/producer
+	go build -ldflags '$(LDFLAGS)' -o build/ ./cmd/broker ./cmd/producer
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -49,9 +49,9 @@ func nameOf(received os.Signal) string {
 }
 
 // SignalContext returns a context that ends when the process receives one of signals. The
-// context's cause and SignalName name that signal. Further signals within 200 ms, and further SIGHUPs
-// within a second, are part of the same request to stop and have no effect. A later signal
-// has its default action: it ends the process.
+// context's cause and SignalName name that signal. Further signals within 200 ms, and further
+// SIGHUPs within a second, are part of the same request to stop and have no effect. A later
+// signal has its default action: it ends the process.
 //
 // A SIGHUP or SIGINT that was ignored when the process started stays ignored: nohup makes
 // its command ignore SIGHUP, and a script's background commands ignore SIGINT.
