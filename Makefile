@@ -106,8 +106,8 @@ bench: ## measure, beside floors; the table of ratios comes last (about 2 minute
 	go test -run '^$$' -bench . -benchtime 0.2s ./internal/...
 	MBUS_BENCH=1 go test -count=1 -v -run TestRatios ./cmd
 
-torture: ## the long campaign of faults and hostile input, with its figures (about 35 minutes)
-	MBUS_TORTURE=1 go test -count=1 -v -timeout 30m ./cmd ./internal/broker
+torture: ## the long campaign of faults and hostile input, with its figures (about 45 minutes)
+	MBUS_TORTURE=1 go test -count=1 -v -timeout 45m ./cmd ./internal/broker
 	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/shared/decoder
 	go test -run '^$$' -fuzz FuzzConnection -fuzztime $(FUZZTIME) ./internal/broker
 	go test -run '^$$' -fuzz FuzzBus -fuzztime $(FUZZTIME) ./internal/broker
