@@ -24,7 +24,7 @@ func main() {
 
 // run is the command. It returns the exit status: 0 if the broker stopped and wrote every
 // message, 1 if it could not start or left a message unwritten, 2 if the arguments are wrong.
-// The first of these is the name that the command was called by.
+// arguments[0] is the name that the command was called by.
 func run(arguments []string, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed log is a write error, which the broker handles
 	config := broker.DefaultConfig()
