@@ -112,6 +112,7 @@ func (broker *Broker) openLog() error {
 	broker.stderr, broker.complaint = writer, make(chan struct{}, 1)
 	broker.store = &store{path: broker.config.LogFile, synced: broker.config.Sync}
 	broker.log.start(broker.store)
+	broker.store.progress = broker.log.progress
 	return broker.store.open()
 }
 

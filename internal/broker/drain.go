@@ -128,7 +128,6 @@ func (broker *Broker) settle() error {
 		if err := broker.store.sync(); err != nil {
 			return err
 		}
-		wakeUp(broker.log.progress)
 	}
 	taken.unsettled.messages, taken.unsettled.bytes = 0, 0
 	state.Lock()

@@ -11,6 +11,7 @@ import (
 
 	"mbus/internal/apiv1"
 	"mbus/internal/shared/escape"
+	"mbus/internal/shared/osfile"
 )
 
 const (
@@ -187,7 +188,7 @@ func (log *logWriter) reset() {
 // again: a pipe without a reader, a terminal that hung up (EIO), a closed file, one
 // that could not be synced.
 func (log *logWriter) isPermanent(err error) bool {
-	return errors.Is(err, errNotOnDisk) ||
+	return errors.Is(err, osfile.ErrNotOnDisk) ||
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EBADF) ||
 		errors.Is(err, syscall.EIO) && !log.regular ||
 		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed)

@@ -10,10 +10,6 @@ import (
 	"mbus/internal/shared/osfile"
 )
 
-// errNotOnDisk is wrapped by the errors of a sync. They are final: the kernel may
-// have dropped what it could not write, and the next sync would not report it.
-var errNotOnDisk = errors.New("not on disk")
-
 // store is a log in a file that the broker opens itself, for appending. The file has
 // one broker, which has locked it, and ends with a whole line whenever it is opened.
 // It belongs to one goroutine.
@@ -23,6 +19,9 @@ type store struct {
 	file   *os.File    // nil: it could not be opened anew
 	info   os.FileInfo // which file it is
 	cut    int64       // bytes of a torn line that open has cut off
+	failed error       // of a sync: what was written may never be on disk
+
+	progress chan<- struct{} // signalled when a sync has ended
 
 	// observe is nil, or a test's function that is called after each change of a
 	// file: with "open", "truncate", "write", "sync" or "sync directory", and the
@@ -77,10 +76,15 @@ func (store *store) adopt(file *os.File) (moved bool, err error) {
 		return false, err
 	}
 	if store.synced {
+		// Else blocks of the torn line could be left between those of new lines.
+		if err := store.syncFile(file); err != nil {
+			return false, err
+		}
 		if err := osfile.SyncDirectory(store.path); err != nil {
-			return false, fmt.Errorf("%w: %w", errNotOnDisk, err)
+			return false, err
 		}
 		store.changed("sync directory", nil, 0)
+		wakeUp(store.progress)
 	}
 	store.file, store.info = file, info
 	return false, nil
@@ -157,15 +161,24 @@ func (store *store) Write(lines []byte) (int, error) {
 }
 
 // sync puts on disk what was written, if that is wanted. Without a file it has
-// nothing to do: leave has synced the last one.
+// nothing to do: leave has synced the last one. After a sync that failed it fails.
 func (store *store) sync() error {
 	if !store.synced || store.file == nil {
-		return nil
+		return store.failed
 	}
-	if err := osfile.Sync(store.file); err != nil {
-		return fmt.Errorf("%w: %w", errNotOnDisk, err)
+	return store.syncFile(store.file)
+}
+
+// syncFile puts on disk what was written to file, and what was cut off.
+func (store *store) syncFile(file *os.File) error {
+	if store.failed == nil {
+		store.failed = osfile.Sync(file)
+	}
+	if store.failed != nil {
+		return store.failed
 	}
 	store.changed("sync", nil, 0)
+	wakeUp(store.progress)
 	return nil
 }
 

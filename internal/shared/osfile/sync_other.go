@@ -2,7 +2,15 @@
 
 package osfile
 
-import "os"
+import (
+	"fmt"
+	"os"
+)
 
-// Sync makes durable what was written to file.
-func Sync(file *os.File) error { return file.Sync() }
+// Sync makes durable what was written to file. An error wraps ErrNotOnDisk.
+func Sync(file *os.File) error {
+	if err := file.Sync(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotOnDisk, err)
+	}
+	return nil
+}

@@ -1,0 +1,372 @@
+//go:build unix
+
+package broker
+
+import (
+	"bytes"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mbus/internal/apiv1"
+)
+
+// inode is a file as the kernel has it, and as it is on disk for certain.
+type inode struct {
+	cached, synced []byte
+	common         int  // so many bytes are the same in both
+	torn           bool // an earlier power loss may have torn its end
+}
+
+// variants returns what a power loss may leave of the file: each prefix of what is
+// not on disk (each up to edge bytes and from the last edge bytes on, and between them
+// one each stride bytes), or all of it but one block, or all up to a block.
+func (inode *inode) variants(stride, edge int) [][]byte {
+	cached, synced, common := inode.cached, inode.synced, inode.common
+	found := [][]byte{synced, cached}
+	for size := common; size < len(cached); size++ {
+		if size%stride == 0 || min(size-common, len(cached)-size) < edge {
+			found = append(found, cached[:size])
+		}
+	}
+	for _, block := range []int{512, 4096} {
+		for start := common / block * block; start < len(cached); start += block {
+			from, to := max(start, common), min(start+block, len(cached))
+			zeroed, old, tail := bytes.Clone(cached), bytes.Clone(cached), bytes.Clone(cached)
+			clear(zeroed[from:to])
+			clear(tail[from:])
+			if clear(old[from:to]); from < len(synced) {
+				copy(old[from:to], synced[from:])
+				found = append(found, append(cached[:from:from], synced[from:]...))
+			}
+			found = append(found, zeroed, old, tail)
+		}
+	}
+	return found
+}
+
+// remnant is what a power loss leaves of a file.
+type remnant struct {
+	data   []byte
+	synced bool // all of it was on disk
+}
+
+// life is a broker on a directory, up to a power loss.
+type life struct {
+	crashes *crashes
+	*Broker
+	path     string              // of the log
+	names    []map[string]*inode // on disk, and after each change since then
+	file     *inode              // the file that the broker writes
+	first    int                 // message that this life sends
+	sent     int                 // how many it sends
+	before   []int               // messages that earlier lives acknowledged
+	again    bool                // a broker lives on in what this one leaves
+	room     int                 // bytes for which the disk has room
+	rotateAt string              // the next such change is followed by a rotation
+}
+
+// crashes are all states that power losses leave.
+type crashes struct {
+	*testing.T
+	directory string
+	seed      maphash.Seed
+	states    map[uint64]bool
+	lives     int // second ones
+	sparse    int // one of so many states is tried, where there are many that are alike
+}
+
+// crashMessages are the sizes of the messages that are sent: the first life's, and
+// those of the life after a power loss.
+var crashMessages = []int{10, 60, 2500, 20, 2500, 30, 70_000, 40, 50, 2600, 20}
+
+// lastMessages is how many messages the second life sends.
+const lastMessages = 2
+
+// crashMessage returns the text of a message. It has apostrophes, after which a cut
+// line looks like a whole one, and no block in common with another message.
+func crashMessage(i int) string {
+	return strings.Repeat(fmt.Sprintf("%d's ", i), crashMessages[i]/4)
+}
+
+// begin starts a life on what is left in files.
+func (crashes *crashes) begin(files map[string]remnant, before []int) *life {
+	life := &life{crashes: crashes, before: before, room: endless}
+	names := make(map[string]*inode)
+	life.path = filepath.Join(crashes.make(files), "log")
+	for name, file := range files {
+		names[name] = &inode{file.data, file.data, len(file.data), !file.synced}
+	}
+	life.names = []map[string]*inode{names}
+	return life
+}
+
+// open has a broker open the log, as New does, but observed.
+func (life *life) open() {
+	config := DefaultConfig()
+	config.ProducerPort, config.MaxPayload = "0", 1
+	broker, err := New(config)
+	life.must(err)
+	life.Broker = broker
+	config.LogFile, config.Sync = life.path, true
+	life.stderr, life.complaint = io.Discard, make(chan struct{}, 1)
+	life.store = &store{path: life.path, synced: true, observe: life.changed}
+	life.log.start(life.store)
+	life.log.writer = life
+	life.must(life.store.open())
+}
+
+// Write is the broker's log: the store, on a disk that may be full.
+func (life *life) Write(text []byte) (int, error) {
+	taken := min(len(text), life.room)
+	life.room -= taken
+	count, err := life.store.Write(text[:taken])
+	if err == nil && count < len(text) {
+		err = syscall.ENOSPC
+	}
+	return count, err
+}
+
+// changed follows what the store does, and then loses power.
+func (life *life) changed(change string, data []byte, size int64) {
+	current := life.names[len(life.names)-1]
+	switch change {
+	case "open":
+		if current["log"] == nil {
+			current = maps.Clone(current)
+			current["log"] = &inode{}
+			life.names = append(life.names, current)
+		}
+		life.file = current["log"]
+	case "truncate":
+		life.file.cached = life.file.cached[:size:size]
+		life.file.common = min(life.file.common, int(size))
+	case "write":
+		life.file.cached = append(life.file.cached, data...)
+	case "sync":
+		life.file.synced, life.file.common = life.file.cached, len(life.file.cached)
+	case "sync directory":
+		life.names = life.names[len(life.names)-1:]
+	}
+	life.lose()
+	if change == life.rotateAt {
+		life.rotateAt = ""
+		life.rotate()
+	}
+}
+
+// rotate renames the log, and has the broker look.
+func (life *life) rotate() {
+	current := maps.Clone(life.names[len(life.names)-1])
+	old := fmt.Sprint("log.", len(current))
+	if err := os.Rename(life.path, filepath.Join(filepath.Dir(life.path), old)); err != nil {
+		life.crashes.Fatal(err)
+	}
+	current[old] = current["log"]
+	delete(current, "log")
+	life.names = append(life.names, current)
+	life.nextLook = time.Time{}
+	life.lose()
+}
+
+// send queues the next count messages as one payload, and drains.
+func (life *life) send(count int) error {
+	for range count {
+		text := crashMessage(life.first + life.sent)
+		life.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(text)})
+		life.sent++
+	}
+	life.announceLocked()
+	err := life.Drain()
+	life.lose()
+	return err
+}
+
+// must fails the test unless err is nil.
+func (life *life) must(err error) {
+	if err != nil {
+		life.crashes.Fatal(err)
+	}
+}
+
+// end ends the life, and checks that the files are what the test takes them for.
+func (life *life) end() {
+	life.Close()
+	life.store.close()
+	for name, inode := range life.names[len(life.names)-1] {
+		data, err := os.ReadFile(filepath.Join(filepath.Dir(life.path), name))
+		if err != nil || !bytes.Equal(data, inode.cached) {
+			life.crashes.Fatalf("%s is not as the store reports: %v", name, err)
+		}
+	}
+}
+
+// lose loses power, in all ways, and has a broker recover.
+func (life *life) lose() {
+	acked := slices.Clone(life.before)
+	for i := range life.sent - life.state.queuedMessages {
+		acked = append(acked, life.first+i)
+	}
+	stride, edge := life.crashes.sparse, 300
+	if !life.again {
+		stride, edge = 499, 0
+	}
+	for _, names := range life.names {
+		for _, inode := range names {
+			for _, data := range inode.variants(stride, edge) {
+				files := make(map[string]remnant)
+				for name, other := range names {
+					files[name] = remnant{other.cached, !other.torn && bytes.Equal(other.cached, other.synced)}
+					if other == inode {
+						files[name] = remnant{data, files[name].synced}
+					}
+				}
+				life.crashes.recover(files, acked, life.again)
+			}
+		}
+		if len(names) == 0 {
+			life.crashes.recover(nil, acked, life.again)
+		}
+	}
+}
+
+// recover has a broker open what is left, and checks it. Now and then the broker
+// lives on, and loses power again.
+func (crashes *crashes) recover(files map[string]remnant, acked []int, again bool) {
+	var hash maphash.Hash
+	hash.SetSeed(crashes.seed)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		fmt.Fprintf(&hash, "%s %d %s", name, len(files[name].data), files[name].data)
+	}
+	fmt.Fprint(&hash, acked)
+	if crashes.states[hash.Sum64()] {
+		return
+	}
+	crashes.states[hash.Sum64()] = true
+
+	directory := crashes.make(files)
+	store := &store{path: filepath.Join(directory, "log"), synced: true}
+	if err := store.open(); err != nil {
+		crashes.Fatal(err)
+	}
+	store.close()
+	crashes.check(directory, files, acked)
+	os.RemoveAll(directory)
+	if again && store.cut > 0 && len(crashes.states)%crashes.sparse == 0 {
+		crashes.lives++
+		life := crashes.begin(files, acked)
+		life.first = len(crashMessages) - lastMessages
+		life.open()
+		life.must(life.send(1))
+		life.must(life.send(1))
+		life.end()
+		os.RemoveAll(filepath.Dir(life.path))
+	}
+}
+
+// make makes a directory of files.
+func (crashes *crashes) make(files map[string]remnant) string {
+	directory, err := os.MkdirTemp(crashes.directory, "")
+	if err != nil {
+		crashes.Fatal(err)
+	}
+	for name, file := range files {
+		if err := os.WriteFile(filepath.Join(directory, name), file.data, 0o600); err != nil {
+			crashes.Fatal(err)
+		}
+	}
+	return directory
+}
+
+// check fails the test unless the messages in directory, over all files, are some of
+// those that were sent, in order, each once, with all that were acknowledged.
+func (crashes *crashes) check(directory string, files map[string]remnant, acked []int) {
+	var found []int
+	for _, name := range []string{"log.1", "log.2", "log.3", "log"} {
+		data, err := os.ReadFile(filepath.Join(directory, name))
+		if _, named := files[name]; named && err != nil {
+			crashes.Fatal(err)
+		}
+		mayBeTorn := name != "log" && !files[name].synced
+		found = append(found, crashes.messages(name, string(data), mayBeTorn)...)
+	}
+	if !slices.IsSorted(found) || len(slices.Compact(slices.Clone(found))) < len(found) {
+		crashes.Fatalf("the order of the messages is %d", found)
+	}
+	for _, i := range acked {
+		if !slices.Contains(found, i) {
+			crashes.Fatalf("messages %d were acknowledged, and %d are there", acked, found)
+		}
+	}
+}
+
+// messages returns which messages a file has. It fails the test if the file has
+// anything else than whole lines that were written. A line with a zero byte is none,
+// and readers skip it. A file that was renamed when the power went may have a torn end.
+func (crashes *crashes) messages(name, text string, mayBeTorn bool) (found []int) {
+	for line := range strings.Lines(text) {
+		switch i, ok := crashMessageOf(line); {
+		case ok:
+			found = append(found, i)
+		case !strings.HasSuffix(line, "\n"):
+			if !mayBeTorn {
+				crashes.Fatalf("%s has a torn end: %.100q", name, line)
+			}
+		case strings.Contains(line, "\x00"):
+		case !timeStamp.MatchString(line), strings.Contains(line, "Received"):
+			crashes.Fatalf("%s has a line of %d bytes that was never written: %.80q ... %q",
+				name, len(line), line, line[max(0, len(line)-80):])
+		}
+	}
+	return found
+}
+
+// timeStamp matches the beginning of a line.
+var timeStamp = regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `)
+
+// crashMessageOf returns which message the line has.
+func crashMessageOf(line string) (i int, ok bool) {
+	const before = "Received new message from topic 't': '"
+	rest, _ := strings.CutPrefix(timeStamp.ReplaceAllString(line, ""), before)
+	fmt.Sscanf(rest, "%d's", &i)
+	return i, i >= 0 && i < len(crashMessages) && rest == crashMessage(i)+"'\n"
+}
+
+// Whenever the power fails, what was acknowledged is there afterwards, in order, each
+// message once, and nothing is there that was not sent.
+func TestEveryCrash(t *testing.T) {
+	crashes := &crashes{T: t, directory: inMemory(t), sparse: 211}
+	if os.Getenv("MBUS_TORTURE") != "" {
+		crashes.sparse = 29
+	}
+	crashes.seed, crashes.states = maphash.MakeSeed(), make(map[uint64]bool)
+	life := crashes.begin(nil, nil)
+	life.again = true
+	life.open()
+	life.must(life.send(2))
+	life.must(life.send(1))
+	life.rotate() // while all is written
+	life.must(life.send(1))
+	life.room = 1500 // a full disk: a line is in hand
+	if err := life.send(1); err == nil {
+		t.Fatal("the log did not fail")
+	}
+	life.rotate()
+	life.room = endless
+	life.must(life.send(1))
+	life.rotateAt = "write" // in the middle of a drain
+	life.must(life.send(2))
+	life.must(life.send(1))
+	life.end()
+	t.Logf("figure: %d crash states, and from %d of them those of a second life",
+		len(crashes.states), crashes.lives)
+}

@@ -1,0 +1,161 @@
+//go:build unix
+
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"mbus/internal/shared/bustest"
+)
+
+// A broker that has nothing to do looks at its log's name all the same.
+func TestLookWhileIdle(t *testing.T) {
+	stored := openStored(t, filepath.Join(t.TempDir(), "log"), nil)
+	stored.serve()
+	rename(t, stored.path, stored.path+".1")
+	bustest.Until(t, "a new file", func() bool {
+		_, err := os.Stat(stored.path)
+		return err == nil
+	})
+	stored.Accept(bustest.Payload("t", "1"), 1)
+	stored.Expect("new message dispatched on topic t")
+	if old := bustest.Lines(t, file(stored.path+".1")); len(old) != 2 {
+		t.Errorf("the old file has %q", old)
+	}
+}
+
+// Whatever byte a line is torn at when the log is renamed: its beginning is cut off the
+// old file, and it is written whole to the new one.
+func TestRotationWithALineInHand(t *testing.T) {
+	long := strings.Repeat("long's ", gatherSize)
+	texts := []string{"first", "it's\n", long, "last"}
+	whole := newStored(t, nil)
+	whole.queue(texts...)
+	whole.must(whole.Drain())
+	size := len(file(whole.path))
+	for room := range size {
+		if room > 250 && room < size-100 && room%40009 != 0 {
+			continue // one place in the long line is as good as another
+		}
+		stored := openStored(t, filepath.Join(t.TempDir(), "log"), nil)
+		disk := &limited{stored.store, room}
+		stored.log.writer = disk
+		stored.queue(texts...)
+		if err := stored.Drain(); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("%d bytes: Drain returns %v", room, err)
+		}
+		torn := file(stored.path)
+		want := torn[:strings.LastIndexByte(torn, '\n')+1]
+		rename(t, stored.path, stored.path+".1")
+		if err := stored.drain(); !errors.Is(err, syscall.ENOSPC) { // as full as it was
+			t.Fatalf("%d bytes: Drain returns %v", room, err)
+		}
+		if old := file(stored.path + ".1"); old != want {
+			t.Fatalf("%d bytes: the old file ends with %q", room, old[max(0, len(old)-100):])
+		}
+		os.Remove(stored.path + ".1") // which gives room
+		disk.room = endless
+		stored.must(stored.drain())
+		got := bustest.Received(t, want+file(stored.path))["t"]
+		if !slices.Equal(got, []string{"first", `it's\n`, long, "last"}) || stored.queued() > 0 {
+			t.Fatalf("%d bytes: %d messages over both files, %d queued", room, len(got), stored.queued())
+		}
+		stored.Close()
+		stored.store.close()
+	}
+}
+
+// obstacle is why a log can't be opened after a rotation.
+type obstacle struct {
+	begin, end func(t *testing.T, path string)
+	reason     string // the error, with %s for the path
+}
+
+func obstacles() map[string]obstacle {
+	remove := func(_ *testing.T, path string) { os.Remove(path) }
+	away := func(path string) string { return filepath.Dir(path) + ".away" }
+	return map[string]obstacle{
+		"no directory": {
+			func(t *testing.T, path string) { rename(t, filepath.Dir(path), away(path)) },
+			func(t *testing.T, path string) { rename(t, away(path), filepath.Dir(path)) },
+			"open %s: no such file or directory",
+		},
+		"no permission": {
+			func(t *testing.T, path string) {
+				if os.Getuid() == 0 {
+					t.Skip("root has every permission")
+				}
+				rename(t, path, path+".1")
+				os.Chmod(filepath.Dir(path), 0o500)
+			},
+			func(t *testing.T, path string) { os.Chmod(filepath.Dir(path), 0o700) },
+			"open %s: permission denied",
+		},
+		"a directory": {
+			func(t *testing.T, path string) {
+				rename(t, path, path+".1")
+				os.Mkdir(path, 0o700)
+			},
+			remove,
+			"%s: must be a regular file",
+		},
+		"another broker": {
+			func(t *testing.T, path string) {
+				rename(t, path, path+".1")
+				other := &store{path: path}
+				if err := other.open(); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(other.close)
+			},
+			remove,
+			"%s: in use by another broker",
+		},
+	}
+}
+
+// While the log can't be opened, messages are kept and it is tried again. One line on
+// standard error reports that, and afterwards one in the log.
+func TestLogCantBeOpened(t *testing.T) {
+	for name, obstacle := range obstacles() {
+		t.Run(name, func(t *testing.T) {
+			stored := newStored(t, nil)
+			reason := fmt.Sprintf(obstacle.reason, stored.path)
+			stored.queue("before")
+			stored.must(stored.drain())
+			obstacle.begin(t, stored.path)
+			for kept := 1; kept <= 3; kept++ {
+				stored.queue(fmt.Sprint(kept))
+				if err := stored.drain(); err == nil || err.Error() != reason || stored.log.isPermanent(err) {
+					t.Fatalf("Drain returns %v, want %s", err, reason)
+				}
+				bustest.Until(t, "standard error", func() bool { return len(stored.complaint) == 0 })
+				if stored.queued() != kept {
+					t.Errorf("%d messages of %d count as queued", stored.queued(), kept)
+				}
+			}
+			complaints := bustest.Lines(t, stored.stderr.String())
+			if !slices.Equal(complaints, []string{"Broker: the log fails, trying on: " + reason}) {
+				t.Errorf("standard error has %q", complaints)
+			}
+			obstacle.end(t, stored.path)
+			stored.must(stored.drain())
+			log := logFiles{stored.path + ".1", stored.path}.String()
+			if got := bustest.Received(t, log)["t"]; !slices.Equal(got, []string{"before", "1", "2", "3"}) {
+				t.Errorf("the log has %q", got)
+			}
+			lines := bustest.Lines(t, log)
+			last := lines[len(lines)-1]
+			if !strings.HasPrefix(last, outageLine) || !strings.HasSuffix(last, ": "+reason) {
+				t.Errorf("the last line is %s", last)
+			}
+		})
+	}
+}

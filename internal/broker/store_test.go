@@ -1,0 +1,303 @@
+//go:build unix
+
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mbus/internal/apiv1"
+	"mbus/internal/shared/bustest"
+)
+
+// stored is a broker whose log is a file of its own.
+type stored struct {
+	*Broker
+	*bustest.Client // its Log is the file
+	t               *testing.T
+	path            string
+	stderr          *bustest.Record
+	ended           chan error // what ProducerListen returned
+}
+
+// openStored returns a broker that does not serve yet, whose log is the file path. It
+// has no ticks and the other defaults, unless set changes that.
+func openStored(t *testing.T, path string, set func(*BrokerConfig)) *stored {
+	t.Helper()
+	stored := &stored{t: t, path: path, stderr: &bustest.Record{}, ended: make(chan error, 1)}
+	config := DefaultConfig()
+	config.ProducerPort, config.Interval = "0", quiet
+	config.LogFile, config.Log = path, stored.stderr
+	if set != nil {
+		set(config)
+	}
+	var err error
+	if stored.Broker, err = New(config); err != nil {
+		t.Fatal(err)
+	}
+	stored.Client = bustest.NewClient(t, stored.Addr().String(), logFiles{path})
+	return stored
+}
+
+// newStored is openStored with a new file, and closes it when the test ends. The broker
+// must not serve.
+func newStored(t *testing.T, set func(*BrokerConfig)) *stored {
+	t.Helper()
+	stored := openStored(t, filepath.Join(t.TempDir(), "log"), set)
+	t.Cleanup(func() {
+		stored.Close()
+		stored.store.close()
+	})
+	return stored
+}
+
+// serve has the broker serve until the test ends, when it must have written all.
+func (stored *stored) serve() {
+	stored.t.Helper()
+	go func() { stored.ended <- stored.ProducerListen() }()
+	stored.t.Cleanup(func() {
+		stored.Close()
+		stored.must(<-stored.ended)
+	})
+	stored.Expect("Broker: listening on " + stored.Address)
+}
+
+// queue queues a payload of one message for each of texts on the topic t.
+func (stored *stored) queue(texts ...string) {
+	stored.state.Lock()
+	defer stored.state.Unlock()
+	for _, text := range texts {
+		stored.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(text)})
+	}
+	stored.announceLocked()
+}
+
+// drain has the broker look at its log's name and drain, as at a tick.
+func (stored *stored) drain() error {
+	stored.nextLook = time.Time{}
+	return stored.Drain()
+}
+
+// must fails the test unless err is nil.
+func (stored *stored) must(err error) {
+	stored.t.Helper()
+	if err != nil {
+		stored.t.Fatal(err)
+	}
+}
+
+// queued returns how many messages count as queued.
+func (stored *stored) queued() int {
+	stored.state.Lock()
+	defer stored.state.Unlock()
+	return stored.state.queuedMessages
+}
+
+// logFiles is a log in several files, the oldest first. One may be missing.
+type logFiles []string
+
+func (paths logFiles) String() string {
+	var log strings.Builder
+	for _, path := range paths {
+		text, _ := os.ReadFile(path)
+		log.Write(text)
+	}
+	return log.String()
+}
+
+// rename renames a file.
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// writeFile makes a file of text.
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A torn line is cut off, however long it is and wherever its blocks begin.
+func TestTornLineIsCut(t *testing.T) {
+	const block = 64 << 10
+	path := filepath.Join(t.TempDir(), "log")
+	for _, whole := range []int{0, 1, 100, block - 1, block, block + 1, 2 * block} {
+		text := strings.Repeat("x", max(whole-1, 0)) + strings.Repeat("\n", min(whole, 1))
+		for _, torn := range []int{0, 1, block - 2, block - 1, block, block + 1, 3*block + 7} {
+			writeFile(t, path, text+strings.Repeat("'", torn))
+			store := &store{path: path}
+			if err := store.open(); err != nil {
+				t.Fatal(err)
+			}
+			store.close()
+			if left := file(path); left != text || store.cut != int64(torn) {
+				t.Errorf("of %d bytes and a torn line of %d: %d bytes are left, %d were cut",
+					whole, torn, len(left), store.cut)
+			}
+		}
+	}
+}
+
+// file returns the text of a file, "" if there is none.
+func file(path string) string {
+	return logFiles{path}.String()
+}
+
+// The log has a line about each torn line that was cut off: when the broker starts, and
+// when it opens another file.
+func TestTornLineIsReported(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	const line = "2026/01/02 03:04:05 Received new message from topic 't': 'it'\n"
+	const report = "Broker: cut %d bytes of a torn line off the end of the log"
+	writeFile(t, path, line+line[:len(line)-2])
+	stored := openStored(t, path, nil)
+	stored.serve()
+	stored.Expect(fmt.Sprintf(report, len(line)-2))
+	writeFile(t, path+".new", "torn")
+	rename(t, path, path+".1")
+	rename(t, path+".new", path)
+	stored.Expect(fmt.Sprintf(report, len("torn")))
+	old := file(path + ".1")
+	if lines := bustest.Lines(t, old); len(lines) != 4 || !strings.HasPrefix(old, line) {
+		t.Errorf("the old file has %q", lines)
+	}
+	if got := bustest.Lines(t, file(path)); len(got) != 1 {
+		t.Errorf("the new file has %q", got)
+	}
+}
+
+// A log that is made can be read by its group, and written by its owner alone.
+func TestLogMode(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0))
+	stored := newStored(t, nil)
+	if info, err := os.Stat(stored.path); err != nil || info.Mode() != 0o640 {
+		t.Errorf("%v, error %v", info, err)
+	}
+}
+
+// refuseLog fails the test unless a broker can't have path as its log for that reason.
+func refuseLog(t *testing.T, path, reason string) {
+	t.Helper()
+	config := DefaultConfig()
+	config.ProducerPort, config.LogFile = "0", path
+	if _, err := New(config); err == nil || err.Error() != reason {
+		t.Errorf("%s: New returns %v, want %s", path, err, reason)
+	}
+}
+
+// A file is the log of one broker, by whatever name.
+func TestLogOfAnotherBroker(t *testing.T) {
+	path := newStored(t, nil).path
+	directory := filepath.Dir(path)
+	hard, symbolic := filepath.Join(directory, "hard"), filepath.Join(directory, "symbolic")
+	if err := errors.Join(os.Link(path, hard), os.Symlink("log", symbolic)); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(directory)
+	writeFile(t, path, "torn") // in the middle of the first broker's write
+	parent := "../" + filepath.Base(directory) + "/log"
+	for _, name := range []string{path, hard, symbolic, "log", parent} {
+		refuseLog(t, name, name+": in use by another broker")
+	}
+	if left := file(path); left != "torn" {
+		t.Errorf("the log is %q", left)
+	}
+}
+
+// Nothing but a regular file is a log.
+func TestLogIsARegularFile(t *testing.T) {
+	directory := t.TempDir()
+	fifo, symbolic := filepath.Join(directory, "fifo"), filepath.Join(directory, "symbolic")
+	if err := errors.Join(syscall.Mkfifo(fifo, 0o600), os.Symlink(directory, symbolic)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{directory, fifo, symbolic, os.DevNull} {
+		refuseLog(t, path, path+": must be a regular file")
+	}
+	missing := filepath.Join(directory, "missing", "log")
+	refuseLog(t, missing, "open "+missing+": no such file or directory")
+}
+
+// The name may move while the file is opened: the file that has it in the end is the
+// log.
+func TestNameMovesWhileOpening(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	for _, moves := range []int{1, openAttempts - 1, openAttempts} {
+		store := &store{path: path}
+		store.observe = func(change string, _ []byte, _ int64) {
+			if moves--; change == "open" && moves >= 0 {
+				rename(t, path, path+".1")
+			}
+		}
+		err := store.open()
+		if moves == 0 {
+			if err == nil || err.Error() != path+": another file at each look" {
+				t.Errorf("open returns %v", err)
+			}
+			continue
+		}
+		named, wrong := os.Stat(path)
+		if err := errors.Join(err, wrong); err != nil || !os.SameFile(named, store.info) {
+			t.Errorf("open takes another file: %v", err)
+		}
+		store.close()
+	}
+}
+
+// A directory that is renamed while a file in it is opened is no failed sync.
+func TestDirectoryMovesWhileOpening(t *testing.T) {
+	directory := filepath.Join(t.TempDir(), "directory")
+	if err := os.Mkdir(directory, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	store := &store{path: filepath.Join(directory, "log"), synced: true}
+	defer store.close()
+	store.observe = func(change string, _ []byte, _ int64) {
+		if change == "sync" { // of the file, before the directory's
+			store.observe = nil
+			rename(t, directory, directory+".away")
+		}
+	}
+	if err := store.open(); !errors.Is(err, os.ErrNotExist) || new(logWriter).isPermanent(err) {
+		t.Errorf("open returns %v", err)
+	}
+	rename(t, directory+".away", directory)
+	if err := store.open(); err != nil {
+		t.Error(err)
+	}
+}
+
+// inMemory returns a directory in memory, where there is one: a sync costs nothing.
+func inMemory(t *testing.T) string {
+	directory, err := os.MkdirTemp("/dev/shm", "mbus")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(directory) })
+	return directory
+}
+
+// limited is a store on a disk that has room for so many bytes more.
+type limited struct {
+	*store
+	room int
+}
+
+func (limited *limited) Write(text []byte) (int, error) {
+	taken := min(len(text), limited.room)
+	limited.room -= taken
+	if count, err := limited.store.Write(text[:taken]); err != nil || taken == len(text) {
+		return count, err
+	}
+	return taken, full
+}

@@ -1,0 +1,177 @@
+//go:build unix
+
+package broker
+
+import (
+	"errors"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"mbus/internal/shared/bustest"
+	"mbus/internal/shared/osfile"
+)
+
+// hasMessage returns whether lines of the log have a message.
+func hasMessage(data []byte) bool {
+	return strings.Contains(string(data), "Received")
+}
+
+// A sync that fails is final. Nobody is told that a message is accepted, and the broker
+// ends with the reason, which is not on standard error twice.
+func TestFailedSync(t *testing.T) {
+	stored := newStored(t, func(config *BrokerConfig) { config.Interval, config.Sync = 0, true })
+	stored.store.observe = func(_ string, data []byte, _ int64) {
+		if hasMessage(data) {
+			stored.store.file.Close()
+		}
+	}
+	go func() { stored.ended <- stored.ProducerListen() }()
+	connection := stored.Dial()
+	connection.End(bustest.Payload("t", "1", "2"))
+	if answer, err := io.ReadAll(connection); err != nil || len(answer) > 0 {
+		t.Errorf("the answer is %q, error %v", answer, err)
+	}
+	err := <-stored.ended
+	const words = "messages not written: 2: "
+	if !errors.Is(err, osfile.ErrNotOnDisk) || !strings.HasPrefix(err.Error(), words) {
+		t.Errorf("ProducerListen returns %v", err)
+	}
+	if complaints := stored.stderr.String(); complaints != "" {
+		t.Errorf("standard error has %q", complaints)
+	}
+}
+
+// So is the sync of an old file, after a rotation in the middle of a drain.
+func TestFailedSyncOfAnOldFile(t *testing.T) {
+	stored := newStored(t, func(config *BrokerConfig) { config.Sync = true })
+	stored.store.observe = func(_ string, data []byte, _ int64) {
+		if hasMessage(data) {
+			rename(t, stored.path, stored.path+".1")
+			stored.nextLook = time.Time{}
+			stored.store.file.Close()
+		}
+	}
+	stored.queue(strings.Repeat("x", gatherSize), "next")
+	for range 2 {
+		if err := stored.Drain(); !errors.Is(err, osfile.ErrNotOnDisk) {
+			t.Errorf("Drain returns %v", err)
+		}
+		if stored.queued() != 2 {
+			t.Errorf("%d messages of 2 count as queued", stored.queued())
+		}
+	}
+}
+
+// A drain is synced once, and one of more than 8 MiB once for each 8 MiB. Without Sync
+// there is no sync.
+func TestSyncsPerDrain(t *testing.T) {
+	for _, synced := range []bool{true, false} {
+		stored := newStored(t, func(config *BrokerConfig) { config.Sync = synced })
+		syncs := 0
+		stored.store.observe = func(change string, _ []byte, _ int64) {
+			if strings.HasPrefix(change, "sync") {
+				syncs++
+			}
+		}
+		for size, want := range map[int]int{100: 1, settleBytes / 400: 2} {
+			syncs = 0
+			stored.queue(slices.Repeat([]string{strings.Repeat("x", size)}, 600)...)
+			stored.must(stored.Drain())
+			if !synced {
+				want = 0
+			}
+			if syncs != want {
+				t.Errorf("Sync %v: 600 messages of %d bytes take %d syncs, want %d",
+					synced, size, syncs, want)
+			}
+		}
+	}
+}
+
+// slowSync has the sync of messages last until the test receives from done.
+func (stored *stored) slowSync() (begun <-chan struct{}, done chan<- struct{}) {
+	entered, leave := make(chan struct{}), make(chan struct{})
+	unsynced := false
+	stored.store.observe = func(change string, data []byte, _ int64) {
+		if unsynced = unsynced || hasMessage(data); unsynced && change == "sync" {
+			unsynced = false
+			entered <- struct{}{}
+			<-leave
+		}
+	}
+	return entered, leave
+}
+
+// At interval 0 the reply comes after the sync.
+func TestReplyAfterSync(t *testing.T) {
+	stored := newStored(t, func(config *BrokerConfig) { config.Interval, config.Sync = 0, true })
+	begun, done := stored.slowSync()
+	stored.serve()
+	connection := stored.Dial()
+	connection.End(bustest.Payload("t", "1"))
+	<-begun
+	connection.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // a reply would be here
+	if count, err := connection.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%d bytes of a reply before the end of the sync, error %v", count, err)
+	}
+	connection.SetReadDeadline(time.Now().Add(bustest.Patience))
+	done <- struct{}{}
+	if reply := connection.Reply(); reply.Accepted != 1 {
+		t.Errorf("the reply is %+v", *reply)
+	}
+}
+
+// While a sync lasts, messages are accepted, and those that it is for count as queued.
+func TestSlowSync(t *testing.T) {
+	stored := newStored(t, func(config *BrokerConfig) {
+		config.Interval, config.Sync, config.Timeout = 10*time.Millisecond, true, time.Hour
+	})
+	begun, done := stored.slowSync()
+	stored.serve()
+	stored.Accept(bustest.Payload("t", "1"), 1)
+	<-begun
+	stored.Accept(bustest.Payload("t", "2", "3"), 2)
+	if got := stored.Received("t"); !slices.Equal(got, []string{"1"}) || stored.queued() != 3 {
+		t.Errorf("the log has %q, and %d messages count as queued", got, stored.queued())
+	}
+	done <- struct{}{}
+	<-begun
+	if got := stored.Received("t"); len(got) != 3 || stored.queued() != 2 {
+		t.Errorf("the log has %q, and %d messages count as queued", got, stored.queued())
+	}
+	done <- struct{}{}
+	bustest.Until(t, "an empty queue", func() bool { return stored.queued() == 0 })
+}
+
+// A disk that takes seconds for each write and sync, but less than the time-out, gets
+// everything when the broker stops.
+func TestStopWithASlowDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stored := newStored(t, func(config *BrokerConfig) {
+			config.Sync, config.Timeout = true, 3*time.Second
+		})
+		stored.store.observe = func(change string, _ []byte, _ int64) {
+			if change != "open" {
+				time.Sleep(2 * time.Second)
+			}
+		}
+		stored.queue("1", strings.Repeat("2", settleBytes), "3")
+		rename(t, stored.path, stored.path+".1")
+		served := make(chan struct{})
+		close(served)
+		result := make(chan error, 1)
+		go func() { result <- stored.tickLoop(served) }()
+		if err := stored.awaitLastDrain(result); err != nil {
+			t.Error(err)
+			<-result
+		}
+		if got := stored.Received("t"); len(got) != 3 {
+			t.Errorf("%d messages of 3 are in the log", len(got))
+		}
+	})
+}
