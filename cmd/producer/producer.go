@@ -38,6 +38,7 @@ func main() {
 
 // run is the command. It returns the exit status: 0 if all messages were accepted, or the
 // broker answered a -ping, 1 if not, 2 if the arguments are wrong, 3 if the outcome is unknown.
+// arguments[0] is the name that the command was called by.
 func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard error must not change the status
 	task, status, done := parse(arguments, stdout, stderr)
