@@ -3,29 +3,43 @@
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
+# What -version prints, the same in all commands. Empty without git: then they print what Go
+# knows.
+VERSION = $(shell git describe --always --dirty 2>/dev/null)
+LDFLAGS = -X mbus/internal/shared/command.version=$(VERSION)
+
 # The systems that make check compiles and vets for, besides its own.
 SYSTEMS = linux/386 darwin/arm64 freebsd/amd64 windows/amd64
 
 # How long make torture fuzzes each target.
 FUZZTIME = 10m
 
-.PHONY: all help demo test check bench torture clean
+# Where make install puts things. DESTDIR, which packagers set, comes before each of them.
+# systemd looks into /usr/lib and /usr/local/lib, and for everything else into /etc.
+PREFIX = /usr/local
+BIN = $(PREFIX)/bin
+SYSTEMD = $(if $(filter /usr /usr/local,$(PREFIX)),$(PREFIX)/lib,/etc)
+UNITS = $(SYSTEMD)/systemd/system
+SYSUSERS = $(SYSTEMD)/sysusers.d
+LOGROTATE = /etc/logrotate.d
+
+.PHONY: all help demo install uninstall test check bench torture clean
 
 all: ## build the commands into build/ (the default)
-	go build -o build/ ./cmd/broker ./cmd/producer ./cmd/consumer
+	go build -ldflags '$(LDFLAGS)' -o build/ ./cmd/broker ./cmd/producer ./cmd/consumer
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: all ## start a broker, send one message, show the log, receive it, stop
 	@set -e; log=$$(mktemp); follower=; \
-	./build/broker -pport 0 -interval 1s 2>"$$log" & broker=$$!; \
+	./build/broker -pport 0 -interval 1s -log "$$log" & broker=$$!; \
 	trap 'kill $$broker $$follower 2>/dev/null || true; rm -f "$$log"' EXIT; \
 	await() { \
 		for try in $$(seq 100); do if grep -q "$$1" "$$log"; then return; fi; sleep 0.1; done; \
 		echo "demo: the log has no line with $$1" >&2; exit 1; \
 	}; \
-	echo '$$ ./build/broker'; \
+	echo '$$ ./build/broker -log mbus.log'; \
 	tail -n +1 -f "$$log" & follower=$$!; \
 	await 'listening on'; \
 	port=$$(sed -n 's/.*listening on .*://p' "$$log"); \
@@ -33,9 +47,41 @@ demo: all ## start a broker, send one message, show the log, receive it, stop
 	./build/producer -port $$port -topic orders -message 'look ma! a new order'; \
 	await "Received new message from topic 'orders': 'look ma! a new order'$$"; \
 	sleep 0.5; \
-	echo "$$ ./build/consumer -log \$$log -topic orders -count 1"; \
+	echo "$$ ./build/consumer -log mbus.log -topic orders -count 1"; \
 	./build/consumer -log "$$log" -topic orders -count 1; \
 	kill -TERM $$broker; wait $$broker
+
+install: ## install what make has built: PREFIX=/usr/local, DESTDIR for packagers
+	@case "$(PREFIX)" in [!/]*|*[!A-Za-z0-9/._+-]*|'') \
+		echo "install: PREFIX=$(PREFIX): must be an absolute path of letters, digits and /._+-" >&2; exit 1;; \
+	esac
+	@for name in broker producer consumer; do test -f build/$$name || { \
+		echo "install: build/$$name is missing: run make first" >&2; exit 1; }; \
+	done
+	install -d "$(DESTDIR)$(BIN)"
+	install -m 755 build/broker "$(DESTDIR)$(BIN)/mbus-broker"
+	install -m 755 build/producer "$(DESTDIR)$(BIN)/mbus-producer"
+	install -m 755 build/consumer "$(DESTDIR)$(BIN)/mbus-consumer"
+	if test -f build/forwarder; then install -m 755 build/forwarder "$(DESTDIR)$(BIN)/mbus-forwarder"; fi
+ifeq ($(shell uname),Linux)
+	install -d "$(DESTDIR)$(UNITS)" "$(DESTDIR)$(SYSUSERS)" "$(DESTDIR)$(LOGROTATE)"
+	install -m 644 build/package/mbus-broker.service build/package/mbus-consumer@.service "$(DESTDIR)$(UNITS)"
+	sed -i 's|/usr/local/bin/mbus-|$(BIN)/mbus-|' "$(DESTDIR)$(UNITS)/mbus-broker.service" "$(DESTDIR)$(UNITS)/mbus-consumer@.service"
+	install -m 644 build/package/mbus.sysusers "$(DESTDIR)$(SYSUSERS)/mbus.conf"
+	@file="$(DESTDIR)$(LOGROTATE)/mbus"; \
+	if test -f "$$file" && ! cmp -s build/package/mbus.logrotate "$$file"; then \
+		echo "install: $$file differs from build/package/mbus.logrotate, left as it is" >&2; \
+	else \
+		echo install -m 644 build/package/mbus.logrotate "$$file"; \
+		install -m 644 build/package/mbus.logrotate "$$file"; \
+	fi
+endif
+
+uninstall: ## remove what make install has installed, with the same PREFIX and DESTDIR
+	rm -f "$(DESTDIR)$(BIN)/mbus-broker" "$(DESTDIR)$(BIN)/mbus-producer"
+	rm -f "$(DESTDIR)$(BIN)/mbus-consumer" "$(DESTDIR)$(BIN)/mbus-forwarder"
+	rm -f "$(DESTDIR)$(UNITS)/mbus-broker.service" "$(DESTDIR)$(UNITS)/mbus-consumer@.service"
+	rm -f "$(DESTDIR)$(SYSUSERS)/mbus.conf" "$(DESTDIR)$(LOGROTATE)/mbus"
 
 test: ## run every test
 	go test ./...
@@ -62,8 +108,8 @@ bench: ## measure, beside floors; the table of ratios comes last (about 2 minute
 	go test -run '^$$' -bench . -benchtime 0.2s ./internal/...
 	MBUS_BENCH=1 go test -count=1 -v -run 'TestRatios|TestConsumerRatios' ./cmd
 
-torture: ## the long campaign of faults and hostile input, with its figures (about 35 minutes)
-	MBUS_TORTURE=1 go test -count=1 -v -timeout 30m ./cmd ./internal/broker ./internal/shared/follow
+torture: ## the long campaign of faults and hostile input, with its figures (about an hour)
+	MBUS_TORTURE=1 go test -count=1 -v -timeout 60m ./cmd ./internal/broker ./internal/shared/follow
 	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/shared/decoder
 	go test -run '^$$' -fuzz FuzzConnection -fuzztime $(FUZZTIME) ./internal/broker
 	go test -run '^$$' -fuzz FuzzBus -fuzztime $(FUZZTIME) ./internal/broker

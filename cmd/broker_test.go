@@ -31,6 +31,8 @@ func TestTranscript(t *testing.T) {
 ` + stamp + `creating topic orders
 ` + stamp + `new message dispatched on topic orders
 ` + stamp + `Received new message from topic 'orders': 'look ma! a new order'
+` + stamp + `Broker: stopping: SIGTERM
+` + stamp + `Broker: stopped
 $`
 	if got := broker.Log.String(); !regexp.MustCompile(want).MatchString(got) {
 		t.Errorf("the log is\n%s", got)

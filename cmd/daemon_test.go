@@ -197,6 +197,17 @@ func (daemon *daemon) fill(payloads ...string) int {
 	}
 }
 
+// isBusy returns whether the broker serves another connection for longer than a moment.
+func (daemon *daemon) isBusy() bool {
+	daemon.t.Helper()
+	connection := daemon.Dial()
+	defer connection.Close()
+	connection.End("")
+	connection.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	_, err := connection.Read(make([]byte, 1))
+	return os.IsTimeout(err)
+}
+
 // signal sends a signal to the broker.
 func (daemon *daemon) signal(kind syscall.Signal) {
 	daemon.t.Helper()

@@ -30,7 +30,7 @@ type report struct {
 // parseReport parses all that a producer with -lines wrote to standard error.
 func parseReport(t *testing.T, stderr string) report {
 	t.Helper()
-	format := regexp.MustCompile(`^producer: (\d+) messages? accepted in [0-9.µmsh]+` +
+	format := regexp.MustCompile(`^(?:mbus-)?producer: (\d+) messages? accepted in [0-9.µmsh]+` +
 		`(?:; (?:from line (\d+) on|line (\d+)|lines (\d+) to (\d+)): (.+))?\n$`)
 	match := format.FindStringSubmatch(stderr)
 	if match == nil {

@@ -88,9 +88,14 @@ func newRecipes(t *testing.T) *recipes {
 	if err := os.Mkdir(filepath.Join(recipes.directory, "build"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	// The broker is on another port than the recipes assume.
+	// The broker is on another port than the recipes assume. The producer has its name after
+	// make install, which the recipes must understand too.
+	installed := filepath.Join(recipes.directory, "mbus-producer")
+	if err := os.Symlink(filepath.Join(binaries, "producer"), installed); err != nil {
+		t.Fatal(err)
+	}
 	script := fmt.Sprintf("#!/bin/sh\nexec '%s' -port %s \"$@\"\n",
-		filepath.Join(binaries, "producer"), recipes.broker.port)
+		installed, recipes.broker.port)
 	recipes.write("build/producer", script, 0o700)
 	return recipes
 }
@@ -183,7 +188,7 @@ func (recipes *recipes) checkLog() {
 	received := bustest.Received(t, recipes.log)
 	records := []string{"1,cup", `2,"big`, `spoon"`}
 	for topic, want := range map[string][]string{
-		"files":  {"app.log", "build", "orders.csv", "orders.txt"},
+		"files":  {"app.log", "build", "mbus-producer", "orders.csv", "orders.txt"},
 		"app":    {"a", "b"},
 		"orders": append(records, bustest.Numbers(1, orders)...),
 	} {

@@ -10,50 +10,90 @@ import (
 	"testing"
 )
 
-func TestBrokerUsage(t *testing.T) {
-	status, stdout, stderr := run(t, "broker", "-h")
-	if status != 0 || stderr != "" || !strings.HasPrefix(stdout, "usage: broker [flags]\n") {
-		t.Errorf("status %d\n%s%s", status, stdout, stderr)
-	}
-	for flag, value := range map[string]string{
-		"-phost host": `"127.0.0.1"`, "-pport port": `"9990"`,
-		"-interval duration": "3s", "-timeout duration": "5s",
-		"-max-payload bytes": "16MiB", "-max-queued bytes": "256MiB", "-version": "",
+// What -h prints fits a terminal and has three parts: the use, the flags in the order in
+// which one needs them, and the exit statuses with two examples.
+func TestUsage(t *testing.T) {
+	for name, want := range map[string]struct {
+		synopsis string
+		flags    []string
+		statuses int
+	}{
+		"broker": {"[flags]", []string{
+			"-log FILE", "-interval DURATION", "-sync", "-phost HOST", "-pport PORT",
+			"-timeout DURATION", "-max-payload BYTES", "-max-queued BYTES", "-version", "-h",
+		}, 3},
+		"producer": {"-topic TOPIC [-message TEXT | -lines] | -ping [flags]", []string{
+			"-topic TOPIC", "-message TEXT", "-lines", "-host HOST", "-port PORT",
+			"-retry DURATION", "-timeout DURATION", "-ping", "-version", "-h",
+		}, 4},
+		"consumer": {"[-log FILE [-state FILE]] [-topic T]... [flags] [-- COMMAND [ARG]...]", []string{
+			"-log FILE", "-topic TOPIC", "-state FILE", "-retry DURATION", "-format FORMAT",
+			"-from PLACE", "-end", "-count NUMBER", "-version", "-h",
+		}, 3},
 	} {
-		checkUsage(t, stdout, flag, value)
+		status, usage, stderr := run(t, name, "-h")
+		parts := strings.Split(usage, "\n\n")
+		if status != 0 || stderr != "" || len(parts) != 4 {
+			t.Fatalf("%s: status %d\n%s%s", name, status, usage, stderr)
+		}
+		if parts[0] != "usage: "+name+" "+want.synopsis {
+			t.Errorf("%s: the use is %q", name, parts[0])
+		}
+		var flags []string
+		for _, entry := range regexp.MustCompile(`(?m)^  (-.*?)  `).FindAllStringSubmatch(parts[1], -1) {
+			flags = append(flags, entry[1])
+		}
+		if !slices.Equal(flags, want.flags) {
+			t.Errorf("%s: the flags are %q, want %q", name, flags, want.flags)
+		}
+		statuses := regexp.MustCompile(`(?m)^  \d  \S`).FindAllString(parts[2], -1)
+		examples := regexp.MustCompile(`(?m)^  .*\b`+name+` -`).FindAllString(parts[3], -1)
+		if len(statuses) != want.statuses || len(examples) != 2 {
+			t.Errorf("%s: %d statuses and %d examples\n%s", name, len(statuses), len(examples), usage)
+		}
+		checkSize(t, usage)
 	}
-	for _, name := range []string{"broker", "producer"} {
+}
+
+// checkSize fails the test if a usage does not fit into 40 lines of 100 columns.
+func checkSize(t *testing.T, usage string) {
+	t.Helper()
+	if count := strings.Count(usage, "\n"); count > 40 {
+		t.Errorf("%d lines:\n%s", count, usage)
+	}
+	for line := range strings.Lines(usage) {
+		if len(line) > 100+1 {
+			t.Errorf("%d columns: %s", len(line)-1, line)
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	for name, defaults := range map[string]map[string]string{
+		"broker": {
+			"-phost": "127.0.0.1", "-pport": "9990", "-interval": "3s", "-timeout": "5s",
+			"-max-payload": "16MiB", "-max-queued": "256MiB",
+		},
+		"producer": {"-host": "127.0.0.1", "-port": "9990", "-timeout": "30s", "-retry": "0s"},
+		"consumer": {"-format": "lines", "-from": "start", "-retry": "0s"},
+	} {
+		_, usage, _ := run(t, name, "-h")
+		printed := usageFlags(usage)
+		for flag, value := range defaults {
+			if !slices.Contains(printed, flag+" "+value) {
+				t.Errorf("%s: the usage has no %s with the default %s:\n%s", name, flag, value, usage)
+			}
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	for _, name := range []string{"broker", "producer", "consumer"} {
 		status, stdout, stderr := run(t, name, "-version")
 		want := regexp.MustCompile(`^mbus ` + name + ` \S+, go\S+\n$`)
 		if status != 0 || stderr != "" || !want.MatchString(stdout) {
 			t.Errorf("status %d\n%s%s", status, stdout, stderr)
 		}
-	}
-}
-
-func TestProducerUsage(t *testing.T) {
-	status, stdout, stderr := run(t, "producer", "-h")
-	const want = "usage: producer -topic TOPIC [-message TEXT | -lines] [flags]\n"
-	if status != 0 || stderr != "" || !strings.HasPrefix(stdout, want) {
-		t.Errorf("status %d\n%s%s", status, stdout, stderr)
-	}
-	for flag, value := range map[string]string{
-		"-host host": `"127.0.0.1"`, "-port port": `"9990"`,
-		"-timeout duration": "30s", "-retry duration": "0s",
-	} {
-		checkUsage(t, stdout, flag, value)
-	}
-}
-
-// checkUsage fails the test unless a usage has a flag with its default, if it has one.
-func checkUsage(t *testing.T, usage, flag, value string) {
-	t.Helper()
-	pattern := "(?m)^  " + flag + "\n.*"
-	if value != "" {
-		pattern += regexp.QuoteMeta("(default " + value + ")")
-	}
-	if !regexp.MustCompile(pattern + "$").MatchString(usage) {
-		t.Errorf("the usage has no %s with the default %s:\n%s", flag, value, usage)
 	}
 }
 
@@ -64,7 +104,7 @@ func TestReadmeFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"broker", "producer"} {
+	for _, name := range []string{"broker", "producer", "consumer"} {
 		_, usage, _ := run(t, name, "-h")
 		printed, documented := usageFlags(usage), tableFlags(string(readme), name)
 		if len(printed) < 5 || len(documented) < 5 {
@@ -86,12 +126,11 @@ func TestReadmeFlags(t *testing.T) {
 	}
 }
 
-// usageFlags returns the flags that a usage has, each as "-name default". The format
-// is that of PrintDefaults in the package flag.
+// usageFlags returns the flags that a usage has, each as "-name default".
 func usageFlags(usage string) []string {
 	var flags []string
 	format := regexp.MustCompile(`(?m)^  (-\S+).*(?:\n    .*)*`)
-	standard := regexp.MustCompile(`\(default "?(.*?)"?\)$`)
+	standard := regexp.MustCompile(`\(default\s+(.*?)\)$`)
 	for _, entry := range format.FindAllStringSubmatch(usage, -1) {
 		flag := entry[1]
 		if value := standard.FindStringSubmatch(entry[0]); value != nil {
@@ -151,7 +190,8 @@ func TestBrokerMisuse(t *testing.T) {
 		{fmt.Sprintf(`invalid value "9999999999999999999" for flag -max-queued: `+
 			`must be at most %d bytes`, math.MaxInt),
 			[]string{"-max-queued", "9999999999999999999"}},
-		{`flag provided but not defined: -port`, []string{"-port", "1"}},
+		{`flag provided but not defined: -port: use -pport`, []string{"-port", "1"}},
+		{`flag provided but not defined: -host: use -phost`, []string{"-host=::1"}},
 		{`flag needs an argument: -pport`, []string{"-pport"}},
 		{`unexpected argument "start"`, []string{"-pport", "0", "start"}},
 		{`flag provided but not defined: -a\nb`, []string{"-a\nb"}},
@@ -182,7 +222,12 @@ func TestProducerMisuse(t *testing.T) {
 			[]string{"-topic", "t", "-retry", "-1s"}},
 		{`invalid value "x" for flag -retry: must be a duration, such as 5s or 100ms`,
 			[]string{"-topic", "t", "-retry", "x"}},
-		{`flag provided but not defined: -pport`, []string{"-pport", "1"}},
+		{`flag provided but not defined: -pport: use -port`, []string{"-pport", "1"}},
+		{`flag provided but not defined: -phost: use -host`, []string{"--phost", "::1"}},
+		{`flag provided but not defined: -log`, []string{"-log", "x"}},
+		{`unexpected argument "orders.csv": use < orders.csv`, []string{"-lines", "orders.csv"}},
+		{`unexpected argument "it's.csv": use < 'it'\''s.csv'`,
+			[]string{"-lines", "it's.csv", "-topic", "t"}},
 		{`unexpected argument "a"`,
 			[]string{"-topic", "t", "-message", "look", "a", "new", "order"}},
 	} {

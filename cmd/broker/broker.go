@@ -20,30 +20,38 @@ import (
 const gcPercent = 200
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(os.Args, os.Stdout, os.Stderr))
 }
 
 // run is the command. It returns the exit status: 0 if the broker stopped and wrote every
 // message, 1 if it could not start or left a message unwritten, 2 if the arguments are wrong.
+// arguments[0] is the name that the command was called by.
 func run(arguments []string, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed log is a write error, which the broker handles
 	config := broker.DefaultConfig()
 	config.Log = stderr
-	flags := newFlags(config)
-	if status, done := command.Parse(flags, "[flags]", arguments, stdout, stderr); done {
+	flags := newFlags(command.Name(arguments[0]), config)
+	if status, done := command.Parse(flags, usage(), arguments[1:], stdout, stderr); done {
 		return status
 	}
 	if err := config.Validate(); err != nil {
 		return command.UsageError(flags, err, stderr)
 	}
 	stopping := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	countRequests := make(chan os.Signal, 1)
+	notifyCounts(countRequests)
 	command.SetMemory(config.MemoryLimit(), gcPercent)
 	bus, err := broker.New(config)
 	if err != nil {
 		command.Say(stderr, flags.Name(), err.Error())
 		return command.Failure
 	}
-	context.AfterFunc(stopping, bus.Close)
+	context.AfterFunc(stopping, func() { bus.Stop(command.SignalName(stopping)) })
+	go func() {
+		for range countRequests {
+			bus.LogCounts()
+		}
+	}()
 	if err := bus.ProducerListen(); err != nil {
 		command.Say(stderr, flags.Name(), err.Error())
 		return command.Failure
@@ -51,9 +59,29 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	return command.Success
 }
 
+// usage returns what -h prints besides the flags.
+func usage() *command.Usage {
+	return &command.Usage{
+		Synopsis: "[flags]",
+		Order: []string{
+			"log", "interval", "sync", "phost", "pport", "timeout", "max-payload", "max-queued",
+		},
+		Statuses: []string{
+			"stopped by SIGTERM, SIGINT or SIGHUP, and every message was written",
+			"could not start, or left messages unwritten; one line says why",
+			"wrong arguments; one line says what would be right",
+		},
+		Examples: []string{
+			"NAME -log mbus.log",
+			"NAME -log mbus.log -interval 0 -sync    # accepted means on disk",
+		},
+		Confused: map[string]string{"host": "phost", "port": "pport"},
+	}
+}
+
 // newFlags returns the broker's flags, which set config. Its values are the defaults.
-func newFlags(config *broker.BrokerConfig) *flag.FlagSet {
-	flags := flag.NewFlagSet("broker", flag.ContinueOnError)
+func newFlags(name string, config *broker.BrokerConfig) *flag.FlagSet {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.StringVar(&config.ProducerHost, "phost", config.ProducerHost,
 		"listen for producers on this `host`")
 	flags.StringVar(&config.ProducerPort, "pport", config.ProducerPort,

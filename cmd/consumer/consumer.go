@@ -17,47 +17,27 @@ import (
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is the command. It returns the exit status: 0 if it ended as it was asked to, 1
-// if something could not be read, delivered or saved, 2 if the arguments are wrong.
+// run is the command, whose arguments begin with its name. It returns the exit status: 0 if
+// it ended as it was asked to, 1 if something could not be read, delivered or saved, 2 if
+// the arguments are wrong.
 func run(arguments []string, stdin, stdout, stderr *os.File) int {
 	// Caught, a closed pipe is a write error. Ignored, it would be for commands too.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	flags := flag.NewFlagSet("consumer", flag.ContinueOnError)
-	report := func(line string) { command.Say(stderr, flags.Name(), line) }
+	name := command.Name(arguments[0])
+	report := func(line string) { command.Say(stderr, name, line) }
 	config := &consumer.Config{Input: stdin, Output: stdout, Errors: stderr, Report: report}
-	define(flags, config)
-	var err error
-	if at := slices.Index(arguments, "--"); at >= 0 {
-		if config.Command = arguments[at+1:]; len(config.Command) == 0 {
-			err = errors.New("-- without a command: must be with one after it")
-		}
-		arguments = arguments[:at]
-	}
-	const synopsis = "[-log FILE [-state FILE]] [-topic T]... [flags] [-- COMMAND [ARG]...]"
-	if status, done := command.Parse(flags, synopsis, arguments, stdout, stderr); done {
+	subscriber, status, done := parse(name, arguments[1:], config)
+	if done {
 		return status
 	}
-	flags.Visit(func(set *flag.Flag) {
-		if (set.Name == "log" || set.Name == "state") && set.Value.String() == "" {
-			err = fmt.Errorf("-%s is empty: must be a file", set.Name)
-		}
-	})
-	bus, wrong := consumer.New(config)
-	if err == nil {
-		err = wrong
-	}
-	if err != nil {
-		return command.UsageError(flags, err, stderr)
-	}
-
 	if config.Log == "" && command.IsTerminal(stdin) {
 		report("reading a broker's log, up to the end of input (Ctrl-D)")
 	}
-	err = bus.Subscribe(ctx)
+	err := subscriber.Subscribe(ctx)
 	if err != nil && !errors.Is(err, syscall.EPIPE) { // who closed the pipe has had enough
 		report(err.Error())
 	}
@@ -67,22 +47,77 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 	return command.Success
 }
 
+// parse sets config as the arguments say, and returns its consumer. If there is nothing to
+// consume, done is true and status is the exit status.
+func parse(name string, arguments []string, config *consumer.Config) (
+	subscriber *consumer.Consumer, status int, done bool,
+) {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	define(flags, config)
+	var err error
+	if at := slices.Index(arguments, "--"); at >= 0 {
+		if config.Command = arguments[at+1:]; len(config.Command) == 0 {
+			err = errors.New("-- without a command: must be with one after it")
+		}
+		arguments = arguments[:at]
+	}
+	status, done = command.Parse(flags, usage(), arguments, config.Output, config.Errors)
+	if done {
+		return nil, status, true
+	}
+	flags.Visit(func(set *flag.Flag) {
+		if (set.Name == "log" || set.Name == "state") && set.Value.String() == "" {
+			err = fmt.Errorf("-%s is empty: must be a file", set.Name)
+		}
+	})
+	if err == nil {
+		subscriber, err = consumer.New(config)
+	}
+	if err != nil {
+		return nil, command.UsageError(flags, err, config.Errors), true
+	}
+	return subscriber, command.Success, false
+}
+
+// usage returns what -h prints besides the flags.
+func usage() *command.Usage {
+	return &command.Usage{
+		Synopsis: "[-log FILE [-state FILE]] [-topic T]... [flags] [-- COMMAND [ARG]...]",
+		Order: []string{
+			"log", "topic", "state", "retry", "format", "from", "end", "count",
+		},
+		Statuses: []string{
+			"ended as it was asked to",
+			"something could not be read, delivered or saved; one line says why",
+			"wrong arguments; one line says what would be right",
+		},
+		Examples: []string{
+			"NAME -log mbus.log -topic orders",
+			"NAME -log mbus.log -state orders.state -topic orders -retry 1m -- ./handle-order",
+		},
+		Advise: func(argument string) string {
+			return "a command comes after --, a log after -log"
+		},
+	}
+}
+
 // define adds the command's flags.
 func define(flags *flag.FlagSet, config *consumer.Config) {
 	flags.StringVar(&config.Log, "log", "",
 		"follow this broker's log `file`, through rotation; without it, read standard input")
 	flags.StringVar(&config.State, "state", "",
-		"keep the position in this `file`, and go on from there")
-	flags.Func("topic", "deliver this `topic`, and others given in the same way; without it, all",
+		"keep the position in this `file`, and go on from it; needs -log")
+	flags.Func("topic", "deliver this `topic`, once for each topic; without it, all topics",
 		func(text string) error {
 			config.Topics = append(config.Topics, text)
 			return nil
 		})
 	flags.StringVar(&config.Format, "format", "",
-		"write messages as `lines`, nul (a zero byte after each), raw, or json (default lines)")
+		"write messages in this `format`: lines, nul (a zero byte after each), raw (the data "+
+			"alone) or json (default lines)")
 	flags.StringVar(&config.From, "from", "",
-		"begin at the log's `start` or end, where there is no position (default start)")
-	flags.BoolVar(&config.ToEnd, "end", false, "stop at the end that the log has at the start")
+		"where there is no position, begin at this `place`: start or end (default start)")
+	flags.BoolVar(&config.ToEnd, "end", false, "stop at the end that the log has now")
 	flags.Func("count", "stop after this `number` of messages", func(text string) (err error) {
 		if config.Count, err = strconv.Atoi(text); err != nil || config.Count < 1 {
 			return errors.New("must be a number of messages, at least 1")
@@ -90,5 +125,5 @@ func define(flags *flag.FlagSet, config *consumer.Config) {
 		return nil
 	})
 	command.Duration(flags, &config.Retry, "retry",
-		"run a command that fails again for this `duration`")
+		"for how long to run a command again that fails: a `duration`")
 }

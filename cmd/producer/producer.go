@@ -10,14 +10,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
+	"strings"
 	"syscall"
 
 	"mbus/internal/apiv1"
 	"mbus/internal/producer"
 	"mbus/internal/shared/command"
 )
-
-const name = "producer"
 
 // outcomeUnknown is the exit status if messages may have been accepted, but no reply came.
 const outcomeUnknown = 3
@@ -33,11 +33,12 @@ const (
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is the command. It returns the exit status: 0 if all messages were accepted, 1 if not,
-// 2 if the arguments are wrong, 3 if the outcome is unknown.
+// run is the command. It returns the exit status: 0 if all messages were accepted, or the
+// broker answered a -ping, 1 if not, 2 if the arguments are wrong, 3 if the outcome is unknown.
+// arguments[0] is the name that the command was called by.
 func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard error must not change the status
 	task, status, done := parse(arguments, stdout, stderr)
@@ -61,34 +62,20 @@ func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) 
 
 // sendTask is what the command line asks for.
 type sendTask struct {
+	name    string // of the command
 	config  *producer.ProducerConfig
 	topic   string
 	message *string // nil: read standard input
 	lines   bool    // each line of standard input is a message
+	ping    bool    // send nothing
 }
 
 // parse parses the command line. If there is nothing to send, done is true and status is the
 // exit status.
 func parse(arguments []string, stdout, stderr io.Writer) (task sendTask, status int, done bool) {
-	task.config = producer.DefaultConfig()
-	flags := flag.NewFlagSet(name, flag.ContinueOnError)
-	flags.StringVar(&task.topic, "topic", "",
-		"send to this `topic`, 1 to 255 bytes of printable text")
-	flags.Func("message", "send this `text`, which may be empty; do not read standard input",
-		func(text string) error {
-			task.message = &text
-			return nil
-		})
-	flags.BoolVar(&task.lines, "lines", false, "send each line of standard input as a message; "+
-		"without it and -message, all of standard input is one message")
-	flags.StringVar(&task.config.Host, "host", task.config.Host, "the broker's `host`")
-	flags.StringVar(&task.config.Port, "port", task.config.Port, "the broker's `port`")
-	command.Duration(flags, &task.config.Timeout, "timeout",
-		"time limit per payload, from connect to reply: a `duration` above 0")
-	command.Duration(flags, &task.config.Retry, "retry",
-		"retry for up to this `duration`, only what was certainly not queued")
-	const synopsis = "-topic TOPIC [-message TEXT | -lines] [flags]"
-	status, done = command.Parse(flags, synopsis, arguments, stdout, stderr)
+	task.name, task.config = command.Name(arguments[0]), producer.DefaultConfig()
+	flags := task.newFlags()
+	status, done = command.Parse(flags, task.usage(), arguments[1:], stdout, stderr)
 	if done {
 		return task, status, true
 	}
@@ -98,8 +85,72 @@ func parse(arguments []string, stdout, stderr io.Writer) (task sendTask, status 
 	return task, command.Success, false
 }
 
+// usage returns what -h prints besides the flags.
+func (task *sendTask) usage() *command.Usage {
+	return &command.Usage{
+		Synopsis: "-topic TOPIC [-message TEXT | -lines] | -ping [flags]",
+		Order: []string{
+			"topic", "message", "lines", "host", "port", "retry", "timeout", "ping",
+		},
+		Statuses: []string{
+			"accepted; with -ping: the broker answers",
+			"not accepted, or with -lines not all; one line says why",
+			"wrong arguments; one line says what would be right",
+			"unknown: all was sent, but no reply came; sending it again may duplicate it",
+		},
+		Examples: []string{
+			`NAME -topic orders -message "look ma! a new order"`,
+			"tail -n +1 -F app.log | NAME -topic app -lines -retry 1h",
+		},
+		Confused: map[string]string{"phost": "host", "pport": "port"},
+		Advise: func(argument string) string {
+			if task.lines {
+				return "use < " + quoted(argument)
+			}
+			return ""
+		},
+	}
+}
+
+// quoted returns text as a shell's word.
+func quoted(text string) string {
+	if regexp.MustCompile(`^[\w./+-]+$`).MatchString(text) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+// newFlags returns the flags, which set the task. Its values are the defaults.
+func (task *sendTask) newFlags() *flag.FlagSet {
+	flags := flag.NewFlagSet(task.name, flag.ContinueOnError)
+	flags.StringVar(&task.topic, "topic", "",
+		"send to this `topic`, 1 to 255 bytes of printable text")
+	flags.Func("message", "send this `text`, which may be empty; do not read standard input",
+		func(text string) error {
+			task.message = &text
+			return nil
+		})
+	flags.BoolVar(&task.lines, "lines", false, "send each line of standard input as a message; "+
+		"without it and -message, all of standard input is one message")
+	flags.BoolVar(&task.ping, "ping", false,
+		"send nothing, and check that the broker answers; with -retry, wait until it does")
+	flags.StringVar(&task.config.Host, "host", task.config.Host, "the broker's `host`")
+	flags.StringVar(&task.config.Port, "port", task.config.Port, "the broker's `port`")
+	command.Duration(flags, &task.config.Timeout, "timeout",
+		"time limit per payload, from connect to reply: a `duration` above 0")
+	command.Duration(flags, &task.config.Retry, "retry",
+		"retry for up to this `duration`, only what was certainly not queued")
+	return flags
+}
+
 // validate returns nil if the task is valid. Otherwise its error names the flag.
 func (task *sendTask) validate() error {
+	if task.ping {
+		if task.topic != "" || task.message != nil || task.lines {
+			return errors.New("-ping: must be without -topic, -message and -lines")
+		}
+		return task.config.Validate()
+	}
 	if task.topic == "" {
 		return errors.New("-topic is missing or empty: must be the topic to send to")
 	}
@@ -114,11 +165,13 @@ func (task *sendTask) validate() error {
 
 // send sends what the task names and prints the error, if there is one, on stderr.
 func (task *sendTask) send(ctx context.Context, stdin, stderr *os.File) error {
-	output := &errorOutput{stderr: stderr}
+	output := &errorOutput{name: task.name, stderr: stderr}
 	task.config.Report = output.say
 	sender, err := producer.New(task.config)
 	switch {
 	case err != nil:
+	case task.ping:
+		err = sender.Ping(ctx)
 	case task.message != nil:
 		message := &apiv1.Message{Topic: task.topic, Data: []byte(*task.message)}
 		err = sender.Send(ctx, []*apiv1.Message{message})
@@ -159,6 +212,7 @@ func (task *sendTask) sendLines(
 // errorOutput writes lines to standard error. If that is a terminal, it can show progress
 // below them.
 type errorOutput struct {
+	name     string // of the command
 	stderr   *os.File
 	progress *producer.Progress // nil: none is shown
 	stop     func()             // erases the progress
@@ -182,7 +236,7 @@ func (output *errorOutput) hide() {
 func (output *errorOutput) say(line string) {
 	progress := output.progress
 	output.hide()
-	command.Say(output.stderr, name, line)
+	command.Say(output.stderr, output.name, line)
 	if progress != nil {
 		output.show(progress)
 	}

@@ -41,6 +41,7 @@ type Broker struct {
 		queuedMessages int  // in the queues, or taken from them and not written
 		accountedBytes int  // of these and of the topics: see messageBytes, topicBytes
 		roomWanted     bool // the last payload found no room: drain, forget empty topics
+		counts         counts
 	}
 
 	// What follows is the ticker goroutine's, up to the channels.
@@ -60,6 +61,7 @@ type Broker struct {
 	serving  sync.Mutex    // held while ProducerListen runs
 	stop     sync.Once     // closes stopping
 	stopping chan struct{} // closed: accept no more producers
+	begin    time.Time     // when the broker was made
 }
 
 // New returns a broker that listens as config says, and whose Addr works, but
@@ -80,6 +82,7 @@ func New(config *BrokerConfig) (*Broker, error) {
 		written:  make(chan struct{}, 1),
 		ended:    make(chan struct{}),
 		stopping: make(chan struct{}),
+		begin:    time.Now(),
 	}
 	if err := broker.openLog(); err != nil {
 		return nil, err
@@ -143,6 +146,9 @@ func (broker *Broker) ProducerListen() error {
 	defer broker.serving.Unlock()
 	broker.notify("Broker: start listening for incoming producer messages...")
 	broker.notify(fmt.Sprintf("Broker: listening on %s", broker.Addr()))
+	if address, ok := broker.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() {
+		broker.notify("Broker: anybody who reaches this port can send messages: there is no authentication")
+	}
 
 	served := make(chan struct{})
 	result := make(chan error, 1)
@@ -156,6 +162,12 @@ func (broker *Broker) ProducerListen() error {
 	broker.serve()
 	close(served)
 	return broker.awaitLastDrain(result)
+}
+
+// Stop is Close after a line in the log that gives the reason.
+func (broker *Broker) Stop(reason string) {
+	broker.notify("Broker: stopping: " + reason)
+	broker.Close()
 }
 
 // Close makes ProducerListen serve the connection in hand and those that wait
@@ -213,6 +225,7 @@ func (broker *Broker) HandleNewMessage(message *apiv1.Message) {
 	}
 	topic.Dispatch(message)
 	state.queuedMessages++
+	state.counts.messagesAccepted++
 	state.accountedBytes += messageBytes(message)
 	if last := len(state.arrivals) - 1; last >= 0 && state.arrivals[last].topic == topic {
 		state.arrivals[last].count++

@@ -59,7 +59,7 @@ func TestPayloadOfSeveralTopics(t *testing.T) {
 		"new message dispatched on topic c",
 	}
 	got := bustest.Lines(t, bus.Log.String())[2:]
-	if len(got) != len(want)+7 || !slices.Equal(got[:len(want)], want) {
+	if len(got) != len(want)+8 || !slices.Equal(got[:len(want)], want) {
 		t.Errorf("the log is\n%s", strings.Join(got, "\n"))
 	}
 	topics := map[string][]string{"a": {"1", "2", "3"}, "b": {"1", "2", "3"}, "c": {"1"}}

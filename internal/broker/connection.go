@@ -58,6 +58,9 @@ func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Dura
 
 // refuse reports to the producer and to the operator why a payload is refused.
 func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
+	broker.state.Lock()
+	broker.state.counts.payloadsRefused++
+	broker.state.Unlock()
 	broker.notify(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), reason))
 	broker.reply(connection, &apiv1.Reply{Error: reason.Error()})
 	connection.CloseWrite()

@@ -69,14 +69,20 @@ func (broker *Broker) drainWanted() bool {
 	return broker.state.roomWanted || broker.config.Interval == 0
 }
 
-// lastDrain drains until everything is written or the log is gone.
+// lastDrain drains until everything is written, the line that the broker is stopped
+// last, or the log is gone.
 func (broker *Broker) lastDrain() error {
-	for {
+	for stopped := false; ; {
 		broker.nextLook = time.Time{}
-		if err := broker.Drain(); err == nil || broker.log.isPermanent(err) {
+		switch err := broker.Drain(); {
+		case broker.log.isPermanent(err), err == nil && stopped:
 			return err
+		case err == nil:
+			stopped = true
+			broker.notify("Broker: stopped")
+		default:
+			time.Sleep(lastRetry)
 		}
-		time.Sleep(lastRetry)
 	}
 }
 

@@ -134,17 +134,38 @@ func (sender *Producer) Send(ctx context.Context, messages []*apiv1.Message) err
 	if err != nil {
 		return notAccepted(err)
 	}
+	count := len(messages)
+	return sender.retry(ctx, "accepted",
+		func() error { return sender.attempt(payload, count) },
+		func(err error) bool { return retryable(err, count) })
+}
+
+// Ping sends an empty payload, which leaves no trace in the broker's log, and waits for the
+// reply. It returns nil if the broker replies. Otherwise the error is one line that names the
+// broker's address. It may wrap a Refusal, but not ErrUnknown: nothing was sent.
+//
+// Ping tries again for the configured time after any error. When ctx ends, it completes the
+// attempt in progress and does not start another.
+func (sender *Producer) Ping(ctx context.Context) error {
+	return sender.retry(ctx, "answered", sender.ping, func(error) bool { return true })
+}
+
+// retry makes attempts for the configured time, until one succeeds or retryable returns
+// false for its error. It returns the last error, with the broker's address. The report of an
+// outage's end begins with success.
+func (sender *Producer) retry(
+	ctx context.Context, success string, attempt func() error, retryable func(error) bool,
+) error {
 	if sender.outageSince.IsZero() {
 		sender.outageSince = time.Now()
 	}
-	count := len(messages)
-	err = sender.attempt(payload, count)
+	err := attempt()
 	end, pause := time.Now().Add(sender.config.Retry), minPause
-	for retryable(err, count) && time.Now().Before(end) {
+	for err != nil && retryable(err) && time.Now().Before(end) {
 		sender.reportOutage(err, end)
 		select {
 		case <-time.After(min(pause, time.Until(end))):
-			err = sender.attempt(payload, count)
+			err = attempt()
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w; %w", sender.address, err, context.Cause(ctx))
 		}
@@ -153,7 +174,7 @@ func (sender *Producer) Send(ctx context.Context, messages []*apiv1.Message) err
 	if err != nil {
 		return fmt.Errorf("%s: %w", sender.address, err)
 	}
-	sender.endOutage()
+	sender.endOutage(success)
 	return nil
 }
 
@@ -169,10 +190,10 @@ func (sender *Producer) reportOutage(err error, end time.Time) {
 }
 
 // endOutage notes a success. It reports the end of an outage that was reported.
-func (sender *Producer) endOutage() {
+func (sender *Producer) endOutage(success string) {
 	if sender.outageReported {
 		took := time.Since(sender.outageSince).Round(time.Second)
-		sender.report(fmt.Sprintf("accepted after %s of retrying", took))
+		sender.report(fmt.Sprintf("%s after %s of retrying", success, took))
 	}
 	sender.outageSince, sender.outageReported = time.Time{}, false
 }
@@ -184,12 +205,12 @@ func (sender *Producer) report(text string) {
 	}
 }
 
-// retryable reports whether to resend a payload of count messages after err: none of them
-// can have been queued, and the broker may accept all of them later.
+// retryable reports whether to resend a payload of count messages after err, which is not
+// nil: none of them can have been queued, and the broker may accept all of them later.
 func retryable(err error, count int) bool {
 	var refusal Refusal
 	if !errors.As(err, &refusal) {
-		return err != nil && !errors.Is(err, ErrUnknown)
+		return !errors.Is(err, ErrUnknown)
 	}
 	if count > 1 && apiv1.Splittable(string(refusal)) {
 		return false // the whole may be too much for a slow link
@@ -199,11 +220,44 @@ func retryable(err error, count int) bool {
 
 // attempt sends a payload of count messages once and waits for the reply.
 func (sender *Producer) attempt(payload []byte, count int) error {
+	reply, sent, err := sender.exchange(payload)
+	switch {
+	case reply != nil && reply.Accepted == 0 && reply.Error != "":
+		return Refusal(reply.Error)
+	case !sent:
+		return notAccepted(err)
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
+	case reply.Accepted != count || reply.Error != "":
+		return fmt.Errorf("%w: the broker answers %d accepted of %d, %q",
+			ErrUnknown, reply.Accepted, count, reply.Error)
+	}
+	return nil
+}
+
+// ping sends an empty payload once and waits for the reply.
+func (sender *Producer) ping() error {
+	reply, _, err := sender.exchange(nil)
+	switch {
+	case reply != nil && reply.Error != "":
+		return Refusal(reply.Error)
+	case err != nil:
+		return err
+	case reply.Accepted != 0:
+		return fmt.Errorf("the broker answers %d accepted of 0", reply.Accepted)
+	}
+	return nil
+}
+
+// exchange sends a payload once and reads the reply. It returns whether the payload was sent
+// whole. If not, the error is not nil, and there may be a reply all the same: a broker that
+// refuses a payload early replies and hangs up.
+func (sender *Producer) exchange(payload []byte) (reply *apiv1.Reply, sent bool, err error) {
 	deadline := time.Now().Add(sender.config.Timeout)
 	dialer := net.Dialer{Deadline: deadline}
 	connection, err := dialer.Dial("tcp", sender.address)
 	if err != nil {
-		return notAccepted(sender.cause(err))
+		return nil, false, sender.cause(err)
 	}
 	defer connection.Close()
 	connection.SetDeadline(deadline)
@@ -212,23 +266,15 @@ func (sender *Producer) attempt(payload []byte, count int) error {
 	if sendErr == nil {
 		sendErr = connection.(*net.TCPConn).CloseWrite()
 	}
-	// A broker that refuses a payload early replies and hangs up. So there may be a reply
-	// even if writing failed.
-	reply, err := sender.readReply(connection)
-	switch {
-	case err == nil && reply.Accepted == 0 && reply.Error != "":
-		return Refusal(reply.Error)
-	case errors.Is(err, errForeign) && sendErr != nil:
-		return notAccepted(fmt.Errorf("sending broke off: %w; %w", sender.cause(sendErr), err))
-	case sendErr != nil:
-		return notAccepted(fmt.Errorf("sending broke off: %w", sender.cause(sendErr)))
-	case err != nil:
-		return fmt.Errorf("%w: %w", ErrUnknown, err)
-	case reply.Accepted != count || reply.Error != "":
-		return fmt.Errorf("%w: the broker answers %d accepted of %d, %q",
-			ErrUnknown, reply.Accepted, count, reply.Error)
+	reply, err = sender.readReply(connection)
+	if sendErr == nil {
+		return reply, true, err
 	}
-	return nil
+	sendErr = fmt.Errorf("sending broke off: %w", sender.cause(sendErr))
+	if errors.Is(err, errForeign) {
+		sendErr = fmt.Errorf("%w; %w", sendErr, err)
+	}
+	return reply, false, sendErr
 }
 
 // notAccepted wraps err, after which no message can have been queued.

@@ -3,11 +3,13 @@
 package command
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -24,29 +26,40 @@ const (
 	Misuse  = 2 // wrong flags or arguments
 )
 
+// version is what the Makefile knows with git, set by the linker (-X). Empty: see Parse.
+var version string
+
+// Name returns the name of a command that was called by path: its last element, without
+// Windows' .exe.
+func Name(path string) string {
+	return strings.TrimSuffix(filepath.Base(path), ".exe")
+}
+
 // Parse parses a command's arguments with flags, to which it adds -version. It serves -h and
 // -version itself, on stdout, and reports a wrong argument on stderr, in one line. Then done
 // is true, and the command must exit with status.
+//
+// The version is that of the Makefile, or else the one that Go has put into the binary.
 func Parse(
-	flags *flag.FlagSet, synopsis string, arguments []string, stdout, stderr io.Writer,
+	flags *flag.FlagSet, usage *Usage, arguments []string, stdout, stderr io.Writer,
 ) (status int, done bool) {
-	version := flags.Bool("version", false, "print the version and exit")
+	wanted := flags.Bool("version", false, "print the version and exit")
 	flags.SetOutput(io.Discard) // Parse would print the whole usage after an error
 	err := flags.Parse(arguments)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintf(stdout, "usage: %s %s\n", flags.Name(), synopsis)
-		flags.SetOutput(stdout)
-		flags.PrintDefaults()
+		usage.print(stdout, flags)
 		return Success, true
 	case err != nil:
-		return UsageError(flags, err, stderr), true
-	case *version:
+		return UsageError(flags, usage.explain(err), stderr), true
+	case *wanted:
 		build, _ := debug.ReadBuildInfo() // nil only in a program built without modules
-		fmt.Fprintf(stdout, "mbus %s %s, %s\n", flags.Name(), build.Main.Version, build.GoVersion)
+		name := strings.TrimPrefix(flags.Name(), "mbus-")
+		fmt.Fprintf(stdout, "mbus %s %s, %s\n",
+			name, cmp.Or(version, build.Main.Version), build.GoVersion)
 		return Success, true
 	case flags.NArg() > 0:
-		return UsageError(flags, fmt.Errorf("unexpected argument %q", flags.Arg(0)), stderr), true
+		return UsageError(flags, usage.unexpected(flags.Arg(0)), stderr), true
 	}
 	return Success, false
 }
@@ -62,13 +75,14 @@ func UsageError(flags *flag.FlagSet, err error, stderr io.Writer) int {
 // after 200 ms, because a command must exit even if nobody reads its standard error.
 func Say(stderr io.Writer, name, text string) {
 	const patience = 200 * time.Millisecond
+	line := name + ": " + text
 	unprintable := func(character rune) bool { return !strconv.IsPrint(character) }
-	if !utf8.ValidString(text) || strings.ContainsFunc(text, unprintable) {
-		text = string(escape.Append(nil, []byte(text)))
+	if !utf8.ValidString(line) || strings.ContainsFunc(line, unprintable) {
+		line = string(escape.Append(nil, []byte(line)))
 	}
 	printed := make(chan struct{})
 	go func() {
-		fmt.Fprintf(stderr, "%s: %s\n", name, text)
+		fmt.Fprintln(stderr, line)
 		close(printed)
 	}()
 	select {

@@ -2,7 +2,7 @@ package command
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -19,10 +19,39 @@ const (
 	hangupTime = time.Second
 )
 
+// signalError is the cause of a context that a signal has ended: the signal's name.
+type signalError string
+
+// Error implements error.
+func (name signalError) Error() string {
+	return "stopped by signal: " + string(name)
+}
+
+// SignalName returns the name of the signal that has ended a SignalContext, such as SIGTERM.
+func SignalName(ctx context.Context) string {
+	var name signalError
+	errors.As(context.Cause(ctx), &name)
+	return string(name)
+}
+
+// nameOf returns the name of a signal. Go itself has only its description, such as
+// "terminated".
+func nameOf(received os.Signal) string {
+	switch received {
+	case syscall.SIGTERM:
+		return "SIGTERM"
+	case syscall.SIGINT:
+		return "SIGINT"
+	case syscall.SIGHUP:
+		return "SIGHUP"
+	}
+	return received.String()
+}
+
 // SignalContext returns a context that ends when the process receives one of signals. The
-// context's cause names that signal. Further signals within 200 ms, and further SIGHUPs
-// within a second, are part of the same request to stop and have no effect. A later signal
-// has its default action: it ends the process.
+// context's cause and SignalName name that signal. Further signals within 200 ms, and further
+// SIGHUPs within a second, are part of the same request to stop and have no effect. A later
+// signal has its default action: it ends the process.
 //
 // A SIGHUP or SIGINT that was ignored when the process started stays ignored: nohup makes
 // its command ignore SIGHUP, and a script's background commands ignore SIGINT.
@@ -42,7 +71,7 @@ func SignalContext(signals ...os.Signal) context.Context {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	go func() {
-		cancel(fmt.Errorf("stopped by signal: %v", <-received))
+		cancel(signalError(nameOf(<-received)))
 		time.Sleep(pairTime)
 		signal.Stop(received)
 		time.Sleep(hangupTime - pairTime)

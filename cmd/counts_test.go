@@ -1,0 +1,189 @@
+//go:build unix
+
+package cmd_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"mbus/internal/shared/bustest"
+)
+
+// counts are what a broker says about itself.
+type counts struct {
+	payloadsAccepted, payloadsRefused                 int
+	messagesAccepted, messagesWritten, messagesQueued int
+	bytesQueued, maxQueued, topics                    int
+}
+
+// allCounts returns the counts that a text has, which is a log or what a broker has
+// written to standard error. It fails the test unless they add up.
+func allCounts(t *testing.T, text string) []counts {
+	t.Helper()
+	var all []counts
+	for _, line := range bustest.Lines(t, text[:strings.LastIndexByte(text, '\n')+1]) {
+		if !strings.HasPrefix(line, "Broker: up ") {
+			continue
+		}
+		var got counts
+		_, rest, _ := strings.Cut(line, ", ")
+		_, err := fmt.Sscanf(rest, "payloads %d accepted %d refused, messages %d accepted "+
+			"%d written %d queued, %d of %d bytes queued, %d topics",
+			&got.payloadsAccepted, &got.payloadsRefused, &got.messagesAccepted,
+			&got.messagesWritten, &got.messagesQueued,
+			&got.bytesQueued, &got.maxQueued, &got.topics)
+		if err != nil || got.messagesAccepted != got.messagesWritten+got.messagesQueued {
+			t.Errorf("%v: the counts don't add up: %s", err, line)
+		}
+		all = append(all, got)
+	}
+	return all
+}
+
+// count asks a broker for its counts, and returns them from output, where they come.
+func (daemon *daemon) count(output fmt.Stringer) counts {
+	daemon.t.Helper()
+	before := len(allCounts(daemon.t, output.String()))
+	daemon.signal(syscall.SIGUSR1)
+	var all []counts
+	bustest.Until(daemon.t, "the counts", func() bool {
+		all = allCounts(daemon.t, output.String())
+		return len(all) > before
+	})
+	return all[before]
+}
+
+// expectCounts waits until a broker's counts are want. A message is in the log a moment
+// before it counts as written.
+func (daemon *daemon) expectCounts(output fmt.Stringer, want counts) {
+	daemon.t.Helper()
+	bustest.Until(daemon.t, fmt.Sprintf("the counts %+v", want), func() bool {
+		return daemon.count(output) == want
+	})
+}
+
+// Under load, the counts add up and never fall. After it they are what was sent: empty
+// payloads count nowhere, and a payload counts even if nobody reads its reply.
+func TestCounts(t *testing.T) {
+	const clients = 4
+	rounds := longOrShort(5000, 300)
+	broker := startBroker(t, "-interval", "1ms")
+	var running sync.WaitGroup
+	var failed atomic.Int32
+	for range clients {
+		running.Go(func() {
+			payload := bustest.Payload("t", "1", "2", "3")
+			for range rounds {
+				for text, count := range map[string]int{payload: 3, "": 0, "\xc0": 0} {
+					reply, err := broker.Post(text)
+					if err != nil || reply.Accepted != count {
+						failed.Add(1)
+					}
+				}
+			}
+		})
+	}
+	ended := make(chan struct{})
+	go func() {
+		running.Wait()
+		close(ended)
+	}()
+	var last counts
+	for !isEnded(ended) {
+		got := broker.count(broker.Log)
+		if got.payloadsAccepted < last.payloadsAccepted ||
+			got.payloadsRefused < last.payloadsRefused || got.messagesWritten < last.messagesWritten {
+			t.Errorf("%+v after %+v", got, last)
+		}
+		last = got
+	}
+	if failed.Load() > 0 {
+		t.Errorf("%d payloads had another reply", failed.Load())
+	}
+	connection := broker.Dial()
+	connection.Put(bustest.Payload("u", "4"))
+	connection.Close()
+	bustest.Until(t, "the last message", func() bool { return len(broker.Received("u")) == 1 })
+
+	const overhead = 512 // of a topic, whose name has one byte
+	accepted := clients * rounds
+	broker.expectCounts(broker.Log, counts{accepted + 1, accepted,
+		3*accepted + 1, 3*accepted + 1, 0, 2 * (overhead + 1), 256 << 20, 2})
+	broker.stop()
+}
+
+// isEnded returns whether a channel is closed.
+func isEnded(channel <-chan struct{}) bool {
+	select {
+	case <-channel:
+		return true
+	default:
+		return false
+	}
+}
+
+// A log that nobody reads has the counts as soon as somebody does.
+func TestCountsInAStuckPipe(t *testing.T) {
+	broker, log := startInPipe(t, "-interval", "10ms", "-timeout", "100ms", "-max-queued", "100000")
+	accepted := broker.fill(bustest.Payload("t", strings.Repeat("x", 1000)))
+	broker.signal(syscall.SIGUSR1)
+	ended := make(chan struct{})
+	go func() {
+		log.readRest(t, 4096, 0)
+		close(ended)
+	}()
+	var got []counts
+	bustest.Until(t, "the counts", func() bool {
+		got = allCounts(t, log.String())
+		return len(got) == 1
+	})
+	if got := got[0]; got.payloadsAccepted != accepted || got.payloadsRefused != 1 ||
+		got.messagesAccepted != accepted {
+		t.Errorf("the counts are %+v, %d messages were accepted", got, accepted)
+	}
+	broker.stop()
+	<-ended
+}
+
+// With -log the counts come on standard error, even while the log takes nothing, and only
+// there.
+func TestCountsOnStandardError(t *testing.T) {
+	directory := filepath.Join(t.TempDir(), "logs")
+	if err := os.Mkdir(directory, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	log, stderr := file(filepath.Join(directory, "log")), &bustest.Record{}
+	command := brokerCommand("-log", string(log), "-interval", "10ms")
+	command.Stderr = stderr
+	broker := startLogged(t, command, log)
+	if got := broker.count(stderr); got != (counts{maxQueued: 256 << 20}) {
+		t.Errorf("at the start the counts are %+v", got)
+	}
+	// The broker can't open its log anew.
+	if err := os.Rename(directory, directory+".away"); err != nil {
+		t.Fatal(err)
+	}
+	bustest.Until(t, "the failure of the log", func() bool {
+		return strings.Contains(stderr.String(), "Broker: the log fails, trying on")
+	})
+	broker.Accept(bustest.Payload("t", "1", "2", "3"), 3)
+	queued := counts{1, 0, 3, 0, 3, 3*(128+2) + 512 + 1, 256 << 20, 1}
+	if got := broker.count(stderr); got != queued {
+		t.Errorf("the counts are %+v, want %+v", got, queued)
+	}
+	if err := os.Rename(directory+".away", directory); err != nil {
+		t.Fatal(err)
+	}
+	broker.Expect("Received new message from topic 't': '3'")
+	broker.expectCounts(stderr, counts{1, 0, 3, 3, 0, 512 + 1, 256 << 20, 1})
+	broker.stop()
+	if strings.Contains(log.String(), "Broker: up ") {
+		t.Errorf("the log is\n%s", log)
+	}
+}

@@ -1,0 +1,231 @@
+package cmd_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mbus/internal/shared/bustest"
+)
+
+// supervise starts its arguments again whenever they end, as systemd does, until there is a
+// file with the name $0.stop. The last process id is in $0.pid, the statuses are in
+// $0.statuses, and what was written to standard error is in $0.stderr.
+const supervise = `while [ ! -e "$0.stop" ]; do
+	"$@" 2>> "$0.stderr" & echo $! > "$0.pid.new"; mv "$0.pid.new" "$0.pid"
+	wait $!; echo $? >> "$0.statuses"
+	sleep 0.5
+done`
+
+// day is a directory in which a broker and a worker run, each supervised, with what make
+// install has installed.
+type day struct {
+	t       *testing.T
+	release *release
+	log     string // of the broker
+	port    string
+}
+
+// service is a command that is supervised.
+type service struct {
+	day  *day
+	path string // of its files, without what supervise adds
+	loop *exec.Cmd
+}
+
+// path returns the path of a file of the day's.
+func (day *day) path(name string) string {
+	return filepath.Join(filepath.Dir(day.log), name)
+}
+
+// start starts a service with a unit's command line, in which replacer replaces what differs
+// here, and with more arguments.
+func (day *day) start(name, unit string, replacer *strings.Replacer, more ...string) *service {
+	day.t.Helper()
+	unit = day.release.path("dest/usr/local/lib/systemd/system/" + unit)
+	arguments := strings.Fields(replacer.Replace(setting(day.t, unit, "ExecStart")))
+	arguments[0] = day.release.path("dest" + arguments[0])
+	service := &service{day: day, path: day.path(name)}
+	arguments = append([]string{"-c", supervise, service.path}, append(arguments, more...)...)
+	service.loop = exec.Command("sh", arguments...)
+	start(day.t, service.loop)
+	day.t.Cleanup(func() { service.signal(syscall.SIGKILL) })
+	return service
+}
+
+// signal sends a signal to the process that runs.
+func (service *service) signal(kind syscall.Signal) {
+	id, err := strconv.Atoi(strings.TrimSpace(file(service.path + ".pid").String()))
+	if err == nil {
+		syscall.Kill(id, kind)
+	}
+}
+
+// end stops the service for good.
+func (service *service) end() {
+	service.day.t.Helper()
+	if err := os.WriteFile(service.path+".stop", nil, 0o600); err != nil {
+		service.day.t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		service.loop.Wait()
+		close(ended)
+	}()
+	bustest.Until(service.day.t, "the end of "+service.path, func() bool {
+		service.signal(syscall.SIGTERM)
+		select {
+		case <-ended:
+			return true
+		case <-time.After(2 * time.Second): // a second signal sooner would kill it
+			return false
+		}
+	})
+}
+
+// statuses returns those with which the process has ended.
+func (service *service) statuses() []string {
+	return strings.Fields(file(service.path + ".statuses").String())
+}
+
+// send sends the numbers from 1 as messages, one after the other, until ended is closed. It
+// returns how many were accepted, and how many were sent again because their outcome was
+// unknown.
+func (day *day) send(ended <-chan struct{}) (accepted, again int, err error) {
+	for !isEnded(ended) {
+		producer := exec.Command(day.release.path("dest/usr/local/bin/mbus-producer"),
+			"-port", day.port, "-topic", "t", "-message", strconv.Itoa(accepted+1), "-retry", "1m")
+		output, err := producer.CombinedOutput()
+		switch status := producer.ProcessState.ExitCode(); {
+		case status == 0:
+			accepted++
+		case status == 3:
+			again++
+		default:
+			return accepted, again, fmt.Errorf("%w: %s", err, output)
+		}
+		time.Sleep(10 * time.Millisecond) // a steady load, not all that the machine can do
+	}
+	return accepted, again, nil
+}
+
+// count asks the broker for its counts, once it is up, and waits until there are as many lines
+// of counts. They add up.
+func (day *day) count(broker *service, lines int) {
+	day.t.Helper()
+	ping := exec.Command(day.release.path("dest/usr/local/bin/mbus-producer"),
+		"-ping", "-port", day.port, "-retry", "1m")
+	if output, err := ping.CombinedOutput(); err != nil {
+		day.t.Errorf("%v: %s", err, output)
+	}
+	bustest.Until(day.t, "the counts", func() bool {
+		stderr := file(broker.path + ".stderr").String()
+		if len(allCounts(day.t, stderr)) >= lines {
+			return true
+		}
+		broker.signal(syscall.SIGUSR1)
+		time.Sleep(100 * time.Millisecond)
+		return false
+	})
+}
+
+// work makes the worker's command, which appends the data of a message to the file done. One
+// write a message keeps lines whole even if a killed worker's command goes on beside the next.
+func (day *day) work() string {
+	day.t.Helper()
+	path := day.path("work")
+	text := fmt.Sprintf("#!/bin/sh\nprintf '%%s\\n' \"$(cat)\" >> '%s'\n", day.path("done"))
+	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
+		day.t.Fatal(err)
+	}
+	return path
+}
+
+// A day of operation, of ten minutes: the log is rotated as shipped and the counts are asked
+// for each minute, and the broker and the worker are each stopped once and killed once. No
+// message is lost or out of order. Those whose outcome a kill has left unknown are repeated.
+func TestDay(t *testing.T) {
+	logrotate := tool(t, "logrotate")
+	release, directory := newRelease(t, "broker", "producer", "consumer"), t.TempDir()
+	release.must("install")
+	day := &day{t: t, release: release, log: filepath.Join(directory, "mbus.log")}
+	_, day.port, _ = strings.Cut(bustest.FreeAddress(t), ":")
+	broker := day.start("broker", "mbus-broker.service",
+		strings.NewReplacer("/var/lib/mbus", directory), "-pport", day.port, "-interval", "0")
+	worker := day.start("worker", "mbus-consumer@.service", strings.NewReplacer(
+		"/var/lib/mbus-consumer/%i", directory+"/orders", "/var/lib/mbus", directory,
+		"$MBUS_FLAGS", "-topic t -retry 1h", "$MBUS_COMMAND", day.work()))
+
+	over, sent := make(chan struct{}), make(chan error, 1)
+	var accepted, again int
+	go func() {
+		var err error
+		accepted, again, err = day.send(over)
+		sent <- err
+	}()
+	const minutes = 10
+	minute := time.Duration(longOrShort(60, 1)) * time.Second
+	configuration := rotation(t, release.path("dest/etc/logrotate.d/mbus"), directory)
+	for i := range minutes {
+		time.Sleep(minute)
+		check(t, logrotate, "-f", "-s", filepath.Join(directory, "rotated"), configuration)
+		switch i {
+		case 1:
+			broker.signal(syscall.SIGTERM)
+		case 3:
+			broker.signal(syscall.SIGKILL)
+		case 5:
+			worker.signal(syscall.SIGTERM)
+		case 7:
+			worker.signal(syscall.SIGKILL)
+		}
+		day.count(broker, i+1)
+	}
+	close(over)
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	bustest.Until(t, "the last message", func() bool {
+		return strings.HasSuffix(file(day.path("done")).String(), fmt.Sprintf("\n%d\n", accepted))
+	})
+	worker.end()
+	broker.end()
+	day.checkWork(broker, worker, accepted, again)
+}
+
+// checkWork compares what the worker has done with what was accepted.
+func (day *day) checkWork(broker, worker *service, accepted, again int) {
+	t := day.t
+	t.Helper()
+	for _, service := range []*service{broker, worker} {
+		// stopped, killed, and stopped at the end
+		if got := service.statuses(); !slices.Equal(got, []string{"0", "137", "0"}) {
+			t.Errorf("%s ended with %q: %s", service.path, got, file(service.path+".stderr"))
+		}
+	}
+	done := strings.Fields(file(day.path("done")).String())
+	next, repeated := 1, 0
+	for _, text := range done {
+		switch number, err := strconv.Atoi(text); {
+		case err != nil || number > next:
+			t.Fatalf("%q after %d", text, next-1)
+		case number == next:
+			next++
+		default:
+			repeated++
+		}
+	}
+	const kills = 1 // of the worker, each of which may repeat a message
+	if next-1 != accepted || repeated > again+kills {
+		t.Errorf("%d messages done, %d of them again; accepted are %d, of unknown outcome %d",
+			next-1, repeated, accepted, again)
+	}
+	t.Logf("%d messages accepted and done, %d sent again, %d done again", accepted, again, repeated)
+}

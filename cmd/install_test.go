@@ -1,0 +1,191 @@
+//go:build unix
+
+package cmd_test
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// release is a directory with what make install needs: the Makefile, build/package, and
+// the commands that were built.
+type release struct {
+	t         *testing.T
+	directory string
+}
+
+func newRelease(t *testing.T, built ...string) *release {
+	t.Helper()
+	if _, err := exec.LookPath("make"); err != nil {
+		t.Skip("there is no make to install with")
+	}
+	release := &release{t: t, directory: t.TempDir()}
+	err := os.CopyFS(release.path("build/package"), os.DirFS("../build/package"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	release.copy("../Makefile", "Makefile")
+	for _, name := range built {
+		release.copy(filepath.Join(binaries, name), "build/"+name)
+	}
+	// Neither is needed.
+	for _, name := range []string{"go", "git"} {
+		release.write("bin/"+name, "#!/bin/sh\necho \"make install runs $0\" >&2\nexit 1\n", 0o700)
+	}
+	return release
+}
+
+// path returns the path of one of the release's files.
+func (release *release) path(name string) string {
+	return filepath.Join(release.directory, name)
+}
+
+// copy copies a file, which may be executed, into the release.
+func (release *release) copy(from, to string) {
+	release.t.Helper()
+	text, err := os.ReadFile(from)
+	if err != nil {
+		release.t.Fatal(err)
+	}
+	release.write(to, string(text), 0o700)
+}
+
+// write makes a file, and its directory.
+func (release *release) write(name, text string, mode os.FileMode) {
+	release.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(release.path(name)), 0o755); err != nil {
+		release.t.Fatal(err)
+	}
+	if err := os.WriteFile(release.path(name), []byte(text), mode); err != nil {
+		release.t.Fatal(err)
+	}
+}
+
+// make runs make in the release, where there is no Go, with the DESTDIR dest.
+func (release *release) make(arguments ...string) (status int, stderr string) {
+	release.t.Helper()
+	make := exec.Command("make", append(arguments, "DESTDIR="+release.path("dest"))...)
+	make.Dir = release.directory
+	make.Env = append(os.Environ(), "PATH="+release.path("bin")+":"+os.Getenv("PATH"))
+	status, _, stderr = finish(release.t, make)
+	return status, stderr
+}
+
+// must is make that fails the test unless it succeeds and is silent.
+func (release *release) must(arguments ...string) {
+	release.t.Helper()
+	if status, stderr := release.make(arguments...); status != 0 || stderr != "" {
+		release.t.Fatalf("make %q: status %d: %s", arguments, status, stderr)
+	}
+}
+
+// files returns the modes of the files below DESTDIR.
+func (release *release) files() map[string]fs.FileMode {
+	release.t.Helper()
+	files := make(map[string]fs.FileMode)
+	root := release.path("dest")
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		files[strings.TrimPrefix(path, root)] = info.Mode()
+		return err
+	})
+	if err != nil {
+		release.t.Fatal(err)
+	}
+	return files
+}
+
+// What make install installs has names, places and modes, and make uninstall removes it
+// all and nothing else.
+func TestInstall(t *testing.T) {
+	release := newRelease(t, "broker", "producer")
+	release.write("build/forwarder", "", 0o700)
+	release.write("dest/usr/local/bin/other", "", 0o600)
+	for prefix, systemd := range map[string]string{
+		"/usr/local": "/usr/local/lib", "/usr": "/usr/lib", "/opt/mbus-1.0": "/etc",
+	} {
+		want := map[string]fs.FileMode{
+			"/usr/local/bin/other":         0o600,
+			prefix + "/bin/mbus-broker":    0o755,
+			prefix + "/bin/mbus-producer":  0o755,
+			prefix + "/bin/mbus-forwarder": 0o755,
+		}
+		if runtime.GOOS == "linux" {
+			want[systemd+"/systemd/system/mbus-broker.service"] = 0o644
+			want[systemd+"/systemd/system/mbus-consumer@.service"] = 0o644
+			want[systemd+"/sysusers.d/mbus.conf"] = 0o644
+			want["/etc/logrotate.d/mbus"] = 0o644
+		}
+		release.must("install", "PREFIX="+prefix)
+		if got := release.files(); !maps.Equal(got, want) {
+			t.Errorf("%s: installed are\n%v, want\n%v", prefix, got, want)
+		}
+		for _, unit := range []string{"broker", "consumer@"} {
+			path := release.path("dest" + systemd + "/systemd/system/mbus-" + unit + ".service")
+			text, err := os.ReadFile(path)
+			line := "\nExecStart=" + prefix + "/bin/mbus-" + strings.TrimSuffix(unit, "@") + " "
+			if runtime.GOOS == "linux" && !strings.Contains(string(text), line) {
+				t.Errorf("%s: %v, no line %q", path, err, line)
+			}
+		}
+		installed := filepath.Join(release.path("dest"), prefix, "bin/mbus-broker")
+		if status, _, stderr := finish(t, exec.Command(installed, "-version")); status != 0 {
+			t.Errorf("%s: status %d: %s", installed, status, stderr)
+		}
+		release.must("install", "PREFIX="+prefix) // over itself
+		release.must("uninstall", "PREFIX="+prefix)
+		left := slices.Collect(maps.Keys(release.files()))
+		if !slices.Equal(left, []string{"/usr/local/bin/other"}) {
+			t.Errorf("%s: left are %q", prefix, left)
+		}
+	}
+}
+
+// What make install can't do is one line, and then nothing is installed.
+func TestInstallRefuses(t *testing.T) {
+	release := newRelease(t, "broker")
+	expect := func(want string, arguments ...string) {
+		t.Helper()
+		status, stderr := release.make(append(arguments, "install")...)
+		line, _, _ := strings.Cut(stderr, "\n")
+		if status == 0 || line != "install: "+want {
+			t.Errorf("%q: status %d: %s", arguments, status, stderr)
+		}
+		if _, err := os.Stat(release.path("dest")); err == nil {
+			t.Errorf("%q: something is installed", arguments)
+		}
+	}
+	expect("build/producer is missing: run make first")
+	for _, prefix := range []string{"", "usr", "/a b", "/a|b", "/a&b"} {
+		expect(fmt.Sprintf("PREFIX=%s: must be an absolute path of letters, digits and /._+-", prefix),
+			"PREFIX="+prefix)
+	}
+}
+
+// A rotation that the operator has changed survives the next make install.
+func TestInstallKeepsRotation(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the configuration of logrotate is installed only on Linux")
+	}
+	release := newRelease(t, "broker", "producer")
+	const name = "dest/etc/logrotate.d/mbus"
+	release.write(name, "changed\n", 0o644)
+	status, stderr := release.make("install")
+	want := fmt.Sprintf("install: %s differs from build/package/mbus.logrotate, left as it is\n",
+		release.path(name))
+	text, _ := os.ReadFile(release.path(name))
+	if status != 0 || stderr != want || string(text) != "changed\n" {
+		t.Errorf("status %d: %sthe file has %q", status, stderr, text)
+	}
+}

@@ -1,0 +1,125 @@
+//go:build unix
+
+package cmd_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"mbus/internal/shared/bustest"
+)
+
+// called returns a command that is called by another name, which is a link's.
+func called(t *testing.T, name, link string, arguments ...string) *exec.Cmd {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), link)
+	if err := os.Symlink(filepath.Join(binaries, name), path); err != nil {
+		t.Fatal(err)
+	}
+	return exec.Command(path, arguments...)
+}
+
+// A command has the name that it was called by in everything that it says, but for -version,
+// which says what it is.
+func TestName(t *testing.T) {
+	broker := startBroker(t)
+	for _, test := range []struct {
+		name, link string
+		arguments  []string
+		want       string // begin of what is printed
+	}{
+		{"broker", "mbus-broker", []string{"-h"}, "usage: mbus-broker [flags]\n"},
+		{"broker", "mbus-broker", []string{"-version"}, "mbus broker "},
+		{"broker", "mbus-broker", []string{"-pport", "x"}, "mbus-broker: -pport \"x\": must be a " +
+			"number from 0 to 65535, 0 for a free port (see mbus-broker -h)\n"},
+		{"broker", "mbus-broker", []string{"-pport", broker.port}, "mbus-broker: listen tcp "},
+		{"broker", "a\nb", []string{"-pport", broker.port}, `a\nb: listen tcp `},
+		{"consumer", "mbus-consumer", []string{"-h"}, "usage: mbus-consumer [-log FILE "},
+		{"consumer", "mbus-consumer", []string{"-log", "no/such/log", "-end"}, "mbus-consumer: "},
+		{"producer", "mbus-producer", []string{"-h"}, "usage: mbus-producer -topic TOPIC "},
+		{"producer", "mbus-producer", []string{"-version"}, "mbus producer "},
+		{"producer", "mbus-producer", nil, "mbus-producer: -topic is missing or empty: " +
+			"must be the topic to send to (see mbus-producer -h)\n"},
+		{"producer", "mbus-producer", []string{"-port", broker.port, "-topic", "t", "-lines"},
+			"mbus-producer: 0 messages accepted in "},
+		{"producer", "mbus-producer",
+			[]string{"-port", "1", "-topic", "t", "-message", "x", "-timeout", "1ns"},
+			"mbus-producer: 127.0.0.1:1: not accepted: "},
+	} {
+		_, stdout, stderr := finish(t, called(t, test.name, test.link, test.arguments...))
+		if output := stdout + stderr; !strings.HasPrefix(output, test.want) {
+			t.Errorf("%s %q: %s", test.link, test.arguments, output)
+		}
+	}
+	_, usage, _ := finish(t, called(t, "producer", "mbus-producer", "-h"))
+	for _, example := range []string{"  mbus-producer -topic ", " | mbus-producer -topic "} {
+		if !strings.Contains(usage, example) {
+			t.Errorf("no %q in\n%s", example, usage)
+		}
+	}
+	broker.Accept(bustest.Payload("t", "1"), 1)
+}
+
+// copySource copies the files of the repository, but for tests, into a directory.
+func copySource(t *testing.T, directory string) {
+	t.Helper()
+	list := exec.Command("git", "ls-files", "--cached", "--others", "--exclude-standard")
+	list.Dir = ".."
+	files, err := list.Output()
+	if err != nil {
+		t.Skipf("there is no git repository to copy: %v", err)
+	}
+	for name := range strings.Lines(string(files)) {
+		name = strings.TrimSuffix(name, "\n")
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile("../" + name)
+		if err == nil {
+			err = os.MkdirAll(filepath.Join(directory, filepath.Dir(name)), 0o700)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(directory, name), text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// make gives all commands the version that git describes, and without git the one that Go
+// knows.
+func TestMakeVersion(t *testing.T) {
+	for _, program := range []string{"make", "git"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("there is no %s", program)
+		}
+	}
+	source := t.TempDir()
+	copySource(t, source)
+	expectVersion := func(want, script string) {
+		t.Helper()
+		command := exec.Command("sh", "-ec", script)
+		command.Dir = source
+		if output, err := command.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", script, err, output)
+		}
+		for _, name := range []string{"broker", "producer"} {
+			command := exec.Command(filepath.Join(source, "build", name), "-version")
+			_, stdout, _ := finish(t, command)
+			if !strings.HasPrefix(stdout, "mbus "+name+" "+want+", go") {
+				t.Errorf("%s, want %s", stdout, want)
+			}
+		}
+	}
+	expectVersion("(devel)", "make")
+	expectVersion("v1.2", `git init -q
+		git add .
+		git -c user.name=test -c user.email=test@example.com commit -qm test
+		git -c user.name=test -c user.email=test@example.com tag -am test v1.2
+		make`)
+	expectVersion("v1.2-dirty", "echo >> README.md; make")
+}

@@ -1,0 +1,302 @@
+package cmd_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"mbus/internal/broker"
+	"mbus/internal/shared/bustest"
+)
+
+// tool returns the path of a program, and skips the test if there is none.
+func tool(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path = "/usr/sbin/" + name // which is not in everybody's PATH
+		if _, err := os.Stat(path); err != nil {
+			t.Skipf("there is no %s to check with", name)
+		}
+	}
+	return path
+}
+
+// check runs a program that must end with status 0. It returns its whole output.
+func check(t *testing.T, name string, arguments ...string) string {
+	t.Helper()
+	output, err := exec.Command(name, arguments...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, arguments, err, output)
+	}
+	return string(output)
+}
+
+// setting returns the value of a setting that a unit has once. Continued lines are
+// joined.
+func setting(t *testing.T, path, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined := strings.ReplaceAll(string(text), "\\\n", "")
+	found := regexp.MustCompile(`(?m)^`+name+`=(.*)$`).FindAllStringSubmatch(joined, -1)
+	if len(found) != 1 {
+		t.Fatalf("%s has %s %d times", path, name, len(found))
+	}
+	return found[0][1]
+}
+
+// systemd takes the units as they are, but for the path of their command, and finds
+// them hardened.
+func TestUnits(t *testing.T) {
+	systemd := tool(t, "systemd-analyze")
+	for _, unit := range []struct{ file, instance string }{
+		{"mbus-broker.service", "mbus-broker.service"},
+		{"mbus-consumer@.service", "mbus-consumer@orders.service"},
+	} {
+		text, err := os.ReadFile("../build/package/" + unit.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		built := filepath.Join(binaries, "broker") // any that can be executed
+		shipped := regexp.MustCompile(`/usr/local/bin/mbus-\w+`)
+		copied := shipped.ReplaceAllString(string(text), built)
+		directory := t.TempDir()
+		err = os.WriteFile(filepath.Join(directory, unit.file), []byte(copied), 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(directory, unit.instance)
+		// It reports a setting that it does not know without failing.
+		output := check(t, systemd, "verify", "--man=no", path)
+		if strings.Contains(output, "mbus-") {
+			t.Errorf("%s: systemd says\n%s", unit.file, output)
+		}
+		output = check(t, systemd, "security", "--offline=true", "--no-pager", path)
+		overall := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`)
+		found := overall.FindStringSubmatch(output)
+		if found == nil {
+			t.Fatalf("no exposure in\n%s", output)
+		}
+		t.Logf("exposure of %s: %s", unit.instance, found[1])
+		if exposure, err := strconv.ParseFloat(found[1], 64); err != nil || exposure > 2 {
+			t.Errorf("%s: the exposure is %s, want at most 2.0\n%s", unit.file, found[1], output)
+		}
+	}
+}
+
+// The memory that the broker's unit allows is the bound of the default flags, and a
+// little more.
+func TestUnitMemory(t *testing.T) {
+	allowed := setting(t, "../build/package/mbus-broker.service", "MemoryMax")
+	mebibytes, err := strconv.Atoi(strings.TrimSuffix(allowed, "M"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := broker.DefaultConfig()
+	bound := 8 + 2.5*float64(config.MaxQueued>>20) + 6*float64(config.MaxPayload>>20)
+	if excess := float64(mebibytes) / bound; excess < 1.05 || excess > 1.2 {
+		t.Errorf("MemoryMax is %s, the bound is %.0f MiB", allowed, bound)
+	}
+}
+
+// systemd makes the users and groups that the units and the rotation name.
+func TestUsers(t *testing.T) {
+	sysusers := tool(t, "systemd-sysusers")
+	file, err := filepath.Abs("../build/package/mbus.sysusers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "etc"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	output := check(t, sysusers, "--dry-run", "--root="+root, file)
+	const units = "../build/package/mbus-"
+	for _, name := range []string{
+		setting(t, units+"broker.service", "User"), setting(t, units+"consumer@.service", "User"),
+	} {
+		if !strings.Contains(output, "Creating user '"+name+"' ") {
+			t.Errorf("no user %s in\n%s", name, output)
+		}
+	}
+	for _, name := range []string{
+		setting(t, units+"broker.service", "Group"), setting(t, units+"consumer@.service", "Group"),
+		setting(t, units+"consumer@.service", "SupplementaryGroups"),
+	} {
+		if !strings.Contains(output, "Creating group '"+name+"' ") {
+			t.Errorf("no group %s in\n%s", name, output)
+		}
+	}
+}
+
+// rotation returns the path of a copy of the shipped logrotate configuration for the log
+// in directory. It has no su, because the user mbus is missing.
+func rotation(t *testing.T, shipped, directory string) string {
+	t.Helper()
+	text, err := os.ReadFile(shipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const log, user = "/var/lib/mbus/", "\tsu mbus mbus\n"
+	if strings.Count(string(text), log) != 1 || strings.Count(string(text), user) != 1 {
+		t.Fatalf("%s has another log or user", shipped)
+	}
+	copied := strings.ReplaceAll(string(text), log, directory+"/")
+	path := filepath.Join(t.TempDir(), "mbus.logrotate")
+	err = os.WriteFile(path, []byte(strings.ReplaceAll(copied, user, "")), 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// logrotate finds nothing wrong with the shipped configuration, which outranks each
+// global directive that would lose messages.
+func TestRotation(t *testing.T) {
+	logrotate, directory := tool(t, "logrotate"), t.TempDir()
+	log := filepath.Join(directory, "mbus.log")
+	global := filepath.Join(directory, "global.conf")
+	text := "create\ncompress\ndateext\ncopy\ncopytruncate\nolddir /\nrotate 1\ninclude " +
+		rotation(t, "../build/package/mbus.logrotate", directory) + "\n"
+	if err := os.WriteFile(global, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	output := check(t, logrotate, "-d", global)
+	if strings.Contains(output, "error") || !strings.Contains(output, "considering log "+log) {
+		t.Errorf("logrotate says\n%s", output)
+	}
+	for i := range 3 {
+		if err := os.WriteFile(log, fmt.Appendln(nil, i), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		check(t, logrotate, "-f", "-s", filepath.Join(directory, "state"), global)
+	}
+	for name, want := range map[string]string{"": "", ".1": "2\n", ".2": "1\n", ".3": "0\n"} {
+		if got, err := os.ReadFile(log + name); string(got) != want || (err == nil) != (name != "") {
+			t.Errorf("mbus.log%s: %q, %v, want %q", name, got, err, want)
+		}
+	}
+}
+
+// installedBroker returns the broker that make install has installed, with its unit's
+// own command line and mode mask, on a free port, with its state in directory. It drains
+// more often, so that a test is short.
+func installedBroker(t *testing.T, release *release, directory string) *exec.Cmd {
+	t.Helper()
+	unit := release.path("dest/usr/local/lib/systemd/system/mbus-broker.service")
+	line := strings.Fields(setting(t, unit, "ExecStart"))
+	for i, word := range line {
+		line[i] = strings.Replace(word, "/var/lib/mbus", directory, 1)
+	}
+	line[0] = release.path("dest" + line[0])
+	line = append(line, "-pport", "0", "-interval", "100ms")
+	const script = `umask "$0"; exec "$@"`
+	return exec.Command("sh", append([]string{"-c", script, setting(t, unit, "UMask")}, line...)...)
+}
+
+// What was installed runs with its own command line, and loses nothing while its log is
+// rotated under load as shipped.
+func TestInstalled(t *testing.T) {
+	logrotate := tool(t, "logrotate")
+	release, directory := newRelease(t, "broker", "producer"), t.TempDir()
+	release.must("install")
+	log := filepath.Join(directory, "mbus.log")
+	broker := startLogged(t, installedBroker(t, release, directory), file(log))
+
+	input := &bustest.Endless{}
+	producer := exec.Command(release.path("dest/usr/local/bin/mbus-producer"),
+		"-port", broker.port, "-topic", "t", "-lines")
+	producer.Stdin = input
+	stderr := start(t, producer)
+	configuration := rotation(t, release.path("dest/etc/logrotate.d/mbus"), directory)
+	const rotations = 5
+	for range rotations {
+		bustest.Until(t, "messages in the log", func() bool {
+			return strings.Contains(file(log).String(), "Received new message")
+		})
+		check(t, logrotate, "-f", "-s", filepath.Join(directory, "state"), configuration)
+	}
+	input.Stop()
+	producer.Wait()
+	if producer.ProcessState.ExitCode() != 0 {
+		t.Errorf("%v: %s", producer.ProcessState, stderr)
+	}
+	broker.stop()
+
+	var text string
+	for i := rotations; i > 0; i-- {
+		text += file(fmt.Sprintf("%s.%d", log, i)).String()
+	}
+	text += file(log).String()
+	got, want := bustest.Received(t, text)["t"], bustest.Numbers(1, input.Lines())
+	if !slices.Equal(got, want) {
+		t.Errorf("%d messages are in the logs, want %d, or in another order", len(got), len(want))
+	}
+}
+
+// The group mbus reads the log, and others don't, with the modes that the unit asks for.
+func TestReaders(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can run programs as other users")
+	}
+	const mbus, reader, other = 61001, 61002, 61003 // nobody's
+	unit := "../build/package/mbus-broker.service"
+	mode, err := strconv.ParseUint(setting(t, unit, "StateDirectoryMode"), 8, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release := newRelease(t, "broker", "producer")
+	release.must("install")
+	directory := release.path("mbus")
+	// The directories above are the test's own, for nobody else.
+	for path := release.directory; path != os.TempDir() && path != "/"; path = filepath.Dir(path) {
+		if err := os.Chmod(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(directory, os.FileMode(mode)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(directory, mbus, mbus); err != nil {
+		t.Fatal(err)
+	}
+	as := func(command *exec.Cmd, user uint32, groups ...uint32) *exec.Cmd {
+		command.SysProcAttr = &syscall.SysProcAttr{
+			Credential: &syscall.Credential{Uid: user, Gid: user, Groups: groups},
+		}
+		return command
+	}
+	log := filepath.Join(directory, "mbus.log")
+	broker := startLogged(t, as(installedBroker(t, release, directory), mbus), file(log))
+	defer broker.stop()
+	checkReaders := func(line string) {
+		t.Helper()
+		bustest.Until(t, line, func() bool { return strings.Contains(file(log).String(), line) })
+		status, stdout, _ := finish(t, as(exec.Command("cat", log), reader, mbus))
+		if status != 0 || !strings.Contains(stdout, line) {
+			t.Errorf("a reader in the group: status %d: %s", status, stdout)
+		}
+		if status, _, _ := finish(t, as(exec.Command("cat", log), other)); status == 0 {
+			t.Error("somebody else reads the log")
+		}
+		if status, _, _ := finish(t, as(exec.Command("touch", log), reader, mbus)); status == 0 {
+			t.Error("a reader writes the log")
+		}
+	}
+	checkReaders("listening on")
+	if err := os.Rename(log, log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	broker.Accept(bustest.Payload("t", "1"), 1)
+	checkReaders("Received new message from topic 't': '1'") // in the new file
+}
