@@ -109,7 +109,7 @@ func (release *release) files() map[string]fs.FileMode {
 // What make install installs has names, places and modes, and make uninstall removes it
 // all and nothing else.
 func TestInstall(t *testing.T) {
-	release := newRelease(t, "broker", "producer")
+	release := newRelease(t, "broker", "producer", "consumer")
 	release.write("build/forwarder", "", 0o700)
 	release.write("dest/usr/local/bin/other", "", 0o600)
 	for prefix, systemd := range map[string]string{
@@ -119,6 +119,7 @@ func TestInstall(t *testing.T) {
 			"/usr/local/bin/other":         0o600,
 			prefix + "/bin/mbus-broker":    0o755,
 			prefix + "/bin/mbus-producer":  0o755,
+			prefix + "/bin/mbus-consumer":  0o755,
 			prefix + "/bin/mbus-forwarder": 0o755,
 		}
 		if runtime.GOOS == "linux" {
@@ -178,7 +179,7 @@ func TestInstallKeepsRotation(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the configuration of logrotate is installed only on Linux")
 	}
-	release := newRelease(t, "broker", "producer")
+	release := newRelease(t, "broker", "producer", "consumer")
 	const name = "dest/etc/logrotate.d/mbus"
 	release.write(name, "changed\n", 0o644)
 	status, stderr := release.make("install")

@@ -208,7 +208,7 @@ func installedBroker(t *testing.T, release *release, directory string) *exec.Cmd
 // rotated under load as shipped.
 func TestInstalled(t *testing.T) {
 	logrotate := tool(t, "logrotate")
-	release, directory := newRelease(t, "broker", "producer"), t.TempDir()
+	release, directory := newRelease(t, "broker", "producer", "consumer"), t.TempDir()
 	release.must("install")
 	log := filepath.Join(directory, "mbus.log")
 	broker := startLogged(t, installedBroker(t, release, directory), file(log))
@@ -255,7 +255,7 @@ func TestReaders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	release := newRelease(t, "broker", "producer")
+	release := newRelease(t, "broker", "producer", "consumer")
 	release.must("install")
 	directory := release.path("mbus")
 	// The directories above are the test's own, for nobody else.
