@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"mbus/internal/shared/bustest"
 )
 
 // expression takes the lines of a log apart, without unescaping them.
@@ -92,7 +94,7 @@ func TestConsumerRatios(t *testing.T) {
 // its producer the consumer has written it; the broker is at -interval 0.
 func latencies(t *testing.T, count int) (delays samples) {
 	log := filepath.Join(t.TempDir(), "mbus.log")
-	broker := startInFile(t, log, "-interval", "0")
+	broker := startStore(t, log, "-interval", "0")
 	reader, writer := io.Pipe()
 	command := consuming(t, "-log", log)
 	command.Stdout = writer
@@ -107,14 +109,14 @@ func latencies(t *testing.T, count int) (delays samples) {
 	for i := range count {
 		// At any moment between two looks at the log.
 		time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
-		if status, stderr := broker.send("t", fmt.Sprint(i)); status != 0 {
+		if status, stderr := broker.produce("t", fmt.Sprint(i)); status != 0 {
 			t.Fatalf("status %d: %s", status, stderr)
 		}
 		sent := time.Now()
 		select {
 		case then := <-came:
 			delays = append(delays, max(then.Sub(sent), 0).Seconds()*1000)
-		case <-time.After(patience):
+		case <-time.After(bustest.Patience):
 			t.Fatalf("message %d did not come", i)
 		}
 	}

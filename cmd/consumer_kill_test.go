@@ -15,26 +15,17 @@ import (
 	"time"
 )
 
-// rounds returns how often a campaign does something: in its long form, which make
-// torture runs, so many times, and in the short one a tenth of it.
-func rounds(long int) int {
-	if os.Getenv("MBUS_TORTURE") != "" {
-		return long
-	}
-	return long / 10
-}
-
 // load writes numbered messages to a log, and rotates it, until it is stopped.
 type load struct {
-	store   store
+	log     logWithState
 	stop    chan struct{}
 	stopped chan int // takes how many messages there were
 }
 
 // startLoad starts a load of messages that have this text after their number: up to most
 // at once, and then a pause.
-func startLoad(store store, text string, most int, pause time.Duration) *load {
-	load := &load{store, make(chan struct{}), make(chan int, 1)}
+func startLoad(log logWithState, text string, most int, pause time.Duration) *load {
+	load := &load{log, make(chan struct{}), make(chan int, 1)}
 	go func() {
 		number := 0
 		for rotations := 0; ; {
@@ -49,9 +40,9 @@ func startLoad(store store, text string, most int, pause time.Duration) *load {
 				messages = append(messages, fmt.Sprintf("%d %s", number, text))
 				number++
 			}
-			store.add(messages...)
+			log.add(messages...)
 			if rand.IntN(20) == 0 {
-				os.Rename(store.log, fmt.Sprintf("%s-%08d", store.log, rotations))
+				os.Rename(log.path, fmt.Sprintf("%s-%08d", log.path, rotations))
 				rotations++
 			}
 		}
@@ -138,16 +129,16 @@ func TestConsumerKilled(t *testing.T) {
 		"command": {whole, 1, 10 * time.Millisecond, []string{"--", "sh", "-c", script}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			store := newStore(t)
-			load := startLoad(store, test.text, test.most, test.pause)
-			path := store.state + ".output"
+			log := newLogWithState(t)
+			load := startLoad(log, test.text, test.most, test.pause)
+			path := log.state + ".output"
 			var texts []string
-			kills := rounds(200)
+			kills := longOrShort(200, 20)
 			for range kills {
-				texts = append(texts, runUntil(t, path, syscall.SIGKILL, store.with(test.arguments...)...))
+				texts = append(texts, runUntil(t, path, syscall.SIGKILL, log.with(test.arguments...)...))
 			}
 			count := load.end()
-			_, rest, _ := consume(t, store.with(append([]string{"-end"}, test.arguments...)...)...)
+			_, rest, _ := consume(t, log.with(append([]string{"-end"}, test.arguments...)...)...)
 			texts = append(texts, rest)
 			again, most := 0, 0
 			for _, back := range repeats(t, count, texts) {
@@ -183,20 +174,20 @@ func verifyLengths(t *testing.T, texts []string, size int) {
 func TestConsumerStopped(t *testing.T) {
 	for name, arguments := range map[string][]string{"output": nil, "command": {"--", "cat"}} {
 		t.Run(name, func(t *testing.T) {
-			store := newStore(t)
-			load := startLoad(store, "x\n", 2, 10*time.Millisecond)
+			log := newLogWithState(t)
+			load := startLoad(log, "x\n", 2, 10*time.Millisecond)
 			format := []string{"-format", "raw"}
 			if arguments != nil {
 				format = nil
 			}
 			var texts []string
-			stops := rounds(100)
+			stops := longOrShort(100, 10)
 			for range stops {
-				texts = append(texts, runUntil(t, store.state+".output", syscall.SIGTERM,
-					store.with(append(format, arguments...)...)...))
+				texts = append(texts, runUntil(t, log.state+".output", syscall.SIGTERM,
+					log.with(append(format, arguments...)...)...))
 			}
 			count := load.end()
-			_, rest, _ := consume(t, store.with(append(append(format, "-end"), arguments...)...)...)
+			_, rest, _ := consume(t, log.with(append(append(format, "-end"), arguments...)...)...)
 			if back := repeats(t, count, append(texts, rest)); len(back) > 0 {
 				t.Errorf("runs repeated messages: %v", back)
 			}
@@ -209,20 +200,20 @@ func TestConsumerStopped(t *testing.T) {
 // A consumer that always has something to read saves its position every second: after a
 // kill no more than that is repeated.
 func TestConsumerKilledWhileBusy(t *testing.T) {
-	for range rounds(10) {
-		store := newStore(t)
+	for range longOrShort(10, 1) {
+		log := newLogWithState(t)
 		messages := make([]string, 60_000)
 		for number := range messages {
 			messages[number] = fmt.Sprintf("%06d %s", number, strings.Repeat("x", 1000))
 		}
-		store.add(messages...)
+		log.add(messages...)
 		size := len(messages[0]) + 1
 		reader, writer, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer reader.Close()
-		command := consuming(t, store.with()...)
+		command := consuming(t, log.with()...)
 		command.Stdout = writer
 		subscriber := subscribeWith(t, command)
 		writer.Close()
@@ -251,7 +242,7 @@ func TestConsumerKilledWhileBusy(t *testing.T) {
 		if len(came) == len(messages) {
 			t.Fatal("the consumer was not busy to the end")
 		}
-		_, rest, _ := consume(t, store.with("-count", "1")...)
+		_, rest, _ := consume(t, log.with("-count", "1")...)
 		first, err := strconv.Atoi(strings.SplitN(rest, " ", 2)[0])
 		if err != nil || first > len(came) {
 			t.Fatalf("after %d messages comes %.20q", len(came), rest)

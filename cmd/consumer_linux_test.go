@@ -3,6 +3,7 @@
 package cmd_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,32 +11,33 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	"mbus/internal/shared/bustest"
 )
 
 // On a full disk nothing counts as delivered, or as saved.
 func TestConsumerOnFullDisk(t *testing.T) {
-	store := newStore(t, "1", "2")
+	log := newLogWithState(t, "1", "2")
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer full.Close()
-	command := consuming(t, store.with("-end")...)
+	command := consuming(t, log.with("-end")...)
 	command.Stdout = full
 	status, _, stderr := finish(t, command)
 	const want = "consumer: standard output: write /dev/stdout: no space left on device\n"
 	if status != 1 || stderr != want {
 		t.Errorf("status %d, said %s", status, stderr)
 	}
-	delivers(t, "1\n2\n", store.with("-end")...)
-	fails(t, 1, "/dev/full: must be a regular file", "-log", store.log, "-state", "/dev/full")
+	delivers(t, "1\n2\n", log.with("-end")...)
+	fails(t, 1, "/dev/full: must be a regular file", "-log", log.path, "-state", "/dev/full")
 
-	disk := smallDisk(t, "8k")
+	disk := smallDisk(t)
 	state := filepath.Join(disk, "state")
-	delivers(t, "1\n", "-log", store.log, "-state", state, "-count", "1")
+	delivers(t, "1\n", "-log", log.path, "-state", state, "-count", "1")
 	filler := filepath.Join(disk, "filler")
 	for {
 		err := os.WriteFile(filler, make([]byte, 4096), 0o600)
@@ -45,14 +47,14 @@ func TestConsumerOnFullDisk(t *testing.T) {
 		filler += "+"
 	}
 	// A state that is there takes no more room, and a new one is reported at once.
-	delivers(t, "2\n", "-log", store.log, "-state", state, "-end")
-	status, stdout, stderr := consume(t, "-log", store.log, "-state", state+".new", "-end")
+	delivers(t, "2\n", "-log", log.path, "-state", state, "-end")
+	status, stdout, stderr := consume(t, "-log", log.path, "-state", state+".new", "-end")
 	const noRoom = "/state.new: no space left on device\n"
 	if status != 1 || stdout != "" || !strings.HasSuffix(stderr, noRoom) {
 		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
 	}
 	// Where there is no room for a command's input, the message is not delivered.
-	command = consuming(t, "-log", store.log, "-end", "--", "cat")
+	command = consuming(t, "-log", log.path, "-end", "--", "cat")
 	command.Env = append(os.Environ(), "TMPDIR="+disk)
 	status, stdout, stderr = finish(t, command)
 	if status != 1 || stdout != "" || !strings.HasSuffix(stderr, ": no space left on device\n") {
@@ -67,9 +69,9 @@ func TestConsumerSyncs(t *testing.T) {
 	if err != nil {
 		t.Skip("there is no strace to see the order of system calls with")
 	}
-	store := newStore(t, "1", "2")
-	command := consuming(t, store.with("-end")...)
-	trace, output := store.state+".trace", store.state+".output"
+	log := newLogWithState(t, "1", "2")
+	command := consuming(t, log.with("-end")...)
+	trace, output := log.state+".trace", log.state+".output"
 	arguments := []string{"-f", "-y", "-o", trace, "-e", "trace=write,pwrite64,fsync,fdatasync"}
 	traced := exec.Command(strace, append(append(arguments, command.Path), command.Args[1:]...)...)
 	file, err := os.Create(output)
@@ -88,13 +90,13 @@ func TestConsumerSyncs(t *testing.T) {
 	var calls []string
 	call := regexp.MustCompile(`(\w+)\(\d+<([^>]*)>`)
 	for _, found := range call.FindAllStringSubmatch(string(text), -1) {
-		if name, within := strings.CutPrefix(found[2], filepath.Dir(store.log)); within {
+		if name, within := strings.CutPrefix(found[2], filepath.Dir(log.path)); within {
 			calls = append(calls, found[1]+" "+strings.TrimPrefix(name, "/"))
 		}
 	}
 	want := []string{
 		// The first save, at the start of the log, makes the file and its name durable.
-		"pwrite64 state", "fsync state", "fsync ",
+		"pwrite64 state", "fdatasync state", "fsync ",
 		"write state.output", "fsync state.output", "fdatasync mbus.log",
 		"pwrite64 state", "fdatasync state",
 	}
@@ -103,22 +105,9 @@ func TestConsumerSyncs(t *testing.T) {
 	}
 }
 
-// smallDisk mounts a disk of a size for the test.
-func smallDisk(t *testing.T, size string) string {
-	t.Helper()
-	directory := t.TempDir()
-	if err := syscall.Mount("tmpfs", directory, "tmpfs", 0, "size="+size); err != nil {
-		t.Skipf("no small disk can be mounted here: %v", err)
-	}
-	t.Cleanup(func() { syscall.Unmount(directory, 0) })
-	return directory
-}
-
 // Memory stays under 16 MiB and three times the longest line.
 func TestConsumerMemory(t *testing.T) {
-	if buildFlags != nil {
-		t.Skip("the race detector's memory is its own")
-	}
+	skipWithRaceDetector(t)
 	size := 20 << 20
 	if torture {
 		size = 65 << 20 // beyond a power of two
@@ -168,15 +157,20 @@ func peakOf(t *testing.T, command *exec.Cmd, path string) float64 {
 	}
 	defer nowhere.Close()
 	command.Stdin, command.Stdout = input, nowhere
-	stderr := started(t, command)
+	var stderr bytes.Buffer
+	command.Stderr = &stderr
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { command.Process.Kill() })
 	peak := 0
-	until(t, "its end", func() bool {
-		size, found := memory(command.Process.Pid, "VmHWM")
+	bustest.Until(t, "its end", func() bool {
+		size, running := peakMemory(command.Process.Pid)
 		peak = max(peak, size)
-		return !found
+		return !running
 	})
 	if err := command.Wait(); err != nil || peak == 0 {
-		t.Errorf("%v: %s", err, stderr)
+		t.Errorf("%v: %s", err, &stderr)
 	}
 	return float64(peak) / (1 << 20)
 }
@@ -186,23 +180,23 @@ func TestConsumerIdle(t *testing.T) {
 	if buildFlags != nil {
 		t.Skip("the race detector takes time of its own")
 	}
-	store := newStore(t, "1")
-	rotated := newStore(t, "1")
-	if err := os.Rename(rotated.log, rotated.log+".1"); err != nil {
+	log := newLogWithState(t, "1")
+	rotated := newLogWithState(t, "1")
+	if err := os.Rename(rotated.path, rotated.path+".1"); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 100 { // as in a directory of logs
-		if err := os.WriteFile(fmt.Sprint(rotated.log, ".gz", i), nil, 0o600); err != nil {
+		if err := os.WriteFile(fmt.Sprint(rotated.path, ".gz", i), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for name, arguments := range map[string][]string{
-		"with a log and a state": store.with(), "without the file that has the name": rotated.with(),
+		"with a log and a state": log.with(), "without the file that has the name": rotated.with(),
 	} {
 		subscriber := subscribe(t, arguments...)
 		subscriber.has("1\n")
 		begin, before := time.Now(), processorTime(t, subscriber.command.Process.Pid)
-		time.Sleep(time.Duration(either(20, 2)) * time.Second) // this is what is measured
+		time.Sleep(time.Duration(longOrShort(20, 2)) * time.Second) // this is what is measured
 		used := processorTime(t, subscriber.command.Process.Pid) - before
 		share := 100 * used.Seconds() / time.Since(begin).Seconds()
 		t.Logf("figure: idle, %s: %.2f %% of a core", name, share)

@@ -13,30 +13,17 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"mbus/internal/shared/bustest"
 	"mbus/internal/shared/escape"
 )
-
-// buildConsumer builds the consumer beside the other commands.
-var buildConsumer = sync.OnceValue(func() error {
-	arguments := append([]string{"build", "-o", binaries}, buildFlags...)
-	output, err := exec.Command("go", append(arguments, "mbus/cmd/consumer")...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, output)
-	}
-	return nil
-})
 
 // consuming returns a consumer that is not started.
 func consuming(t *testing.T, arguments ...string) *exec.Cmd {
 	t.Helper()
-	if err := buildConsumer(); err != nil {
-		t.Fatal(err)
-	}
 	return command("consumer", arguments...)
 }
 
@@ -71,7 +58,7 @@ func fails(t *testing.T, status int, line string, arguments ...string) {
 type subscriber struct {
 	t              *testing.T
 	command        *exec.Cmd
-	stdout, stderr *record
+	stdout, stderr *bustest.Record
 	ended          chan struct{}
 }
 
@@ -84,7 +71,7 @@ func subscribe(t *testing.T, arguments ...string) *subscriber {
 // subscribeWith is subscribe for a command that may have a standard output.
 func subscribeWith(t *testing.T, command *exec.Cmd) *subscriber {
 	t.Helper()
-	subscriber := &subscriber{t, command, &record{}, &record{}, make(chan struct{})}
+	subscriber := &subscriber{t, command, &bustest.Record{}, &bustest.Record{}, make(chan struct{})}
 	if command.Stdout == nil {
 		command.Stdout = subscriber.stdout
 	}
@@ -120,7 +107,7 @@ func (subscriber *subscriber) wait() int {
 	subscriber.t.Helper()
 	select {
 	case <-subscriber.ended:
-	case <-time.After(patience):
+	case <-time.After(bustest.Patience):
 		subscriber.t.Fatalf("the consumer did not end: %s", subscriber.stderr)
 	}
 	return subscriber.command.ProcessState.ExitCode()
@@ -138,7 +125,7 @@ func (subscriber *subscriber) stop() {
 // has waits until the consumer has written text, and nothing else.
 func (subscriber *subscriber) has(text string) {
 	subscriber.t.Helper()
-	until(subscriber.t, fmt.Sprintf("%q", text), func() bool {
+	bustest.Until(subscriber.t, fmt.Sprintf("%q", text), func() bool {
 		return subscriber.stdout.String() == text
 	})
 }
@@ -150,27 +137,27 @@ func inLog(topic, data string) string {
 	return string(append(escape.Append(text, []byte(data)), "'\n"...))
 }
 
-// store is a log and a state in a directory of the test.
-type store struct {
-	t          *testing.T
-	log, state string
+// logWithState is a log and a state in a directory of the test.
+type logWithState struct {
+	t           *testing.T
+	path, state string
 }
 
-// newStore makes a log of these messages on the topic t.
-func newStore(t *testing.T, messages ...string) store {
+// newLogWithState makes a log of these messages on the topic t.
+func newLogWithState(t *testing.T, messages ...string) logWithState {
 	t.Helper()
 	directory := t.TempDir()
-	store := store{t, filepath.Join(directory, "mbus.log"), filepath.Join(directory, "state")}
-	store.add(messages...)
-	return store
+	log := logWithState{t, filepath.Join(directory, "mbus.log"), filepath.Join(directory, "state")}
+	log.add(messages...)
+	return log
 }
 
 // add appends messages on the topic t to the log.
-func (store store) add(messages ...string) {
-	store.t.Helper()
-	file, err := os.OpenFile(store.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+func (log logWithState) add(messages ...string) {
+	log.t.Helper()
+	file, err := os.OpenFile(log.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		store.t.Fatal(err)
+		log.t.Fatal(err)
 	}
 	defer file.Close()
 	var text strings.Builder
@@ -178,13 +165,13 @@ func (store store) add(messages ...string) {
 		text.WriteString(inLog("t", message))
 	}
 	if _, err := file.WriteString(text.String()); err != nil {
-		store.t.Fatal(err)
+		log.t.Fatal(err)
 	}
 }
 
 // with returns the arguments of a consumer of the log with the state, and more.
-func (store store) with(arguments ...string) []string {
-	return append([]string{"-log", store.log, "-state", store.state}, arguments...)
+func (log logWithState) with(arguments ...string) []string {
+	return append([]string{"-log", log.path, "-state", log.state}, arguments...)
 }
 
 func TestConsumerUsage(t *testing.T) {
@@ -236,35 +223,35 @@ func TestConsumerMisuse(t *testing.T) {
 
 // What can't be read, delivered or saved is one line, and status 1.
 func TestConsumerStatuses(t *testing.T) {
-	store := newStore(t, "1", "2")
-	delivers(t, "1\n2\n", "-log", store.log, "-end")
-	delivers(t, "1\n", "-log", store.log, "-end", "-count", "1")
-	delivers(t, "1\n2\n", "-log", store.log, "-count", "2")
-	delivers(t, "1\n2\n", "-log", store.log, "-end", "-topic", "t", "-topic", "u")
-	delivers(t, "", "-log", store.log, "-end", "-topic", "u")
-	delivers(t, "", "-log", store.log, "-end", "-from", "end")
-	delivers(t, "1\x002\x00", "-log", store.log, "-end", "-format", "nul")
+	log := newLogWithState(t, "1", "2")
+	delivers(t, "1\n2\n", "-log", log.path, "-end")
+	delivers(t, "1\n", "-log", log.path, "-end", "-count", "1")
+	delivers(t, "1\n2\n", "-log", log.path, "-count", "2")
+	delivers(t, "1\n2\n", "-log", log.path, "-end", "-topic", "t", "-topic", "u")
+	delivers(t, "", "-log", log.path, "-end", "-topic", "u")
+	delivers(t, "", "-log", log.path, "-end", "-from", "end")
+	delivers(t, "1\x002\x00", "-log", log.path, "-end", "-format", "nul")
 
 	none := filepath.Join(t.TempDir(), "none")
 	fails(t, 1, "open "+none+": file does not exist", "-log", none, "-end")
 	fails(t, 1, "open "+none+": file does not exist", "-log", none, "-end", "-from", "end")
-	if err := os.Rename(store.log, store.log+".1"); err != nil {
+	if err := os.Rename(log.path, log.path+".1"); err != nil {
 		t.Fatal(err)
 	}
-	delivers(t, "1\n2\n", "-log", store.log, "-end")
+	delivers(t, "1\n2\n", "-log", log.path, "-end")
 	fails(t, 1, filepath.Dir(none)+": must be a regular file", "-log", filepath.Dir(none))
-	fails(t, 1, store.log+".1: is not a state of a consumer; it was left as it is",
-		"-log", store.log, "-state", store.log+".1")
+	fails(t, 1, log.path+".1: is not a state of a consumer; it was left as it is",
+		"-log", log.path, "-state", log.path+".1")
 	fails(t, 1, "open "+none+"/state: no such file or directory",
-		"-log", store.log, "-state", none+"/state")
+		"-log", log.path, "-state", none+"/state")
 
-	delivers(t, "1\n2\n", store.with("-end")...)
-	if err := os.WriteFile(store.log+".1", []byte(inLog("t", "3")), 0o600); err != nil {
+	delivers(t, "1\n2\n", log.with("-end")...)
+	if err := os.WriteFile(log.path+".1", []byte(inLog("t", "3")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	lost := store.log + ": the position is in no file of the log any more (offset 122): "
-	fails(t, 1, lost+"-from start or -from end must say where to go on", store.with("-end")...)
-	status, stdout, stderr := consume(t, store.with("-end", "-from", "start")...)
+	lost := log.path + ": the position is in no file of the log any more (offset 122): "
+	fails(t, 1, lost+"-from start or -from end must say where to go on", log.with("-end")...)
+	status, stdout, stderr := consume(t, log.with("-end", "-from", "start")...)
 	if status != 0 || stdout != "3\n" || stderr != "consumer: "+lost+"going on from the start\n" {
 		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
 	}
@@ -272,18 +259,19 @@ func TestConsumerStatuses(t *testing.T) {
 
 // With -end, the end is that of the log that is there, should it become another meanwhile.
 func TestConsumerEndOfAnotherLog(t *testing.T) {
-	store := newStore(t, slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)...)
+	log := newLogWithState(t, slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)...)
 	other := filepath.Join(t.TempDir(), "other")
 	if err := os.WriteFile(other, []byte(inLog("t", "other")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	script := `cat "$0" > "$1"; head -c 5; echo`
-	status, stdout, stderr := consume(t, "-log", store.log, "-end", "-from", "start",
-		"--", "sh", "-c", script, other, store.log)
+	status, stdout, stderr := consume(t, "-log", log.path, "-end", "-from", "start",
+		"--", "sh", "-c", script, other, log.path)
 	lines := strings.Split(stdout, "\n")
 	if status != 0 || len(lines) > 1000 || lines[len(lines)-2] != "other" ||
 		!strings.HasSuffix(stderr, ": going on from the start\n") {
-		t.Errorf("status %d, wrote %d lines, the end %.20q, said %s", status, len(lines), lines[len(lines)-2:], stderr)
+		t.Errorf("status %d, wrote %d lines, the end %.20q, said %s",
+			status, len(lines), lines[len(lines)-2:], stderr)
 	}
 }
 
@@ -328,18 +316,18 @@ func TestConsumerFollows(t *testing.T) {
 	if !signal.Ignored(syscall.SIGHUP) {
 		signals = append(signals, syscall.SIGHUP)
 	}
-	store := newStore(t)
-	if err := os.Remove(store.log); err != nil {
+	log := newLogWithState(t)
+	if err := os.Remove(log.path); err != nil {
 		t.Fatal(err)
 	}
 	for i, signal := range signals {
-		subscriber := subscribe(t, store.with()...)
+		subscriber := subscribe(t, log.with()...)
 		for part := range 3 {
-			store.add(fmt.Sprint(i, part, "a"))
-			if err := os.Rename(store.log, fmt.Sprintf("%s-2026112%d", store.log, 3*i+part)); err != nil {
+			log.add(fmt.Sprint(i, part, "a"))
+			if err := os.Rename(log.path, fmt.Sprintf("%s-2026112%d", log.path, 3*i+part)); err != nil {
 				t.Fatal(err)
 			}
-			store.add(fmt.Sprint(i, part, "b"))
+			log.add(fmt.Sprint(i, part, "b"))
 		}
 		want := ""
 		for part := range 3 {
@@ -351,7 +339,7 @@ func TestConsumerFollows(t *testing.T) {
 			t.Errorf("%v: status %d: %s", signal, status, subscriber.stderr)
 		}
 	}
-	delivers(t, "", store.with("-end")...)
+	delivers(t, "", log.with("-end")...)
 }
 
 // holdsNothing starts the script of a command that is not awaited with the consumer.
@@ -359,11 +347,11 @@ const holdsNothing = "exec >/dev/null 2>&1; "
 
 // What the signals don't end, a second one does.
 func TestConsumerSecondSignal(t *testing.T) {
-	store := newStore(t, "1")
+	log := newLogWithState(t, "1")
 	mark := filepath.Join(t.TempDir(), "mark")
 	script := holdsNothing + `: > "$0"; sleep 1000`
-	subscriber := subscribe(t, store.with("--", "sh", "-c", script, mark)...)
-	until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
+	subscriber := subscribe(t, log.with("--", "sh", "-c", script, mark)...)
+	bustest.Until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
 	subscriber.signal(syscall.SIGTERM)
 	subscriber.signal(syscall.SIGTERM) // as timeout(1) has it
 	select {
@@ -381,13 +369,13 @@ func TestConsumerSecondSignal(t *testing.T) {
 
 // An appended line comes within 200 ms, however the output is read.
 func TestConsumerLatency(t *testing.T) {
-	store := newStore(t, "start")
-	subscriber := subscribe(t, "-log", store.log)
+	log := newLogWithState(t, "start")
+	subscriber := subscribe(t, "-log", log.path)
 	subscriber.has("start\n")
 	want, best := "start\n", time.Hour // a busy machine may hold up some
 	for i := range 10 {
 		begin := time.Now()
-		store.add(fmt.Sprint(i))
+		log.add(fmt.Sprint(i))
 		want += fmt.Sprintln(i)
 		subscriber.has(want)
 		best = min(best, time.Since(begin))
@@ -400,29 +388,28 @@ func TestConsumerLatency(t *testing.T) {
 
 // One consumer at a time uses a state.
 func TestTwoConsumers(t *testing.T) {
-	store := newStore(t, "1")
-	first := subscribe(t, store.with()...)
+	log := newLogWithState(t, "1")
+	first := subscribe(t, log.with()...)
 	first.has("1\n")
-	fails(t, 1, store.state+": in use by another consumer", store.with()...)
+	fails(t, 1, log.state+": in use by another consumer", log.with()...)
 	first.signal(syscall.SIGKILL)
 	first.wait()
-	second := subscribe(t, store.with()...)
-	store.add("2")
-	until(t, "the second", func() bool { return strings.HasSuffix(second.stdout.String(), "2\n") })
+	second := subscribe(t, log.with()...)
+	log.add("2")
+	bustest.Until(t, "the second", func() bool {
+		return strings.HasSuffix(second.stdout.String(), "2\n")
+	})
 	second.stop()
 }
 
 // A reader that has had enough ends the consumer, which says nothing.
 func TestConsumerToHead(t *testing.T) {
-	store := newStore(t, strings.Repeat("x", 10_000))
+	log := newLogWithState(t, strings.Repeat("x", 10_000))
 	for range 100 {
-		store.add(strings.Repeat("x", 10_000))
-	}
-	if err := buildConsumer(); err != nil {
-		t.Fatal(err)
+		log.add(strings.Repeat("x", 10_000))
 	}
 	script := `{ "$0" -log "$1"; echo $? >&2; } | head -n 1`
-	pipeline := exec.Command("sh", "-c", script, filepath.Join(binaries, "consumer"), store.log)
+	pipeline := exec.Command("sh", "-c", script, filepath.Join(binaries, "consumer"), log.path)
 	status, stdout, stderr := finish(t, pipeline)
 	if status != 0 || len(stdout) != 10_001 || stderr != "1\n" {
 		t.Errorf("status %d, %d bytes, said %s", status, len(stdout), stderr)
@@ -431,9 +418,9 @@ func TestConsumerToHead(t *testing.T) {
 
 // A command gets each message whole, in a file, and its topic and time.
 func TestConsumerCommand(t *testing.T) {
-	store := newStore(t, "a", "", "it's\n\x00\xff", strings.Repeat("x", 300_000))
+	log := newLogWithState(t, "a", "", "it's\n\x00\xff", strings.Repeat("x", 300_000))
 	check := `printf "%s %s %s|" "$MBUS_TOPIC" "$MBUS_TIME" "$1"; cat; echo "|"; echo error >&2`
-	command := consuming(t, store.with("-end", "-topic", "t", "--", "sh", "-c", check, "sh", "--")...)
+	command := consuming(t, log.with("-end", "-topic", "t", "--", "sh", "-c", check, "sh", "--")...)
 	temporary := t.TempDir()
 	command.Env = append(os.Environ(), "MBUS_TOPIC=other", "TMPDIR="+temporary)
 	status, stdout, stderr := finish(t, command)
@@ -449,10 +436,10 @@ func TestConsumerCommand(t *testing.T) {
 		"true", "exec 0<&-; true", "head -c 1 >/dev/null", "yes | head -n 1 >/dev/null",
 	}
 	for _, text := range scripts {
-		delivers(t, "", "-log", store.log, "-end", "--", "sh", "-c", text)
+		delivers(t, "", "-log", log.path, "-end", "--", "sh", "-c", text)
 	}
 	// SIGPIPE ends what it runs, and is not ignored.
-	delivers(t, "141\n", "-log", store.log, "-end", "-count", "1", "--", "sh", "-c",
+	delivers(t, "141\n", "-log", log.path, "-end", "-count", "1", "--", "sh", "-c",
 		`{ sh -c 'kill -PIPE $$'; echo $?; } 2>/dev/null`)
 	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
 		t.Errorf("temporary files are left: %q, %v", left, err)
@@ -472,36 +459,36 @@ func TestConsumerCommandFails(t *testing.T) {
 		{"/no/such: fork/exec /no/such: no such file or directory", []string{"/no/such"}},
 		{"/dev/null: fork/exec /dev/null: permission denied", []string{"/dev/null"}},
 	} {
-		store := newStore(t, "1", "2", "3")
-		delivers(t, "1", store.with("-count", "1", "--", "cat")...)
-		fails(t, 1, message+test.why, append(store.with("--"), test.command...)...)
-		fails(t, 1, message+test.why, append(store.with("-end", "--"), test.command...)...)
-		delivers(t, "23", store.with("-end", "--", "cat")...)
+		log := newLogWithState(t, "1", "2", "3")
+		delivers(t, "1", log.with("-count", "1", "--", "cat")...)
+		fails(t, 1, message+test.why, append(log.with("--"), test.command...)...)
+		fails(t, 1, message+test.why, append(log.with("-end", "--"), test.command...)...)
+		delivers(t, "23", log.with("-end", "--", "cat")...)
 	}
 }
 
 // With -retry a command is run again, which is reported once, and so is its success.
 func TestConsumerRetry(t *testing.T) {
-	store := newStore(t, "1", "2")
+	log := newLogWithState(t, "1", "2")
 	tries := filepath.Join(t.TempDir(), "tries")
 	const flaky = `echo >> "$0"; test $(wc -l < "$0") -gt 3 && cat`
 	status, stdout, stderr := consume(t,
-		store.with("-end", "-retry", "1h", "--", "sh", "-c", flaky, tries)...)
+		log.with("-end", "-retry", "1h", "--", "sh", "-c", flaky, tries)...)
 	const message = "consumer: message of 2024-06-02T10:39:55 on topic t: "
 	want := regexp.MustCompile("^" + message + "sh: exit status 1; trying again for 1h0m0s\n" +
 		message + `delivered after [0-9.]+m?s` + "\n$")
 	if status != 0 || stdout != "12" || !want.MatchString(stderr) {
 		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
 	}
-	store.add("3")
+	log.add("3")
 	begin := time.Now()
-	status, _, stderr = consume(t, store.with("-retry", "500ms", "--", "false")...)
+	status, _, stderr = consume(t, log.with("-retry", "500ms", "--", "false")...)
 	failed := message + "false: exit status 1"
 	said := failed + "; trying again for 500ms\n" + failed + "\n"
 	if took := time.Since(begin); status != 1 || stderr != said || took < 500*time.Millisecond {
 		t.Errorf("after %s status %d, said %s", took, status, stderr)
 	}
-	delivers(t, "3", store.with("-end", "--", "cat")...)
+	delivers(t, "3", log.with("-end", "--", "cat")...)
 }
 
 // A command that runs when the consumer is to stop ends first. If it succeeds, its
@@ -520,11 +507,11 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, retry := range []string{"0s", "1h"} {
-				store := newStore(t, "1", "2")
+				log := newLogWithState(t, "1", "2")
 				mark := filepath.Join(t.TempDir(), "mark")
 				subscriber := subscribe(t,
-					store.with("-retry", retry, "--", "sh", "-c", test.script, mark)...)
-				until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
+					log.with("-retry", retry, "--", "sh", "-c", test.script, mark)...)
+				bustest.Until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
 				target := subscriber.command.Process.Pid
 				if test.group {
 					target = -target
@@ -537,7 +524,7 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 				if status := subscriber.wait(); status != 0 || subscriber.stderr.String() != "" {
 					t.Errorf("-retry %s: status %d: %s", retry, status, subscriber.stderr)
 				}
-				delivers(t, test.again, store.with("-end", "--", "cat")...)
+				delivers(t, test.again, log.with("-end", "--", "cat")...)
 			}
 		})
 	}
@@ -546,29 +533,29 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 // A message that never comes does not keep the state back, nor does a log that never
 // ends: the position is saved every second.
 func TestConsumerSavesOnTheWay(t *testing.T) {
-	store := newStore(t)
+	log := newLogWithState(t)
 	batch := slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)
 	for range 20 {
-		store.add(batch...)
+		log.add(batch...)
 	}
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	command := consuming(t, store.with()...)
+	command := consuming(t, log.with()...)
 	command.Stdout = writer
 	subscriber := subscribeWith(t, command)
 	writer.Close()
 	var first, now []byte
 	piece := make([]byte, 100_000)
-	until(t, "another position", func() bool {
+	bustest.Until(t, "another position", func() bool {
 		// The end of the log is never in sight.
 		if _, err := io.ReadFull(reader, piece); err != nil {
 			t.Fatal(err)
 		}
-		store.add(batch[:100]...)
-		now, _ = os.ReadFile(store.state)
+		log.add(batch[:100]...)
+		now, _ = os.ReadFile(log.state)
 		if first == nil && len(now) > 0 {
 			first = now
 		}

@@ -42,7 +42,7 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer os.RemoveAll(binaries)
 	arguments := append([]string{"build", "-o", binaries}, buildFlags...)
-	arguments = append(arguments, "mbus/cmd/broker", "mbus/cmd/producer")
+	arguments = append(arguments, "mbus/cmd/broker", "mbus/cmd/producer", "mbus/cmd/consumer")
 	if output, err := exec.Command("go", arguments...).CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "%v\n%s", err, output)
 		return 1

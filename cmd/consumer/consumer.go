@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,11 +11,12 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
-	"time"
 
 	"mbus/internal/consumer"
 	"mbus/internal/shared/command"
 )
+
+const name = "consumer"
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
@@ -27,9 +27,9 @@ func main() {
 func run(arguments []string, stdin, stdout, stderr *os.File) int {
 	// Caught, a closed pipe is a write error. Ignored, it would be for commands too.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	ctx := untilSignalled()
-	flags := flag.NewFlagSet("consumer", flag.ContinueOnError)
-	report := func(line string) { command.Say(stderr, flags.Name(), line) }
+	ctx := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	report := func(line string) { command.Say(stderr, name, line) }
 	config := &consumer.Config{Input: stdin, Output: stdout, Errors: stderr, Report: report}
 	define(flags, config)
 	var err error
@@ -53,7 +53,7 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 		err = wrong
 	}
 	if err != nil {
-		return command.Wrong(flags, err, stderr)
+		return command.UsageError(flags, err, stderr)
 	}
 
 	if config.Log == "" && command.IsTerminal(stdin) {
@@ -93,24 +93,4 @@ func define(flags *flag.FlagSet, config *consumer.Config) {
 	})
 	command.Duration(flags, &config.Retry, "retry",
 		"run a command that fails again for this `duration`")
-}
-
-// untilSignalled returns a context that ends with the first signal that asks for it. A
-// later one ends the process at once.
-func untilSignalled() context.Context {
-	const pair = 200 * time.Millisecond // some senders, such as timeout(1), signal twice at once
-	ctx, end := context.WithCancel(context.Background())
-	signals := make(chan os.Signal, 1)
-	for _, each := range []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
-		if !signal.Ignored(each) {
-			signal.Notify(signals, each)
-		}
-	}
-	go func() {
-		<-signals
-		end()
-		time.Sleep(pair)
-		signal.Stop(signals)
-	}()
-	return ctx
 }

@@ -13,6 +13,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"mbus/internal/shared/osfile"
 )
 
 const (
@@ -56,7 +58,7 @@ type Follower struct {
 	syncErr error // of a file that was followed before
 
 	named  fs.FileInfo // what had the log's name at the last listing; nil: nothing
-	listed time.Time   // when that was
+	listed time.Time   // when that was, if there was no next file; otherwise zero
 	alone  time.Time   // when nothing newer than file was seen last
 
 	around, scratch [2 * contextSize]byte // for intact
@@ -174,8 +176,9 @@ func (follower *Follower) enter(file *os.File, tail []byte, position Position) {
 // Next returns the next line with its line feed, or nil if there is none at present;
 // see Wait. Bytes after the last line feed of a file are returned, without one, when
 // a newer file has a byte; they don't move the position. The line is valid until the
-// next call, and until then it may be changed. The error is ErrLost where the file in hand was truncated or removed, and
-// the position is in no other; another Next returns it again.
+// next call, and until then it may be changed. The error is ErrLost where the file in
+// hand was truncated or removed, and the position is in no other; it comes again from
+// each call until Seek finds another place.
 func (follower *Follower) Next() (line []byte, err error) {
 	for {
 		if line := follower.cut(); line != nil {
@@ -287,10 +290,9 @@ func (follower *Follower) look() (more bool, err error) {
 	if moved || err != nil {
 		return moved, err
 	}
-	follower.named, follower.listed = named, now
 	at := slices.IndexFunc(following, func(entry entry) bool { return entry.info.Size() > 0 })
 	if at < 0 {
-		follower.alone = now
+		follower.named, follower.listed, follower.alone = named, now, now
 		return false, nil
 	}
 	return true, follower.prepare(following[at])
@@ -335,22 +337,16 @@ func (follower *Follower) following(files []entry, own fs.FileInfo) (
 // whoever wrote to it may have gone on until the next one had its first byte.
 func (follower *Follower) prepare(entry entry) error {
 	next, err := entry.open()
-	if err != nil {
+	if err != nil || next == nil {
 		return err
 	}
-	grew := false
-	if next != nil {
-		grew, err = follower.read()
-	}
-	if next != nil && !grew && err == nil {
-		follower.next = next
-		return nil
-	}
-	if next != nil {
+	grew, err := follower.read()
+	if grew || err != nil {
 		next.Close()
+		return err
 	}
-	follower.listed = time.Time{} // look again
-	return err
+	follower.next = next
+	return nil
 }
 
 // End returns the position after the log's last line. If no file has a line, this is
@@ -376,7 +372,7 @@ func (follower *Follower) End() (Position, error) {
 // returned. After an error every call returns it: what was not written may be gone.
 func (follower *Follower) Sync() error {
 	if follower.syncErr == nil && follower.file != nil && follower.offset() > follower.synced {
-		follower.syncErr = syncData(follower.file)
+		follower.syncErr = osfile.Sync(follower.file)
 		follower.synced = follower.end
 	}
 	return follower.syncErr

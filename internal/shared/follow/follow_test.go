@@ -596,22 +596,25 @@ func TestManyRotations(t *testing.T) {
 }
 
 // The last line that was written to a renamed file comes, even if the new file has its
-// first line at the same moment.
+// first line a moment later, while the Follower looks.
 func TestLastLine(t *testing.T) {
-	const rotations = 300
-	log := newLog(t)
-	go func() {
-		for i := range rotations {
-			suffix := fmt.Sprintf("-%08d", i)
-			log.write("", fmt.Sprintf("%d first\n", i))
-			log.rename("", suffix)
-			log.write(suffix, fmt.Sprintf("%d last\n", i))
-		}
-	}()
-	there := log.follow()
-	for i := range rotations {
-		for _, which := range []string{"first", "last"} {
-			want := fmt.Sprintf("%d %s\n", i, which)
+	for range 1000 {
+		log := newLog(t)
+		log.write(".1", "a\n")
+		log.write("", "")
+		there := log.follow()
+		there.must("a\n")
+		written := make(chan error)
+		go func() {
+			last, err := os.OpenFile(log.path+".1", os.O_APPEND|os.O_WRONLY, 0)
+			first, firstErr := os.OpenFile(log.path, os.O_APPEND|os.O_WRONLY, 0)
+			if err = errors.Join(err, firstErr); err == nil {
+				_, err = last.WriteString("last\n")
+				_, firstErr = first.WriteString("first\n")
+			}
+			written <- errors.Join(err, firstErr, last.Close(), first.Close())
+		}()
+		for _, want := range []string{"last\n", "first\n"} {
 			var line []byte
 			var err error
 			for deadline := time.Now().Add(patience); line == nil && err == nil; {
@@ -623,6 +626,8 @@ func TestLastLine(t *testing.T) {
 				t.Fatalf("%q, %v, want %q", line, err, want)
 			}
 		}
+		log.check(<-written)
+		there.Close()
 	}
 }
 

@@ -7,9 +7,9 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
+
+	"mbus/internal/shared/osfile"
 )
 
 const (
@@ -64,12 +64,10 @@ func (state *State) load() error {
 	if !info.Mode().IsRegular() {
 		return errors.New("must be a regular file")
 	}
-	locked, err := lock(state.file)
-	if err != nil {
-		return err
-	}
-	if !locked {
+	if err := osfile.Lock(state.file); errors.Is(err, osfile.ErrLocked) {
 		return fmt.Errorf("in use by another %s", state.kind)
+	} else if err != nil {
+		return err
 	}
 	text, err := io.ReadAll(io.NewSectionReader(state.file, 0, 2*slotSize+1))
 	if err != nil {
@@ -133,37 +131,26 @@ func (state *State) Save(position Position, note string) error {
 	if len(note) > maxNote {
 		return fmt.Errorf("a note has %d bytes, must have at most %d", len(note), maxNote)
 	}
-	sync := syncData
 	saves, slot := state.saves+1, 1-state.slot
 	lines := state.format(saves, position, note)
-	if state.saves == 0 { // both lines, so that the file has all the room that it needs
-		saves, slot, sync = 2, 0, syncNew
+	isNew := state.saves == 0
+	if isNew { // both lines, so that the file has all the room that it needs
+		saves, slot = 2, 0
 		lines = append(lines, state.format(saves, position, note)...)
 	}
 	if _, err := state.file.WriteAt(lines, slot*slotSize); err != nil {
 		return err
 	}
-	if err := sync(state.file); err != nil {
+	if err := osfile.Sync(state.file); err != nil {
 		return err
+	}
+	if isNew {
+		if err := osfile.SyncDirectory(state.file.Name()); err != nil {
+			return err
+		}
 	}
 	state.saves, state.position, state.note = saves, position, note
 	state.slot = slot + int64(len(lines)/slotSize) - 1
-	return nil
-}
-
-// syncNew makes file durable, and its name in the directory.
-func syncNew(file *os.File) error {
-	if err := file.Sync(); err != nil {
-		return err
-	}
-	directory, err := os.Open(filepath.Dir(file.Name()))
-	if err != nil {
-		return err
-	}
-	defer directory.Close()
-	if err := directory.Sync(); !errors.Is(err, syscall.EINVAL) { // some file systems can't
-		return err
-	}
 	return nil
 }
 
