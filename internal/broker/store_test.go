@@ -63,7 +63,7 @@ func (stored *stored) serve() {
 	go func() { stored.ended <- stored.ProducerListen() }()
 	stored.t.Cleanup(func() {
 		stored.Close()
-		stored.must(<-stored.ended)
+		stored.must(receive(stored.t, stored.ended))
 	})
 	stored.Expect("Broker: listening on " + stored.Address)
 }

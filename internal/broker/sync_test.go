@@ -16,6 +16,17 @@ import (
 	"mbus/internal/shared/osfile"
 )
 
+// receive receives from a channel.
+func receive[T any](t *testing.T, channel <-chan T) (value T) {
+	t.Helper()
+	select {
+	case value = <-channel:
+	case <-time.After(bustest.Patience):
+		t.Fatal("waited in vain")
+	}
+	return value
+}
+
 // hasMessage returns whether lines of the log have a message.
 func hasMessage(data []byte) bool {
 	return strings.Contains(string(data), "Received")
@@ -36,7 +47,7 @@ func TestFailedSync(t *testing.T) {
 	if answer, err := io.ReadAll(connection); err != nil || len(answer) > 0 {
 		t.Errorf("the answer is %q, error %v", answer, err)
 	}
-	err := <-stored.ended
+	err := receive(t, stored.ended)
 	const words = "messages not written: 2: "
 	if !errors.Is(err, osfile.ErrNotOnDisk) || !strings.HasPrefix(err.Error(), words) {
 		t.Errorf("ProducerListen returns %v", err)
@@ -95,7 +106,7 @@ func TestSyncsPerDrain(t *testing.T) {
 
 // slowSync has the sync of messages last until the test receives from done.
 func (stored *stored) slowSync() (begun <-chan struct{}, done chan<- struct{}) {
-	entered, leave := make(chan struct{}), make(chan struct{})
+	entered, leave := make(chan struct{}, 1), make(chan struct{}, 1)
 	unsynced := false
 	stored.store.observe = func(change string, data []byte, _ int64) {
 		if unsynced = unsynced || hasMessage(data); unsynced && change == "sync" {
@@ -114,7 +125,7 @@ func TestReplyAfterSync(t *testing.T) {
 	stored.serve()
 	connection := stored.Dial()
 	connection.End(bustest.Payload("t", "1"))
-	<-begun
+	receive(t, begun)
 	connection.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // a reply would be here
 	if count, err := connection.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%d bytes of a reply before the end of the sync, error %v", count, err)
@@ -134,13 +145,13 @@ func TestSlowSync(t *testing.T) {
 	begun, done := stored.slowSync()
 	stored.serve()
 	stored.Accept(bustest.Payload("t", "1"), 1)
-	<-begun
+	receive(t, begun)
 	stored.Accept(bustest.Payload("t", "2", "3"), 2)
 	if got := stored.Received("t"); !slices.Equal(got, []string{"1"}) || stored.queued() != 3 {
 		t.Errorf("the log has %q, and %d messages count as queued", got, stored.queued())
 	}
 	done <- struct{}{}
-	<-begun
+	receive(t, begun)
 	if got := stored.Received("t"); len(got) != 3 || stored.queued() != 2 {
 		t.Errorf("the log has %q, and %d messages count as queued", got, stored.queued())
 	}
