@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"io"
 	"os"
@@ -65,8 +66,15 @@ func newFlags(config *broker.BrokerConfig) *flag.FlagSet {
 		"largest payload accepted, in `bytes`, or with KiB, MiB or GiB")
 	command.Size(flags, &config.MaxQueued, "max-queued",
 		"limit of what is queued, overhead included, in `bytes`, or with KiB, MiB or GiB")
-	flags.StringVar(&config.LogFile, "log", "",
-		"write the log to this `file`, which may be renamed at any time; else to standard error")
+	flags.Func("log",
+		"write the log to this `file`, which may be renamed at any time; else to standard error",
+		func(path string) error {
+			if path == "" {
+				return errors.New("must be a file")
+			}
+			config.LogFile = path
+			return nil
+		})
 	flags.BoolVar(&config.Sync, "sync", false,
 		"count a message as written only when it is on disk; needs -log")
 	return flags
