@@ -19,7 +19,9 @@ import (
 )
 
 // On a disk that is full, messages are kept until there is room.
-func TestDiskFull(t *testing.T) {
+func TestDiskFull(t *testing.T) { eachLog(t, testDiskFull) }
+
+func testDiskFull(t *testing.T, start starter) {
 	directory := t.TempDir()
 	if err := syscall.Mount("tmpfs", directory, "tmpfs", 0, "size=256k"); err != nil {
 		t.Skipf("no small disk can be mounted here: %v", err)
@@ -29,7 +31,7 @@ func TestDiskFull(t *testing.T) {
 	if err := os.WriteFile(filler, make([]byte, 128<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	broker := startInFile(t, filepath.Join(directory, "log"), "-interval", "20ms")
+	broker := start(t, filepath.Join(directory, "log"), "-interval", "20ms")
 	const count, batch = 1000, 10
 	padding := strings.Repeat("x", 100)
 	for first := 0; first < count; first += batch {
@@ -162,8 +164,10 @@ func TestFewDescriptors(t *testing.T) {
 
 // Many connections come at once, and half of them are reset. Each of the others is
 // answered, and nothing is left of any.
-func TestManyConnections(t *testing.T) {
-	broker := startInFile(t, filepath.Join(t.TempDir(), "log"), "-interval", "10ms")
+func TestManyConnections(t *testing.T) { eachLog(t, testManyConnections) }
+
+func testManyConnections(t *testing.T, start starter) {
+	broker := start(t, filepath.Join(t.TempDir(), "log"), "-interval", "10ms")
 	before := broker.descriptors()
 	count := longOrShort(2000, 400)
 	var group sync.WaitGroup

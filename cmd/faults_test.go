@@ -135,13 +135,15 @@ func shortPause() {
 
 // Killed at any moment, at interval 0, the broker has written what it has
 // acknowledged.
-func TestKill(t *testing.T) {
+func TestKill(t *testing.T) { eachLog(t, testKill) }
+
+func testKill(t *testing.T, start starter) {
 	rounds := longOrShort(200, 8)
 	var sum tally
 	torn := 0
 	for round := range rounds {
 		path := filepath.Join(t.TempDir(), fmt.Sprint("log", round))
-		broker := startInFile(t, path, "-interval", "0")
+		broker := start(t, path, "-interval", "0")
 		finish := broker.load(3, 40)
 		shortPause()
 		broker.signal(syscall.SIGKILL)
@@ -164,7 +166,8 @@ func TestStop(t *testing.T) {
 	for round := range rounds {
 		interval := []string{"0", "1ms", "20ms", "1h"}[round%4]
 		path := filepath.Join(t.TempDir(), fmt.Sprint("log", round))
-		broker := startInFile(t, path, "-interval", interval)
+		start := starters[[]string{"redirected", "-log"}[round/4%2]]
+		broker := start(t, path, "-interval", interval)
 		finish := broker.load(4, 40)
 		shortPause()
 		broker.stop()

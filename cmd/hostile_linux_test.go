@@ -13,9 +13,11 @@ import (
 
 // After each of a great many hostile payloads the broker has answered as it should,
 // is alive, accepts the next good payload, and has not grown.
-func TestHostilePayloads(t *testing.T) {
+func TestHostilePayloads(t *testing.T) { eachLog(t, testHostilePayloads) }
+
+func testHostilePayloads(t *testing.T, start starter) {
 	const maxPayload, maxQueued = 1 << 20, 8 << 20
-	broker := startInFile(t, filepath.Join(t.TempDir(), "log"), "-interval", "10ms",
+	broker := start(t, filepath.Join(t.TempDir(), "log"), "-interval", "10ms",
 		"-max-payload", fmt.Sprint(maxPayload), "-max-queued", fmt.Sprint(maxQueued))
 	limit := bound(maxQueued, maxPayload)
 	if buildFlags != nil {

@@ -77,10 +77,12 @@ func TestManyTopics(t *testing.T) {
 
 // A flood of small messages goes through a small queue, in order, and the memory stays
 // bounded.
-func TestFlood(t *testing.T) {
+func TestFlood(t *testing.T) { eachLog(t, testFlood) }
+
+func testFlood(t *testing.T, start starter) {
 	skipWithRaceDetector(t)
 	const maxQueued, maxPayload, batch = 32 << 20, 16 << 20, 10_000
-	broker := startInFile(t, filepath.Join(t.TempDir(), "log"),
+	broker := start(t, filepath.Join(t.TempDir(), "log"),
 		"-interval", "1s", "-max-queued", fmt.Sprint(maxQueued))
 	count := longOrShort(10_000_000, 300_000)
 	payload := repeated(batch, "t", "x")

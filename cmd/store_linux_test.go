@@ -1,0 +1,226 @@
+package cmd_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"mbus/internal/shared/bustest"
+)
+
+// A disk that the log has filled has room again when the log was rotated and the old
+// file is removed, and nothing else is lost.
+func TestFullDiskIsRotated(t *testing.T) {
+	directory := smallDisk(t)
+	path := filepath.Join(directory, "log")
+	broker := startStore(t, path, "-interval", "10ms")
+	const count, batch = 3000, 10
+	padding := strings.Repeat("x", 100)
+	for first := 0; first < count; first += batch {
+		var texts []string
+		for i := range batch {
+			texts = append(texts, fmt.Sprintf("writer0 %d %s", first+i, padding))
+		}
+		broker.Accept(bustest.Payload("topic0", texts...), batch)
+	}
+	var old string
+	removed := 0
+	last := fmt.Sprintf("writer0 %d ", count-1)
+	for !strings.Contains(broker.Log.String(), last) {
+		bustest.Until(t, "a full disk, or the last message", func() bool {
+			var disk syscall.Statfs_t
+			log := broker.Log.String()
+			return syscall.Statfs(directory, &disk) == nil && disk.Bavail == 0 && log != "" ||
+				strings.Contains(log, last)
+		})
+		if strings.Contains(broker.Log.String(), last) {
+			break
+		}
+		if err := os.Rename(path, path+".1"); err != nil {
+			t.Fatal(err)
+		}
+		text := file(path + ".1").String()
+		old += text[:strings.LastIndexByte(text, '\n')+1]
+		if err := os.Remove(path + ".1"); err != nil {
+			t.Fatal(err)
+		}
+		removed++
+	}
+	broker.stop()
+	sum := verify(t, old+broker.Log.String(), []*writer{{name: "writer0", acked: count}}, false)
+	if removed == 0 {
+		t.Error("the disk was never full")
+	}
+	t.Logf("figure: a full disk, %d times rotated and the old file removed: %d messages accepted, "+
+		"%d lost, %d twice, none torn", removed, sum.acked, sum.lost, sum.extra)
+}
+
+// smallDisk returns a directory on a disk of 256 KiB.
+func smallDisk(t *testing.T) string {
+	t.Helper()
+	directory := t.TempDir()
+	if err := syscall.Mount("tmpfs", directory, "tmpfs", 0, "size=256k"); err != nil {
+		t.Skipf("no small disk can be mounted here: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(directory, 0) })
+	return directory
+}
+
+// A broker of another user, which may write its log but not make it anew, keeps the
+// messages until it may.
+func TestPermissions(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can start a broker as another user")
+	}
+	const user = 65534 // whatever its name
+	directory, err := os.MkdirTemp("", "mbus")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(directory) })
+	path := filepath.Join(directory, "log")
+	err = errors.Join(os.Chmod(binaries, 0o755), os.Chmod(directory, 0o755),
+		os.WriteFile(path, nil, 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asUser := func() *exec.Cmd {
+		broker := command("broker", "-interval", "10ms")
+		broker.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+		return broker
+	}
+	refused := asUser()
+	refused.Args = append(refused.Args, "-pport", "0", "-log", path)
+	want := "broker: open " + path + ": permission denied\n"
+	if status, _, stderr := finish(t, refused); status != 1 || stderr != want {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+
+	if err := os.Chown(path, user, user); err != nil {
+		t.Fatal(err)
+	}
+	broker := startStoreCommand(t, bustest.FreeAddress(t), path, asUser())
+	finish := broker.load(2, 10)
+	shortPause()
+	log := &rotations{path: path}
+	log.rotate(t)
+	bustest.Until(t, "the line", func() bool {
+		return strings.HasSuffix(broker.stderr.String(), "open "+path+": permission denied\n")
+	})
+	shortPause()
+	if err := os.Chown(directory, user, user); err != nil {
+		t.Fatal(err)
+	}
+	log.awaitFile(t)
+	shortPause()
+	broker.stop()
+	sum := verify(t, whole(t, log.files()), finish(), false)
+	t.Logf("figure: a log that can't be made anew for a time: %d acknowledged messages, "+
+		"%d of them lost, %d twice, none torn", sum.acked, sum.lost, sum.extra)
+}
+
+// strace returns a broker under strace, which writes the trace into a file. The tracer
+// is a process beside (-D), so that signals come to the broker.
+func strace(t *testing.T, options ...string) (broker *exec.Cmd, trace string) {
+	t.Helper()
+	program, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("there is no strace here")
+	}
+	trace = filepath.Join(t.TempDir(), "trace")
+	if err := exec.Command(program, "-D", "-o", trace, "true").Run(); err != nil {
+		t.Skipf("strace can't trace here: %v", err)
+	}
+	broker = command("broker", "-interval", "0", "-sync")
+	arguments := append([]string{program, "-D", "-f", "-s", "300", "-o", trace}, options...)
+	broker.Args = append(append(arguments, broker.Path), broker.Args[1:]...)
+	broker.Path = program
+	return broker, trace
+}
+
+// The kernel is asked to put a message on disk before the reply is sent, and the
+// directory, when the file was opened.
+func TestSyncBeforeReply(t *testing.T) {
+	broker, trace := strace(t, "-e", "trace=write,fsync,fdatasync")
+	path := filepath.Join(t.TempDir(), "log")
+	store := startStoreCommand(t, bustest.FreeAddress(t), path, broker)
+	const count = 20
+	for i := range count {
+		store.Accept(bustest.Payload("t", fmt.Sprint(i)), 1)
+	}
+	store.stop()
+	// A call that another thread interrupts is written in two parts: unfinished, resumed.
+	synced := regexp.MustCompile(`(fdatasync\(\d+\)|fdatasync resumed>.*\)) += 0`)
+	directory := regexp.MustCompile(`(fsync\(\d+\)|fsync resumed>.*\)) += 0`)
+	replies, onDisk, named := 0, true, false
+	for line := range strings.Lines(file(trace).String()) {
+		switch {
+		case directory.MatchString(line) && !synced.MatchString(line):
+			named = true
+		case strings.Contains(line, "Received new message"):
+			onDisk = false
+		case synced.MatchString(line):
+			onDisk = true
+		case strings.Contains(line, `Accepted\1`):
+			replies++
+			if !onDisk || !named {
+				t.Errorf("reply %d: the message is on disk: %v, the name: %v", replies, onDisk, named)
+			}
+		}
+	}
+	if replies != count {
+		t.Errorf("the trace has %d replies of %d:\n%.2000s", replies, count, file(trace))
+	}
+}
+
+// After a sync that fails nobody is told that a message is accepted, and the broker
+// ends with status 1 and one line.
+func TestFailedSyncs(t *testing.T) {
+	for name, fault := range map[string]string{
+		"the drain's":     "fdatasync:error=EIO:when=2+", // a thread's first may be that of the opening
+		"the directory's": "fsync:error=EIO", "the new file's": "fdatasync:error=EIO",
+	} {
+		t.Run(name, func(t *testing.T) {
+			directory := t.TempDir()
+			first, second := filepath.Join(directory, "1"), filepath.Join(directory, "2")
+			path, link := filepath.Join(directory, "log"), filepath.Join(directory, "link")
+			err := errors.Join(os.Mkdir(first, 0o700), os.Mkdir(second, 0o700),
+				os.Symlink("1/log", path), os.Symlink("2/log", link))
+			if err != nil {
+				t.Fatal(err)
+			}
+			failing := filepath.Join(second, "log")
+			if name == "the directory's" {
+				failing = second
+			} else if name == "the drain's" {
+				failing = filepath.Join(first, "log")
+			}
+			broker, _ := strace(t, "-e", "trace=fsync,fdatasync", "-P", failing, "-e", "inject="+fault)
+			store := startStoreCommand(t, bustest.FreeAddress(t), path, broker)
+			if name != "the drain's" {
+				if err := os.Rename(link, path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			status := 0
+			bustest.Until(t, "a message that is not accepted", func() bool {
+				status, _ = store.produce("t", "1")
+				return status != 0
+			})
+			if got := store.wait(); got != 1 || status == 2 {
+				t.Errorf("the broker's status is %d, the producer's %d", got, status)
+			}
+			words := regexp.MustCompile(`^broker: messages not written: \d: not on disk: ` +
+				`sync .*: input/output error\n$`)
+			if !words.MatchString(store.stderr.String()) {
+				t.Errorf("standard error has %s", store.stderr)
+			}
+		})
+	}
+}

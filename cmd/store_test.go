@@ -1,0 +1,466 @@
+//go:build unix
+
+package cmd_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mbus/internal/apiv1"
+	"mbus/internal/producer"
+	"mbus/internal/shared/bustest"
+)
+
+// store is a running broker with a log of its own.
+type store struct {
+	*daemon
+	stderr *bustest.Record
+}
+
+// startStore starts a broker whose log is the file path.
+func startStore(t *testing.T, path string, arguments ...string) *store {
+	t.Helper()
+	return startStoreAt(t, bustest.FreeAddress(t), path, arguments...)
+}
+
+// startStoreAt is startStore on an address.
+func startStoreAt(t *testing.T, address, path string, arguments ...string) *store {
+	t.Helper()
+	return startStoreCommand(t, address, path, command("broker", arguments...))
+}
+
+// startStoreCommand is startStoreAt for a command that becomes a broker, to which the
+// flags for the address and the log are added.
+func startStoreCommand(t *testing.T, address, path string, command *exec.Cmd) *store {
+	t.Helper()
+	_, port, _ := net.SplitHostPort(address)
+	command.Args = append(command.Args, "-pport", port, "-log", path)
+	stderr := &bustest.Record{}
+	command.Stderr = stderr
+	// The log may be one that an earlier broker has begun, or be renamed at any time.
+	daemon := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
+	daemon.Log = file(path)
+	t.Cleanup(func() {
+		if strings.Contains(stderr.String(), "DATA RACE") {
+			t.Errorf("the broker has a data race:\n%s", stderr)
+		}
+	})
+	bustest.Until(t, "the broker", func() bool {
+		reply, err := daemon.Post("") // it listens before it has opened the log
+		select {
+		case <-daemon.ended:
+			t.Fatalf("the broker has ended: %s", stderr)
+		default:
+		}
+		return err == nil && reply.Error == ""
+	})
+	return &store{daemon, stderr}
+}
+
+// starter is startInFile, or does the same for a broker with a log of its own.
+type starter func(t *testing.T, path string, arguments ...string) *daemon
+
+// starters are the ways to have a log in a file.
+var starters = map[string]starter{
+	"redirected": startInFile,
+	"-log": func(t *testing.T, path string, arguments ...string) *daemon {
+		t.Helper()
+		return startStore(t, path, arguments...).daemon
+	},
+}
+
+// eachLog runs test for each way to have a log in a file.
+func eachLog(t *testing.T, test func(t *testing.T, start starter)) {
+	for name, start := range starters {
+		t.Run(name, func(t *testing.T) { test(t, start) })
+	}
+}
+
+// rotations is a log that the test rotates: the old files are FILE.1, FILE.2 and so on,
+// the oldest first.
+type rotations struct {
+	path  string
+	count int
+}
+
+// rotate renames the file, if it is there.
+func (log *rotations) rotate(t *testing.T) {
+	t.Helper()
+	switch err := os.Rename(log.path, fmt.Sprintf("%s.%d", log.path, log.count+1)); {
+	case err == nil:
+		log.count++
+	case !errors.Is(err, fs.ErrNotExist):
+		t.Error(err)
+	}
+}
+
+// awaitFile waits until a broker has made the file anew.
+func (log *rotations) awaitFile(t *testing.T) {
+	t.Helper()
+	bustest.Until(t, "a new file", func() bool {
+		_, err := os.Stat(log.path)
+		return err == nil
+	})
+}
+
+// files returns the texts of the files that are there, in order.
+func (log *rotations) files() (texts []string) {
+	paths := []string{log.path}
+	for i := log.count; i > 0; i-- {
+		paths = append([]string{fmt.Sprintf("%s.%d", log.path, i)}, paths...)
+	}
+	for _, path := range paths {
+		if text, err := os.ReadFile(path); err == nil {
+			texts = append(texts, string(text))
+		}
+	}
+	return texts
+}
+
+// whole returns the text of all files. It fails the test unless each ends with a whole
+// line.
+func whole(t *testing.T, texts []string) string {
+	t.Helper()
+	for i, text := range texts {
+		if text != "" && !strings.HasSuffix(text, "\n") {
+			t.Errorf("file %d of %d ends with %q", i+1, len(texts), text[max(0, len(text)-100):])
+		}
+	}
+	return strings.Join(texts, "")
+}
+
+func TestStoreMisuse(t *testing.T) {
+	expect(t, 2, "broker: invalid value \"\" for flag -log: must be a file (see broker -h)\n",
+		"broker", "-log", "")
+	expect(t, 2, "broker: -sync: must come with -log, whose file it syncs (see broker -h)\n",
+		"broker", "-sync")
+}
+
+// Wherever a line is torn, the next broker cuts it off, and nothing else.
+func TestEveryCut(t *testing.T) {
+	const line = "2026/01/02 03:04:05 Received new message from topic 't': 'it's a ma's'\n"
+	const apostrophe = len("2026/01/02 03:04:05 Received new message from topic 't': 'it'")
+	address := bustest.FreeAddress(t)
+	path := filepath.Join(t.TempDir(), "log")
+	count := 0
+	for cut := 0; cut < len(line); cut++ {
+		if cut%longOrShort(1, 12) != 0 && cut != apostrophe && cut != len(line)-1 {
+			continue
+		}
+		count++
+		if err := os.WriteFile(path, []byte(line+line+line[:cut]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		broker := startStoreAt(t, address, path, "-interval", "0")
+		broker.Accept(bustest.Payload("t", "next"), 1)
+		broker.stop()
+		log := broker.Log.String()
+		got := bustest.Received(t, log)["t"]
+		if want := []string{"it's a ma's", "it's a ma's", "next"}; fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("cut at %d: the messages are %q", cut, got)
+		}
+		report := fmt.Sprintf("Broker: cut %d bytes of a torn line off the end of the log\n", cut)
+		if strings.Contains(log, report) != (cut > 0) {
+			t.Errorf("cut at %d: the log is\n%s", cut, log)
+		}
+	}
+	t.Logf("figure: a line torn at %d places, each cut off by the next broker", count)
+}
+
+// killed is a log whose brokers are killed, with what was found in it up to the last
+// kill.
+type killed struct {
+	rotations
+	kept string // whole lines of FILE
+	torn int
+	cut  int
+	sum  tally
+}
+
+// look compares the log, whose broker was just killed, with what the writers know. Only
+// the last file may have a torn end.
+func (log *killed) look(t *testing.T, writers []*writer) {
+	t.Helper()
+	texts := log.files()
+	if last := len(texts) - 1; last >= 0 {
+		end := strings.LastIndexByte(texts[last], '\n') + 1
+		if end < len(texts[last]) {
+			log.torn++
+		}
+		texts[last] = texts[last][:end]
+	}
+	text, found := strings.CutPrefix(whole(t, texts), log.kept)
+	if !found {
+		t.Fatal("a new broker has changed whole lines")
+	}
+	log.cut += strings.Count(text, " Broker: cut ")
+	log.sum.add(verify(t, text, writers, true))
+	for ; log.count > 0; log.count-- {
+		os.Remove(fmt.Sprintf("%s.%d", log.path, log.count))
+	}
+	log.kept = file(log.path).String()
+	log.kept = log.kept[:strings.LastIndexByte(log.kept, '\n')+1]
+}
+
+// loadLarge has a producer send messages whose lines take several writes, as load does.
+func (daemon *daemon) loadLarge() (finish func() *writer) {
+	large, ended := &writer{name: "large"}, make(chan struct{})
+	sender, padding := daemon.sender(), strings.Repeat("x", 1<<20)
+	go func() {
+		defer close(ended)
+		for {
+			text := fmt.Sprintf("%s %d %s", large.name, large.acked, padding)
+			message := &apiv1.Message{Topic: "large", Data: []byte(text)}
+			err := sender.Send(daemon.t.Context(), []*apiv1.Message{message})
+			if errors.Is(err, producer.ErrUnknown) {
+				large.unknown = 1
+			}
+			if err != nil {
+				return
+			}
+			large.acked++
+		}
+	}()
+	return func() *writer {
+		<-ended
+		return large
+	}
+}
+
+// Brokers that are killed one after the other, on one file that is rotated all the
+// time, lose nothing that was acknowledged, and tear nothing.
+func TestKillsAndRotations(t *testing.T) {
+	address := bustest.FreeAddress(t)
+	log := &killed{rotations: rotations{path: filepath.Join(t.TempDir(), "log")}}
+	rounds, rotated := longOrShort(200, 20), 0
+	for round := range rounds {
+		arguments := [][]string{{"-interval", "0"}, {"-interval", "0", "-sync"}}[round%2]
+		broker := startStoreAt(t, address, log.path, arguments...)
+		finish, finishLarge := broker.load(3, 40), broker.loadLarge()
+		end := time.Now().Add(time.Duration(rand.Int64N(int64(60 * time.Millisecond))))
+		if round%10 == 0 { // longer than a broker takes to notice a rotation
+			end = end.Add(1100 * time.Millisecond)
+		}
+		for time.Now().Before(end) {
+			time.Sleep(time.Duration(rand.Int64N(int64(40 * time.Millisecond))))
+			if rand.IntN(3) > 0 { // else the next broker finds the file, and may cut its end
+				log.rotate(t)
+			}
+		}
+		broker.signal(syscall.SIGKILL)
+		broker.wait()
+		rotated += log.count
+		log.look(t, append(finish(), finishLarge()))
+	}
+	t.Logf("figure: %d kills at -interval 0 with a restart on the same file, and %d rotations: "+
+		"%d acknowledged messages, %d of them lost, %d twice; %d torn ends, %d cut off",
+		rounds, rotated, log.sum.acked, log.sum.lost, log.sum.extra, log.torn, log.cut)
+}
+
+// Rotations under load lose, repeat and tear nothing.
+func TestRotations(t *testing.T) {
+	for _, interval := range []string{"1ms", "100ms", "0"} {
+		t.Run(interval, func(t *testing.T) {
+			t.Parallel()
+			log := &rotations{path: filepath.Join(t.TempDir(), "log")}
+			broker := startStore(t, log.path, "-interval", interval)
+			finish := broker.load(2, 10)
+			for range longOrShort(50, 4) {
+				shortPause()
+				log.rotate(t)
+				log.awaitFile(t)
+			}
+			broker.stop()
+			sum := verify(t, whole(t, log.files()), finish(), false)
+			t.Logf("figure: %d rotations at -interval %s under load: %d acknowledged messages, "+
+				"%d of them lost, %d twice, none torn", log.count, interval, sum.acked, sum.lost, sum.extra)
+		})
+	}
+}
+
+// logrotate returns a function that runs logrotate on the file path, with the
+// configuration that is shipped and one line more.
+func logrotate(t *testing.T, path, line string) func() {
+	t.Helper()
+	program, err := exec.LookPath("logrotate")
+	if err != nil {
+		if program, err = exec.LookPath("/usr/sbin/logrotate"); err != nil {
+			t.Skip("there is no logrotate here")
+		}
+	}
+	configuration, state := path+".conf", path+".state"
+	text := fmt.Sprintf("%s {\n\tnocreate\n\tnocompress\n\tnodateext\n\trotate 100\n\t%s\n}\n", path, line)
+	// logrotate refuses a directory or a configuration that others may write to.
+	err = errors.Join(os.Chmod(filepath.Dir(path), 0o700), os.WriteFile(configuration, []byte(text), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		rotation := exec.Command(program, "-f", "-s", state, configuration)
+		if output, err := rotation.CombinedOutput(); err != nil || len(output) > 0 {
+			t.Fatalf("logrotate: %v\n%s", err, output)
+		}
+	}
+}
+
+// unpack returns the text of an old file, which may be compressed.
+func unpack(t *testing.T, path string) string {
+	t.Helper()
+	if text, err := os.ReadFile(path); err == nil {
+		return string(text)
+	}
+	packed, err := os.ReadFile(path + ".gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// Rotations by logrotate lose, repeat and tear nothing.
+func TestLogrotate(t *testing.T) {
+	for name, lines := range map[string]string{
+		"as shipped": "", "compressed": "compress\n\tdelaycompress",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			log := &rotations{path: filepath.Join(t.TempDir(), "log")}
+			rotate := logrotate(t, log.path, lines)
+			broker := startStore(t, log.path, "-interval", "20ms")
+			finish := broker.load(2, 10)
+			count := longOrShort(50, 5)
+			for range count {
+				shortPause()
+				rotate()
+				log.awaitFile(t)
+			}
+			broker.stop()
+			texts := []string{file(log.path).String()}
+			for i := range count {
+				texts = append([]string{unpack(t, fmt.Sprintf("%s.%d", log.path, i+1))}, texts...)
+			}
+			sum := verify(t, whole(t, texts), finish(), false)
+			t.Logf("figure: %d rotations by logrotate, %s: %d acknowledged messages, "+
+				"%d of them lost, %d twice, none torn", count, name, sum.acked, sum.lost, sum.extra)
+		})
+	}
+}
+
+// A file has one broker, by whatever name. The others end, and do no harm.
+func TestBrokersOnOneFile(t *testing.T) {
+	directory := t.TempDir()
+	path := filepath.Join(directory, "log")
+	first := startStore(t, path, "-interval", "1ms")
+	hard, symbolic := filepath.Join(directory, "hard"), filepath.Join(directory, "symbolic")
+	if err := errors.Join(os.Link(path, hard), os.Symlink("log", symbolic)); err != nil {
+		t.Fatal(err)
+	}
+	finish := first.load(2, 40)
+	t.Chdir(directory)
+	for _, name := range []string{path, hard, symbolic, "log", "./log"} {
+		expect(t, 1, "broker: "+name+": in use by another broker\n", "broker", "-pport", "0", "-log", name)
+	}
+	first.stop()
+	verify(t, first.Log.String(), finish(), false)
+}
+
+// Of brokers that start at once on one file, one has it.
+func TestBrokersAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	const count = 3
+	statuses := make(chan int, count)
+	var brokers []*exec.Cmd
+	for range count {
+		broker := brokerCommand("-log", path)
+		if err := broker.Start(); err != nil {
+			t.Fatal(err)
+		}
+		brokers = append(brokers, broker)
+		go func() {
+			broker.Wait()
+			statuses <- broker.ProcessState.ExitCode()
+		}()
+		t.Cleanup(func() { broker.Process.Kill() })
+	}
+	bustest.Until(t, "the end of all but one", func() bool { return len(statuses) == count-1 })
+	bustest.Until(t, "the listening line", func() bool {
+		return listeningLine.MatchString(file(path).String())
+	})
+	for _, broker := range brokers {
+		broker.Process.Signal(syscall.SIGTERM)
+	}
+	bustest.Until(t, "the end of the last", func() bool { return len(statuses) == count })
+	sum := 0
+	for range count {
+		sum += <-statuses
+	}
+	if lines := bustest.Lines(t, file(path).String()); sum != count-1 || len(lines) != 2 {
+		t.Errorf("the sum of the statuses is %d, the log is %q", sum, lines)
+	}
+}
+
+// When the log's directory goes away under load, messages are kept until it is back, or
+// another is there.
+func TestDirectoryGoesAway(t *testing.T) {
+	for name, back := range map[string]func(away, directory string) error{
+		"and comes back": os.Rename,
+		"and another comes": func(_, directory string) error {
+			return os.Mkdir(directory, 0o700)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			directory := filepath.Join(t.TempDir(), "directory")
+			away, path := directory+".away", filepath.Join(directory, "log")
+			if err := os.Mkdir(directory, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			broker := startStore(t, path, "-interval", "5ms")
+			finish := broker.load(2, 10)
+			shortPause()
+			if err := os.Rename(directory, away); err != nil {
+				t.Fatal(err)
+			}
+			const line = "Broker: the log fails, trying on: open "
+			bustest.Until(t, "the line", func() bool { return strings.Contains(broker.stderr.String(), line) })
+			old := file(filepath.Join(away, "log")).String()
+			shortPause()
+			if err := back(away, directory); err != nil {
+				t.Fatal(err)
+			}
+			bustest.Until(t, "the end of the outage", func() bool {
+				return strings.Contains(broker.Log.String(), path+": no such file or directory\n")
+			})
+			broker.stop()
+			log := broker.Log.String()
+			if !strings.HasPrefix(log, old) {
+				log = whole(t, []string{old, log})
+			}
+			sum := verify(t, log, finish(), false)
+			if lines := bustest.Lines(t, broker.stderr.String()); len(lines) != 1 {
+				t.Errorf("standard error has %q", lines)
+			}
+			t.Logf("figure: a directory goes away under load %s: %d acknowledged messages, "+
+				"%d of them lost, %d twice, none torn", name, sum.acked, sum.lost, sum.extra)
+		})
+	}
+}
