@@ -292,7 +292,7 @@ func TestRotations(t *testing.T) {
 }
 
 // logrotate returns a function that runs logrotate on the file path, with the
-// configuration that is shipped and one line more.
+// configuration that the contract has, and more lines.
 func logrotate(t *testing.T, path, line string) func() {
 	t.Helper()
 	program, err := exec.LookPath("logrotate")
@@ -302,9 +302,11 @@ func logrotate(t *testing.T, path, line string) func() {
 		}
 	}
 	configuration, state := path+".conf", path+".state"
-	text := fmt.Sprintf("%s {\n\tnocreate\n\tnocompress\n\tnodateext\n\trotate 100\n\t%s\n}\n", path, line)
+	const lines = "nocreate\n\tnocompress\n\tnodateext\n\trotate 100"
+	text := fmt.Sprintf("%s {\n\t%s\n\t%s\n}\n", path, lines, line)
 	// logrotate refuses a directory or a configuration that others may write to.
-	err = errors.Join(os.Chmod(filepath.Dir(path), 0o700), os.WriteFile(configuration, []byte(text), 0o600))
+	err = errors.Join(os.Chmod(filepath.Dir(path), 0o700),
+		os.WriteFile(configuration, []byte(text), 0o600))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -378,7 +380,8 @@ func TestBrokersOnOneFile(t *testing.T) {
 	finish := first.load(2, 40)
 	t.Chdir(directory)
 	for _, name := range []string{path, hard, symbolic, "log", "./log"} {
-		expect(t, 1, "broker: "+name+": in use by another broker\n", "broker", "-pport", "0", "-log", name)
+		expect(t, 1, "broker: "+name+": in use by another broker\n",
+			"broker", "-pport", "0", "-log", name)
 	}
 	first.stop()
 	verify(t, first.Log.String(), finish(), false)
@@ -441,7 +444,9 @@ func TestDirectoryGoesAway(t *testing.T) {
 				t.Fatal(err)
 			}
 			const line = "Broker: the log fails, trying on: open "
-			bustest.Until(t, "the line", func() bool { return strings.Contains(broker.stderr.String(), line) })
+			bustest.Until(t, "the line", func() bool {
+				return strings.Contains(broker.stderr.String(), line)
+			})
 			old := file(filepath.Join(away, "log")).String()
 			shortPause()
 			if err := back(away, directory); err != nil {
