@@ -47,8 +47,11 @@ const formattedLines = 2_000_000
 
 // runFloor is the program of a floor.
 func runFloor(which string) error {
-	if which == formatting {
+	switch which {
+	case formatting:
 		return formatLines()
+	case appending, logging:
+		return runSyncingFloor(which)
 	}
 	listener, err := bustest.ListenFloor()
 	if err != nil {
@@ -224,6 +227,8 @@ func TestRatios(t *testing.T) {
 	}
 	table.accepting()
 	table.sustained()
+	table.inStore()
+	table.onDisk()
 	table.queued()
 	table.waiting()
 	table.lines()
@@ -338,9 +343,19 @@ func (table *ratios) lines() {
 // all of them in its log, in messages a second.
 func sustain(t *testing.T, interval string, payload []byte) float64 {
 	t.Helper()
+	var log string
+	defer func() { os.Remove(log) }()
+	return sustainOn(t, payload, func() (busy *daemon) {
+		busy, log = startToFile(t, "-interval", interval)
+		return busy
+	})
+}
+
+// sustainOn is sustain for a broker that start starts.
+func sustainOn(t *testing.T, payload []byte, start func() *daemon) float64 {
+	t.Helper()
 	begin := time.Now() // a floor has to start, too
-	busy, log := startToFile(t, "-interval", interval)
-	defer os.Remove(log)
+	busy := start()
 	done := make(chan struct{})
 	for range 2 {
 		go func() {

@@ -59,16 +59,13 @@ func startStoreCommand(t *testing.T, address, path string, command *exec.Cmd) *s
 		}
 	})
 	bustest.Until(t, "the broker", func() bool {
-		connection, err := net.Dial("tcp", address)
-		if err == nil {
-			connection.Close()
-		}
+		reply, err := daemon.Post("") // it listens before it has opened the log
 		select {
 		case <-daemon.ended:
 			t.Fatalf("the broker has ended: %s", stderr)
 		default:
 		}
-		return err == nil
+		return err == nil && reply.Error == ""
 	})
 	return &store{daemon, stderr}
 }
@@ -254,12 +251,14 @@ func TestKillsAndRotations(t *testing.T) {
 		broker := startStoreAt(t, address, log.path, arguments...)
 		finish, finishLarge := broker.load(3, 40), broker.loadLarge()
 		end := time.Now().Add(time.Duration(rand.Int64N(int64(60 * time.Millisecond))))
-		if round%5 == 0 { // longer than a broker takes to notice a rotation
+		if round%10 == 0 { // longer than a broker takes to notice a rotation
 			end = end.Add(1100 * time.Millisecond)
 		}
 		for time.Now().Before(end) {
-			time.Sleep(time.Duration(rand.Int64N(int64(10 * time.Millisecond))))
-			log.rotate(t)
+			time.Sleep(time.Duration(rand.Int64N(int64(40 * time.Millisecond))))
+			if rand.IntN(3) > 0 { // else the next broker finds the file, and may cut its end
+				log.rotate(t)
+			}
 		}
 		broker.signal(syscall.SIGKILL)
 		broker.wait()
@@ -293,7 +292,7 @@ func TestRotations(t *testing.T) {
 }
 
 // logrotate returns a function that runs logrotate on the file path, with the
-// configuration that is shipped and one line more.
+// configuration that the contract has, and more lines.
 func logrotate(t *testing.T, path, line string) func() {
 	t.Helper()
 	program, err := exec.LookPath("logrotate")
@@ -303,9 +302,11 @@ func logrotate(t *testing.T, path, line string) func() {
 		}
 	}
 	configuration, state := path+".conf", path+".state"
-	text := fmt.Sprintf("%s {\n\tnocreate\n\tnocompress\n\tnodateext\n\trotate 100\n\t%s\n}\n", path, line)
+	const lines = "nocreate\n\tnocompress\n\tnodateext\n\trotate 100"
+	text := fmt.Sprintf("%s {\n\t%s\n\t%s\n}\n", path, lines, line)
 	// logrotate refuses a directory or a configuration that others may write to.
-	err = errors.Join(os.Chmod(filepath.Dir(path), 0o700), os.WriteFile(configuration, []byte(text), 0o600))
+	err = errors.Join(os.Chmod(filepath.Dir(path), 0o700),
+		os.WriteFile(configuration, []byte(text), 0o600))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -379,7 +380,8 @@ func TestBrokersOnOneFile(t *testing.T) {
 	finish := first.load(2, 40)
 	t.Chdir(directory)
 	for _, name := range []string{path, hard, symbolic, "log", "./log"} {
-		expect(t, 1, "broker: "+name+": in use by another broker\n", "broker", "-pport", "0", "-log", name)
+		expect(t, 1, "broker: "+name+": in use by another broker\n",
+			"broker", "-pport", "0", "-log", name)
 	}
 	first.stop()
 	verify(t, first.Log.String(), finish(), false)
@@ -442,7 +444,9 @@ func TestDirectoryGoesAway(t *testing.T) {
 				t.Fatal(err)
 			}
 			const line = "Broker: the log fails, trying on: open "
-			bustest.Until(t, "the line", func() bool { return strings.Contains(broker.stderr.String(), line) })
+			bustest.Until(t, "the line", func() bool {
+				return strings.Contains(broker.stderr.String(), line)
+			})
 			old := file(filepath.Join(away, "log")).String()
 			shortPause()
 			if err := back(away, directory); err != nil {

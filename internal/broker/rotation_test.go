@@ -11,24 +11,33 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"mbus/internal/shared/bustest"
 )
 
-// A broker that has nothing to do looks at its log's name all the same.
+// A broker that has nothing to do looks at its log's name all the same, each second,
+// whenever it has looked before.
 func TestLookWhileIdle(t *testing.T) {
-	stored := openStored(t, filepath.Join(t.TempDir(), "log"), nil)
-	stored.serve()
-	rename(t, stored.path, stored.path+".1")
-	bustest.Until(t, "a new file", func() bool {
-		_, err := os.Stat(stored.path)
-		return err == nil
+	synctest.Test(t, func(t *testing.T) {
+		stored := newStored(t, nil)
+		served, result := make(chan struct{}), make(chan error, 1)
+		go func() { result <- stored.tickLoop(served) }()
+		time.Sleep(lookInterval / 2)
+		stored.notify("a reason to write, and so to look")
+		time.Sleep(lookInterval / 4)
+		rename(t, stored.path, stored.path+".1")
+		time.Sleep(lookInterval / 2)
+		if _, err := os.Stat(stored.path); err != nil {
+			t.Errorf("the broker has not looked: %v", err)
+		}
+		if old := bustest.Lines(t, file(stored.path+".1")); len(old) != 1 {
+			t.Errorf("the old file has %q", old)
+		}
+		close(served)
+		stored.must(<-result)
 	})
-	stored.Accept(bustest.Payload("t", "1"), 1)
-	stored.Expect("new message dispatched on topic t")
-	if old := bustest.Lines(t, file(stored.path+".1")); len(old) != 2 {
-		t.Errorf("the old file has %q", old)
-	}
 }
 
 // Whatever byte a line is torn at when the log is renamed: its beginning is cut off the
