@@ -104,7 +104,7 @@ check: ## check format, vet for every system, lint, and run every test with the 
 	fi
 	GOMAXPROCS=1 go test -count=1 ./...
 
-bench: ## measure, beside floors; the table of ratios comes last (about 2 minutes)
+bench: ## measure, beside floors; the table of ratios comes last (about 4 minutes)
 	go test -run '^$$' -bench . -benchtime 0.2s ./internal/...
 	MBUS_BENCH=1 go test -count=1 -v -run 'TestRatios|TestConsumerRatios' ./cmd
 

@@ -77,7 +77,7 @@ func TestConsumerRatios(t *testing.T) {
 	if ratios.quantile(0.5) > 4 {
 		t.Error("it takes more than 4 times cat's time")
 	}
-	ratios, times = inTurn(2, sed, consume(million))
+	ratios, times = inTurn(1, sed, consume(million))
 	t.Logf("figure: sed's time, of the consumer's: %s (sed %.1f s)", ratios, times.quantile(0.5))
 	ratios, _ = inTurn(10, consume(million), consume(part))
 	t.Logf("figure: a million lines, of the time for 100,000: %s, 10 is linear", ratios)

@@ -49,9 +49,8 @@ func isStamp(text []byte) bool {
 	if len(text) < len(form) {
 		return false
 	}
-	for i := range len(form) {
-		isDigit := text[i] >= '0' && text[i] <= '9'
-		if isDigit != (form[i] == '0') || !isDigit && text[i] != form[i] {
+	for i, b := range text[:len(form)] {
+		if isDigit := b >= '0' && b <= '9'; b != form[i] && !(isDigit && form[i] == '0') {
 			return false
 		}
 	}
