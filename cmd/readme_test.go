@@ -16,17 +16,98 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// The README's client in Python works as it is printed.
-func TestReadmeClient(t *testing.T) {
-	python, err := exec.LookPath("python3")
-	if err != nil {
-		t.Skip("there is no python3 to run the README's client")
-	}
+// section returns a section of the README.
+func section(t *testing.T, title string) string {
+	t.Helper()
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(readme), "```python\n")
+	_, text, found := strings.Cut(string(readme), "\n## "+title+"\n")
+	if !found {
+		t.Fatalf("the README has no section %s", title)
+	}
+	text, _, _ = strings.Cut(text, "\n## ")
+	return text
+}
+
+// shellRecipes returns the shell commands of a section of the README, which has count.
+func shellRecipes(t *testing.T, title string, count int) []string {
+	t.Helper()
+	var recipes []string
+	block := regexp.MustCompile("(?s)```sh\n(.*?)```")
+	for _, recipe := range block.FindAllStringSubmatch(section(t, title), -1) {
+		recipes = append(recipes, recipe[1])
+	}
+	if len(recipes) != count {
+		t.Fatalf("the section %s has %d recipes, want %d", title, len(recipes), count)
+	}
+	return recipes
+}
+
+// findPython returns the path of python3.
+func findPython(t *testing.T) string {
+	t.Helper()
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("there is no python3 to run the README's programs")
+	}
+	return python
+}
+
+// The README's program in Python reads a log as a consumer does.
+func TestReadmeDecoder(t *testing.T) {
+	python := findPython(t)
+	_, program, _ := strings.Cut(section(t, "Receiving"), "```python\n")
+	program, _, _ = strings.Cut(program, "```")
+	var all strings.Builder
+	for b := range 256 {
+		all.WriteByte(byte(b))
+	}
+	directory := t.TempDir()
+	broker := startStore(t, filepath.Join(directory, "mbus.log"))
+	messages := []string{"", "'", `\n`, "a': 'b", all.String(), "注\u2028\U000e0001\u200b🐢\xff", "x\r"}
+	broker.Accept(bustest.Payload("a': '\\b", messages...), len(messages))
+	broker.stop()
+	command := exec.Command(python, "-c", program)
+	command.Dir = directory
+	output, err := command.CombinedOutput()
+	if want := strings.Join(messages, "\n") + "\n"; err != nil || string(output) != want {
+		t.Errorf("%v: printed %q, want %q", err, output, want)
+	}
+}
+
+// Each test that the README names is there.
+func TestReadmeTests(t *testing.T) {
+	var tests strings.Builder
+	for _, pattern := range []string{"*_test.go", "../internal/*/*_test.go", "../internal/shared/*/*_test.go"} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tests.Write(text)
+		}
+	}
+	names := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(section(t, "Guarantees and limits"), -1)
+	if len(names) < 10 {
+		t.Errorf("the README names %d tests", len(names))
+	}
+	for _, name := range names {
+		if !strings.Contains(tests.String(), "\nfunc "+name[1]+"(t *testing.T)") {
+			t.Errorf("there is no %s", name[1])
+		}
+	}
+}
+
+// The README's client in Python works as it is printed.
+func TestReadmeClient(t *testing.T) {
+	python := findPython(t)
+	_, rest, _ := strings.Cut(section(t, "The protocol"), "```python\n")
 	client, rest, found := strings.Cut(rest, "```\n\nprints `")
 	want, _, _ := strings.Cut(rest, "`.\n")
 	if !found {
@@ -55,17 +136,9 @@ const orders = 500_000
 
 // The README's recipes work as they are printed.
 func TestRecipes(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	texts := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-	if len(texts) != 5 {
-		t.Fatalf("the README has %d recipes", len(texts))
-	}
+	texts := shellRecipes(t, "Sending", 5)
 	recipes := newRecipes(t)
-	loop, all, follow, records, resume :=
-		texts[0][1], texts[1][1], texts[2][1], texts[3][1], texts[4][1]
+	loop, all, follow, records, resume := texts[0], texts[1], texts[2], texts[3], texts[4]
 	recipes.finish(loop)
 	recipes.finish(all)
 	if stderr := recipes.finish(records); parseReport(t, stderr).accepted != 3 {
@@ -163,7 +236,7 @@ func (recipes *recipes) resumeAfterRestart(text string) {
 	})
 	recipes.stopBroker()
 	bustest.Until(t, "a failure", func() bool {
-		said, _ := os.ReadFile(filepath.Join(recipes.directory, "said"))
+		said, _ := os.ReadFile(filepath.Join(recipes.directory, "summary"))
 		return len(said) > 0
 	})
 	recipes.broker = startAt(t, recipes.broker.Address)

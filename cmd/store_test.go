@@ -417,7 +417,7 @@ func TestBrokersAtOnce(t *testing.T) {
 	for range count {
 		sum += <-statuses
 	}
-	if lines := bustest.Lines(t, file(path).String()); sum != count-1 || len(lines) != 2 {
+	if lines := bustest.Lines(t, file(path).String()); sum != count-1 || len(lines) != 4 {
 		t.Errorf("the sum of the statuses is %d, the log is %q", sum, lines)
 	}
 }

@@ -1,0 +1,235 @@
+//go:build linux
+
+package cmd_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mbus/internal/shared/bustest"
+)
+
+// receivingRecipes returns the shell commands of the README's section Receiving.
+func receivingRecipes(t *testing.T) []string {
+	t.Helper()
+	return shellRecipes(t, "Receiving", 5)
+}
+
+// kitchen is a directory in which recipes run as they are printed.
+type kitchen struct {
+	t         *testing.T
+	directory string
+}
+
+// newKitchen makes a directory with build/consumer, and build/producer for a broker at
+// this port.
+func newKitchen(t *testing.T, port string) kitchen {
+	t.Helper()
+	kitchen := kitchen{t, t.TempDir()}
+	kitchen.script("build/consumer", fmt.Sprintf("exec '%s/consumer' \"$@\"", binaries))
+	kitchen.script("build/producer", fmt.Sprintf("exec '%s/producer' -port %s \"$@\"", binaries, port))
+	return kitchen
+}
+
+// script makes a command.
+func (kitchen kitchen) script(name, text string) {
+	kitchen.t.Helper()
+	path := filepath.Join(kitchen.directory, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		kitchen.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o700); err != nil {
+		kitchen.t.Fatal(err)
+	}
+}
+
+// path returns that of a file in the directory.
+func (kitchen kitchen) path(name string) string {
+	return filepath.Join(kitchen.directory, name)
+}
+
+// cook returns a recipe that is not started.
+func (kitchen kitchen) cook(recipe string) *exec.Cmd {
+	command := exec.Command("sh", "-c", recipe)
+	command.Dir = kitchen.directory
+	return command
+}
+
+// await returns the process that runs a program of this kitchen, but for one that was
+// killed: the loop of a recipe starts the next.
+func (kitchen kitchen) await(program string, killed int) (pid int) {
+	kitchen.t.Helper()
+	bustest.Until(kitchen.t, "a "+program, func() bool {
+		entries, _ := filepath.Glob("/proc/[0-9]*/cwd")
+		for _, entry := range entries {
+			process := filepath.Dir(entry)
+			directory, _ := os.Readlink(entry)
+			executable, _ := os.Readlink(process + "/exe")
+			number, _ := strconv.Atoi(filepath.Base(process))
+			isOne := directory == kitchen.directory && executable == filepath.Join(binaries, program)
+			if isOne && number != killed {
+				pid = number
+			}
+		}
+		return pid != 0
+	})
+	return pid
+}
+
+// The README's worker loses no order, and keeps their order, while it and the broker are
+// killed in turn.
+func TestRecipeWorker(t *testing.T) {
+	recipe := receivingRecipes(t)[0]
+	address := bustest.FreeAddress(t)
+	_, port, _ := strings.Cut(address, ":")
+	kitchen := newKitchen(t, port)
+	kitchen.script("work", `data=$(cat); echo "$data" >> handled`)
+	log := kitchen.path("mbus.log")
+	start := func() *store { return startStoreAt(t, address, log, "-interval", "0") }
+	broker := start()
+	worker := subscribeWith(t, kitchen.cook(recipe))
+
+	sent := 0
+	handled := func() []string {
+		text, _ := os.ReadFile(kitchen.path("handled"))
+		return strings.Fields(string(text))
+	}
+	send := func(count int) {
+		t.Helper()
+		for range count {
+			// The broker may not listen yet. It is not killed meanwhile.
+			status, _, stderr := run(t, "producer", "-port", port, "-retry", "20s",
+				"-topic", "orders", "-message", fmt.Sprint(sent))
+			if status != 0 {
+				t.Fatalf("status %d: %s", status, stderr)
+			}
+			sent++
+		}
+	}
+	kills := max(longOrShort(40, 4), 6)
+	for kill := range kills {
+		send(1 + rand.IntN(8))
+		time.Sleep(time.Duration(rand.Int64N(int64(30 * time.Millisecond))))
+		if kill%2 == 0 {
+			broker.signal(syscall.SIGKILL)
+			broker.wait()
+			broker = start()
+			continue
+		}
+		killed := kitchen.await("consumer", 0)
+		syscall.Kill(killed, syscall.SIGKILL)
+		kitchen.await("consumer", killed)
+	}
+	last := strconv.Itoa(sent - 1)
+	bustest.Until(t, "the last order", func() bool { return slices.Contains(handled(), last) })
+	got := handled()
+	twice := 0
+	for i, next := 0, 0; i < len(got); i++ {
+		switch number, err := strconv.Atoi(got[i]); {
+		case err == nil && number == next:
+			next++
+		case err == nil && number < next:
+			twice++ // perhaps by the command of a consumer that was killed
+		default:
+			t.Fatalf("order %q came where %d should be", got[i], next)
+		}
+	}
+	if twice > kills/2 {
+		t.Errorf("%d orders came twice, after %d kills of the worker", twice, kills/2)
+	}
+	t.Logf("figure: the README's worker and the broker killed in turn, %d times: "+
+		"%d orders, all handled, in order, %d twice", kills, sent, twice)
+	syscall.Kill(kitchen.await("consumer", 0), syscall.SIGTERM) // and the loop ends
+	if status := worker.wait(); status != 0 {
+		t.Errorf("status %d: %s", status, worker.stderr)
+	}
+}
+
+// What the README's careful worker can't handle goes to the topic failed, and it goes on.
+func TestRecipeFailed(t *testing.T) {
+	recipe := receivingRecipes(t)[1]
+	broker := startStore(t, filepath.Join(t.TempDir(), "log"), "-interval", "0")
+	kitchen := newKitchen(t, broker.port)
+	kitchen.script("work", `data=$(cat); echo "$data" >> handled; test "$data" != bad`)
+	if err := os.Symlink(string(broker.Log.(file)), kitchen.path("mbus.log")); err != nil {
+		t.Fatal(err)
+	}
+	worker := subscribeWith(t, kitchen.cook(recipe))
+	for _, order := range []string{"good", "bad", "better"} {
+		if status, stderr := broker.produce("orders", order); status != 0 {
+			t.Fatalf("status %d: %s", status, stderr)
+		}
+	}
+	handled := file(kitchen.path("handled"))
+	bustest.Until(t, "the last order", func() bool {
+		return handled.String() == "good\nbad\nbetter\n"
+	})
+	if got := broker.Received("failed"); !slices.Equal(got, []string{"bad"}) {
+		t.Errorf("on the topic failed: %q", got)
+	}
+	syscall.Kill(kitchen.await("consumer", 0), syscall.SIGTERM)
+	if status := worker.wait(); status != 0 || worker.stderr.String() != "" {
+		t.Errorf("status %d: %s", status, worker.stderr)
+	}
+}
+
+// The README's pipelines print what they say.
+func TestRecipePipelines(t *testing.T) {
+	recipes := receivingRecipes(t)
+	toJQ, overSSH, compressed := recipes[2], recipes[3], recipes[4]
+	kitchen := newKitchen(t, "1")
+	text := inLog("orders", "look ma!\na new order") +
+		inLog("other", "no") + inLog("orders", "another")
+	if err := os.WriteFile(kitchen.path("mbus.log"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	writer := gzip.NewWriter(&archive)
+	writer.Write([]byte(text))
+	writer.Close()
+	if err := os.WriteFile(kitchen.path("mbus.log-20261124.gz"), archive.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	const both = "look ma!\na new order\nanother\n"
+	writes := func(recipe, want string) {
+		t.Helper()
+		status, stdout, stderr := finish(t, kitchen.cook(recipe))
+		if status != 0 || stdout != want || stderr != "" {
+			t.Errorf("%s\nstatus %d, wrote %q, said %s", recipe, status, stdout, stderr)
+		}
+	}
+	writes(compressed, both)
+	if _, err := exec.LookPath("jq"); err != nil {
+		t.Log("there is no jq to run the recipe with")
+	} else {
+		const stamp = "2024-06-02T10:39:55 "
+		writes(toJQ, stamp+"look ma!\na new order\n"+stamp+"another\n")
+	}
+
+	// ssh to a machine whose directory is this one.
+	kitchen.script("bin/ssh", `test "$1" = shop && shift && exec "$@"`)
+	command := kitchen.cook(overSSH)
+	command.Env = append(os.Environ(), "PATH="+kitchen.path("bin")+":"+os.Getenv("PATH"))
+	remote := subscribeWith(t, command)
+	remote.has(both)
+	path := kitchen.path("mbus.log")
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(inLog("orders", "third")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	remote.has(both + "third\n")
+}
