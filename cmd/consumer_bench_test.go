@@ -38,28 +38,14 @@ func TestConsumerRatios(t *testing.T) {
 		return path
 	}
 	million, part := write("million", 1_000_000), write("part", 100_000)
-	took := func(command *exec.Cmd) float64 {
-		t.Helper()
-		file, err := os.Create(output)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer file.Close()
-		command.Stdout = file
-		begin := time.Now()
-		if err := command.Run(); err != nil {
-			t.Fatal(err)
-		}
-		return time.Since(begin).Seconds()
-	}
 	consume := func(path string) func() float64 {
-		return func() float64 { return took(consuming("-log", path, "-end")) }
+		return func() float64 { return timeOf(t, output, consuming("-log", path, "-end")) }
 	}
-	cat := func() float64 { return took(exec.Command("cat", million)) }
+	cat := func() float64 { return timeOf(t, output, exec.Command("cat", million)) }
 	sed := func() float64 {
 		command := exec.Command("sed", "-n", expression, million)
 		command.Env = append(os.Environ(), "LC_ALL=C")
-		return took(command)
+		return timeOf(t, output, command)
 	}
 
 	sed()
@@ -88,6 +74,22 @@ func TestConsumerRatios(t *testing.T) {
 	t.Logf("figure: from the end of producer -message to the line, %d times: "+
 		"median %.0f ms, 99th %.0f ms, target <= 200 ms",
 		len(delays), delays.quantile(0.5), delays.quantile(0.99))
+}
+
+// timeOf returns how many seconds a command takes to write to the file output.
+func timeOf(t *testing.T, output string, command *exec.Cmd) float64 {
+	t.Helper()
+	file, err := os.Create(output)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	command.Stdout = file
+	begin := time.Now()
+	if err := command.Run(); err != nil {
+		t.Fatal(err)
+	}
+	return time.Since(begin).Seconds()
 }
 
 // latencies returns for each of count messages how many milliseconds after the end of

@@ -123,15 +123,17 @@ func (reader reader) must(want string) {
 // long is a line that has more bytes than a position is known by.
 var long = strings.Repeat("long ", 1000) + "\n"
 
-// Whatever happens to the files of a log, a Follower that is there meanwhile, and one
-// that is not and comes back, read each line once and in order, or report ErrLost.
+// change is something that happens to the files of a log.
+type change struct {
+	before string             // is in the log and read before ...
+	change func(log logFiles) // ... this happens
+	want   string             // comes then, and ...
+	lost   error              // ... this
+}
+
+// Lines are read once and in order, through each rotation.
 func TestRotation(t *testing.T) {
-	for name, test := range map[string]struct {
-		before string             // is in the log and read before ...
-		change func(log logFiles) // ... this happens
-		want   string             // comes then, and ...
-		lost   error              // ... this
-	}{
+	eachChange(t, map[string]change{
 		"nothing":    {"a\n", func(logFiles) {}, "", nil},
 		"more lines": {"a\n", func(log logFiles) { log.write("", "b\nc\n") }, "b\nc\n", nil},
 		"one number": {"a\n", func(log logFiles) {
@@ -147,6 +149,18 @@ func TestRotation(t *testing.T) {
 			log.rename("", "-20261124")
 			log.write("", "b\n")
 		}, "b\n", nil},
+		"last lines after the rename": {"a\n", func(log logFiles) {
+			log.rename("", ".1")
+			log.write("", "")
+			log.write(".1", "b\nc\n")
+			log.write("", "d\n")
+		}, "b\nc\nd\n", nil},
+	})
+}
+
+// Several files that came meanwhile are read in their order.
+func TestOrder(t *testing.T) {
+	eachChange(t, map[string]change{
 		"several numbers": {"a\n", func(log logFiles) {
 			log.rename("", ".1")
 			for i, text := range []string{"b\n", "", "c\n", "d\n"} {
@@ -191,12 +205,12 @@ func TestRotation(t *testing.T) {
 			log.age(".1", 60)
 			log.age(".2", 30)
 		}, "b\nc\n", nil},
-		"last lines after the rename": {"a\n", func(log logFiles) {
-			log.rename("", ".1")
-			log.write("", "")
-			log.write(".1", "b\nc\n")
-			log.write("", "d\n")
-		}, "b\nc\nd\n", nil},
+	})
+}
+
+// A log that was copied or truncated is read on where the position is, if it is anywhere.
+func TestTruncation(t *testing.T) {
+	eachChange(t, map[string]change{
 		"a copy": {"a\n", func(log logFiles) {
 			log.copy("", ".1")
 			log.write("", "b\n")
@@ -233,6 +247,13 @@ func TestRotation(t *testing.T) {
 			log.truncate("", 0)
 			log.write("", long+"b\n"+"c\n")
 		}, "", follow.ErrLost},
+	})
+}
+
+// Torn ends are passed in old files and awaited in the newest, and files that are not of
+// the log are left alone.
+func TestTornEnds(t *testing.T) {
+	eachChange(t, map[string]change{
 		"other files beside it": {"a\n", func(log logFiles) {
 			others := []string{".1.gz", ".old", "-", ".", "1", ".a", "-1x", ".1~", "x.1", "..1"}
 			for _, suffix := range others {
@@ -266,7 +287,14 @@ func TestRotation(t *testing.T) {
 			log.write(".1", "torn")
 			log.write("", "b\n")
 		}, "torn<torn>\nb\n", nil},
-	} {
+	})
+}
+
+// eachChange fails the test unless, through each change, a Follower that is there
+// meanwhile, and one that is not and comes back, read what is wanted, or report that the
+// position is lost.
+func eachChange(t *testing.T, changes map[string]change) {
+	for name, test := range changes {
 		t.Run(name, func(t *testing.T) {
 			log := newLog(t)
 			log.write("", test.before)
