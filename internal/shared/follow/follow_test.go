@@ -600,7 +600,9 @@ func TestManyRotations(t *testing.T) {
 			}()
 			there := log.follow()
 			var got []string
-			for deadline := time.Now().Add(patience); !slices.Contains(got, "end\n"); {
+			// Every line is in a file of its own, and to find the next takes a listing of all.
+			limit := patience + time.Duration(rotations)*patience/60
+			for deadline := time.Now().Add(limit); !slices.Contains(got, "end\n"); {
 				line, err := there.Next()
 				switch {
 				case err != nil || time.Now().After(deadline):
