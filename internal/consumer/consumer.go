@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"runtime"
 	"slices"
@@ -226,21 +225,10 @@ func (consumer *Consumer) findEnd() (err error) {
 
 // seek goes to where -from says.
 func (consumer *Consumer) seek() error {
-	if consumer.config.From != End {
-		return consumer.log.Seek(follow.Position{})
+	if consumer.config.From == End {
+		return consumer.log.SeekEnd()
 	}
-	for {
-		position, err := consumer.log.End()
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		if err == nil {
-			err = consumer.log.Seek(position)
-		}
-		if !errors.Is(err, follow.ErrLost) { // the log may be truncated in between
-			return err
-		}
-	}
+	return consumer.log.Seek(follow.Position{})
 }
 
 // restart goes on where -from says after the position was lost.
