@@ -111,7 +111,7 @@ func TestCut(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
-	proxy := newProxy(t, engine)
+	proxy := newProxy(t, engine, func([]byte) {})
 	stop := source.load()
 	process := engine.forward(source, "-url", proxy.url)
 	cuts := longOrShort(50, 5)
@@ -270,7 +270,8 @@ type proxy struct {
 	cut func()
 }
 
-func newProxy(t *testing.T, engine *engine) *proxy {
+// newProxy starts a proxy, which changes what the server sends.
+func newProxy(t *testing.T, engine *engine, change func(text []byte)) *proxy {
 	t.Helper()
 	listener := bustest.Listen(t)
 	connections := make(chan net.Conn, 1000)
@@ -287,8 +288,8 @@ func newProxy(t *testing.T, engine *engine) *proxy {
 			}
 			connections <- client
 			connections <- server
-			go pass(server, client)
-			go pass(client, server)
+			go pass(server, client, func([]byte) {})
+			go pass(client, server, change)
 		}
 	}()
 	cut := func() {
@@ -306,12 +307,13 @@ func newProxy(t *testing.T, engine *engine) *proxy {
 	return &proxy{url: "nats://" + listener.Addr().String(), cut: cut}
 }
 
-// pass passes bytes on until one of the connections ends.
-func pass(to, from net.Conn) {
+// pass passes bytes on, as change leaves them, until one of the connections ends.
+func pass(to, from net.Conn, change func(text []byte)) {
 	defer to.Close()
 	buffer := make([]byte, 64<<10)
 	for {
 		count, err := from.Read(buffer)
+		change(buffer[:count])
 		if _, writeErr := to.Write(buffer[:count]); err != nil || writeErr != nil {
 			return
 		}

@@ -52,12 +52,23 @@ func TestStaleState(t *testing.T) {
 		states = append(states, source.readState())
 		source.rotate()
 	}
+	connection := engine.connect()
+	direct, err := connection.SubscribeSync("$JS.API.DIRECT.GET.>")
+	if err == nil {
+		err = connection.Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, state := range states {
 		source.write(10)
 		source.writeState(state)
 		forwardAll(engine, source, stream)
 	}
 	compare(t, stream, source.count)
+	if _, err := direct.NextMsg(time.Millisecond); err == nil {
+		t.Error("it has asked for messages where a replica answers that may be behind")
+	}
 }
 
 // A state that a crash has torn has the place before; it is never taken for another.
@@ -180,6 +191,52 @@ func TestShorterLog(t *testing.T) {
 	}
 	engine.forward(source).expect(1, "ends at 100, and the log at 50")
 	compare(t, stream, 100)
+}
+
+// A log that is not there yet is awaited, also by a forwarder that has sent from it.
+func TestLateLog(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	process := engine.forward(source)
+	bustest.Until(t, "a state", func() bool { _, pending := source.sequence(); return pending })
+	process.kill()
+	first := source.readState()
+	source.write(10)
+	forwardAll(engine, source, stream)
+	source.writeState(first)
+	if err := os.Rename(source.path, source.path+"_away"); err != nil {
+		t.Fatal(err)
+	}
+	process = engine.forward(source)
+	time.Sleep(time.Second) // how long it is away
+	if err := os.Rename(source.path+"_away", source.path); err != nil {
+		t.Fatal(err)
+	}
+	source.write(10)
+	await(t, stream, source.count, process)
+	process.stop()
+	compare(t, stream, source.count)
+}
+
+// What is not a message is not sent, and a torn one is reported.
+func TestTornLines(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(5)
+	fmt.Fprint(source.file, "2024/06/02 10:39:55 creating topic orders\n",
+		"2024/06/02 10:39:55 Received new message from topic 'orders': 'torn",
+		"2024/06/02 10:39:56 Broker: listening on 127.0.0.1:9990\n",
+		"2024/06/02 10:39:55 Received new message from topic 'orders': '\\q'\n",
+		"2024/06/02 10:39:55 Received new message from topic '\\q': 'x'\n")
+	source.write(5)
+	process := engine.forward(source)
+	await(t, stream, source.count, process)
+	process.stop("skipped a line: it is torn: ",
+		"skipped a line: in its data, byte 1 starts no escape: ",
+		"skipped a line: in its topic, byte 1 starts no escape: ")
+	compare(t, stream, source.count)
 }
 
 // One forwarder at a time uses a state.

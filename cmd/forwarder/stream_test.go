@@ -3,6 +3,7 @@
 package main_test
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"strings"
@@ -190,6 +191,18 @@ func TestFullStream(t *testing.T) {
 		t.Errorf("it said:\n%s", said)
 	}
 	compare(t, stream, source.count)
+	// After single messages, batches have grown again.
+	batches := make(map[string]bool)
+	for sequence := 1051; sequence <= source.count; sequence++ {
+		message, err := stream.GetMsg(t.Context(), uint64(sequence))
+		if err != nil {
+			t.Fatal(err)
+		}
+		batches[message.Header.Get("Nats-Batch-Id")] = true
+	}
+	if len(batches) > 200 {
+		t.Errorf("the last %d messages came in %d batches", source.count-1050, len(batches))
+	}
 }
 
 // A work queue that was full when the forwarder stopped may have been worked off since: what
@@ -268,7 +281,7 @@ func TestLateBatch(t *testing.T) {
 	await(t, stream, source.count, process)
 	source.write(100)
 	await(t, stream, source.count, process)
-	process.stop("; trying again", ": back after ")
+	process.stop("no answer within 1s; trying again", ": back after ")
 	compare(t, stream, source.count)
 }
 
@@ -286,7 +299,7 @@ func newHolder(t *testing.T, engine *engine, wait func()) (url string) {
 			return
 		}
 		defer server.Close()
-		go pass(client, server)
+		go pass(client, server, func([]byte) {})
 		buffer := make([]byte, 1<<20)
 		var held []byte
 		for isHeld := number <= 2; ; {
@@ -330,26 +343,48 @@ func TestImpostor(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(10)
+	process := engine.forward(source)
+	await(t, stream, source.count, process)
+	awaitPlace(t, source, 10, process)
+	if err := engine.jetStream().DeleteStream(t.Context(), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
 	connection := engine.connect()
-	subscription, err := connection.Subscribe("mbus.>", func(message *nats.Msg) {
-		message.Respond([]byte(`{"stream":"ORDERS","seq":10,"batch":"x","count":10}`))
+	_, err := connection.Subscribe("mbus.>", func(message *nats.Msg) {
+		message.Respond([]byte(`{"stream":"ORDERS","seq":20,"count":10}`))
 	})
+	if err == nil {
+		err = connection.Flush()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := connection.Flush(); err != nil {
-		t.Fatal(err)
-	}
 	source.write(10)
-	process := engine.forward(source)
-	// Whichever answer comes first, the stream has the messages once.
-	await(t, stream, source.count, process)
-	awaitPlace(t, source, 10, process)
-	if err := subscription.Unsubscribe(); err != nil {
-		t.Fatal(err)
+	process.expect(1, "does something besides the stream answer", "there is no stream ORDERS")
+	if sequence, _ := source.sequence(); sequence != 10 {
+		t.Errorf("the state is at %d", sequence)
 	}
+}
+
+// A new leader may be behind for a moment.
+func TestLag(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(100)
+	forwardAll(engine, source, stream)
+	var lies atomic.Int32
+	proxy := newProxy(t, engine, func(text []byte) {
+		const truth, lie = `"last_seq":100,`, `"last_seq": 99,`
+		if bytes.Contains(text, []byte(truth)) && lies.Add(1) <= 5 {
+			copy(text, bytes.Replace(text, []byte(truth), []byte(lie), 1))
+		}
+	})
 	source.write(10)
-	await(t, stream, source.count, process)
-	process.kill()
+	forwardAll(engine, source, stream, "-url", proxy.url)
+	if lies.Load() <= 5 {
+		t.Errorf("the stream's end was asked for %d times", lies.Load())
+	}
 	compare(t, stream, source.count)
 }

@@ -10,9 +10,8 @@ func TestSubject(t *testing.T) {
 	for topic, want := range map[string]string{
 		"orders": "orders", "a.b": "a.b", "a.b.c": "a.b.c", "A-z_09": "A-z_09",
 		".": "%2E", "..": "%2E%2E", ".a": "%2Ea", "a.": "a%2E", "a..b": "a%2E%2Eb",
-		"a...b": "a%2E%2E%2Eb",
-		"*":     "%2A", ">": "%3E", "a.>": "a.%3E", "%": "%25", "%2E": "%252E", "a b": "a%20b", "/": "%2F",
-		"ż": "%C5%BC", "$JS.API": "%24JS.API", "\x00\xff": "%00%FF",
+		"*": "%2A", ">": "%3E", "a.>": "a.%3E", "%": "%25", "%2E": "%252E", "a b": "a%20b",
+		"/": "%2F", "ż": "%C5%BC", "$JS.API": "%24JS.API", "\x00\xff": "%00%FF",
 	} {
 		if got := string(appendSubject([]byte("p."), topic)); got != "p."+want {
 			t.Errorf("%q: %s, want p.%s", topic, got, want)
