@@ -11,6 +11,10 @@ LDFLAGS = -X mbus/internal/shared/command.version=$(VERSION)
 # The systems that make check compiles and vets for, besides its own.
 SYSTEMS = linux/386 darwin/arm64 freebsd/amd64 windows/amd64
 
+# The forwarder is a module of its own, so that nothing else needs the client library of
+# its engine. What checks or tests covers both modules.
+FORWARDER = cmd/forwarder
+
 # How long make torture fuzzes each target.
 FUZZTIME = 10m
 
@@ -23,10 +27,13 @@ UNITS = $(SYSTEMD)/systemd/system
 SYSUSERS = $(SYSTEMD)/sysusers.d
 LOGROTATE = /etc/logrotate.d
 
-.PHONY: all help demo install uninstall test check bench torture clean
+.PHONY: all forwarder help demo install uninstall test check bench torture clean
 
 all: ## build the commands into build/ (the default)
 	go build -ldflags '$(LDFLAGS)' -o build/ ./cmd/broker ./cmd/producer ./cmd/consumer
+
+forwarder: ## build the forwarder into build/ (downloads the client library of NATS)
+	go -C $(FORWARDER) build -ldflags '$(LDFLAGS)' -o ../../build/ .
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +74,10 @@ ifeq ($(shell uname),Linux)
 	install -d "$(DESTDIR)$(UNITS)" "$(DESTDIR)$(SYSUSERS)" "$(DESTDIR)$(LOGROTATE)"
 	install -m 644 build/package/mbus-broker.service build/package/mbus-consumer@.service "$(DESTDIR)$(UNITS)"
 	sed -i 's|/usr/local/bin/mbus-|$(BIN)/mbus-|' "$(DESTDIR)$(UNITS)/mbus-broker.service" "$(DESTDIR)$(UNITS)/mbus-consumer@.service"
+	if test -f build/forwarder; then \
+		install -m 644 build/package/mbus-forwarder.service "$(DESTDIR)$(UNITS)" && \
+		sed -i 's|/usr/local/bin/mbus-|$(BIN)/mbus-|' "$(DESTDIR)$(UNITS)/mbus-forwarder.service"; \
+	fi
 	install -m 644 build/package/mbus.sysusers "$(DESTDIR)$(SYSUSERS)/mbus.conf"
 	@file="$(DESTDIR)$(LOGROTATE)/mbus"; \
 	if test -f "$$file" && ! cmp -s build/package/mbus.logrotate "$$file"; then \
@@ -81,40 +92,48 @@ uninstall: ## remove what make install has installed, with the same PREFIX and D
 	rm -f "$(DESTDIR)$(BIN)/mbus-broker" "$(DESTDIR)$(BIN)/mbus-producer"
 	rm -f "$(DESTDIR)$(BIN)/mbus-consumer" "$(DESTDIR)$(BIN)/mbus-forwarder"
 	rm -f "$(DESTDIR)$(UNITS)/mbus-broker.service" "$(DESTDIR)$(UNITS)/mbus-consumer@.service"
+	rm -f "$(DESTDIR)$(UNITS)/mbus-forwarder.service"
 	rm -f "$(DESTDIR)$(SYSUSERS)/mbus.conf" "$(DESTDIR)$(LOGROTATE)/mbus"
 
 test: ## run every test
 	go test ./...
+	go -C $(FORWARDER) test ./...
 
 check: ## check format, vet for every system, lint, and run every test with the race detector
 	@unformatted=$$(gofmt -l cmd internal); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
 	go vet ./...
+	go -C $(FORWARDER) vet ./...
 	@set -e; for system in $(SYSTEMS); do \
 		export GOOS=$${system%/*} GOARCH=$${system#*/}; \
 		echo "GOOS=$$GOOS GOARCH=$$GOARCH go build ./... && go vet ./..."; \
-		go build ./...; go vet ./...; \
+		for module in . $(FORWARDER); do go -C $$module build ./...; go -C $$module vet ./...; done; \
 	done
 	go run $(STATICCHECK) ./...
+	go -C $(FORWARDER) run $(STATICCHECK) ./...
 	go run $(ACTIONLINT) -shellcheck= -pyflakes= .github/workflows/*.yml
 	@if why=$$(go build -race net 2>&1); then \
-		echo 'go test -race ./...'; go test -race ./...; \
+		echo 'go test -race ./...'; go test -race ./... && go -C $(FORWARDER) test -race ./...; \
 	else \
 		echo "make check leaves out the race detector, which needs cgo and a C compiler: $$(echo "$$why" | tail -n 1)" >&2; \
-		echo 'go test ./...'; go test ./...; \
+		echo 'go test ./...'; go test ./... && go -C $(FORWARDER) test ./...; \
 	fi
 	GOMAXPROCS=1 go test -count=1 ./...
+	GOMAXPROCS=1 go -C $(FORWARDER) test -count=1 ./...
 
 bench: ## measure, beside floors; the table of ratios comes last (about 4 minutes)
 	go test -run '^$$' -bench . -benchtime 0.2s ./internal/...
 	MBUS_BENCH=1 go test -count=1 -v -run 'TestRatios|TestConsumerRatios' ./cmd
+	MBUS_BENCH=1 go -C $(FORWARDER) test -count=1 -v -timeout 30m -run 'TestRatios|TestMemory' .
 
 torture: ## the long campaign of faults and hostile input, with its figures (about an hour)
 	MBUS_TORTURE=1 go test -count=1 -v -timeout 60m ./cmd ./internal/broker ./internal/shared/follow
+	MBUS_TORTURE=1 go -C $(FORWARDER) test -count=1 -v -timeout 60m .
 	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/shared/decoder
 	go test -run '^$$' -fuzz FuzzConnection -fuzztime $(FUZZTIME) ./internal/broker
 	go test -run '^$$' -fuzz FuzzBus -fuzztime $(FUZZTIME) ./internal/broker
 	go test -run '^$$' -fuzz FuzzUnescape -fuzztime $(FUZZTIME) ./internal/shared/escape
 	go test -run '^$$' -fuzz FuzzBus -fuzztime $(FUZZTIME) ./internal/consumer
+	go -C $(FORWARDER) test -run '^$$' -fuzz FuzzSubject -fuzztime $(FUZZTIME) .
 
 clean: ## remove the built commands
-	rm -f build/broker build/producer build/consumer
+	rm -f build/broker build/producer build/consumer build/forwarder

@@ -125,6 +125,7 @@ func TestInstall(t *testing.T) {
 		if runtime.GOOS == "linux" {
 			want[systemd+"/systemd/system/mbus-broker.service"] = 0o644
 			want[systemd+"/systemd/system/mbus-consumer@.service"] = 0o644
+			want[systemd+"/systemd/system/mbus-forwarder.service"] = 0o644
 			want[systemd+"/sysusers.d/mbus.conf"] = 0o644
 			want["/etc/logrotate.d/mbus"] = 0o644
 		}
@@ -132,7 +133,7 @@ func TestInstall(t *testing.T) {
 		if got := release.files(); !maps.Equal(got, want) {
 			t.Errorf("%s: installed are\n%v, want\n%v", prefix, got, want)
 		}
-		for _, unit := range []string{"broker", "consumer@"} {
+		for _, unit := range []string{"broker", "consumer@", "forwarder"} {
 			path := release.path("dest" + systemd + "/systemd/system/mbus-" + unit + ".service")
 			text, err := os.ReadFile(path)
 			line := "\nExecStart=" + prefix + "/bin/mbus-" + strings.TrimSuffix(unit, "@") + " "

@@ -62,6 +62,7 @@ func TestUnits(t *testing.T) {
 	for _, unit := range []struct{ file, instance string }{
 		{"mbus-broker.service", "mbus-broker.service"},
 		{"mbus-consumer@.service", "mbus-consumer@orders.service"},
+		{"mbus-forwarder.service", "mbus-forwarder.service"},
 	} {
 		text, err := os.ReadFile("../build/package/" + unit.file)
 		if err != nil {

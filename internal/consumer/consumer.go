@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"runtime"
 	"slices"
@@ -17,6 +16,7 @@ import (
 
 	"mbus/internal/apiv1"
 	"mbus/internal/shared/follow"
+	"mbus/internal/shared/logline"
 )
 
 // saveInterval is how often the position is saved while messages are delivered to a
@@ -225,21 +225,10 @@ func (consumer *Consumer) findEnd() (err error) {
 
 // seek goes to where -from says.
 func (consumer *Consumer) seek() error {
-	if consumer.config.From != End {
-		return consumer.log.Seek(follow.Position{})
+	if consumer.config.From == End {
+		return consumer.log.SeekEnd()
 	}
-	for {
-		position, err := consumer.log.End()
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		if err == nil {
-			err = consumer.log.Seek(position)
-		}
-		if !errors.Is(err, follow.ErrLost) { // the log may be truncated in between
-			return err
-		}
-	}
+	return consumer.log.Seek(follow.Position{})
 }
 
 // restart goes on where -from says after the position was lost.
@@ -321,14 +310,14 @@ func (consumer *Consumer) save() error {
 // take delivers the message of a line, if it has one that is wanted.
 func (consumer *Consumer) take(ctx context.Context, line []byte) error {
 	consumer.moved = true
-	parts, found := parse(line)
+	parts, found := logline.Parse(line)
 	if !found {
-		if isTorn(line) {
+		if logline.IsTorn(line) {
 			consumer.skip(line, "it is torn")
 		}
 		return nil
 	}
-	if len(consumer.wanted) > 0 && !consumer.wanted[string(parts.topic)] {
+	if len(consumer.wanted) > 0 && !consumer.wanted[string(parts.Topic)] {
 		return nil
 	}
 	if err := consumer.message.unescape(parts); err != nil {
@@ -345,9 +334,9 @@ func (consumer *Consumer) take(ctx context.Context, line []byte) error {
 	return nil
 }
 
-// skip reports a line that is not delivered, up to where its data can begin, which may
-// have been changed.
+// skip reports a line that is not delivered, up to where its data can begin: that may have
+// been changed.
 func (consumer *Consumer) skip(line []byte, why string) {
-	const shown = stampSize + len(opening) + len(between)
+	const shown = len("2024/06/02 10:39:55 Received new message from topic '': '")
 	consumer.config.Report(fmt.Sprintf("skipped a line: %s: %q", why, line[:min(len(line), shown)]))
 }

@@ -368,6 +368,23 @@ func (follower *Follower) End() (Position, error) {
 	}
 }
 
+// SeekEnd makes the first line after the log's last the next, even if there is no log
+// yet.
+func (follower *Follower) SeekEnd() error {
+	for {
+		position, err := follower.End()
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		if err == nil {
+			err = follower.Seek(position)
+		}
+		if !errors.Is(err, ErrLost) { // the log may be truncated in between
+			return err
+		}
+	}
+}
+
 // Sync makes the log durable up to the position of every line that Next has
 // returned. After an error every call returns it: what was not written may be gone.
 func (follower *Follower) Sync() error {

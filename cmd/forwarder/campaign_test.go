@@ -1,0 +1,321 @@
+//go:build unix
+
+package main_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"mbus/internal/shared/bustest"
+)
+
+// The forwarder is killed at random moments under load, while the log is rotated.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	killUnderLoad(engine, source)
+	finish(engine, source, stream)
+	compare(t, stream, source.count)
+}
+
+// The same, while a worker takes the messages out of the stream.
+func TestKillWorkQueue(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy})
+	worker := work(t, stream)
+	killUnderLoad(engine, source)
+	finish(engine, source, stream)
+	worker.compare(t, source.count)
+}
+
+// killUnderLoad kills forwarders, one after the other.
+func killUnderLoad(engine *engine, source *source) {
+	engine.t.Helper()
+	stop := source.load()
+	kills := longOrShort(200, 20)
+	for range kills {
+		process := engine.forward(source)
+		time.Sleep(rand.N(400 * time.Millisecond)) // the moment
+		process.kill()
+	}
+	stop()
+	engine.t.Logf("%d kills of the forwarder: %d messages", kills, source.count)
+}
+
+// finish forwards the rest.
+func finish(engine *engine, source *source, stream jetstream.Stream) {
+	engine.t.Helper()
+	process := engine.forward(source)
+	await(engine.t, stream, source.count, process)
+	process.stop()
+}
+
+// SIGTERM under load ends the forwarder with status 0, and leaves nothing open.
+func TestTerminate(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	stop := source.load()
+	stops := longOrShort(100, 10)
+	for range stops {
+		process := engine.forward(source)
+		bustest.Until(t, "a state", func() bool { _, pending := source.sequence(); return pending })
+		time.Sleep(rand.N(100 * time.Millisecond)) // the moment
+		process.stop()
+		sequence, pending := source.sequence()
+		if state, _ := state(stream); pending || state.LastSeq != sequence {
+			t.Fatalf("the stream ends at %d, the state has %d, pending: %v",
+				state.LastSeq, sequence, pending)
+		}
+	}
+	stop()
+	finish(engine, source, stream)
+	compare(t, stream, source.count)
+	t.Logf("%d stops: %d messages", stops, source.count)
+}
+
+// The server is killed at random moments under load, and started again.
+func TestKillEngine(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	stop := source.load()
+	process := engine.forward(source)
+	kills := longOrShort(50, 5)
+	for range kills {
+		sequence, _ := source.sequence()
+		bustest.Until(t, "progress", func() bool { now, _ := source.sequence(); return now > sequence })
+		time.Sleep(rand.N(200 * time.Millisecond)) // the moment
+		engine.process.kill()
+		engine.start()
+	}
+	stop()
+	await(t, stream, source.count, process)
+	process.stop("; trying again", ": back after ")
+	compare(t, stream, source.count)
+	t.Logf("%d kills of the server: %d messages", kills, source.count)
+}
+
+// The connection is cut at random moments under load.
+func TestCut(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	proxy := newProxy(t, engine, func([]byte) {})
+	stop := source.load()
+	process := engine.forward(source, "-url", proxy.url)
+	cuts := longOrShort(50, 5)
+	for range cuts {
+		sequence, _ := source.sequence()
+		bustest.Until(t, "progress", func() bool { now, _ := source.sequence(); return now > sequence })
+		time.Sleep(rand.N(100 * time.Millisecond)) // the moment
+		proxy.cut()
+	}
+	stop()
+	await(t, stream, source.count, process)
+	process.stop("; trying again", ": back after ")
+	compare(t, stream, source.count)
+	t.Logf("%d cut connections: %d messages", cuts, source.count)
+}
+
+// A server that is halted in the middle of a batch, and goes on later, may take it while
+// the next session is looking at the stream.
+func TestHalt(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	stop := source.load()
+	process := engine.forward(source, "-timeout", "500ms")
+	halts := longOrShort(10, 2)
+	for range halts {
+		sequence, _ := source.sequence()
+		bustest.Until(t, "progress", func() bool { now, _ := source.sequence(); return now > sequence })
+		time.Sleep(rand.N(100 * time.Millisecond)) // the moment
+		engine.process.command.Process.Signal(syscall.SIGSTOP)
+		time.Sleep(time.Second + rand.N(time.Second)) // longer than the forwarder waits
+		engine.process.command.Process.Signal(syscall.SIGCONT)
+	}
+	stop()
+	await(t, stream, source.count, process)
+	process.stop("; trying again", ": back after ")
+	compare(t, stream, source.count)
+	t.Logf("%d halts of the server: %d messages", halts, source.count)
+}
+
+// While the engine is away the log grows. One line says so, and one that it is back.
+func TestAway(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	process := engine.forward(source)
+	stop := source.load()
+	bustest.Until(t, "progress", func() bool { sequence, _ := source.sequence(); return sequence > 0 })
+	engine.process.kill()
+	time.Sleep(time.Duration(longOrShort(60, 4)) * time.Second) // how long it is away
+	engine.start()
+	stop()
+	await(t, stream, source.count, process)
+	process.stop("; trying again", ": back after ")
+	compare(t, stream, source.count)
+	said := process.stderr.String()
+	lines := strings.Split(strings.TrimSuffix(said, "\n"), "\n")
+	if len(lines) != 2 || !strings.Contains(lines[0], engine.url) ||
+		!strings.HasSuffix(lines[0], "; trying again") || !strings.Contains(lines[1], ": back after ") {
+		t.Errorf("it said:\n%s", said)
+	}
+}
+
+// The leader of a replicated stream is killed under load, and started again.
+func TestCluster(t *testing.T) {
+	if !torture {
+		t.Skip("three servers are for the long campaign")
+	}
+	engines := newCluster(t)
+	source := newSource(t)
+	stream := engines[0].stream(jetstream.StreamConfig{Replicas: len(engines)})
+	urls := make([]string, len(engines))
+	for i, engine := range engines {
+		urls[i] = engine.url
+	}
+	stop := source.load()
+	process := engines[0].forward(source, "-url", strings.Join(urls, ","))
+	const kills = 20
+	for range kills {
+		sequence, _ := source.sequence()
+		bustest.Until(t, "progress", func() bool { now, _ := source.sequence(); return now > sequence })
+		time.Sleep(rand.N(200 * time.Millisecond)) // the moment
+		leader := leaderOf(t, stream, engines)
+		leader.process.kill()
+		leader.start()
+		bustest.Until(t, "three replicas", func() bool {
+			cluster := clusterOf(stream)
+			return cluster.Leader != "" && len(cluster.Replicas) == len(engines)-1 &&
+				cluster.Replicas[0].Current && cluster.Replicas[1].Current
+		})
+	}
+	stop()
+	await(t, stream, source.count, process)
+	process.stop("; trying again", ": back after ")
+	compare(t, stream, source.count)
+	t.Logf("%d kills of the leader of three: %d messages", kills, source.count)
+}
+
+// newCluster starts three servers that know each other.
+func newCluster(t *testing.T) []*engine {
+	t.Helper()
+	var addresses, routes []string
+	for range 3 {
+		address := bustest.FreeAddress(t)
+		addresses = append(addresses, address)
+		routes = append(routes, fmt.Sprintf("%q", "nats://"+address))
+	}
+	var engines []*engine
+	for i, address := range addresses {
+		engine := prepareEngine(t, "", fmt.Sprintf(
+			"server_name: s%d\ncluster { name: c, listen: %q, routes: [%s] }",
+			i, address, strings.Join(routes, ", ")))
+		engine.launch()
+		engines = append(engines, engine)
+	}
+	bustest.Until(t, "a server that listens", func() bool {
+		return strings.Contains(engines[0].process.stderr.String(), "Server is ready")
+	})
+	client := engines[0].jetStream()
+	bustest.Until(t, "a leader of the cluster", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := client.AccountInfo(ctx)
+		return err == nil
+	})
+	return engines
+}
+
+// leaderOf returns the server that leads a stream.
+func leaderOf(t *testing.T, stream jetstream.Stream, engines []*engine) (leader *engine) {
+	t.Helper()
+	bustest.Until(t, "a leader of the stream", func() bool {
+		name := clusterOf(stream).Leader
+		if name != "" {
+			leader = engines[name[1]-'0']
+		}
+		return name != ""
+	})
+	return leader
+}
+
+// clusterOf returns where a stream is; the zero value while nobody says so.
+func clusterOf(stream jetstream.Stream) jetstream.ClusterInfo {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return jetstream.ClusterInfo{}
+	}
+	return *info.Cluster
+}
+
+// proxy passes connections on to a server, until it cuts them.
+type proxy struct {
+	url string
+	cut func()
+}
+
+// newProxy starts a proxy, which changes what the server sends.
+func newProxy(t *testing.T, engine *engine, change func(text []byte)) *proxy {
+	t.Helper()
+	listener := bustest.Listen(t)
+	connections := make(chan net.Conn, 1000)
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", strings.TrimPrefix(engine.url, "nats://"))
+			if err != nil {
+				client.Close()
+				continue
+			}
+			connections <- client
+			connections <- server
+			go pass(server, client, func([]byte) {})
+			go pass(client, server, change)
+		}
+	}()
+	cut := func() {
+		for {
+			select {
+			case connection := <-connections:
+				connection.(*net.TCPConn).SetLinger(0)
+				connection.Close()
+			default:
+				return
+			}
+		}
+	}
+	t.Cleanup(cut)
+	return &proxy{url: "nats://" + listener.Addr().String(), cut: cut}
+}
+
+// pass passes bytes on, as change leaves them, until one of the connections ends.
+func pass(to, from net.Conn, change func(text []byte)) {
+	defer to.Close()
+	buffer := make([]byte, 64<<10)
+	for {
+		count, err := from.Read(buffer)
+		change(buffer[:count])
+		if _, writeErr := to.Write(buffer[:count]); err != nil || writeErr != nil {
+			return
+		}
+	}
+}

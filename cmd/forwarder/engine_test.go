@@ -1,0 +1,343 @@
+//go:build unix
+
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"mbus/internal/shared/bustest"
+)
+
+// The engine for the tests, and its command line for the README's.
+const (
+	serverModule = "github.com/nats-io/nats-server/v2@v2.15.2"
+	toolModule   = "github.com/nats-io/natscli/nats@v0.5.1"
+)
+
+// installed returns the path of a command that is on the PATH, if isGood says so, or has
+// been installed into the cache of the tests. It skips the test where that can't be done.
+func installed(t *testing.T, name, module string, isGood func(path string) bool) string {
+	t.Helper()
+	installing.Lock()
+	defer installing.Unlock()
+	if path, err := exec.LookPath(name); err == nil && isGood(path) {
+		return path
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Skipf("NOT TESTED: there is no %s: %v", name, err)
+	}
+	_, version, _ := strings.Cut(module, "@")
+	directory := filepath.Join(cache, "mbus-test", name+"-"+version)
+	path := filepath.Join(directory, name)
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	installation := exec.Command("go", "install", module)
+	installation.Env = append(os.Environ(), "GOBIN="+directory, "GOFLAGS=")
+	if output, err := installation.CombinedOutput(); err != nil {
+		t.Skipf("NOT TESTED: there is no %s, and go install %s: %v\n%s", name, module, err, output)
+	}
+	return path
+}
+
+var installing sync.Mutex // tests run in parallel
+
+// serverPath returns the path of a nats-server that takes atomic batches.
+func serverPath(t *testing.T) string {
+	t.Helper()
+	return installed(t, "nats-server", serverModule, func(path string) bool {
+		output, err := exec.Command(path, "-v").Output()
+		version := regexp.MustCompile(`v(\d+)\.(\d+)\.`).FindSubmatch(output)
+		if err != nil || version == nil {
+			return false
+		}
+		major, _ := strconv.Atoi(string(version[1]))
+		minor, _ := strconv.Atoi(string(version[2]))
+		return major > 2 || major == 2 && minor >= 12
+	})
+}
+
+// engine is a nats-server on a free port of the loopback interface.
+type engine struct {
+	t       *testing.T
+	path    string
+	config  string // file
+	url     string
+	process *process
+}
+
+// newEngine starts a server with the default configuration.
+func newEngine(t *testing.T) *engine {
+	t.Helper()
+	engine := prepareEngine(t, "", "")
+	engine.start()
+	return engine
+}
+
+// prepareEngine returns a server, not started. Its configuration has jetStream in the part
+// of JetStream, and others beside that.
+func prepareEngine(t *testing.T, jetStream, others string) *engine {
+	t.Helper()
+	address := bustest.FreeAddress(t)
+	directory := t.TempDir()
+	engine := &engine{t: t, path: serverPath(t), config: filepath.Join(directory, "config"),
+		url: "nats://" + address}
+	text := fmt.Sprintf("listen: %q\njetstream { store_dir: %q\n%s }\n%s\n",
+		address, filepath.Join(directory, "store"), jetStream, others)
+	if err := os.WriteFile(engine.config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return engine
+}
+
+// start starts the server, and waits until it listens.
+func (engine *engine) start() {
+	engine.t.Helper()
+	engine.launch()
+	bustest.Until(engine.t, "a server that listens", func() bool {
+		return strings.Contains(engine.process.stderr.String(), "Server is ready")
+	})
+}
+
+// launch starts the server.
+func (engine *engine) launch() {
+	engine.t.Helper()
+	engine.process = start(engine.t, engine.path, "-c", engine.config)
+}
+
+// jetStream returns a client of the server, which reconnects.
+func (engine *engine) jetStream(options ...nats.Option) jetstream.JetStream {
+	engine.t.Helper()
+	connection := engine.connect(options...)
+	client, err := jetstream.New(connection, jetstream.WithDefaultTimeout(bustest.Patience))
+	if err != nil {
+		engine.t.Fatal(err)
+	}
+	return client
+}
+
+func (engine *engine) connect(options ...nats.Option) *nats.Conn {
+	engine.t.Helper()
+	options = append(options, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
+		nats.Timeout(bustest.Patience))
+	connection, err := nats.Connect(engine.url, options...)
+	if err != nil {
+		engine.t.Fatal(err)
+	}
+	engine.t.Cleanup(connection.Close)
+	return connection
+}
+
+// stream makes the stream ORDERS. The config says what is special about it.
+func (engine *engine) stream(config jetstream.StreamConfig) jetstream.Stream {
+	engine.t.Helper()
+	if config.Name == "" {
+		config.Name = "ORDERS"
+	}
+	if config.Subjects == nil {
+		config.Subjects = []string{"mbus.>"}
+	}
+	config.AllowAtomicPublish, config.AllowDirect = true, true
+	stream, err := engine.jetStream().CreateStream(engine.t.Context(), config)
+	if err != nil {
+		engine.t.Fatal(err)
+	}
+	return stream
+}
+
+// forward starts a forwarder of a source into the stream ORDERS.
+func (engine *engine) forward(source *source, arguments ...string) *process {
+	engine.t.Helper()
+	usual := []string{"-log", source.path, "-state", source.path + "_state",
+		"-stream", "ORDERS", "-url", engine.url, "-timeout", "10s"}
+	return start(engine.t, forwarder, append(usual, arguments...)...)
+}
+
+// state returns the state of a stream, or false while the server does not answer.
+func state(stream jetstream.Stream) (jetstream.StreamState, bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return jetstream.StreamState{}, false
+	}
+	return info.State, true
+}
+
+// await waits until the stream ends at count. There is no limit while it grows.
+func await(t *testing.T, stream jetstream.Stream, count int, process *process) {
+	t.Helper()
+	awaitCount(t, count, process, func() uint64 {
+		state, _ := state(stream)
+		return state.LastSeq
+	})
+}
+
+// awaitPlace waits until the state of a source is at count. There is no limit while the
+// state moves.
+func awaitPlace(t *testing.T, source *source, count int, process *process) {
+	t.Helper()
+	awaitCount(t, count, process, func() uint64 {
+		sequence, _ := source.sequence()
+		return sequence
+	})
+}
+
+func awaitCount(t *testing.T, count int, process *process, current func() uint64) {
+	t.Helper()
+	const patience = 2 * bustest.Patience
+	deadline, before := time.Now().Add(patience), uint64(0)
+	for {
+		now := current()
+		switch {
+		case now == uint64(count):
+			return
+		case now > uint64(count):
+			t.Fatalf("it is at %d, want %d", now, count)
+		case now > before:
+			deadline, before = time.Now().Add(patience), now
+		case time.Now().After(deadline):
+			t.Fatalf("it stays at %d, want %d; the forwarder said:\n%s", before, count, process.stderr)
+		}
+		select {
+		case <-process.ended:
+			if current() != uint64(count) {
+				t.Fatalf("the forwarder ended at %d, want %d; it said:\n%s", before, count, process.stderr)
+			}
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// compare fails the test unless the stream has exactly the messages of the log, each once
+// and in order. It may have removed those before its first.
+func compare(t *testing.T, stream jetstream.Stream, count int) {
+	t.Helper()
+	state, answered := state(stream)
+	if !answered || state.LastSeq != uint64(count) {
+		t.Fatalf("the stream ends at %d, want %d", state.LastSeq, count)
+	}
+	consumer, err := stream.OrderedConsumer(t.Context(), jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer messages.Stop()
+	timer := time.AfterFunc(6*bustest.Patience, messages.Stop)
+	defer timer.Stop()
+	for sequence := state.FirstSeq; state.Msgs > 0 && sequence <= state.LastSeq; sequence++ {
+		message, err := messages.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		compareMessage(t, message, sequence)
+	}
+}
+
+// compareMessage fails the test unless message is that of the log with its sequence.
+func compareMessage(t *testing.T, message jetstream.Msg, sequence uint64) {
+	t.Helper()
+	metadata, err := message.Metadata()
+	if err != nil || metadata.Sequence.Stream != sequence {
+		t.Fatalf("after %d comes %+v, %v", sequence-1, metadata, err)
+	}
+	_, subject, data := content(int(sequence - 1))
+	if message.Subject() != "mbus."+subject || !bytes.Equal(message.Data(), data) {
+		t.Fatalf("message %d is for %s: %.50q, want for %s: %.50q",
+			sequence, message.Subject(), message.Data(), subject, data)
+	}
+}
+
+// publish publishes a message that is not from the log.
+func (engine *engine) publish(subject, data string) {
+	engine.t.Helper()
+	if _, err := engine.jetStream().Publish(engine.t.Context(), subject, []byte(data)); err != nil {
+		engine.t.Fatal(err)
+	}
+}
+
+// worker takes the messages of a work queue, each of which is removed then.
+type worker struct {
+	mutex    sync.Mutex
+	received map[uint64]jetstream.Msg // by sequence
+}
+
+// work starts a worker on a stream. It goes on until the test ends.
+func work(t *testing.T, stream jetstream.Stream) *worker {
+	t.Helper()
+	consumer, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{
+		Durable: "worker", AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	worker := &worker{received: make(map[uint64]jetstream.Msg)}
+	consuming, err := consumer.Consume(func(message jetstream.Msg) {
+		if metadata, err := message.Metadata(); err == nil {
+			worker.mutex.Lock()
+			worker.received[metadata.Sequence.Stream] = message
+			worker.mutex.Unlock()
+		}
+		message.Ack()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(consuming.Stop)
+	return worker
+}
+
+// compare fails the test unless the worker has received exactly the messages of the log.
+func (worker *worker) compare(t *testing.T, count int) {
+	t.Helper()
+	received := func() int {
+		worker.mutex.Lock()
+		defer worker.mutex.Unlock()
+		return len(worker.received)
+	}
+	bustest.Until(t, "all messages at the worker", func() bool { return received() >= count })
+	for sequence := uint64(1); sequence <= uint64(count); sequence++ {
+		message := worker.received[sequence]
+		if message == nil {
+			t.Fatalf("%d messages received, want %d, and not message %d", received(), count, sequence)
+		}
+		compareMessage(t, message, sequence)
+	}
+}
+
+// note returns the sequence of a source's state.
+func (source *source) sequence() (sequence uint64, pending bool) {
+	text, err := os.ReadFile(source.path + "_state")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		source.t.Error(err)
+	}
+	var newest int
+	for _, line := range regexp.MustCompile(`save (\d+) .*sequence (\d+) message \w+( pending)?`).
+		FindAllSubmatch(text, -1) {
+		save, _ := strconv.Atoi(string(line[1]))
+		if save >= newest {
+			newest, pending = save, len(line[3]) > 0
+			json.Unmarshal(line[2], &sequence)
+		}
+	}
+	return sequence, pending
+}

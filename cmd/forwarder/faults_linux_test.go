@@ -1,0 +1,145 @@
+package main_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// traced starts a forwarder under strace, which writes the trace into a file. The tracer
+// is a process beside (-D), so that signals come to the forwarder.
+func traced(engine *engine, source *source, options ...string) (process *process, trace string) {
+	engine.t.Helper()
+	trace = filepath.Join(engine.t.TempDir(), "trace")
+	strace, err := exec.LookPath("strace")
+	if err == nil {
+		err = exec.Command(strace, "-D", "-o", trace, "true").Run()
+	}
+	if err != nil {
+		engine.t.Skipf("NOT TESTED: strace can't trace here: %v", err)
+	}
+	arguments := append([]string{"-D", "-f", "-y", "-s", "4096", "-o", trace}, options...)
+	arguments = append(arguments, forwarder, "-log", source.path, "-state", source.path+"_state",
+		"-stream", "ORDERS", "-url", engine.url)
+	return start(engine.t, strace, arguments...), trace
+}
+
+// Before a message is sent, the log is made durable with it.
+func TestSyncBeforeSending(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	process, trace := traced(engine, source, "-e", "trace=pread64,fdatasync,write")
+	const count = 10
+	for number := range count {
+		fmt.Fprintf(source.file, "%s", appendLine(nil, "orders", fmt.Appendf(nil, "marker-%d-", number)))
+		await(t, stream, number+1, process)
+	}
+	process.stop()
+	text, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := strings.Split(string(text), "\n")
+	find := func(first int, pattern string) int {
+		at := slices.IndexFunc(events[first:], regexp.MustCompile(pattern).MatchString)
+		if at < 0 {
+			t.Fatalf("after event %d there is no %s", first, pattern)
+		}
+		return first + at
+	}
+	for number := range count {
+		sent := find(0, fmt.Sprintf(`write\(.*HPUB .*marker-%d-`, number))
+		read := find(0, fmt.Sprintf(`pread64.*marker-%d-`, number))
+		synced := find(read, `fdatasync(\(\d+<`+regexp.QuoteMeta(source.path)+`>\)| resumed>\)) += 0`)
+		if synced > sent {
+			t.Errorf("message %d: read as event %d, synced as %d, sent as %d", number, read, synced, sent)
+		}
+	}
+}
+
+// If the log can't be made durable, nothing is sent.
+func TestSyncFails(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(10)
+	process, _ := traced(engine, source, "-e", "inject=fdatasync:error=EIO")
+	process.expect(1, source.path+": input/output error")
+	if state, _ := state(stream); state.LastSeq != 0 {
+		t.Errorf("the stream has %d messages", state.LastSeq)
+	}
+}
+
+// Resident memory stays under 64 MiB and three times the longest line, while messages are
+// sent, and while they are compared with the stream's.
+func TestMemory(t *testing.T) {
+	if buildFlags != nil {
+		t.Skip("the race detector takes memory of its own")
+	}
+	t.Parallel()
+	const mib = 1 << 20
+	for _, test := range []struct {
+		name string
+		data string
+		many int
+	}{
+		{"small ones", strings.Repeat("x", 128), longOrShort(1_000_000, 20_000)},
+		{"64 KiB each", strings.Repeat("x", 64<<10), longOrShort(5000, 200)},
+		{"900 KiB each", strings.Repeat("x", 900<<10), longOrShort(100, 10)},
+		{"16 MiB each", strings.Repeat("x", 16*mib), longOrShort(10, 1)},
+		{"16 MiB each, all escaped", strings.Repeat("\x00", 16*mib), longOrShort(10, 1)},
+		{"30 MiB each", strings.Repeat("x", 30*mib), longOrShort(10, 1)},
+	} {
+		engine, source := prepareEngine(t, "", "max_payload: 64MB\nmax_pending: 256MB"), newSource(t)
+		engine.start()
+		stream := engine.stream(jetstream.StreamConfig{})
+		line := appendLine(nil, "orders", []byte(test.data))
+		source.file.Write(line)
+		process := engine.forward(source)
+		await(t, stream, 1, process)
+		awaitPlace(t, source, 1, process)
+		process.kill()
+		stale := source.readState()
+		for range test.many {
+			if _, err := source.file.Write(line); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var peaks [2]int
+		for i := range peaks {
+			source.writeState(stale)
+			process := engine.forward(source)
+			awaitPlace(t, source, test.many+1, process)
+			peaks[i] = peakMemory(t, process)
+			process.kill()
+		}
+		engine.process.kill()
+		bound := 64*mib + 3*len(line)
+		t.Logf("%d messages, %s: %d MiB while sending, %d MiB while comparing, of %d",
+			test.many, test.name, peaks[0]/mib, peaks[1]/mib, bound/mib)
+		if max(peaks[0], peaks[1]) > bound {
+			t.Errorf("%s: %d bytes, must be at most %d", test.name, peaks, bound)
+		}
+	}
+}
+
+// peakMemory returns the largest resident memory that a process has had, in bytes.
+func peakMemory(t *testing.T, process *process) int {
+	t.Helper()
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", process.command.Process.Pid))
+	line := regexp.MustCompile(`VmHWM:\s*(\d+) kB`).FindSubmatch(status)
+	if line == nil {
+		t.Fatal("the forwarder has ended, so its memory is unknown")
+	}
+	kib, _ := strconv.Atoi(string(line[1]))
+	return kib << 10
+}

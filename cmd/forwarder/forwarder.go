@@ -1,0 +1,86 @@
+// Command forwarder carries the messages of an mbus broker's log into a stream of NATS
+// JetStream, each once and in order. See forwarder -h.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"mbus/internal/shared/command"
+	"mbus/internal/shared/follow"
+)
+
+// garbage is how much memory, in percent of what is in use, may be garbage before the next
+// collection: the buffers of a long line are large.
+const garbage = 10
+
+func main() {
+	os.Exit(run(os.Args, os.Stdout, os.Stderr))
+}
+
+// run is the command, whose arguments begin with its name. It returns the exit status: 0
+// after a signal to stop, 1 if it can't go on, 2 if the arguments are wrong.
+func run(arguments []string, stdout, stderr io.Writer) int {
+	signal.Ignore(syscall.SIGPIPE) // that nobody reads what it reports is no reason to stop
+	ctx := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	flags := flag.NewFlagSet(command.Name(arguments[0]), flag.ContinueOnError)
+	config := new(config)
+	config.define(flags)
+	if status, done := command.Parse(flags, usage(), arguments[1:], stdout, stderr); done {
+		return status
+	}
+	if err := config.validate(); err != nil {
+		return command.UsageError(flags, err, stderr)
+	}
+	debug.SetGCPercent(garbage)
+	report := func(line string) { command.Say(stderr, flags.Name(), line) }
+	if err := forward(ctx, config, report); err != nil {
+		report(err.Error())
+		return command.Failure
+	}
+	return command.Success
+}
+
+// usage returns what -h prints besides the flags.
+func usage() *command.Usage {
+	return &command.Usage{
+		Synopsis: "-log FILE -state FILE -stream NAME [flags]",
+		Order: []string{
+			"log", "state", "stream", "prefix", "url", "creds", "ca", "from", "timeout",
+		},
+		Statuses: []string{
+			"stopped by a signal",
+			"it can't go on; one line says why, and what to do",
+			"wrong arguments; one line says what would be right",
+		},
+		Examples: []string{
+			"NAME -log mbus.log -state forwarder.state -stream ORDERS",
+			"NAME -log mbus.log -state HOST1.state -stream HOST1 -prefix mbus.host1. -url tls://nats:4222",
+		},
+	}
+}
+
+// forward forwards until ctx ends, or something is wrong that an operator must know.
+func forward(ctx context.Context, config *config, report func(string)) error {
+	if err := config.setClient(); err != nil {
+		return err
+	}
+	state, err := follow.OpenState(config.state, "forwarder")
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	log := follow.New(config.log)
+	defer log.Close()
+	forwarder := &forwarder{config: config, report: report, log: log, state: state}
+	if err := forwarder.load(); err != nil {
+		return fmt.Errorf("%s: %w", config.state, err)
+	}
+	return forwarder.run(ctx)
+}

@@ -1,0 +1,245 @@
+//go:build unix
+
+// Package main_test runs the real forwarder with a real nats-server.
+package main_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"mbus/internal/shared/bustest"
+	"mbus/internal/shared/escape"
+)
+
+// forwarder is the command under test.
+var forwarder string
+
+// torture selects the long form of the campaign. make torture sets the variable; all
+// other tests are the same in both forms.
+var torture = os.Getenv("MBUS_TORTURE") != ""
+
+// longOrShort returns the number for the form of the campaign that runs.
+func longOrShort(long, short int) int {
+	if torture {
+		return long
+	}
+	return short
+}
+
+func TestMain(m *testing.M) {
+	os.Exit(buildAndRun(m))
+}
+
+func buildAndRun(m *testing.M) int {
+	// A program with the race detector sleeps before it exits, unless told not to.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
+	directory, err := os.MkdirTemp("", "mbus")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(directory)
+	forwarder = filepath.Join(directory, "forwarder")
+	arguments := append([]string{"build", "-o", forwarder}, buildFlags...)
+	if output, err := exec.Command("go", append(arguments, ".")...).CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%v\n%s", err, output)
+		return 1
+	}
+	flag.Parse()
+	flag.Set("test.parallel", "6") // the tests wait more than they work
+	return m.Run()
+}
+
+// process is a command that runs.
+type process struct {
+	t       *testing.T
+	command *exec.Cmd
+	stderr  *bustest.Record
+	ended   chan struct{} // closed when it has ended
+}
+
+// start starts a command. It is killed when the test ends.
+func start(t *testing.T, name string, arguments ...string) *process {
+	t.Helper()
+	return startCommand(t, exec.Command(name, arguments...))
+}
+
+// startCommand is start for a command that is prepared.
+func startCommand(t *testing.T, command *exec.Cmd) *process {
+	t.Helper()
+	process := &process{t, command, &bustest.Record{}, make(chan struct{})}
+	command.Stderr = process.stderr
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		command.Wait()
+		close(process.ended)
+	}()
+	t.Cleanup(process.kill)
+	return process
+}
+
+// kill kills the process, and returns when it has ended.
+func (process *process) kill() {
+	process.command.Process.Kill()
+	<-process.ended
+}
+
+// expect fails the test unless the process ends with status, and with want in what it said.
+func (process *process) expect(status int, want ...string) {
+	process.t.Helper()
+	select {
+	case <-process.ended:
+	case <-time.After(2 * bustest.Patience):
+		process.kill()
+		process.t.Fatalf("it did not end; it said:\n%s", process.stderr)
+	}
+	said := process.stderr.String()
+	if got := process.command.ProcessState.ExitCode(); got != status {
+		process.t.Fatalf("status %d, want %d; it said:\n%s", got, status, said)
+	}
+	for _, text := range want {
+		if !strings.Contains(said, text) {
+			process.t.Errorf("it said:\n%s\nwant in it: %s", said, text)
+		}
+	}
+	if status == 0 && len(want) == 0 && said != "" {
+		process.t.Errorf("it said:\n%s", said)
+	}
+}
+
+// stop ends the process by SIGTERM and expects status 0, and nothing said but want.
+func (process *process) stop(want ...string) {
+	process.t.Helper()
+	process.command.Process.Signal(syscall.SIGTERM)
+	process.expect(0, want...)
+}
+
+// says waits until the process has said text.
+func (process *process) says(text string) {
+	process.t.Helper()
+	bustest.Until(process.t, "the words "+text, func() bool {
+		select {
+		case <-process.ended:
+			process.t.Fatalf("it ended, and said:\n%s\nwant: %s", process.stderr, text)
+		default:
+		}
+		return strings.Contains(process.stderr.String(), text)
+	})
+}
+
+// source is a log that the test writes, as a broker does.
+type source struct {
+	t       *testing.T
+	path    string
+	file    *os.File
+	count   int // of messages in it
+	rotated int // how often
+}
+
+func newSource(t *testing.T) *source {
+	t.Helper()
+	source := &source{t: t, path: filepath.Join(t.TempDir(), "mbus.log")}
+	source.open()
+	t.Cleanup(func() { source.file.Close() })
+	return source
+}
+
+func (source *source) open() {
+	source.t.Helper()
+	file, err := os.OpenFile(source.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		source.t.Fatal(err)
+	}
+	source.file = file
+}
+
+// topics are of each kind, with their subjects.
+var topics = [...]struct{ name, subject string }{
+	{"orders", "orders"}, {"orders.eu", "orders.eu"}, {".a..b.", "%2Ea%2E%2Eb%2E"}, {"it's", "it%27s"},
+	{"a b*>%", "a%20b%2A%3E%25"}, {"żółw", "%C5%BC%C3%B3%C5%82w"}, {`\n`, "%5Cn"}, {"_-9Z", "_-9Z"},
+}
+
+// content returns the message of a number, from 0: its topic, its subject, and data of any
+// bytes.
+func content(number int) (topic, subject string, data []byte) {
+	random := rand.New(rand.NewPCG(1, uint64(number)))
+	data = fmt.Appendf(nil, "%d ", number)
+	for range random.IntN(12) {
+		data = binary.LittleEndian.AppendUint64(data, random.Uint64())
+	}
+	if number%1000 == 999 {
+		data = append(data, bytes.Repeat([]byte{byte(number)}, 50_000)...)
+	}
+	which := topics[random.IntN(len(topics))]
+	return which.name, which.subject, data
+}
+
+// appendLine appends the line of a message to text.
+func appendLine(text []byte, topic string, data []byte) []byte {
+	text = append(text, "2024/06/02 10:39:55 Received new message from topic '"...)
+	text = escape.AppendName(text, []byte(topic))
+	text = escape.Append(append(text, "': '"...), data)
+	return append(text, "'\n"...)
+}
+
+// write appends messages, and other lines of a broker's.
+func (source *source) write(count int) {
+	source.t.Helper()
+	var text []byte
+	for range count {
+		topic, _, data := content(source.count)
+		if source.count%10 == 0 {
+			text = append(text, "2024/06/02 10:39:55 10 new messages dispatched on topic orders\n"...)
+		}
+		text = appendLine(text, topic, data)
+		source.count++
+	}
+	if _, err := source.file.Write(text); err != nil {
+		source.t.Error(err)
+	}
+}
+
+// rotate renames the log and begins a new one.
+func (source *source) rotate() {
+	source.t.Helper()
+	source.rotated++
+	if err := os.Rename(source.path, fmt.Sprintf("%s-%06d", source.path, source.rotated)); err != nil {
+		source.t.Error(err)
+	}
+	source.file.Close()
+	source.open()
+}
+
+// load writes messages, and rotates the log now and then, until stop is called. Nothing
+// else may use source before that has returned.
+func (source *source) load() (stop func()) {
+	var stopped atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for round := 1; !stopped.Load(); round++ {
+			source.write(1 + rand.IntN(200))
+			if round%200 == 0 {
+				source.rotate()
+			}
+			time.Sleep(10 * time.Millisecond) // the load, not a wait
+		}
+	}()
+	return func() {
+		stopped.Store(true)
+		<-done
+	}
+}

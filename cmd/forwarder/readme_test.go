@@ -1,0 +1,153 @@
+//go:build unix
+
+package main_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"mbus/internal/shared/bustest"
+)
+
+// section returns the README's section about the forwarder.
+func section(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(text), "\n## From one machine to three\n")
+	if !found {
+		t.Skip("NOT TESTED: the README has no section about the forwarder")
+	}
+	section, _, _ := strings.Cut(rest, "\n## ")
+	return section
+}
+
+// The README's way from one machine to three works as it is printed: three brokers, three
+// forwarders, one stream of all, and a consumer by the engine's own client.
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	text := section(t)
+	site := newSite(t)
+	_, rest, _ := strings.Cut(text, "# nats.conf\n")
+	config, _, _ := strings.Cut(rest, "```")
+	site.write("nats.conf", strings.ReplaceAll(config, "127.0.0.1:4222", site.engine))
+	recipes := regexp.MustCompile("(?s)```shell\n(.*?)```").FindAllStringSubmatch(text, -1)
+	if len(recipes) != 4 {
+		t.Fatalf("the section has %d recipes", len(recipes))
+	}
+	serve, streams, forward, consume := recipes[0][1], recipes[1][1], recipes[2][1], recipes[3][1]
+
+	server := site.start(site.directory, serve)
+	bustest.Until(t, "a server that listens", func() bool {
+		return strings.Contains(server.stderr.String(), "Server is ready")
+	})
+	site.run(streams)
+	for host := 1; host <= 3; host++ {
+		site.addMachine(host, forward)
+	}
+	_, next, _ := strings.Cut(consume, "\n")
+	site.run(strings.TrimSuffix(consume, next))
+	got := strings.Fields(site.run(next))
+	slices.Sort(got)
+	if want := []string{"order1", "order2", "order3"}; !slices.Equal(got, want) {
+		t.Errorf("the consumer has received %q, want %q", got, want)
+	}
+	// Who is not the forwarder of a machine can't publish below its prefix.
+	for _, user := range []string{"admin:$ADMIN_PASSWORD", "host2:$HOST2_PASSWORD"} {
+		site.run(fmt.Sprintf("nats --server nats://%s@%s pub mbus.host1.orders x 2>&1 | "+
+			"grep -i 'permissions violation'", user, site.engine))
+	}
+}
+
+// site is the directory in which the README's commands run.
+type site struct {
+	t           *testing.T
+	directory   string
+	engine      string // address
+	environment []string
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	site := &site{t: t, directory: t.TempDir(), engine: bustest.FreeAddress(t)}
+	binaries := filepath.Join(site.directory, "build")
+	build := exec.Command("go", "-C", "../..", "build", "-o", binaries+"/",
+		"./cmd/broker", "./cmd/producer")
+	if output, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	if err := os.Symlink(forwarder, filepath.Join(binaries, "forwarder")); err != nil {
+		t.Fatal(err)
+	}
+	tool := installed(t, "nats", toolModule, func(string) bool { return false })
+	server := serverPath(t)
+	site.environment = append(os.Environ(), "HOME="+site.directory, "XDG_CONFIG_HOME="+site.directory,
+		"PATH="+filepath.Dir(tool)+":"+filepath.Dir(server)+":"+os.Getenv("PATH"),
+		"NATS_URL=nats://admin:a@"+site.engine, "ADMIN_PASSWORD=a", "HOST1_PASSWORD=b",
+		"HOST2_PASSWORD=c", "HOST3_PASSWORD=d")
+	return site
+}
+
+func (site *site) write(name, text string) {
+	site.t.Helper()
+	if err := os.WriteFile(filepath.Join(site.directory, name), []byte(text), 0o600); err != nil {
+		site.t.Fatal(err)
+	}
+}
+
+// shell returns the README's commands, for the engine of the test.
+func (site *site) shell(directory, commands string) *exec.Cmd {
+	commands = strings.ReplaceAll(commands, "127.0.0.1:4222", site.engine)
+	command := exec.Command("sh", "-e", "-c", commands)
+	command.Dir, command.Env = directory, site.environment
+	return command
+}
+
+// run runs commands to their end, and returns what they print.
+func (site *site) run(commands string) string {
+	site.t.Helper()
+	output, err := site.shell(site.directory, commands).CombinedOutput()
+	if err != nil {
+		site.t.Fatalf("%s: %v\n%s", commands, err, output)
+	}
+	return string(output)
+}
+
+// start starts one command, which goes on until the test ends.
+func (site *site) start(directory, command string) *process {
+	site.t.Helper()
+	return startCommand(site.t, site.shell(directory, "exec "+command))
+}
+
+// addMachine starts a broker and a forwarder in a directory of their own, and sends a
+// message.
+func (site *site) addMachine(host int, forward string) {
+	site.t.Helper()
+	directory := filepath.Join(site.directory, fmt.Sprint("machine", host))
+	if err := os.Mkdir(directory, 0o700); err != nil {
+		site.t.Fatal(err)
+	}
+	if err := os.Symlink("../build", filepath.Join(directory, "build")); err != nil {
+		site.t.Fatal(err)
+	}
+	site.start(directory, "./build/broker -pport 0 -interval 0 -log mbus.log")
+	port := ""
+	bustest.Until(site.t, "a broker that listens", func() bool {
+		text, _ := os.ReadFile(filepath.Join(directory, "mbus.log"))
+		if match := regexp.MustCompile(`listening on 127.0.0.1:(\d+)`).FindSubmatch(text); match != nil {
+			port = string(match[1])
+		}
+		return port != ""
+	})
+	forward = strings.ReplaceAll(forward, "HOST1", fmt.Sprint("HOST", host))
+	site.start(directory, strings.ReplaceAll(forward, "host1", fmt.Sprint("host", host)))
+	site.run(fmt.Sprintf("./build/producer -port %s -topic orders -message order%d", port, host))
+}

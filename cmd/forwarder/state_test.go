@@ -1,0 +1,296 @@
+//go:build unix
+
+package main_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"mbus/internal/shared/bustest"
+)
+
+// forwardAll forwards what the log has, and stops.
+func forwardAll(engine *engine, source *source, stream jetstream.Stream, arguments ...string) {
+	engine.t.Helper()
+	process := engine.forward(source, arguments...)
+	await(engine.t, stream, source.count, process)
+	process.stop()
+}
+
+// readState and writeState read and write the state of a source.
+func (source *source) readState() []byte {
+	source.t.Helper()
+	text, err := os.ReadFile(source.path + "_state")
+	if err != nil {
+		source.t.Fatal(err)
+	}
+	return text
+}
+
+func (source *source) writeState(text []byte) {
+	source.t.Helper()
+	if err := os.WriteFile(source.path+"_state", text, 0o600); err != nil {
+		source.t.Fatal(err)
+	}
+}
+
+// A state of before is as good as the last one: what the stream has is passed.
+func TestStaleState(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	var states [][]byte
+	for range 3 {
+		source.write(700)
+		forwardAll(engine, source, stream)
+		states = append(states, source.readState())
+		source.rotate()
+	}
+	connection := engine.connect()
+	direct, err := connection.SubscribeSync("$JS.API.DIRECT.GET.>")
+	if err == nil {
+		err = connection.Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, state := range states {
+		source.write(10)
+		source.writeState(state)
+		forwardAll(engine, source, stream)
+	}
+	compare(t, stream, source.count)
+	if _, err := direct.NextMsg(time.Millisecond); err == nil {
+		t.Error("it has asked for messages where a replica answers that may be behind")
+	}
+}
+
+// A state that a crash has torn has the place before; it is never taken for another.
+func TestTornState(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	for range 3 {
+		source.write(100)
+		forwardAll(engine, source, stream)
+	}
+	whole := source.readState()
+	half := len(whole) / 2
+	spoil := func(at int) []byte {
+		spoilt := bytes.Clone(whole)
+		copy(spoilt[at:], "xxxxxxxxxxxx")
+		return spoilt
+	}
+	for _, torn := range [][]byte{
+		whole[:half], whole[:len(whole)-1],
+		append(bytes.Clone(whole[:half]), bytes.Repeat([]byte{0}, half)...),
+		append(bytes.Repeat([]byte{0}, half), whole[half:]...),
+		spoil(40), spoil(half + 40),
+	} {
+		source.write(10)
+		source.writeState(torn)
+		forwardAll(engine, source, stream)
+	}
+	compare(t, stream, source.count)
+	source.writeState([]byte("something else\n"))
+	engine.forward(source).expect(1, "is not a state of a forwarder")
+	if got := source.readState(); string(got) != "something else\n" {
+		t.Errorf("the file is %q", got)
+	}
+}
+
+// Without a state, a stream that has messages is not guessed at.
+func TestDeletedState(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(100)
+	forwardAll(engine, source, stream)
+	forget := func() {
+		if err := os.Remove(source.path + "_state"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forget()
+	engine.forward(source).expect(1, "-from start", "-from end", "ends at 100", "_state")
+	forget() // it was made before that was known
+	process := engine.forward(source, "-from", "end")
+	awaitPlace(t, source, 100, process)
+	source.write(50)
+	await(t, stream, source.count, process)
+	process.stop("knows nothing of it: going on from the end of the log")
+	compare(t, stream, source.count)
+	forget()
+	process = engine.forward(source, "-from", "start")
+	await(t, stream, 2*source.count, process)
+	process.stop("knows nothing of it: going on from the start of the log")
+	// The state goes before -from.
+	source.write(10)
+	process = engine.forward(source, "-from", "start")
+	await(t, stream, 2*source.count-10, process)
+	process.stop()
+}
+
+// A place that the log does not have any more is an error, unless -from is given.
+func TestLostPlace(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(100)
+	forwardAll(engine, source, stream)
+	lose := func() {
+		if err := os.Remove(source.path); err != nil {
+			t.Fatal(err)
+		}
+		source.file.Close()
+		source.open()
+		source.write(20)
+	}
+	lose()
+	engine.forward(source).expect(1, "the position is in no file", "-from start", "-from end")
+	process := engine.forward(source, "-from", "start")
+	await(t, stream, source.count, process)
+	process.stop("going on from the start")
+	compare(t, stream, source.count)
+	// While it runs, too.
+	process = engine.forward(source)
+	bustest.Until(t, "a state", func() bool { _, pending := source.sequence(); return pending })
+	if err := os.Truncate(source.path, 0); err != nil {
+		t.Fatal(err)
+	}
+	source.write(10)
+	process.expect(1, "the position is in no file", "-from start")
+}
+
+// A log that has lost its end, although a forwarder has seen it, is no reason to send
+// anything twice, or to wait.
+func TestShorterLog(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(50)
+	forwardAll(engine, source, stream)
+	before, size := source.readState(), func() int64 {
+		info, err := source.file.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}()
+	source.write(50)
+	forwardAll(engine, source, stream)
+	source.writeState(before)
+	if err := os.Truncate(source.path, size); err != nil {
+		t.Fatal(err)
+	}
+	engine.forward(source).expect(1, "ends at 100, and the log at 50")
+	compare(t, stream, 100)
+}
+
+// A log that is not there yet is awaited, also by a forwarder that has sent from it.
+func TestLateLog(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	process := engine.forward(source)
+	bustest.Until(t, "a state", func() bool { _, pending := source.sequence(); return pending })
+	process.kill()
+	first := source.readState()
+	source.write(10)
+	forwardAll(engine, source, stream)
+	source.writeState(first)
+	if err := os.Rename(source.path, source.path+"_away"); err != nil {
+		t.Fatal(err)
+	}
+	process = engine.forward(source)
+	time.Sleep(time.Second) // how long it is away
+	if err := os.Rename(source.path+"_away", source.path); err != nil {
+		t.Fatal(err)
+	}
+	source.write(10)
+	await(t, stream, source.count, process)
+	process.stop()
+	compare(t, stream, source.count)
+}
+
+// What is not a message is not sent, and a torn one is reported.
+func TestTornLines(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(5)
+	fmt.Fprint(source.file, "2024/06/02 10:39:55 creating topic orders\n",
+		"2024/06/02 10:39:55 Received new message from topic 'orders': 'torn",
+		"2024/06/02 10:39:56 Broker: listening on 127.0.0.1:9990\n",
+		"2024/06/02 10:39:55 Received new message from topic 'orders': '\\q'\n",
+		"2024/06/02 10:39:55 Received new message from topic '\\q': 'x'\n")
+	source.write(5)
+	process := engine.forward(source)
+	await(t, stream, source.count, process)
+	process.stop("skipped a line: it is torn: ",
+		"skipped a line: in its data, byte 1 starts no escape: ",
+		"skipped a line: in its topic, byte 1 starts no escape: ")
+	compare(t, stream, source.count)
+}
+
+// One forwarder at a time uses a state.
+func TestSharedState(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(10)
+	process := engine.forward(source)
+	await(t, stream, source.count, process)
+	engine.forward(source).expect(1, "in use by another forwarder")
+	process.stop()
+}
+
+// Two forwarders of one log, each with a state of its own, send it once all the same: one
+// of them finds out.
+func TestSharedLog(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	stop := source.load()
+	other := filepath.Join(t.TempDir(), "state")
+	processes := []*process{engine.forward(source), engine.forward(source, "-state", other)}
+	var loser int
+	select {
+	case <-processes[0].ended:
+	case <-processes[1].ended:
+		loser = 1
+	case <-time.After(bustest.Patience):
+		t.Fatal("none of them has ended")
+	}
+	processes[loser].expect(1, "somebody else publishes to it")
+	stop()
+	winner := processes[1-loser]
+	await(t, stream, source.count, winner)
+	winner.stop()
+	compare(t, stream, source.count)
+}
+
+// Two logs into one stream: one forwarder finds out, and what the other sends is whole.
+func TestSharedStream(t *testing.T) {
+	t.Parallel()
+	engine, source, other := newEngine(t), newSource(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(500)
+	process := engine.forward(source)
+	await(t, stream, source.count, process)
+	fmt.Fprintf(other.file, "%s", appendLine(nil, "orders", []byte("another")))
+	engine.forward(other).expect(1, "-from start")
+	engine.forward(other, "-from", "start", "-state", other.path+"_s").says("") // its state is made
+	bustest.Until(t, "another's message", func() bool {
+		state, _ := state(stream)
+		return state.LastSeq == uint64(source.count)+1
+	})
+	source.write(500)
+	process.expect(1, "somebody else publishes to it")
+}

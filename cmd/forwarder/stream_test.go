@@ -1,0 +1,390 @@
+//go:build unix
+
+package main_test
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"mbus/internal/shared/bustest"
+)
+
+// A stream that can't take the messages as they must be is refused, with the command that
+// makes it right.
+func TestUnfitStream(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	source.write(10)
+	engine.forward(source).expect(1, "nats stream add ORDERS --subjects 'mbus.>' --allow-batch")
+	client := engine.jetStream()
+	for _, test := range []struct {
+		config jetstream.StreamConfig
+		want   string
+	}{
+		{jetstream.StreamConfig{Subjects: []string{"mbus.>"}},
+			"takes no atomic batches, as of nats-server 2.12 and later: " +
+				"nats stream edit ORDERS --allow-batch"},
+		{jetstream.StreamConfig{Subjects: []string{"mbus.>"}, AllowAtomicPublish: true, NoAck: true},
+			"acknowledges nothing: nats stream edit ORDERS --ack"},
+		{jetstream.StreamConfig{Subjects: []string{"mbus.*", "other"}, AllowAtomicPublish: true},
+			"does not take all subjects below -prefix mbus.: " +
+				"nats stream edit ORDERS --subjects 'mbus.*,other,mbus.>'"},
+	} {
+		test.config.Name = "ORDERS"
+		stream, err := client.CreateStream(t.Context(), test.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		engine.forward(source).expect(1, test.want)
+		if state, _ := state(stream); state.LastSeq != 0 {
+			t.Errorf("it has sent %d messages", state.LastSeq)
+		}
+		if err := client.DeleteStream(t.Context(), "ORDERS"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Removed messages don't matter: the last sequence is what counts.
+func TestPurge(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	for range 3 {
+		source.write(100)
+		process := engine.forward(source)
+		await(t, stream, source.count, process)
+		bustest.Until(t, "the place", func() bool {
+			sequence, _ := source.sequence()
+			return sequence == uint64(source.count)
+		})
+		stale := source.readState() // of a forwarder that runs: a batch may be pending
+		source.write(100)
+		await(t, stream, source.count, process)
+		process.kill()
+		if err := stream.Purge(t.Context(), jetstream.WithPurgeKeep(10)); err != nil {
+			t.Fatal(err)
+		}
+		source.writeState(stale)
+		source.write(5)
+		forwardAll(engine, source, stream)
+	}
+	compare(t, stream, source.count)
+}
+
+// A stream that was made anew is found out: while the forwarder runs, when it starts
+// again, and when the stream has as many messages as before.
+func TestRecreatedStream(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	client := engine.jetStream()
+	recreate := func() jetstream.Stream {
+		if err := client.DeleteStream(t.Context(), "ORDERS"); err != nil {
+			t.Fatal(err)
+		}
+		return engine.stream(jetstream.StreamConfig{})
+	}
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(100)
+	process := engine.forward(source)
+	await(t, stream, source.count, process)
+	recreate()
+	source.write(10)
+	process.expect(1, "wrong last sequence: 0")
+	engine.forward(source).expect(1, "it ends at 0, and had 100", "-from start")
+	for range 100 {
+		engine.publish("mbus.orders", "another")
+	}
+	engine.forward(source).expect(1,
+		"message 100 of stream ORDERS, 7 bytes for mbus.orders, is not the log's")
+	stream = recreate()
+	process = engine.forward(source, "-from", "start")
+	await(t, stream, source.count, process)
+	process.stop("going on from the start")
+	compare(t, stream, source.count)
+}
+
+// What somebody else writes is found out, before the next batch is taken.
+func TestForeignMessages(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	// While it runs.
+	process := engine.forward(source)
+	stop := source.load()
+	bustest.Until(t, "progress", func() bool { sequence, _ := source.sequence(); return sequence > 0 })
+	engine.publish("mbus.foreign", "foreign")
+	process.expect(1, "somebody else publishes to it")
+	stop()
+	foreign, err := stream.GetLastMsgForSubject(t.Context(), "mbus.foreign")
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, _ := state(stream)
+	if foreign.Sequence != state.LastSeq {
+		t.Errorf("after the foreign message %d come others, up to %d", foreign.Sequence, state.LastSeq)
+	}
+	// At the next start.
+	engine.forward(source).expect(1, fmt.Sprintf(
+		"message %d of stream ORDERS, 7 bytes for mbus.foreign, is not the log's", foreign.Sequence))
+}
+
+// A stream that has more than the log.
+func TestForeignAtEnd(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(10)
+	forwardAll(engine, source, stream)
+	engine.publish("mbus.foreign", "foreign")
+	engine.forward(source).expect(1, "ends at 11, and the log at 10: somebody else publishes to it")
+}
+
+// What somebody else wrote and a worker has removed is found out after a stop.
+func TestForeignWorkedOff(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy})
+	worker := work(t, stream)
+	source.write(10)
+	forwardAll(engine, source, stream)
+	engine.publish("mbus.foreign", "foreign")
+	bustest.Until(t, "nothing in the stream", func() bool {
+		state, answered := state(stream)
+		return answered && state.Msgs == 0 && state.LastSeq == 11
+	})
+	source.write(10)
+	engine.forward(source).expect(1,
+		"message 11 of stream ORDERS was removed, and was not sent from the log")
+	worker.mutex.Lock()
+	defer worker.mutex.Unlock()
+	if len(worker.received) != 11 {
+		t.Errorf("the worker has received %d messages", len(worker.received))
+	}
+}
+
+// A full stream is waited for.
+func TestFullStream(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	config := jetstream.StreamConfig{MaxMsgs: 1050, Discard: jetstream.DiscardNew}
+	stream := engine.stream(config)
+	source.write(3000)
+	process := engine.forward(source)
+	process.says("maximum messages exceeded")
+	await(t, stream, 1050, process) // not one less
+	config = stream.CachedInfo().Config
+	config.MaxMsgs = -1
+	if _, err := engine.jetStream().UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	await(t, stream, source.count, process)
+	process.stop("; trying again", ": back after ")
+	if said := process.stderr.String(); strings.Count(said, "\n") != 2 {
+		t.Errorf("it said:\n%s", said)
+	}
+	compare(t, stream, source.count)
+	// After single messages, batches have grown again.
+	batches := make(map[string]bool)
+	for sequence := 1051; sequence <= source.count; sequence++ {
+		message, err := stream.GetMsg(t.Context(), uint64(sequence))
+		if err != nil {
+			t.Fatal(err)
+		}
+		batches[message.Header.Get("Nats-Batch-Id")] = true
+	}
+	if len(batches) > 200 {
+		t.Errorf("the last %d messages came in %d batches", source.count-1050, len(batches))
+	}
+}
+
+// A work queue that was full when the forwarder stopped may have been worked off since: what
+// it had taken of a batch is not taken for somebody else's.
+func TestStopWhileFull(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{
+		Retention: jetstream.WorkQueuePolicy, MaxMsgs: 50, Discard: jetstream.DiscardNew})
+	source.write(300)
+	process := engine.forward(source)
+	process.says("maximum messages exceeded")
+	await(t, stream, 50, process)
+	process.stop("; trying again")
+	worker := work(t, stream)
+	bustest.Until(t, "nothing in the stream", func() bool {
+		state, answered := state(stream)
+		return answered && state.Msgs == 0
+	})
+	process = engine.forward(source)
+	await(t, stream, source.count, process)
+	process.kill()
+	worker.compare(t, source.count)
+}
+
+// Batches are as large as the engine takes them.
+func TestSmallBatches(t *testing.T) {
+	t.Parallel()
+	engine, source := prepareEngine(t, "limits { batch { max_msgs: 70 } }", ""), newSource(t)
+	engine.start()
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(3000)
+	forwardAll(engine, source, stream)
+	compare(t, stream, source.count)
+}
+
+// A message that is too large ends the forwarder, which goes on when it is taken.
+func TestTooLarge(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{MaxMsgSize: 20_000})
+	source.write(1500) // of which the 1000th is larger
+	process := engine.forward(source)
+	process.expect(1, "message 1000 after offset 0 of "+source.path+" is too large",
+		"50092 bytes for mbus.it%27s", "max_msg_size 20000 ")
+	if state, _ := state(stream); state.LastSeq != 999 {
+		t.Errorf("the stream ends at %d", state.LastSeq)
+	}
+	config := stream.CachedInfo().Config
+	config.MaxMsgSize = -1
+	if _, err := engine.jetStream().UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	forwardAll(engine, source, stream)
+	compare(t, stream, source.count)
+	fmt.Fprintf(source.file, "%s", appendLine(nil, "large", make([]byte, 1<<20)))
+	process = engine.forward(source)
+	process.expect(1, "1048576 bytes for mbus.large", "max_payload is 1048576")
+	compare(t, stream, source.count)
+}
+
+// The batch of a lost connection may be taken when the next session has already read the
+// stream's end. It counts.
+func TestLateBatch(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	proxy := newHolder(t, engine, func() {
+		bustest.Until(t, "the late batch", func() bool {
+			state, _ := state(stream)
+			return state.LastSeq == 100
+		})
+	})
+	source.write(100)
+	process := engine.forward(source, "-url", proxy, "-timeout", "1s")
+	await(t, stream, source.count, process)
+	source.write(100)
+	await(t, stream, source.count, process)
+	process.stop("no answer within 1s; trying again", ": back after ")
+	compare(t, stream, source.count)
+}
+
+// newHolder starts a proxy that holds back what the first connection publishes, until the
+// second one publishes: then the first goes on, and, after wait, the second.
+func newHolder(t *testing.T, engine *engine, wait func()) (url string) {
+	t.Helper()
+	listener := bustest.Listen(t)
+	release := make(chan bool)
+	var count atomic.Int32
+	serve := func(client net.Conn, number int32) {
+		server, err := net.Dial("tcp", strings.TrimPrefix(engine.url, "nats://"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer server.Close()
+		go pass(client, server, func([]byte) {})
+		buffer := make([]byte, 1<<20)
+		var held []byte
+		for isHeld := number <= 2; ; {
+			size, err := client.Read(buffer)
+			text := buffer[:size]
+			switch publishes := strings.Contains(string(text), "HPUB "); {
+			case isHeld && number == 1 && (publishes || held != nil):
+				held = append(held, text...)
+				if err != nil {
+					<-release
+					server.Write(held)
+					wait()
+					release <- true
+					return
+				}
+				continue
+			case isHeld && number == 2 && publishes:
+				isHeld = false
+				release <- true
+				<-release
+			}
+			if _, writeErr := server.Write(text); err != nil || writeErr != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go serve(client, count.Add(1))
+		}
+	}()
+	return "nats://" + listener.Addr().String()
+}
+
+// Something that answers in the stream's place is not believed.
+func TestImpostor(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(10)
+	process := engine.forward(source)
+	await(t, stream, source.count, process)
+	awaitPlace(t, source, 10, process)
+	if err := engine.jetStream().DeleteStream(t.Context(), "ORDERS"); err != nil {
+		t.Fatal(err)
+	}
+	connection := engine.connect()
+	_, err := connection.Subscribe("mbus.>", func(message *nats.Msg) {
+		message.Respond([]byte(`{"stream":"ORDERS","seq":20,"count":10}`))
+	})
+	if err == nil {
+		err = connection.Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	source.write(10)
+	process.expect(1, "does something besides the stream answer", "there is no stream ORDERS")
+	if sequence, _ := source.sequence(); sequence != 10 {
+		t.Errorf("the state is at %d", sequence)
+	}
+}
+
+// A new leader may be behind for a moment.
+func TestLag(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(100)
+	forwardAll(engine, source, stream)
+	var lies atomic.Int32
+	proxy := newProxy(t, engine, func(text []byte) {
+		const truth, lie = `"last_seq":100,`, `"last_seq": 99,`
+		if bytes.Contains(text, []byte(truth)) && lies.Add(1) <= 5 {
+			copy(text, bytes.Replace(text, []byte(truth), []byte(lie), 1))
+		}
+	})
+	source.write(10)
+	forwardAll(engine, source, stream, "-url", proxy.url)
+	if lies.Load() <= 5 {
+		t.Errorf("the stream's end was asked for %d times", lies.Load())
+	}
+	compare(t, stream, source.count)
+}

@@ -1,0 +1,127 @@
+//go:build unix
+
+package main_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"mbus/internal/shared/bustest"
+)
+
+// run runs the forwarder to its end.
+func run(t *testing.T, arguments ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), bustest.Patience)
+	defer cancel()
+	command := exec.CommandContext(ctx, forwarder, arguments...)
+	var complaints strings.Builder
+	command.Stderr = &complaints
+	output, _ := command.Output()
+	return command.ProcessState.ExitCode(), string(output), complaints.String()
+}
+
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	status, stdout, stderr := run(t, "-h")
+	const want = "usage: forwarder -log FILE -state FILE -stream NAME [flags]\n"
+	if status != 0 || stderr != "" || !strings.HasPrefix(stdout, want) {
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+	lines := strings.Split(stdout, "\n")
+	for _, want := range []string{
+		"-log FILE", "-state FILE", "-stream NAME", "-prefix PREFIX .*\\(default mbus\\.\\)",
+		"-url SERVERS", "-creds FILE", "-ca FILE", "-from PLACE",
+		"-timeout DURATION .*\\(default 30s\\)", "-version",
+	} {
+		if !slices.ContainsFunc(lines, regexp.MustCompile("^  "+want).MatchString) {
+			t.Errorf("the usage has no %s:\n%s", want, stdout)
+		}
+	}
+	if !strings.Contains(stdout, "(default nats://127.0.0.1:4222)") || len(lines) > 40 ||
+		slices.ContainsFunc(lines, func(line string) bool { return len(line) > 100 }) {
+		t.Errorf("the usage is\n%s", stdout)
+	}
+	status, stdout, _ = run(t, "-version")
+	if status != 0 || !strings.HasPrefix(stdout, "mbus forwarder ") {
+		t.Errorf("status %d, version %s", status, stdout)
+	}
+}
+
+// Wrong usage is status 2 and one line, and nothing is made.
+func TestMisuse(t *testing.T) {
+	t.Parallel()
+	state := filepath.Join(t.TempDir(), "state")
+	good := []string{"-log", "log", "-state", state, "-stream", "ORDERS"}
+	for _, test := range []struct {
+		arguments string
+		want      string
+	}{
+		{"-log=", "-log is missing"},
+		{"-state=", "-state is missing"},
+		{"-stream=", "-stream is missing"},
+		{"-stream a.b", `-stream "a.b": must have no`},
+		{"-stream a*", "must have no"},
+		{"-stream a/b", "must have no"},
+		{"-prefix=", `-prefix "": must be letters`},
+		{"-prefix mbus", `-prefix "mbus": must be letters`},
+		{"-prefix .", "must be letters"},
+		{"-prefix .a.", "must be letters"},
+		{"-prefix a..b.", "must be letters"},
+		{"-prefix a..", "must be letters"},
+		{"-prefix $JS.", "must be letters"},
+		{"-prefix a%.", "must be letters"},
+		{"-prefix ż.", "must be letters"},
+		{"-prefix >.", "must be letters"},
+		{"-prefix mbus.*.", "must be letters"},
+		{"-prefix " + strings.Repeat("a", 255) + ".", "at most 255 bytes"},
+		{"-from middle", `-from "middle": must be start or end`},
+		{"-timeout 0s", "-timeout 0s: must be a duration above 0"},
+		{"-timeout -1s", "must be a duration above 0"},
+		{"-timeout x", "must be a duration"},
+		{"-url=", "-url: server 1 must be as nats://"},
+		{"-url nats://a,nats://u:s3cret@b:port", "-url: server 2 must be as"},
+		{"-url http://u:s3cret@host:4222", "-url: server 1 must be as"},
+		{"more", `unexpected argument "more"`},
+		{"-unknown", "not defined: -unknown"},
+	} {
+		status, stdout, stderr := run(t, append(good, strings.Fields(test.arguments)...)...)
+		if status != 2 || stdout != "" || !strings.Contains(stderr, test.want) ||
+			strings.Count(stderr, "\n") != 1 || strings.Contains(stderr, "s3cret") {
+			t.Errorf("%s: status %d, %s%s, want %s", test.arguments, status, stdout, stderr, test.want)
+		}
+	}
+	if _, err := os.Stat(state); err == nil {
+		t.Error("there is a state")
+	}
+}
+
+// What can't be read is status 1.
+func TestUnreadable(t *testing.T) {
+	t.Parallel()
+	directory := t.TempDir()
+	nothing := filepath.Join(directory, "nothing")
+	empty := filepath.Join(directory, "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ flag, file, want string }{
+		{"-creds", nothing, "no such file"},
+		{"-ca", nothing, "no such file"},
+		{"-ca", empty, "failed to parse"},
+		{"-state", filepath.Join(nothing, "state"), "no such file"},
+		{"-state", directory, "is a directory"},
+	} {
+		status, _, stderr := run(t, "-log", "log", "-state", filepath.Join(directory, "state"),
+			"-stream", "ORDERS", "-url", "nats://127.0.0.1:1", test.flag, test.file)
+		if status != 1 || !strings.Contains(stderr, test.want) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%s: status %d, %s, want %s", test.flag, status, stderr, test.want)
+		}
+	}
+}
