@@ -131,7 +131,7 @@ func (table *ratios) inStore() {
 		})
 	}
 	redirected := func() float64 { return sustain(table.t, "0", table.thousand) }
-	results, rates := inTurn(4, own, redirected)
+	results, rates := inTurn(6, own, redirected) // each takes a second or two
 	table.add("sustained at -interval 0 to a log of its own, of that to a redirected file", ">= 0.9",
 		results, rates.millions())
 }

@@ -43,41 +43,48 @@ func TestLookWhileIdle(t *testing.T) {
 // Whatever byte a line is torn at when the log is renamed: its beginning is cut off the
 // old file, and it is written whole to the new one.
 func TestRotationWithALineInHand(t *testing.T) {
-	long := strings.Repeat("long's ", gatherSize)
-	texts := []string{"first", "it's\n", long, "last"}
-	whole := newStored(t, nil)
-	whole.queue(texts...)
-	whole.must(whole.Drain())
-	size := len(file(whole.path))
-	for room := range size {
-		if room > 250 && room < size-100 && room%40009 != 0 {
-			continue // one place in the long line is as good as another
+	for _, test := range []struct{ size, step int }{
+		{100, 1}, {7 * gatherSize, 40_009}, // a line of several writes
+	} {
+		texts := []string{"first", "it's\n", strings.Repeat("'", test.size), "last"}
+		whole := newStored(t, nil)
+		whole.queue(texts...)
+		whole.must(whole.Drain())
+		for room := 0; room < len(file(whole.path)); room += test.step {
+			rotateWithRoom(t, room, texts)
 		}
-		stored := openStored(t, filepath.Join(t.TempDir(), "log"), nil)
-		disk := &limited{stored.store, room}
-		stored.log.writer = disk
-		stored.queue(texts...)
-		if err := stored.Drain(); !errors.Is(err, syscall.ENOSPC) {
-			t.Fatalf("%d bytes: Drain returns %v", room, err)
-		}
-		torn := file(stored.path)
-		want := torn[:strings.LastIndexByte(torn, '\n')+1]
-		rename(t, stored.path, stored.path+".1")
-		if err := stored.drain(); !errors.Is(err, syscall.ENOSPC) { // as full as it was
-			t.Fatalf("%d bytes: Drain returns %v", room, err)
-		}
-		if old := file(stored.path + ".1"); old != want {
-			t.Fatalf("%d bytes: the old file ends with %q", room, old[max(0, len(old)-100):])
-		}
-		os.Remove(stored.path + ".1") // which gives room
-		disk.room = endless
-		stored.must(stored.drain())
-		got := bustest.Received(t, want+file(stored.path))["t"]
-		if !slices.Equal(got, []string{"first", `it's\n`, long, "last"}) || stored.queued() > 0 {
-			t.Fatalf("%d bytes: %d messages over both files, %d queued", room, len(got), stored.queued())
-		}
-		stored.Close()
-		stored.store.close()
+	}
+}
+
+// rotateWithRoom rotates a log with room for so many bytes, less than the lines of texts
+// need.
+func rotateWithRoom(t *testing.T, room int, texts []string) {
+	t.Helper()
+	stored := openStored(t, filepath.Join(t.TempDir(), "log"), nil)
+	defer stored.store.close()
+	defer stored.Close()
+	disk := &limited{stored.store, room}
+	stored.log.writer = disk
+	stored.queue(texts...)
+	if err := stored.Drain(); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("%d bytes: Drain returns %v", room, err)
+	}
+	torn := file(stored.path)
+	want := torn[:strings.LastIndexByte(torn, '\n')+1]
+	rename(t, stored.path, stored.path+".1")
+	if err := stored.drain(); !errors.Is(err, syscall.ENOSPC) { // as full as it was
+		t.Fatalf("%d bytes: Drain returns %v", room, err)
+	}
+	if old := file(stored.path + ".1"); old != want {
+		t.Fatalf("%d bytes: the old file ends with %q", room, old[max(0, len(old)-100):])
+	}
+	os.Remove(stored.path + ".1") // which gives room
+	disk.room = endless
+	stored.must(stored.drain())
+	got := bustest.Received(t, want+file(stored.path))["t"]
+	wanted := []string{texts[0], strings.ReplaceAll(texts[1], "\n", `\n`), texts[2], texts[3]}
+	if !slices.Equal(got, wanted) || stored.queued() > 0 {
+		t.Fatalf("%d bytes: %d messages over both files, %d queued", room, len(got), stored.queued())
 	}
 }
 
