@@ -220,7 +220,7 @@ func TestDecodeReply(t *testing.T) {
 	}
 }
 
-// allocates tells whether work always allocates more than limit bytes. The
+// allocates returns whether work always allocates more than limit bytes. The
 // runtime counts by the span and for the whole process, the fuzzing engine's
 // goroutines included, so one measurement may be too large.
 func allocates(limit uint64, work func()) bool {

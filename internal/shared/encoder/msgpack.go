@@ -27,8 +27,8 @@ func NewMsgpackEncoder() *MsgpackEncoder {
 	return &MsgpackEncoder{}
 }
 
-// Encode implements Encoder. It takes the library's primitives rather than have it
-// look at a message's type again and again.
+// Encode implements Encoder. It uses the library's primitives, which are faster than
+// its reflection.
 func (*MsgpackEncoder) Encode(messages []*apiv1.Message) ([]byte, error) {
 	size := PayloadFraming
 	for _, message := range messages {

@@ -11,8 +11,8 @@ import (
 
 const hex = "0123456789abcdef"
 
-// plain tells for each byte whether it stands for itself wherever it occurs:
-// printable ASCII but the backslash and the apostrophe.
+// plain is true for each byte that is never escaped: printable ASCII except the
+// backslash and the apostrophe.
 var plain = func() (table [256]bool) {
 	for b := byte(' '); b <= '~'; b++ {
 		table[b] = b != '\\' && b != '\''
@@ -20,31 +20,31 @@ var plain = func() (table [256]bool) {
 	return table
 }()
 
-// Append appends text to line and returns the longer line. Printable text (as
-// strconv.IsPrint tells it) stands as it is. Everything else, bytes that are not
-// UTF-8 and the backslash are escaped as in a Go string literal
-// (https://go.dev/ref/spec#String_literals), so that strconv.Unquote gives text
-// back once the line's quotation marks are escaped too.
+// Append appends text to line and returns the longer line. Characters that
+// strconv.IsPrint calls printable are not changed. All others, the backslash and
+// bytes that are not UTF-8 are escaped as in a Go string literal
+// (https://go.dev/ref/spec#String_literals). Unescape is its inverse.
 func Append(line, text []byte) []byte {
 	return appendEscaped(line, text, false)
 }
 
-// AppendName is Append for a text that will stand between apostrophes and be
-// followed by others: it writes an apostrophe as \x27.
+// AppendName is Append for a text between apostrophes that other text follows: it
+// writes an apostrophe as \x27.
 func AppendName(line, name []byte) []byte {
 	return appendEscaped(line, name, true)
 }
 
-// allPlain tells whether all 8 bytes are plain, as the table has it. It finds a
-// byte below n, and so a byte of zero, in all at once; see "Determine if a word has
-// a byte less than n" in https://graphics.stanford.edu/~seander/bithacks.html.
+// allPlain returns whether all 8 bytes are plain. It looks for a byte below n, and so
+// for a zero byte, in all of them at once; see "Determine if a word has a byte less
+// than n" in https://graphics.stanford.edu/~seander/bithacks.html.
 func allPlain(bytes uint64) bool {
 	const (
 		ones = 0x0101010101010101
 		tops = 0x80 * ones
 	)
 	backslash, apostrophe, del := bytes^'\\'*ones, bytes^'\''*ones, bytes^0x7f*ones
-	special := (bytes-' '*ones)&^bytes | (backslash-ones)&^backslash | (apostrophe-ones)&^apostrophe | (del-ones)&^del
+	special := (bytes-' '*ones)&^bytes | (backslash-ones)&^backslash |
+		(apostrophe-ones)&^apostrophe | (del-ones)&^del
 	return (special|bytes)&tops == 0
 }
 
