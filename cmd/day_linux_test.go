@@ -152,6 +152,7 @@ func (day *day) work() string {
 // for each minute, and the broker and the worker are each stopped once and killed once. No
 // message is lost or out of order. Those whose outcome a kill has left unknown are repeated.
 func TestDay(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	logrotate := tool(t, "logrotate")
 	release, directory := newRelease(t, "broker", "producer", "consumer"), t.TempDir()
 	release.must("install")
