@@ -181,6 +181,7 @@ func TestConsumerMisuse(t *testing.T) {
 	misuse(`-log is empty: must be a file`, "-log", "")
 	misuse(`-state is empty: must be a file`, "-log", "x", "-state", "")
 	misuse(`-state without -log: must be with the log that the position is in`, "-state", "x")
+	misuse(`-state x: must be another file than the log`, "-log", "x", "-state", "x")
 	misuse(`-from without -log: standard input is read from where it is`, "-from", "start")
 	misuse(`-from "x": must be start or end`, "-log", "x", "-from", "x")
 	misuse(`-format "x": must be lines, nul, raw or json`, "-format", "x")
