@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -69,7 +71,7 @@ func TestTerminate(t *testing.T) {
 	stops := longOrShort(100, 10)
 	for range stops {
 		process := engine.forward(source)
-		bustest.Until(t, "a state", func() bool { _, pending := source.sequence(); return pending })
+		awaitSession(t, source.path+"_state")
 		time.Sleep(rand.N(100 * time.Millisecond)) // the moment
 		process.stop()
 		sequence, pending := source.sequence()
@@ -173,6 +175,29 @@ func TestAway(t *testing.T) {
 		!strings.HasSuffix(lines[0], "; trying again") || !strings.Contains(lines[1], ": back after ") {
 		t.Errorf("it said:\n%s", said)
 	}
+}
+
+// Nobody needs to read what the forwarder reports.
+func TestClosedStandardError(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	engine.process.kill()
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader.Close()
+	defer writer.Close()
+	command := exec.Command(forwarder, "-log", source.path, "-state", source.path+"_state",
+		"-stream", "ORDERS", "-url", engine.url)
+	command.Stderr = writer
+	process := startCommand(t, command)
+	source.write(10)
+	time.Sleep(500 * time.Millisecond) // while it is away
+	engine.start()
+	await(t, stream, source.count, process)
+	process.stop()
 }
 
 // The leader of a replicated stream is killed under load, and started again.

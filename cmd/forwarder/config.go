@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -101,11 +100,10 @@ func (config *config) setClient() error {
 			return fmt.Errorf("-ca: %w", err)
 		}
 	}
-	if config.creds == "" {
-		return nil
+	if config.creds != "" {
+		if err := nats.UserCredentials(config.creds)(client); err != nil {
+			return fmt.Errorf("-creds: %w", err)
+		}
 	}
-	if _, err := os.ReadFile(config.creds); err != nil {
-		return fmt.Errorf("-creds: %w", err)
-	}
-	return nats.UserCredentials(config.creds)(client)
+	return nil
 }

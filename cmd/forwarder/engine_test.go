@@ -5,7 +5,6 @@ package main_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -324,19 +323,32 @@ func (worker *worker) compare(t *testing.T, count int) {
 	}
 }
 
-// note returns the sequence of a source's state.
+// awaitSession waits until a state says that something may be pending: a forwarder with a new
+// state, or one that was stopped, is about to send.
+func awaitSession(t *testing.T, path string) {
+	t.Helper()
+	bustest.Until(t, "a session", func() bool { _, pending := saved(t, path); return pending })
+}
+
+// sequence returns the sequence in a source's state, and whether something may be pending.
 func (source *source) sequence() (sequence uint64, pending bool) {
-	text, err := os.ReadFile(source.path + "_state")
+	source.t.Helper()
+	return saved(source.t, source.path+"_state")
+}
+
+// saved returns the sequence in a state, and whether something may be pending beyond it.
+func saved(t *testing.T, path string) (sequence uint64, pending bool) {
+	t.Helper()
+	text, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		source.t.Error(err)
+		t.Error(err)
 	}
-	var newest int
-	for _, line := range regexp.MustCompile(`save (\d+) .*sequence (\d+) message \w+( pending)?`).
-		FindAllSubmatch(text, -1) {
-		save, _ := strconv.Atoi(string(line[1]))
-		if save >= newest {
-			newest, pending = save, len(line[3]) > 0
-			json.Unmarshal(line[2], &sequence)
+	line := regexp.MustCompile(`save (\d+) .*sequence (\d+) message \w+( pending)?`)
+	newest := 0
+	for _, match := range line.FindAllStringSubmatch(string(text), -1) {
+		if save, _ := strconv.Atoi(match[1]); save >= newest {
+			newest, pending = save, match[3] != ""
+			sequence, _ = strconv.ParseUint(match[2], 10, 64)
 		}
 	}
 	return sequence, pending

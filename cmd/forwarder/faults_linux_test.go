@@ -37,7 +37,7 @@ func TestSyncBeforeSending(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
-	process, trace := traced(engine, source, "-e", "trace=pread64,fdatasync,write")
+	process, trace := traced(engine, source, "-e", "trace=pread64,pwrite64,fdatasync,write")
 	const count = 10
 	for number := range count {
 		fmt.Fprintf(source.file, "%s", appendLine(nil, "orders", fmt.Appendf(nil, "marker-%d-", number)))
@@ -55,6 +55,10 @@ func TestSyncBeforeSending(t *testing.T) {
 			t.Fatalf("after event %d there is no %s", first, pattern)
 		}
 		return first + at
+	}
+	saved, first := find(0, `pwrite64\(.* pending `), find(0, `write\(.*HPUB `)
+	if saved > first {
+		t.Errorf("saved as event %d, sent as %d", saved, first)
 	}
 	for number := range count {
 		sent := find(0, fmt.Sprintf(`write\(.*HPUB .*marker-%d-`, number))

@@ -79,7 +79,9 @@ func start(t *testing.T, name string, arguments ...string) *process {
 func startCommand(t *testing.T, command *exec.Cmd) *process {
 	t.Helper()
 	process := &process{t, command, &bustest.Record{}, make(chan struct{})}
-	command.Stderr = process.stderr
+	if command.Stderr == nil {
+		command.Stderr = process.stderr
+	}
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -238,8 +240,10 @@ func (source *source) load() (stop func()) {
 			time.Sleep(10 * time.Millisecond) // the load, not a wait
 		}
 	}()
-	return func() {
+	stop = func() {
 		stopped.Store(true)
 		<-done
 	}
+	source.t.Cleanup(stop)
+	return stop
 }

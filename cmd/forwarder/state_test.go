@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -160,12 +161,15 @@ func TestLostPlace(t *testing.T) {
 	compare(t, stream, source.count)
 	// While it runs, too.
 	process = engine.forward(source)
-	bustest.Until(t, "a state", func() bool { _, pending := source.sequence(); return pending })
+	awaitSession(t, source.path+"_state")
 	if err := os.Truncate(source.path, 0); err != nil {
 		t.Fatal(err)
 	}
 	source.write(10)
 	process.expect(1, "the position is in no file", "-from start")
+	if said := process.stderr.String(); strings.Count(said, "\n") != 1 {
+		t.Errorf("it said:\n%s", said)
+	}
 }
 
 // A log that has lost its end, although a forwarder has seen it, is no reason to send
@@ -199,7 +203,7 @@ func TestLateLog(t *testing.T) {
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
 	process := engine.forward(source)
-	bustest.Until(t, "a state", func() bool { _, pending := source.sequence(); return pending })
+	awaitSession(t, source.path+"_state")
 	process.kill()
 	first := source.readState()
 	source.write(10)
@@ -257,9 +261,12 @@ func TestSharedLog(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
-	stop := source.load()
 	other := filepath.Join(t.TempDir(), "state")
 	processes := []*process{engine.forward(source), engine.forward(source, "-state", other)}
+	for _, path := range []string{source.path + "_state", other} {
+		awaitSession(t, path)
+	}
+	stop := source.load()
 	var loser int
 	select {
 	case <-processes[0].ended:

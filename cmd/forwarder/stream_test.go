@@ -147,26 +147,36 @@ func TestForeignAtEnd(t *testing.T) {
 	engine.forward(source).expect(1, "ends at 11, and the log at 10: somebody else publishes to it")
 }
 
-// What somebody else wrote and a worker has removed is found out after a stop.
+// What somebody else wrote and a worker has removed is found out: while the forwarder runs,
+// and after a stop.
 func TestForeignWorkedOff(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy})
-	worker := work(t, stream)
+	work(t, stream)
 	source.write(10)
 	forwardAll(engine, source, stream)
-	engine.publish("mbus.foreign", "foreign")
-	bustest.Until(t, "nothing in the stream", func() bool {
-		state, answered := state(stream)
-		return answered && state.Msgs == 0 && state.LastSeq == 11
-	})
+	publish := func(last uint64) {
+		engine.publish("mbus.foreign", "foreign")
+		bustest.Until(t, "nothing in the stream", func() bool {
+			state, answered := state(stream)
+			return answered && state.Msgs == 0 && state.LastSeq == last
+		})
+	}
+	publish(11)
 	source.write(10)
-	engine.forward(source).expect(1,
-		"message 11 of stream ORDERS was removed, and was not sent from the log")
-	worker.mutex.Lock()
-	defer worker.mutex.Unlock()
-	if len(worker.received) != 11 {
-		t.Errorf("the worker has received %d messages", len(worker.received))
+	process := engine.forward(source)
+	process.expect(1, "message 11 of stream ORDERS was removed, and was not sent from the log")
+	process = engine.forward(source, "-state", source.path+"_other", "-from", "end")
+	process.says("going on from the end")
+	awaitSession(t, source.path+"_other")
+	source.write(10)
+	await(t, stream, 21, process)
+	publish(22)
+	source.write(10)
+	process.expect(1, "should end at 21", "somebody else publishes to it")
+	if state, _ := state(stream); state.LastSeq != 22 {
+		t.Errorf("the stream ends at %d", state.LastSeq)
 	}
 }
 
@@ -205,10 +215,17 @@ func TestFullStream(t *testing.T) {
 	}
 }
 
-// A work queue that was full when the forwarder stopped may have been worked off since: what
-// it had taken of a batch is not taken for somebody else's.
-func TestStopWhileFull(t *testing.T) {
+// A work queue that was full is worked off, while the forwarder waits or after it has been
+// stopped: what the queue had taken of a batch is not taken for somebody else's.
+func TestFullWorkQueue(t *testing.T) {
 	t.Parallel()
+	for _, isStopped := range []bool{false, true} {
+		testFullWorkQueue(t, isStopped)
+	}
+}
+
+func testFullWorkQueue(t *testing.T, isStopped bool) {
+	t.Helper()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{
 		Retention: jetstream.WorkQueuePolicy, MaxMsgs: 50, Discard: jetstream.DiscardNew})
@@ -216,13 +233,17 @@ func TestStopWhileFull(t *testing.T) {
 	process := engine.forward(source)
 	process.says("maximum messages exceeded")
 	await(t, stream, 50, process)
-	process.stop("; trying again")
+	if isStopped {
+		process.stop("; trying again")
+	}
 	worker := work(t, stream)
 	bustest.Until(t, "nothing in the stream", func() bool {
 		state, answered := state(stream)
 		return answered && state.Msgs == 0
 	})
-	process = engine.forward(source)
+	if isStopped {
+		process = engine.forward(source)
+	}
 	await(t, stream, source.count, process)
 	process.kill()
 	worker.compare(t, source.count)
@@ -237,6 +258,16 @@ func TestSmallBatches(t *testing.T) {
 	source.write(3000)
 	forwardAll(engine, source, stream)
 	compare(t, stream, source.count)
+	// Only the first of a batch says where it must come, and to which stream.
+	for sequence, want := range map[uint64]string{1: "ORDERS", 2: ""} {
+		message, err := stream.GetMsg(t.Context(), sequence)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := message.Header.Get("Nats-Expected-Stream"); got != want {
+			t.Errorf("message %d is for the stream %q, want %q", sequence, got, want)
+		}
+	}
 }
 
 // A message that is too large ends the forwarder, which goes on when it is taken.
