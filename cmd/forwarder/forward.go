@@ -83,7 +83,7 @@ type forwarder struct {
 	savedAt time.Time // zero: this process has not saved it yet
 
 	last  uint64 // the stream's last sequence, as far as this process knows
-	doubt bool   // the stream may have taken a batch beyond that, or may still do so
+	doubt bool   // the stream may have taken messages beyond place, or may still do so
 	limit int    // how many messages are sent as one batch
 
 	topic   []byte // of the message that was read last, as the log has it
@@ -102,8 +102,7 @@ func (forwarder *forwarder) run(ctx context.Context) error {
 		case isFinal(err):
 			return err
 		case ctx.Err() != nil:
-			isBehind := forwarder.place != nil && forwarder.place.sequence < forwarder.last
-			return forwarder.save(forwarder.doubt || isBehind)
+			return forwarder.save(forwarder.doubt)
 		case errors.Is(err, follow.ErrLost):
 			continue
 		case forwarder.away.IsZero():
@@ -268,6 +267,7 @@ func (session *session) exchange() error {
 	}
 	current := &session.current
 	session.place = &place{position: current.end, sequence: session.last, hash: current.hash()}
+	session.doubt = false
 	session.current, session.next = session.next, batch{}
 	return nil
 }
@@ -312,7 +312,6 @@ func (session *session) tooLarge(index int) error {
 // acknowledged counts messages that the stream has taken.
 func (session *session) acknowledged(count int) {
 	session.last += uint64(count)
-	session.doubt = false
 	session.limit = min(session.limit+session.limit/10+1, maxMessages)
 	session.pause = minPause
 	if !session.away.IsZero() {

@@ -194,7 +194,7 @@ func (session *session) compare(sequence uint64, want digest) error {
 	stored, err := session.stream.GetMsg(session.ctx, sequence)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		if sequence > session.last && !session.doubt {
+		if sequence > session.place.sequence && !session.doubt {
 			return finalf("%s was removed, and was not sent from the log: "+
 				"somebody else publishes to it", name)
 		}
