@@ -79,8 +79,8 @@ type forwarder struct {
 	state  *follow.State
 
 	place   *place // nil: there is none yet
-	saved   place
-	savedAt time.Time // zero: this process has not saved it yet
+	saved   place  // by this process
+	savedAt time.Time
 
 	last  uint64 // the stream's last sequence, as far as this process knows
 	doubt bool   // the stream may have taken messages beyond place, or may still do so
@@ -244,7 +244,7 @@ func (session *session) forward(stop context.Context) error {
 // the answer is awaited, it reads the next one. The log is durable up to what is sent:
 // otherwise a power loss could leave the stream ahead of it.
 func (session *session) exchange() error {
-	if session.savedAt.IsZero() { // the state must say that something is pending
+	if !session.saved.pending { // the state must say that something may be
 		if err := session.save(true); err != nil {
 			return err
 		}

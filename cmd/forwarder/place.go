@@ -150,24 +150,25 @@ func (session *session) begin(end uint64, lost error) error {
 	}
 	session.place = &place{position: session.log.Position(), sequence: end}
 	session.last, session.doubt = end, false
-	session.savedAt = time.Time{} // it is to be saved before anything is sent
+	session.saved = place{} // it is to be saved before anything is sent
 	return final(err)
 }
 
 // skip passes the messages of the log that the stream has up to end.
 func (session *session) skip(end uint64) error {
-	sequence, patience := session.place.sequence, time.Now().Add(lagPatience)
-	for sequence < end {
+	patience := time.Now().Add(lagPatience)
+	for session.place.sequence < end {
+		sequence := session.place.sequence + 1
 		var batch batch
 		if err := session.read(&batch, 1); err != nil {
 			return err
 		}
 		switch {
 		case len(batch.messages) > 0:
-			sequence, patience = sequence+1, time.Now().Add(lagPatience)
+			patience = time.Now().Add(lagPatience)
 		case time.Now().After(patience):
 			return finalf("stream %s ends at %d, and the log at %d: somebody else publishes to it",
-				session.config.stream, end, sequence)
+				session.config.stream, end, sequence-1)
 		default:
 			session.log.Wait(session.ctx)
 			continue
@@ -177,8 +178,11 @@ func (session *session) skip(end uint64) error {
 		if err := session.compare(sequence, hash); err != nil {
 			return err
 		}
-		if sequence == end {
-			session.place = &place{position: batch.end, sequence: end, hash: hash}
+		session.place = &place{position: batch.end, sequence: sequence, hash: hash}
+		if time.Since(session.savedAt) > saveInterval {
+			if err := session.save(session.doubt); err != nil {
+				return err
+			}
 		}
 	}
 	session.last = end
