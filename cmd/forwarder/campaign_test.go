@@ -95,8 +95,7 @@ func TestKillEngine(t *testing.T) {
 	process := engine.forward(source)
 	kills := longOrShort(50, 5)
 	for range kills {
-		sequence, _ := source.sequence()
-		bustest.Until(t, "progress", func() bool { now, _ := source.sequence(); return now > sequence })
+		awaitProgress(t, stream, process)
 		time.Sleep(rand.N(200 * time.Millisecond)) // the moment
 		engine.process.kill()
 		engine.start()
@@ -106,6 +105,23 @@ func TestKillEngine(t *testing.T) {
 	process.stop("; trying again", ": back after ")
 	compare(t, stream, source.count)
 	t.Logf("%d kills of the server: %d messages", kills, source.count)
+}
+
+// awaitProgress waits until the stream has grown.
+func awaitProgress(t *testing.T, stream jetstream.Stream, process *process) {
+	t.Helper()
+	before, known := state(stream)
+	for deadline := time.Now().Add(3 * bustest.Patience); ; time.Sleep(10 * time.Millisecond) {
+		now, answered := state(stream)
+		switch {
+		case answered && !known:
+			before, known = now, true
+		case answered && now.LastSeq > before.LastSeq:
+			return
+		case time.Now().After(deadline):
+			t.Fatalf("the stream stays at %d; the forwarder said:\n%s", before.LastSeq, process.stderr)
+		}
+	}
 }
 
 // The connection is cut at random moments under load.
@@ -118,8 +134,7 @@ func TestCut(t *testing.T) {
 	process := engine.forward(source, "-url", proxy.url)
 	cuts := longOrShort(50, 5)
 	for range cuts {
-		sequence, _ := source.sequence()
-		bustest.Until(t, "progress", func() bool { now, _ := source.sequence(); return now > sequence })
+		awaitProgress(t, stream, process)
 		time.Sleep(rand.N(100 * time.Millisecond)) // the moment
 		proxy.cut()
 	}
@@ -140,8 +155,7 @@ func TestHalt(t *testing.T) {
 	process := engine.forward(source, "-timeout", "500ms")
 	halts := longOrShort(10, 2)
 	for range halts {
-		sequence, _ := source.sequence()
-		bustest.Until(t, "progress", func() bool { now, _ := source.sequence(); return now > sequence })
+		awaitProgress(t, stream, process)
 		time.Sleep(rand.N(100 * time.Millisecond)) // the moment
 		engine.process.command.Process.Signal(syscall.SIGSTOP)
 		time.Sleep(time.Second + rand.N(time.Second)) // longer than the forwarder waits
@@ -216,8 +230,7 @@ func TestCluster(t *testing.T) {
 	process := engines[0].forward(source, "-url", strings.Join(urls, ","))
 	const kills = 20
 	for range kills {
-		sequence, _ := source.sequence()
-		bustest.Until(t, "progress", func() bool { now, _ := source.sequence(); return now > sequence })
+		awaitProgress(t, stream, process)
 		time.Sleep(rand.N(200 * time.Millisecond)) // the moment
 		leader := leaderOf(t, stream, engines)
 		leader.process.kill()
