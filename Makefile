@@ -120,9 +120,9 @@ check: ## check format, vet for every system, lint, and run every test with the 
 	GOMAXPROCS=1 go test -count=1 ./...
 	GOMAXPROCS=1 go -C $(FORWARDER) test -count=1 ./...
 
-bench: ## measure, beside floors; the table of ratios comes last (about 4 minutes)
+bench: ## measure beside floors, and beside other servers that are on the PATH (about 8 minutes)
 	go test -run '^$$' -bench . -benchtime 0.2s ./internal/...
-	MBUS_BENCH=1 go test -count=1 -v -run 'TestRatios|TestConsumerRatios' ./cmd
+	MBUS_BENCH=1 go test -count=1 -v -run 'TestRatios|TestConsumerRatios|TestPeers' ./cmd
 	MBUS_BENCH=1 go -C $(FORWARDER) test -count=1 -v -timeout 30m -run 'TestRatios|TestMemory' .
 
 torture: ## the long campaign of faults and hostile input, with its figures (about an hour)

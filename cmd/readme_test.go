@@ -80,7 +80,9 @@ func TestReadmeDecoder(t *testing.T) {
 // Each test that the README names is there.
 func TestReadmeTests(t *testing.T) {
 	var tests strings.Builder
-	for _, pattern := range []string{"*_test.go", "../internal/*/*_test.go", "../internal/shared/*/*_test.go"} {
+	for _, pattern := range []string{
+		"*_test.go", "forwarder/*_test.go", "../internal/*/*_test.go", "../internal/shared/*/*_test.go",
+	} {
 		paths, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)

@@ -1,7 +1,6 @@
 package cmd_test
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,32 +12,14 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// The README's recipe: how a certificate is made, and the configuration of stunnel beside
-// the broker and beside producers. The addresses are the test's.
-const (
-	makeCertificate = `openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=$0" ` +
-		`-keyout "$0.key" -out "$0.crt"`
-	beside = `
-foreground = yes
-pid =
-debug = info
-[mbus]
-accept = 127.0.0.1:0
-connect = %s
-cert = %s.crt
-key = %[2]s.key
-CAfile = %s.crt
-verifyPeer = yes
-`
-	besideBroker    = beside
-	besideProducers = beside + "client = yes\n"
-)
-
 // tunnels starts instances of stunnel in a directory with certificates.
 type tunnels struct {
 	t         *testing.T
 	program   string
 	directory string
+
+	// The README's configurations of stunnel.
+	besideBroker, besideProducers string
 }
 
 // tunnel is one running instance of stunnel.
@@ -47,18 +28,45 @@ type tunnel struct {
 	address string // where it accepts connections
 }
 
-// newTunnels makes a certificate for each name.
+// newTunnels makes a certificate for each name, as the README says.
 func newTunnels(t *testing.T, names ...string) *tunnels {
 	t.Helper()
 	tunnels := &tunnels{t: t, program: tool(t, "stunnel"), directory: t.TempDir()}
+	text := section(t, "Running it as a service")
+	makeCertificate := regexp.MustCompile(`(?m)^openssl .* broker\.crt$`).FindString(text)
+	blocks := regexp.MustCompile("(?s)```ini\n(.*?)```").FindAllStringSubmatch(text, -1)
+	if makeCertificate == "" || len(blocks) != 2 {
+		t.Fatalf("the README has %q and %d configurations", makeCertificate, len(blocks))
+	}
+	tunnels.besideBroker, tunnels.besideProducers = blocks[0][1], blocks[1][1]
 	for _, name := range names {
-		openssl := exec.Command("sh", "-c", makeCertificate, name)
+		recipe := strings.ReplaceAll(makeCertificate, "broker", name)
+		openssl := exec.Command("sh", "-c", recipe)
 		openssl.Dir = tunnels.directory
 		if output, err := openssl.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, output)
+			t.Fatalf("%s: %v: %s", recipe, err, output)
 		}
 	}
 	return tunnels
+}
+
+// configure returns a configuration of the README's for a test: with another address to
+// connect to, and with the certificates of this side and of the other.
+func (tunnels *tunnels) configure(configuration, connect, own, other string) string {
+	for setting, value := range map[string]string{
+		"accept":  "127.0.0.1:0",
+		"connect": connect,
+		"cert":    own + ".crt",
+		"key":     own + ".key",
+		"CAfile":  other + ".crt",
+	} {
+		line := regexp.MustCompile(`(?m)^` + setting + ` = .*$`)
+		if !line.MatchString(configuration) {
+			tunnels.t.Fatalf("the README's configuration has no %s:\n%s", setting, configuration)
+		}
+		configuration = line.ReplaceAllString(configuration, setting+" = "+value)
+	}
+	return "foreground = yes\npid =\ndebug = info\n" + configuration
 }
 
 // start starts an instance with a configuration. It is killed when the test ends.
@@ -92,8 +100,8 @@ func (tunnels *tunnels) start(configuration string) *tunnel {
 func TestTunnel(t *testing.T) {
 	tunnels := newTunnels(t, "broker", "producer")
 	broker := startBroker(t, "-interval", "100ms")
-	near := tunnels.start(fmt.Sprintf(besideBroker, broker.Address, "broker", "producer"))
-	far := tunnels.start(fmt.Sprintf(besideProducers, near.address, "producer", "broker"))
+	near := tunnels.start(tunnels.configure(tunnels.besideBroker, broker.Address, "broker", "producer"))
+	far := tunnels.start(tunnels.configure(tunnels.besideProducers, near.address, "producer", "broker"))
 
 	const lines = 100_000
 	input := strings.NewReader(strings.Join(bustest.Numbers(1, lines), "\n"))
@@ -123,8 +131,8 @@ func TestTunnelCut(t *testing.T) {
 		// On a slow machine a payload may not have arrived when its connection is cut.
 		bustest.Until(t, "a refusal after a cut beside "+side, func() bool {
 			before := count("refused payload from")
-			near := tunnels.start(fmt.Sprintf(besideBroker, broker.Address, "broker", "producer"))
-			far := tunnels.start(fmt.Sprintf(besideProducers, near.address, "producer", "broker"))
+			near := tunnels.start(tunnels.configure(tunnels.besideBroker, broker.Address, "broker", "producer"))
+			far := tunnels.start(tunnels.configure(tunnels.besideProducers, near.address, "producer", "broker"))
 			connection := bustest.NewClient(t, far.address, broker.Log).Dial()
 			defer connection.Close()
 			connection.Put(payload[:len(payload)-1])
@@ -152,14 +160,14 @@ func TestTunnelCut(t *testing.T) {
 func TestTunnelStrangers(t *testing.T) {
 	tunnels := newTunnels(t, "broker", "producer", "stranger")
 	broker := startBroker(t, "-interval", "0")
-	near := tunnels.start(fmt.Sprintf(besideBroker, broker.Address, "broker", "producer"))
+	near := tunnels.start(tunnels.configure(tunnels.besideBroker, broker.Address, "broker", "producer"))
 	produce := func(address, text string) (status int) {
 		t.Helper()
 		status, _, _ = finish(t, producerFor(address, nil, "-message", text))
 		return status
 	}
 	without := regexp.MustCompile(`(?m)^(cert|key) = .*\n`)
-	stranger := fmt.Sprintf(besideProducers, near.address, "stranger", "broker")
+	stranger := tunnels.configure(tunnels.besideProducers, near.address, "stranger", "broker")
 	for name, address := range map[string]string{
 		"without a tunnel":         near.address,
 		"with another certificate": tunnels.start(stranger).address,
@@ -169,15 +177,15 @@ func TestTunnelStrangers(t *testing.T) {
 			t.Errorf("a producer %s: status %d", name, status)
 		}
 	}
-	far := tunnels.start(fmt.Sprintf(besideProducers, near.address, "producer", "broker"))
+	far := tunnels.start(tunnels.configure(tunnels.besideProducers, near.address, "producer", "broker"))
 	if status := produce(far.address, "right"); status != 0 {
 		t.Errorf("the right producer: status %d", status)
 	}
 
 	// Beside the broker of a stranger, the producer's stunnel sends it nothing.
 	strange := startBroker(t, "-interval", "0")
-	near = tunnels.start(fmt.Sprintf(besideBroker, strange.Address, "stranger", "producer"))
-	far = tunnels.start(fmt.Sprintf(besideProducers, near.address, "producer", "broker"))
+	near = tunnels.start(tunnels.configure(tunnels.besideBroker, strange.Address, "stranger", "producer"))
+	far = tunnels.start(tunnels.configure(tunnels.besideProducers, near.address, "producer", "broker"))
 	if status := produce(far.address, "to a stranger"); status == 0 {
 		t.Error("a producer sends to a stranger")
 	}

@@ -1,0 +1,210 @@
+//go:build unix
+
+package cmd_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mbus/internal/shared/bustest"
+)
+
+// peer is another server that takes messages. A benchmark sends it 1,000 messages of
+// 128 bytes at a time, in its own protocol, over one connection, and awaits the answers.
+type peer struct {
+	name    string
+	program string
+	start   func(path, port, directory string) *exec.Cmd
+	greet   func(connection net.Conn) error // nil: the server expects no greeting
+	request string                          // 1,000 messages
+	forget  string                          // has one answer, and empties the server; may be empty
+	answer  string                          // begins each answer
+	want    int                             // how many answers a request has
+}
+
+// peers returns the servers that the broker is measured beside. Each keeps in memory what it
+// takes, except nats-server: without a subscriber it keeps nothing.
+func peers() []peer {
+	data := strings.Repeat("x", 128)
+	value := fmt.Sprintf("$128\r\n%s\r\n", data)
+	const push = "$5\r\nRPUSH\r\n$5\r\ntopic\r\n"
+	redis := peer{
+		name:    "Redis, one RPUSH a message",
+		program: "redis-server",
+		start: func(path, port, directory string) *exec.Cmd {
+			return exec.Command(path, "--bind", "127.0.0.1", "--port", port, "--dir", directory,
+				"--save", "", "--appendonly", "no")
+		},
+		request: strings.Repeat("*3\r\n"+push+value, 1000),
+		forget:  "*2\r\n$3\r\nDEL\r\n$5\r\ntopic\r\n",
+		answer:  ":",
+		want:    1000,
+	}
+	bulk := redis
+	bulk.name = "Redis, one RPUSH of 1,000 messages"
+	bulk.request, bulk.want = "*1002\r\n"+push+strings.Repeat(value, 1000), 1
+	nats := peer{
+		name:    "nats-server, no JetStream",
+		program: "nats-server",
+		start: func(path, port, _ string) *exec.Cmd {
+			return exec.Command(path, "-a", "127.0.0.1", "-p", port)
+		},
+		greet: func(connection net.Conn) error {
+			_, err := io.WriteString(connection, "CONNECT {\"verbose\":false}\r\n")
+			return err
+		},
+		request: strings.Repeat("PUB topic 128\r\n"+data+"\r\n", 1000) + "PING\r\n",
+		answer:  "PONG\r\n",
+		want:    1,
+	}
+	beanstalkd := peer{
+		name:    "beanstalkd, one put a message",
+		program: "beanstalkd",
+		start: func(path, port, _ string) *exec.Cmd {
+			return exec.Command(path, "-l", "127.0.0.1", "-p", port)
+		},
+		request: strings.Repeat("put 0 0 1 128\r\n"+data+"\r\n", 1000),
+		answer:  "INSERTED ",
+		want:    1000,
+	}
+	return []peer{redis, bulk, nats, beanstalkd, mosquitto(data)}
+}
+
+// mosquitto is measured at QoS 1, the first level at which it answers. A subscriber that is
+// away makes it keep the messages. By default it would keep 1,000 of them.
+func mosquitto(data string) peer {
+	const (
+		connect   = "\x10\x0d\x00\x04MQTT\x04\x00\x00\x00\x00\x01s" // keeps the session
+		subscribe = "\x82\x0a\x00\x01\x00\x05topic\x01"
+	)
+	publish := "\x32\x89\x01\x00\x05topic\x01\x01" + data
+	return peer{
+		name:    "mosquitto, QoS 1, max_queued_messages 0",
+		program: "mosquitto",
+		start: func(path, port, directory string) *exec.Cmd {
+			config := filepath.Join(directory, "mosquitto.conf")
+			text := "listener " + port + " 127.0.0.1\nallow_anonymous true\n" +
+				"max_queued_messages 0\nset_tcp_nodelay true\n"
+			os.WriteFile(config, []byte(text), 0o600)
+			return exec.Command(path, "-c", config)
+		},
+		greet: func(connection net.Conn) error {
+			subscriber, err := net.Dial("tcp", connection.RemoteAddr().String())
+			if err != nil {
+				return err
+			}
+			defer subscriber.Close()
+			io.WriteString(subscriber, connect+subscribe)
+			if _, err := io.ReadFull(subscriber, make([]byte, 9)); err != nil {
+				return err
+			}
+			publisher := strings.Replace(connect, "\x01s", "\x01p", 1)
+			if _, err := io.WriteString(connection, publisher); err != nil {
+				return err
+			}
+			_, err = io.ReadFull(connection, make([]byte, 4))
+			return err
+		},
+		request: strings.Repeat(publish, 1000),
+		answer:  "\x40\x02",
+		want:    1000,
+	}
+}
+
+// TestPeers measures how fast the broker takes messages beside other servers, those that are
+// on the PATH, and prints a table. make bench runs it.
+func TestPeers(t *testing.T) {
+	if os.Getenv("MBUS_BENCH") == "" {
+		t.Skip("make bench runs this")
+	}
+	log := filepath.Join(logDirectory(t), "log")
+	broker := startStore(t, log, "-interval", "200ms")
+	payload := []byte(repeated(1000, "topic", strings.Repeat("x", 128)))
+	const round = 150 * time.Millisecond
+	ours := func() float64 {
+		defer os.Remove(log) // the broker makes it anew
+		return rate(t, broker.Address, payload, 1000, round)
+	}
+	fmt.Printf("\n| the broker, 1,000 messages a payload, beside | ratio (middle half) |\n| --- | --- |\n")
+	for _, peer := range peers() {
+		path, err := exec.LookPath(peer.program)
+		if err != nil {
+			t.Logf("NOT MEASURED: there is no %s on the PATH", peer.program)
+			continue
+		}
+		connection := peer.run(t, path)
+		theirs := func() float64 { return peer.rate(t, connection, round) }
+		ratios, _ := inTurn(10, ours, theirs)
+		fmt.Printf("| %s | %s |\n", peer.name, ratios)
+	}
+}
+
+// run starts the server, and returns a connection to it. Both end with the test.
+func (peer peer) run(t *testing.T, path string) net.Conn {
+	t.Helper()
+	address := bustest.FreeAddress(t)
+	_, port, _ := net.SplitHostPort(address)
+	command := peer.start(path, port, t.TempDir())
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		command.Process.Signal(syscall.SIGKILL)
+		command.Wait()
+	})
+	var connection net.Conn
+	bustest.Until(t, peer.name, func() (listens bool) {
+		var err error
+		connection, err = net.Dial("tcp", address)
+		return err == nil
+	})
+	t.Cleanup(func() { connection.Close() })
+	connection.SetDeadline(time.Now().Add(10 * bustest.Patience))
+	if peer.greet != nil {
+		if err := peer.greet(connection); err != nil {
+			t.Fatalf("%s: %v", peer.name, err)
+		}
+	}
+	return connection
+}
+
+// rate sends requests for about a time, and returns how many messages a second that was.
+func (peer peer) rate(t *testing.T, connection net.Conn, about time.Duration) float64 {
+	t.Helper()
+	sent := 0
+	begin := time.Now()
+	for time.Since(begin) < about {
+		peer.exchange(t, connection, peer.request, peer.want)
+		sent += 1000
+	}
+	took := time.Since(begin)
+	if peer.forget != "" {
+		peer.exchange(t, connection, peer.forget, 1)
+	}
+	return float64(sent) / took.Seconds()
+}
+
+// exchange sends a request and awaits its answers.
+func (peer peer) exchange(t *testing.T, connection net.Conn, request string, want int) {
+	t.Helper()
+	if _, err := io.WriteString(connection, request); err != nil {
+		t.Fatalf("%s: %v", peer.name, err)
+	}
+	answers := make([]byte, 0, 64<<10)
+	for bytes.Count(answers, []byte(peer.answer)) < want {
+		count, err := connection.Read(answers[len(answers):cap(answers)])
+		if err != nil {
+			t.Fatalf("%s: %v after %q", peer.name, err, answers)
+		}
+		answers = answers[:len(answers)+count]
+	}
+}
