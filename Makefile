@@ -27,6 +27,9 @@ UNITS = $(SYSTEMD)/systemd/system
 SYSUSERS = $(SYSTEMD)/sysusers.d
 LOGROTATE = /etc/logrotate.d
 
+# The forwarder, if make forwarder has built it: then make install installs it too.
+BUILT = $(notdir $(wildcard build/forwarder))
+
 .PHONY: all forwarder help demo install uninstall test check bench torture clean
 
 all: ## build the commands into build/ (the default)
@@ -60,24 +63,23 @@ demo: all ## start a broker, send one message, show the log, receive it, stop
 
 install: ## install what make has built: PREFIX=/usr/local, DESTDIR for packagers
 	@case "$(PREFIX)" in [!/]*|*[!A-Za-z0-9/._+-]*|'') \
-		echo "install: PREFIX=$(PREFIX): must be an absolute path of letters, digits and /._+-" >&2; exit 1;; \
+		echo "install: PREFIX=$(PREFIX):" \
+			"must be an absolute path of letters, digits and /._+-" >&2; exit 1;; \
 	esac
 	@for name in broker producer consumer; do test -f build/$$name || { \
 		echo "install: build/$$name is missing: run make first" >&2; exit 1; }; \
 	done
 	install -d "$(DESTDIR)$(BIN)"
-	install -m 755 build/broker "$(DESTDIR)$(BIN)/mbus-broker"
-	install -m 755 build/producer "$(DESTDIR)$(BIN)/mbus-producer"
-	install -m 755 build/consumer "$(DESTDIR)$(BIN)/mbus-consumer"
-	if test -f build/forwarder; then install -m 755 build/forwarder "$(DESTDIR)$(BIN)/mbus-forwarder"; fi
+	@set -e; for name in broker producer consumer $(BUILT); do \
+		install -v -m 755 build/$$name "$(DESTDIR)$(BIN)/mbus-$$name"; \
+	done
 ifeq ($(shell uname),Linux)
 	install -d "$(DESTDIR)$(UNITS)" "$(DESTDIR)$(SYSUSERS)" "$(DESTDIR)$(LOGROTATE)"
-	install -m 644 build/package/mbus-broker.service build/package/mbus-consumer@.service "$(DESTDIR)$(UNITS)"
-	sed -i 's|/usr/local/bin/mbus-|$(BIN)/mbus-|' "$(DESTDIR)$(UNITS)/mbus-broker.service" "$(DESTDIR)$(UNITS)/mbus-consumer@.service"
-	if test -f build/forwarder; then \
-		install -m 644 build/package/mbus-forwarder.service "$(DESTDIR)$(UNITS)" && \
-		sed -i 's|/usr/local/bin/mbus-|$(BIN)/mbus-|' "$(DESTDIR)$(UNITS)/mbus-forwarder.service"; \
-	fi
+	@set -e; for unit in mbus-broker mbus-consumer@ $(BUILT:%=mbus-%); do \
+		file="$(DESTDIR)$(UNITS)/$$unit.service"; \
+		install -v -m 644 build/package/$$unit.service "$$file"; \
+		sed -i 's|/usr/local/bin/mbus-|$(BIN)/mbus-|' "$$file"; \
+	done
 	install -m 644 build/package/mbus.sysusers "$(DESTDIR)$(SYSUSERS)/mbus.conf"
 	@file="$(DESTDIR)$(LOGROTATE)/mbus"; \
 	if test -f "$$file" && ! cmp -s build/package/mbus.logrotate "$$file"; then \
@@ -100,7 +102,8 @@ test: ## run every test
 	go -C $(FORWARDER) test ./...
 
 check: ## check format, vet for every system, lint, and run every test with the race detector
-	@unformatted=$$(gofmt -l cmd internal); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
+	@unformatted=$$(gofmt -l cmd internal); \
+	test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
 	go vet ./...
 	go -C $(FORWARDER) vet ./...
 	@set -e; for system in $(SYSTEMS); do \
@@ -114,7 +117,8 @@ check: ## check format, vet for every system, lint, and run every test with the 
 	@if why=$$(go build -race net 2>&1); then \
 		echo 'go test -race ./...'; go test -race ./... && go -C $(FORWARDER) test -race ./...; \
 	else \
-		echo "make check leaves out the race detector, which needs cgo and a C compiler: $$(echo "$$why" | tail -n 1)" >&2; \
+		echo "make check leaves out the race detector, which needs cgo and a C compiler:" >&2; \
+		echo "$$why" | tail -n 1 >&2; \
 		echo 'go test ./...'; go test ./... && go -C $(FORWARDER) test ./...; \
 	fi
 	GOMAXPROCS=1 go test -count=1 ./...
