@@ -33,19 +33,18 @@ func newTunnels(t *testing.T, names ...string) *tunnels {
 	t.Helper()
 	tunnels := &tunnels{t: t, program: tool(t, "stunnel"), directory: t.TempDir()}
 	text := section(t, "Running it as a service")
-	makeCertificate := regexp.MustCompile(`(?m)^openssl .* broker\.crt$`).FindString(text)
+	_, recipe, _ := strings.Cut(text, "```shell\n")
+	recipe, _, _ = strings.Cut(recipe, "```")
 	blocks := regexp.MustCompile("(?s)```ini\n(.*?)```").FindAllStringSubmatch(text, -1)
-	if makeCertificate == "" || len(blocks) != 2 {
-		t.Fatalf("the README has %q and %d configurations", makeCertificate, len(blocks))
+	if recipe == "" || len(blocks) != 2 {
+		t.Fatalf("the README has %q and %d configurations", recipe, len(blocks))
 	}
 	tunnels.besideBroker, tunnels.besideProducers = blocks[0][1], blocks[1][1]
-	for _, name := range names {
-		recipe := strings.ReplaceAll(makeCertificate, "broker", name)
-		openssl := exec.Command("sh", "-c", recipe)
-		openssl.Dir = tunnels.directory
-		if output, err := openssl.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v: %s", recipe, err, output)
-		}
+	recipe = strings.Replace(recipe, "in broker producer;", "in "+strings.Join(names, " ")+";", 1)
+	openssl := exec.Command("sh", "-c", recipe)
+	openssl.Dir = tunnels.directory
+	if output, err := openssl.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", recipe, err, output)
 	}
 	return tunnels
 }
