@@ -6,9 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"io"
 	"log"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -98,54 +96,10 @@ func logDirectory(t *testing.T) string {
 	return directory
 }
 
-// head is a log in the file of this name, of which only the first lines are read.
-type head string
-
-func (path head) String() string {
-	file, err := os.Open(string(path))
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
-	text, _ := io.ReadAll(io.LimitReader(file, 1000))
-	return string(text)
-}
-
-// startSilent starts a broker whose log goes nowhere.
+// startSilent starts a broker whose log is the null device.
 func startSilent(t *testing.T, arguments ...string) *daemon {
 	t.Helper()
-	address := bustest.FreeAddress(t)
-	_, port, _ := net.SplitHostPort(address)
-	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer null.Close()
-	command := command("broker", append([]string{"-pport", port}, arguments...)...)
-	command.Stderr = null
-	silent := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
-	bustest.Until(t, "the broker", func() bool {
-		connection, err := net.Dial("tcp", address)
-		if err == nil {
-			connection.Close()
-		}
-		return err == nil
-	})
-	return silent
-}
-
-// startToFile starts a broker whose log is a file, and returns the file's name, too.
-func startToFile(t *testing.T, arguments ...string) (*daemon, string) {
-	t.Helper()
-	path := filepath.Join(logDirectory(t), "log")
-	file, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	command := brokerCommand(arguments...)
-	command.Stderr = file
-	return startLogged(t, command, head(path)), path
+	return startOnDevice(t, os.DevNull, arguments...)
 }
 
 // rate delivers payloads of count messages for about a time, and returns how many
@@ -343,11 +297,10 @@ func (table *ratios) lines() {
 // all of them in its log, in messages a second.
 func sustain(t *testing.T, interval string, payload []byte) float64 {
 	t.Helper()
-	var log string
-	defer func() { os.Remove(log) }()
-	return sustainOn(t, payload, func() (busy *daemon) {
-		busy, log = startToFile(t, "-interval", interval)
-		return busy
+	log := filepath.Join(logDirectory(t), "log")
+	defer os.Remove(log)
+	return sustainOn(t, payload, func() *daemon {
+		return startInFile(t, log, "-interval", interval)
 	})
 }
 
@@ -463,7 +416,8 @@ func worstWaits(t *testing.T, floor string, thousand, one []byte) samples {
 	}
 	var beyond samples
 	for range 3 {
-		busy, log := startToFile(t, "-interval", "2s", "-max-queued", "500000000")
+		log := filepath.Join(logDirectory(t), "log")
+		busy := startInFile(t, log, "-interval", "2s", "-max-queued", "500000000")
 		for range 1000 {
 			bustest.Deliver(t, busy.Address, thousand)
 		}

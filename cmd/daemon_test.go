@@ -23,7 +23,7 @@ type daemon struct {
 	command *exec.Cmd
 	host    string
 	port    string
-	ended   chan struct{} // closed when the process has ended
+	ended   <-chan struct{} // closed when the process has ended
 }
 
 // brokerCommand returns a broker on a free port, not started.
@@ -73,10 +73,34 @@ func (path file) String() string {
 	return string(text)
 }
 
-// constant is a log that is known before it is written.
+// constant is a log that can't be read: its text is what the broker is expected to write.
 type constant string
 
 func (text constant) String() string { return string(text) }
+
+// startOnDevice starts a broker whose log is the device path, which can't be read. It skips
+// the test if the system has no such device.
+func startOnDevice(t *testing.T, path string, arguments ...string) *daemon {
+	t.Helper()
+	device, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer device.Close()
+	address := bustest.FreeAddress(t)
+	_, port, _ := net.SplitHostPort(address)
+	command := command("broker", append([]string{"-pport", port}, arguments...)...)
+	command.Stderr = device
+	broker := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
+	bustest.Until(t, "a connection to the broker", func() bool {
+		connection, err := net.Dial("tcp", address)
+		if err == nil {
+			connection.Close()
+		}
+		return err == nil
+	})
+	return broker
+}
 
 // startInPipe starts a broker whose log is a pipe.
 func startInPipe(t *testing.T, arguments ...string) (*daemon, *pipe) {
@@ -140,11 +164,7 @@ func startLogged(t *testing.T, command *exec.Cmd, log fmt.Stringer) *daemon {
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	daemon := &daemon{t: t, command: command, ended: make(chan struct{})}
-	go func() {
-		command.Wait()
-		close(daemon.ended)
-	}()
+	daemon := &daemon{t: t, command: command, ended: awaitEnd(command)}
 	t.Cleanup(func() {
 		command.Process.Kill()
 		<-daemon.ended

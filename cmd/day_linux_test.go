@@ -74,11 +74,7 @@ func (service *service) end() {
 	if err := os.WriteFile(service.path+".stop", nil, 0o600); err != nil {
 		service.day.t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() {
-		service.loop.Wait()
-		close(ended)
-	}()
+	ended := awaitEnd(service.loop)
 	bustest.Until(service.day.t, "the end of "+service.path, func() bool {
 		service.signal(syscall.SIGTERM)
 		select {

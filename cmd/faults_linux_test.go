@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -18,6 +17,21 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
+// acceptNumbered sends count messages, 10 in a payload, as the writer writer0 of a load
+// does. The broker must accept all of them.
+func (daemon *daemon) acceptNumbered(count int) {
+	daemon.t.Helper()
+	const batch = 10
+	padding := strings.Repeat("x", 100)
+	for first := 0; first < count; first += batch {
+		var texts []string
+		for i := range batch {
+			texts = append(texts, fmt.Sprintf("writer0 %d %s", first+i, padding))
+		}
+		daemon.Accept(bustest.Payload("topic0", texts...), batch)
+	}
+}
+
 // On a disk that is full, messages are kept until there is room.
 func TestDiskFull(t *testing.T) { eachLog(t, testDiskFull) }
 
@@ -28,15 +42,8 @@ func testDiskFull(t *testing.T, start starter) {
 		t.Fatal(err)
 	}
 	broker := start(t, filepath.Join(directory, "log"), "-interval", "20ms")
-	const count, batch = 1000, 10
-	padding := strings.Repeat("x", 100)
-	for first := 0; first < count; first += batch {
-		var texts []string
-		for i := range batch {
-			texts = append(texts, fmt.Sprintf("writer0 %d %s", first+i, padding))
-		}
-		broker.Accept(bustest.Payload("topic0", texts...), batch)
-	}
+	const count = 1000
+	broker.acceptNumbered(count)
 	// The disk is full some time before a write fails: the last page has room. The
 	// log has been refused room when it ends with a page, and some ticks have not
 	// changed that.
@@ -68,20 +75,10 @@ func testDiskFull(t *testing.T, start starter) {
 // On a device that never has room, the broker accepts and keeps, and its exit status
 // shows that it could not write.
 func TestDevFull(t *testing.T) {
-	device, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-	if err != nil {
-		t.Skip(err)
+	broker := startOnDevice(t, "/dev/full", "-timeout", "300ms", "-interval", "10ms")
+	if status, stderr := broker.produce("t", "1"); status != 0 {
+		t.Errorf("the producer ended with status %d: %s", status, stderr)
 	}
-	defer device.Close()
-	address := bustest.FreeAddress(t)
-	_, port, _ := net.SplitHostPort(address)
-	command := command("broker", "-pport", port, "-timeout", "300ms", "-interval", "10ms")
-	command.Stderr = device
-	broker := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
-	bustest.Until(t, "the broker", func() bool {
-		status, _ := broker.produce("t", "1")
-		return status == 0
-	})
 	broker.signal(syscall.SIGTERM)
 	if status := broker.wait(); status != 1 {
 		t.Errorf("status %d", status)

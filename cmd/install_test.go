@@ -15,6 +15,19 @@ import (
 	"testing"
 )
 
+// tool returns the path of a program. It skips the test if the program is not installed.
+func tool(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path = "/usr/sbin/" + name // not every user's PATH has this directory
+		if _, err := os.Stat(path); err != nil {
+			t.Skipf("%s is not installed", name)
+		}
+	}
+	return path
+}
+
 // release is a directory with what make install needs: the Makefile, build/package, and
 // the commands that were built.
 type release struct {
@@ -24,9 +37,7 @@ type release struct {
 
 func newRelease(t *testing.T, built ...string) *release {
 	t.Helper()
-	if _, err := exec.LookPath("make"); err != nil {
-		t.Skip("there is no make to install with")
-	}
+	tool(t, "make")
 	release := &release{t: t, directory: t.TempDir()}
 	err := os.CopyFS(release.path("build/package"), os.DirFS("../build/package"))
 	if err != nil {

@@ -81,6 +81,17 @@ func finish(t *testing.T, command *exec.Cmd) (status int, stdout, stderr string)
 	return command.ProcessState.ExitCode(), output.String(), complaints.String()
 }
 
+// awaitEnd waits for a started command in the background. The channel is closed once the
+// command has ended.
+func awaitEnd(command *exec.Cmd) <-chan struct{} {
+	ended := make(chan struct{})
+	go func() {
+		command.Wait()
+		close(ended)
+	}()
+	return ended
+}
+
 // expect fails the test unless a command ends with status, with exactly stderr on
 // standard error, and with nothing on standard output.
 func expect(t *testing.T, status int, stderr string, name string, arguments ...string) {

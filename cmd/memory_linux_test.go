@@ -1,7 +1,6 @@
 package cmd_test
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -159,8 +158,7 @@ func fillAndRefuse(t *testing.T, name string, test filling) {
 	accepted := broker.fill(test.payloads...)
 	const smallest = "\x82" + topicKey + "\xa1a" + dataKey + "\xc0"
 	count := min(test.maxPayload/len(smallest)-1, test.maxQueued/128)
-	header := string(binary.BigEndian.AppendUint32([]byte{0xdd}, uint32(count)))
-	many := header + strings.Repeat(smallest, count)
+	many := header(0xdd, 4, int64(count)) + strings.Repeat(smallest, count)
 	for _, payload := range []string{
 		many, many + "\xc0",
 		strings.Repeat("x", test.maxPayload+1),

@@ -94,9 +94,7 @@ func copySource(t *testing.T, directory string) {
 // knows.
 func TestMakeVersion(t *testing.T) {
 	for _, program := range []string{"make", "git"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("there is no %s", program)
-		}
+		tool(t, program)
 	}
 	source := t.TempDir()
 	copySource(t, source)

@@ -16,19 +16,6 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// tool returns the path of a program, and skips the test if there is none.
-func tool(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		path = "/usr/sbin/" + name // which is not in everybody's PATH
-		if _, err := os.Stat(path); err != nil {
-			t.Skipf("there is no %s to check with", name)
-		}
-	}
-	return path
-}
-
 // check runs a program that must end with status 0. It returns its whole output.
 func check(t *testing.T, name string, arguments ...string) string {
 	t.Helper()
@@ -104,9 +91,9 @@ func TestUnitMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := broker.DefaultConfig()
-	bound := 8 + 2.5*float64(config.MaxQueued>>20) + 6*float64(config.MaxPayload>>20)
-	if excess := float64(mebibytes) / bound; excess < 1.05 || excess > 1.2 {
-		t.Errorf("MemoryMax is %s, the bound is %.0f MiB", allowed, bound)
+	limit := bound(config.MaxQueued, config.MaxPayload) >> 20
+	if excess := float64(mebibytes) / float64(limit); excess < 1.05 || excess > 1.2 {
+		t.Errorf("MemoryMax is %s, want 1.05 to 1.2 times the bound of %d MiB", allowed, limit)
 	}
 }
 

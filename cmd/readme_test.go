@@ -45,19 +45,9 @@ func shellRecipes(t *testing.T, title string, count int) []string {
 	return recipes
 }
 
-// findPython returns the path of python3.
-func findPython(t *testing.T) string {
-	t.Helper()
-	python, err := exec.LookPath("python3")
-	if err != nil {
-		t.Skip("there is no python3 to run the README's programs")
-	}
-	return python
-}
-
 // The README's program in Python reads a log as a consumer does.
 func TestReadmeDecoder(t *testing.T) {
-	python := findPython(t)
+	python := tool(t, "python3")
 	_, program, _ := strings.Cut(section(t, "Receiving"), "```python\n")
 	program, _, _ = strings.Cut(program, "```")
 	var all strings.Builder
@@ -108,7 +98,7 @@ func TestReadmeTests(t *testing.T) {
 
 // The README's client in Python works as it is printed.
 func TestReadmeClient(t *testing.T) {
-	python := findPython(t)
+	python := tool(t, "python3")
 	_, rest, _ := strings.Cut(section(t, "The protocol"), "```python\n")
 	client, rest, found := strings.Cut(rest, "```\n\nprints `")
 	want, _, _ := strings.Cut(rest, "`.\n")

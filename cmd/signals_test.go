@@ -72,9 +72,7 @@ func TestInterrupt(t *testing.T) {
 		broker := startInFile(t, filepath.Join(t.TempDir(), "log"))
 		producer := producerFor(broker.Address, &bustest.Endless{}, "-lines")
 		stderr := start(t, producer)
-		bustest.Until(t, "a message", func() bool {
-			return strings.Contains(broker.Log.String(), "dispatched")
-		})
+		awaitStream(t, broker, 0)
 		producer.Process.Signal(stop)
 		producer.Wait()
 		got := parseReport(t, stderr.String())
@@ -185,11 +183,7 @@ func TestSecondSignalToAProducer(t *testing.T) {
 		}
 		producer := producerFor(silent.Addr().String(), strings.NewReader("1\n"), arguments...)
 		start(t, producer)
-		ended := make(chan struct{})
-		go func() {
-			producer.Wait()
-			close(ended)
-		}()
+		ended := awaitEnd(producer)
 		connection, err := silent.Accept() // the producer waits for a reply
 		if err != nil {
 			t.Fatal(err)

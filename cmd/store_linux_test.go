@@ -20,15 +20,8 @@ func TestFullDiskIsRotated(t *testing.T) {
 	directory := smallDisk(t, "256k")
 	path := filepath.Join(directory, "log")
 	broker := startStore(t, path, "-interval", "10ms")
-	const count, batch = 3000, 10
-	padding := strings.Repeat("x", 100)
-	for first := 0; first < count; first += batch {
-		var texts []string
-		for i := range batch {
-			texts = append(texts, fmt.Sprintf("writer0 %d %s", first+i, padding))
-		}
-		broker.Accept(bustest.Payload("topic0", texts...), batch)
-	}
+	const count = 3000
+	broker.acceptNumbered(count)
 	var old string
 	removed := 0
 	last := fmt.Sprintf("writer0 %d ", count-1)
@@ -129,10 +122,7 @@ func TestPermissions(t *testing.T) {
 // is a process beside (-D), so that signals come to the broker.
 func strace(t *testing.T, options ...string) (broker *exec.Cmd, trace string) {
 	t.Helper()
-	program, err := exec.LookPath("strace")
-	if err != nil {
-		t.Skip("there is no strace here")
-	}
+	program := tool(t, "strace")
 	trace = filepath.Join(t.TempDir(), "trace")
 	if err := exec.Command(program, "-D", "-o", trace, "true").Run(); err != nil {
 		t.Skipf("strace can't trace here: %v", err)

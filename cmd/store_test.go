@@ -295,17 +295,12 @@ func TestRotations(t *testing.T) {
 // configuration that the contract has, and more lines.
 func logrotate(t *testing.T, path, line string) func() {
 	t.Helper()
-	program, err := exec.LookPath("logrotate")
-	if err != nil {
-		if program, err = exec.LookPath("/usr/sbin/logrotate"); err != nil {
-			t.Skip("there is no logrotate here")
-		}
-	}
+	program := tool(t, "logrotate")
 	configuration, state := path+".conf", path+".state"
 	const lines = "nocreate\n\tnocompress\n\tnodateext\n\trotate 100"
 	text := fmt.Sprintf("%s {\n\t%s\n\t%s\n}\n", path, lines, line)
 	// logrotate refuses a directory or a configuration that others may write to.
-	err = errors.Join(os.Chmod(filepath.Dir(path), 0o700),
+	err := errors.Join(os.Chmod(filepath.Dir(path), 0o700),
 		os.WriteFile(configuration, []byte(text), 0o600))
 	if err != nil {
 		t.Fatal(err)
