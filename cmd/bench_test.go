@@ -96,8 +96,8 @@ func logDirectory(t *testing.T) string {
 	return directory
 }
 
-// startSilent starts a broker whose log is the null device.
-func startSilent(t *testing.T, arguments ...string) *daemon {
+// startWithNullLog starts a broker whose log is the null device.
+func startWithNullLog(t *testing.T, arguments ...string) *daemon {
 	t.Helper()
 	return startOnDevice(t, os.DevNull, arguments...)
 }
@@ -156,7 +156,7 @@ type ratios struct {
 	thousand []byte // a payload of 1,000 messages
 	topics   []byte // a payload of 1,000 messages, each on a topic of its own
 	floor    string // the address of a reading floor
-	steady   string // the address of a broker whose log goes nowhere
+	null     string // the address of a broker whose log goes nowhere
 	rows     []string
 }
 
@@ -177,11 +177,11 @@ func TestRatios(t *testing.T) {
 		thousand: []byte(repeated(1000, "topic", text)),
 		topics:   []byte(bustest.Encode(messages...)),
 		floor:    startCommand(t, floorCommand(t, reading)).Address,
-		steady:   startSilent(t, "-interval", "200ms").Address,
+		null:     startWithNullLog(t, "-interval", "200ms").Address,
 	}
 	table.accepting()
 	table.sustained()
-	table.inStore()
+	table.ownLog()
 	table.onDisk()
 	table.queued()
 	table.waiting()
@@ -208,7 +208,7 @@ func (table *ratios) rate(
 func (table *ratios) accepting() {
 	const long, short = 150 * time.Millisecond, 15 * time.Millisecond
 	results, accepted := inTurn(20,
-		table.rate(table.steady, table.thousand, 1000, long),
+		table.rate(table.null, table.thousand, 1000, long),
 		table.rate(table.floor, table.thousand, 1000, long))
 	table.add("accept 1,000 x 128 B a payload, of the reading floor", ">= 0.50",
 		results, accepted.millions())
@@ -220,12 +220,12 @@ func (table *ratios) accepting() {
 		results, "")
 
 	results, singles := inTurn(150,
-		table.rate(table.steady, table.one, 1, short), table.rate(table.floor, table.one, 1, short))
+		table.rate(table.null, table.one, 1, short), table.rate(table.floor, table.one, 1, short))
 	table.add("accept a message a connection, of the reading floor", ">= 0.9",
 		results, fmt.Sprintf("%.0f/s", singles.quantile(0.5)))
 
 	results, _ = inTurn(10,
-		table.rate(table.steady, table.topics, 1000, long),
+		table.rate(table.null, table.topics, 1000, long),
 		table.rate(table.floor, table.topics, 1000, long))
 	table.add("accept 1,000 messages over 1,000 topics, of the reading floor", ">= 0.15",
 		results, "")
@@ -246,7 +246,7 @@ func (table *ratios) sustained() {
 
 // queued measures what queued messages cost.
 func (table *ratios) queued() {
-	costs := queueing(table.t, table.thousand, 200_000)
+	costs := measureQueue(table.t, table.thousand, 200_000)
 	table.add("allocations a message, accepting 1,000, the sender's included", "<= 1",
 		samples{costs.accepting}, "")
 	table.add("allocations a message, draining", "0", samples{costs.draining}, "")
@@ -254,8 +254,8 @@ func (table *ratios) queued() {
 		samples{costs.memory}, "")
 
 	const short = 5 * time.Millisecond
-	few := startSilent(table.t, "-interval", "1h", "-max-queued", "2000000000")
-	many := startSilent(table.t, "-interval", "1h", "-max-queued", "2000000000")
+	few := startWithNullLog(table.t, "-interval", "1h", "-max-queued", "2000000000")
+	many := startWithNullLog(table.t, "-interval", "1h", "-max-queued", "2000000000")
 	for range 20 {
 		bustest.Deliver(table.t, few.Address, table.thousand)
 	}
@@ -271,7 +271,7 @@ func (table *ratios) queued() {
 	many.signal(syscall.SIGKILL)
 
 	drain := func(count int) func() float64 {
-		return func() float64 { return queueing(table.t, table.thousand, count).rate }
+		return func() float64 { return measureQueue(table.t, table.thousand, count).rate }
 	}
 	results, _ = inTurn(3, drain(1_000_000), drain(100_000))
 	table.add("drain a million, of the rate for 100,000", "~ 1", results, "")
@@ -287,8 +287,8 @@ func (table *ratios) waiting() {
 // lines measures the producer.
 func (table *ratios) lines() {
 	results, lines := inTurn(4,
-		func() float64 { return lineRate(table.t, table.steady) },
-		table.rate(table.steady, table.thousand, 1000, 300*time.Millisecond))
+		func() float64 { return lineRate(table.t, table.null) },
+		table.rate(table.null, table.thousand, 1000, 300*time.Millisecond))
 	table.add("producer -lines, a million, of accepting 1,000 a payload", ">= 0.8",
 		results, lines.millions())
 }
@@ -297,10 +297,10 @@ func (table *ratios) lines() {
 // all of them in its log, in messages a second.
 func sustain(t *testing.T, interval string, payload []byte) float64 {
 	t.Helper()
-	log := filepath.Join(logDirectory(t), "log")
-	defer os.Remove(log)
+	path := filepath.Join(logDirectory(t), "log")
+	defer os.Remove(path)
 	return sustainOn(t, payload, func() *daemon {
-		return startInFile(t, log, "-interval", interval)
+		return startInFile(t, path, "-interval", interval)
 	})
 }
 
@@ -362,9 +362,9 @@ func (stopwatch *stopwatch) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// queueing measures a broker that takes count messages, 1,000 a payload, and drains
+// measureQueue measures a broker that takes count messages, 1,000 a payload, and drains
 // them into nothing at its end.
-func queueing(t *testing.T, payload []byte, count int) (costs costs) {
+func measureQueue(t *testing.T, payload []byte, count int) (costs costs) {
 	t.Helper()
 	config := broker.DefaultConfig()
 	watch := &stopwatch{}
@@ -416,8 +416,8 @@ func worstWaits(t *testing.T, floor string, thousand, one []byte) samples {
 	}
 	var beyond samples
 	for range 3 {
-		log := filepath.Join(logDirectory(t), "log")
-		busy := startInFile(t, log, "-interval", "2s", "-max-queued", "500000000")
+		path := filepath.Join(logDirectory(t), "log")
+		busy := startInFile(t, path, "-interval", "2s", "-max-queued", "500000000")
 		for range 1000 {
 			bustest.Deliver(t, busy.Address, thousand)
 		}
@@ -425,12 +425,12 @@ func worstWaits(t *testing.T, floor string, thousand, one []byte) samples {
 		// another.
 		ours := worst(busy.Address, 3*time.Second)
 		beyond = append(beyond, ours-worst(floor, 3*time.Second))
-		if info, err := os.Stat(log); err != nil || info.Size() < 1_000_000*150 {
+		if info, err := os.Stat(path); err != nil || info.Size() < 1_000_000*150 {
 			t.Errorf("the drain is not over: %v", err)
 		}
 		busy.signal(syscall.SIGKILL)
 		busy.wait()
-		os.Remove(log)
+		os.Remove(path)
 	}
 	return beyond
 }

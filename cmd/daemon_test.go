@@ -256,8 +256,8 @@ func (daemon *daemon) stop() {
 	}
 }
 
-// drained stops the broker and returns the messages on the topic t in its log.
-func (daemon *daemon) drained() []string {
+// stopAndReceive stops the broker and returns the messages on the topic t in its log.
+func (daemon *daemon) stopAndReceive() []string {
 	daemon.t.Helper()
 	daemon.stop()
 	return daemon.Received("t")

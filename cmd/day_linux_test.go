@@ -24,9 +24,9 @@ const supervise = `while [ ! -e "$0.stop" ]; do
 	sleep 0.5
 done`
 
-// day is a directory in which a broker and a worker run, each supervised, with what make
+// system is a directory in which a broker and a worker run, each supervised, with what make
 // install has installed.
-type day struct {
+type system struct {
 	t       *testing.T
 	release *release
 	log     string // of the broker
@@ -35,28 +35,28 @@ type day struct {
 
 // service is a command that is supervised.
 type service struct {
-	day  *day
-	path string // of its files, without what supervise adds
-	loop *exec.Cmd
+	system *system
+	path   string // of its files, without what supervise adds
+	loop   *exec.Cmd
 }
 
 // path returns the path of a file of the day's.
-func (day *day) path(name string) string {
-	return filepath.Join(filepath.Dir(day.log), name)
+func (system *system) path(name string) string {
+	return filepath.Join(filepath.Dir(system.log), name)
 }
 
 // start starts a service with a unit's command line, in which replacer replaces what differs
 // here, and with more arguments.
-func (day *day) start(name, unit string, replacer *strings.Replacer, more ...string) *service {
-	day.t.Helper()
-	unit = day.release.path("dest/usr/local/lib/systemd/system/" + unit)
-	arguments := strings.Fields(replacer.Replace(setting(day.t, unit, "ExecStart")))
-	arguments[0] = day.release.path("dest" + arguments[0])
-	service := &service{day: day, path: day.path(name)}
+func (system *system) start(name, unit string, replacer *strings.Replacer, more ...string) *service {
+	system.t.Helper()
+	unit = system.release.path("dest/usr/local/lib/systemd/system/" + unit)
+	arguments := strings.Fields(replacer.Replace(setting(system.t, unit, "ExecStart")))
+	arguments[0] = system.release.path("dest" + arguments[0])
+	service := &service{system: system, path: system.path(name)}
 	arguments = append([]string{"-c", supervise, service.path}, append(arguments, more...)...)
 	service.loop = exec.Command("sh", arguments...)
-	start(day.t, service.loop)
-	day.t.Cleanup(func() { service.signal(syscall.SIGKILL) })
+	start(system.t, service.loop)
+	system.t.Cleanup(func() { service.signal(syscall.SIGKILL) })
 	return service
 }
 
@@ -70,12 +70,12 @@ func (service *service) signal(kind syscall.Signal) {
 
 // end stops the service for good.
 func (service *service) end() {
-	service.day.t.Helper()
+	service.system.t.Helper()
 	if err := os.WriteFile(service.path+".stop", nil, 0o600); err != nil {
-		service.day.t.Fatal(err)
+		service.system.t.Fatal(err)
 	}
 	ended := awaitEnd(service.loop)
-	bustest.Until(service.day.t, "the end of "+service.path, func() bool {
+	bustest.Until(service.system.t, "the end of "+service.path, func() bool {
 		service.signal(syscall.SIGTERM)
 		select {
 		case <-ended:
@@ -94,10 +94,10 @@ func (service *service) statuses() []string {
 // send sends the numbers from 1 as messages, one after the other, until ended is closed. It
 // returns how many were accepted, and how many were sent again because their outcome was
 // unknown.
-func (day *day) send(ended <-chan struct{}) (accepted, again int, err error) {
+func (system *system) send(ended <-chan struct{}) (accepted, again int, err error) {
 	for !isEnded(ended) {
-		producer := exec.Command(day.release.path("dest/usr/local/bin/mbus-producer"),
-			"-port", day.port, "-topic", "t", "-message", strconv.Itoa(accepted+1), "-retry", "1m")
+		producer := exec.Command(system.release.path("dest/usr/local/bin/mbus-producer"),
+			"-port", system.port, "-topic", "t", "-message", strconv.Itoa(accepted+1), "-retry", "1m")
 		output, err := producer.CombinedOutput()
 		switch status := producer.ProcessState.ExitCode(); {
 		case status == 0:
@@ -114,16 +114,16 @@ func (day *day) send(ended <-chan struct{}) (accepted, again int, err error) {
 
 // count asks the broker for its counts, once it is up, and waits until there are as many lines
 // of counts. They add up.
-func (day *day) count(broker *service, lines int) {
-	day.t.Helper()
-	ping := exec.Command(day.release.path("dest/usr/local/bin/mbus-producer"),
-		"-ping", "-port", day.port, "-retry", "1m")
+func (system *system) count(broker *service, lines int) {
+	system.t.Helper()
+	ping := exec.Command(system.release.path("dest/usr/local/bin/mbus-producer"),
+		"-ping", "-port", system.port, "-retry", "1m")
 	if output, err := ping.CombinedOutput(); err != nil {
-		day.t.Errorf("%v: %s", err, output)
+		system.t.Errorf("%v: %s", err, output)
 	}
-	bustest.Until(day.t, "the counts", func() bool {
+	bustest.Until(system.t, "the counts", func() bool {
 		stderr := file(broker.path + ".stderr").String()
-		if len(allCounts(day.t, stderr)) >= lines {
+		if len(allCounts(system.t, stderr)) >= lines {
 			return true
 		}
 		broker.signal(syscall.SIGUSR1)
@@ -134,12 +134,12 @@ func (day *day) count(broker *service, lines int) {
 
 // work makes the worker's command, which appends the data of a message to the file done. One
 // write a message keeps lines whole even if a killed worker's command goes on beside the next.
-func (day *day) work() string {
-	day.t.Helper()
-	path := day.path("work")
-	text := fmt.Sprintf("#!/bin/sh\nprintf '%%s\\n' \"$(cat)\" >> '%s'\n", day.path("done"))
+func (system *system) work() string {
+	system.t.Helper()
+	path := system.path("work")
+	text := fmt.Sprintf("#!/bin/sh\nprintf '%%s\\n' \"$(cat)\" >> '%s'\n", system.path("done"))
 	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
-		day.t.Fatal(err)
+		system.t.Fatal(err)
 	}
 	return path
 }
@@ -151,20 +151,20 @@ func TestDay(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	logrotate := tool(t, "logrotate")
 	release, directory := newRelease(t, "broker", "producer", "consumer"), t.TempDir()
-	release.must("install")
-	day := &day{t: t, release: release, log: filepath.Join(directory, "mbus.log")}
-	_, day.port, _ = strings.Cut(bustest.FreeAddress(t), ":")
-	broker := day.start("broker", "mbus-broker.service",
-		strings.NewReplacer("/var/lib/mbus", directory), "-pport", day.port, "-interval", "0")
-	worker := day.start("worker", "mbus-consumer@.service", strings.NewReplacer(
+	release.mustMake("install")
+	system := &system{t: t, release: release, log: filepath.Join(directory, "mbus.log")}
+	_, system.port, _ = strings.Cut(bustest.FreeAddress(t), ":")
+	broker := system.start("broker", "mbus-broker.service",
+		strings.NewReplacer("/var/lib/mbus", directory), "-pport", system.port, "-interval", "0")
+	worker := system.start("worker", "mbus-consumer@.service", strings.NewReplacer(
 		"/var/lib/mbus-consumer/%i", directory+"/orders", "/var/lib/mbus", directory,
-		"$MBUS_FLAGS", "-topic t -retry 1h", "$MBUS_COMMAND", day.work()))
+		"$MBUS_FLAGS", "-topic t -retry 1h", "$MBUS_COMMAND", system.work()))
 
 	over, sent := make(chan struct{}), make(chan error, 1)
 	var accepted, again int
 	go func() {
 		var err error
-		accepted, again, err = day.send(over)
+		accepted, again, err = system.send(over)
 		sent <- err
 	}()
 	const minutes = 10
@@ -172,7 +172,7 @@ func TestDay(t *testing.T) {
 	configuration := rotation(t, release.path("dest/etc/logrotate.d/mbus"), directory)
 	for i := range minutes {
 		time.Sleep(minute)
-		check(t, logrotate, "-f", "-s", filepath.Join(directory, "rotated"), configuration)
+		mustRun(t, logrotate, "-f", "-s", filepath.Join(directory, "rotated"), configuration)
 		switch i {
 		case 1:
 			broker.signal(syscall.SIGTERM)
@@ -183,23 +183,23 @@ func TestDay(t *testing.T) {
 		case 7:
 			worker.signal(syscall.SIGKILL)
 		}
-		day.count(broker, i+1)
+		system.count(broker, i+1)
 	}
 	close(over)
 	if err := <-sent; err != nil {
 		t.Fatal(err)
 	}
 	bustest.Until(t, "the last message", func() bool {
-		return strings.HasSuffix(file(day.path("done")).String(), fmt.Sprintf("\n%d\n", accepted))
+		return strings.HasSuffix(file(system.path("done")).String(), fmt.Sprintf("\n%d\n", accepted))
 	})
 	worker.end()
 	broker.end()
-	day.checkWork(broker, worker, accepted, again)
+	system.checkWork(broker, worker, accepted, again)
 }
 
 // checkWork compares what the worker has done with what was accepted.
-func (day *day) checkWork(broker, worker *service, accepted, again int) {
-	t := day.t
+func (system *system) checkWork(broker, worker *service, accepted, again int) {
+	t := system.t
 	t.Helper()
 	for _, service := range []*service{broker, worker} {
 		// stopped, killed, and stopped at the end
@@ -207,7 +207,7 @@ func (day *day) checkWork(broker, worker *service, accepted, again int) {
 			t.Errorf("%s ended with %q: %s", service.path, got, file(service.path+".stderr"))
 		}
 	}
-	done := strings.Fields(file(day.path("done")).String())
+	done := strings.Fields(file(system.path("done")).String())
 	next, repeated := 1, 0
 	for _, text := range done {
 		switch number, err := strconv.Atoi(text); {

@@ -11,9 +11,9 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// collecting makes a command report each garbage collection on standard error, with
+// traceCollections makes a command report each garbage collection on standard error, with
 // variable in its environment.
-func collecting(command *exec.Cmd, variable string) *exec.Cmd {
+func traceCollections(command *exec.Cmd, variable string) *exec.Cmd {
 	command.Env = append(os.Environ(), "GOGC=", "GOMEMLIMIT=", "GODEBUG=gctrace=1", variable)
 	return command
 }
@@ -23,9 +23,9 @@ func collecting(command *exec.Cmd, variable string) *exec.Cmd {
 func TestMemoryFromTheEnvironment(t *testing.T) {
 	lines := strings.Join(bustest.Numbers(1, 200_000), "\n")
 	collections := func(variable string) (ofBroker, ofProducer int) {
-		broker := startCommand(t, collecting(brokerCommand(), variable))
+		broker := startCommand(t, traceCollections(brokerCommand(), variable))
 		input := strings.NewReader(lines)
-		producer := collecting(producerFor(broker.Address, input, "-lines"), variable)
+		producer := traceCollections(producerFor(broker.Address, input, "-lines"), variable)
 		status, _, stderr := finish(t, producer)
 		if status != 0 {
 			t.Errorf("%s: status %d: %s", variable, status, stderr)

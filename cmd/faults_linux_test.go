@@ -131,7 +131,7 @@ func TestFewDescriptors(t *testing.T) {
 		var waiting []*bustest.Conn
 		for range 50 {
 			connection := broker.Dial()
-			connection.End(good)
+			connection.End(goodMessage)
 			waiting = append(waiting, connection)
 		}
 		const line = "Broker: can't accept connections, trying on: "
@@ -173,11 +173,11 @@ func testManyConnections(t *testing.T, start starter) {
 			defer connection.Close()
 			<-begin
 			if i%2 == 0 {
-				io.WriteString(connection, good[:len(good)*(i%10)/10])
+				io.WriteString(connection, goodMessage[:len(goodMessage)*(i%10)/10])
 				connection.SetLinger(0)
 				return
 			}
-			io.WriteString(connection, good)
+			io.WriteString(connection, goodMessage)
 			connection.CloseWrite()
 			const accepted = "\x82\xa8Accepted\x01\xa5Error\xa0"
 			if reply, err := io.ReadAll(connection); string(reply) != accepted {

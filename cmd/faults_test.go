@@ -316,15 +316,15 @@ func TestLinesToAFullBroker(t *testing.T) {
 		t.Fatalf("status %d, %+v", status, got)
 	}
 	rest := strings.NewReader(strings.Join(want[got.accepted:], "\n"))
-	producer := producerFor(broker.Address, rest, "-lines", "-retry", "1h")
-	stderr := start(t, producer)
+	process := producerFor(broker.Address, rest, "-lines", "-retry", "1h")
+	stderr := start(t, process)
 	// The broker serves those who wait in turn, each for its -timeout. Between two
 	// others that it refuses it has refused the producer, too.
 	for range 2 {
 		broker.fill(bustest.Payload("other", ""))
 	}
 	go pipe.readRest(t, 4096, 0)
-	if err := producer.Wait(); err != nil {
+	if err := process.Wait(); err != nil {
 		t.Errorf("%v: %s", err, stderr)
 	}
 	broker.stop()

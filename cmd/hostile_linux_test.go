@@ -38,7 +38,7 @@ func testHostilePayloads(t *testing.T, start starter) {
 			t.Errorf("%s: the reply is %+v, want %d accepted", name, *reply, test.want)
 			wrong++
 		}
-		reply, err = broker.Post(good)
+		reply, err = broker.Post(goodMessage)
 		if err != nil || *reply != (apiv1.Reply{Accepted: 1}) {
 			t.Fatalf("after %s: %+v, %v", name, reply, err)
 		}
@@ -83,10 +83,10 @@ func checkHostileLog(t *testing.T, log string, messages, refusals int) {
 
 // The parts of a message, written by hand from the msgpack specification.
 const (
-	topicKey = "\xa5Topic"
-	dataKey  = "\xa4Data"
-	toData   = "\x82" + topicKey + "\xa1a" + dataKey // a message up to its data
-	good     = toData + "\xc4\x011"
+	topicKey    = "\xa5Topic"
+	dataKey     = "\xa4Data"
+	upToData    = "\x82" + topicKey + "\xa1a" + dataKey // a message up to its data
+	goodMessage = upToData + "\xc4\x011"
 )
 
 // refused is how many messages a payload has that must be refused.
@@ -147,7 +147,7 @@ func header(code byte, size int, length int64) string {
 
 // addCuts adds a payload that is cut after each of its bytes.
 func (payloads hostile) addCuts() {
-	whole := "\xdc\x00\x03" + good + good + good
+	whole := "\xdc\x00\x03" + goodMessage + goodMessage + goodMessage
 	for cut := 1; cut < len(whole); cut++ {
 		payloads.refuse(fmt.Sprint("truncated at ", cut), whole[:cut])
 	}
@@ -159,7 +159,7 @@ func (payloads hostile) addStringLengths() {
 	for _, place := range []struct{ name, before, text, after string }{
 		{"key", "\x82", "Topic", "\xa1a" + dataKey + "\xc0"},
 		{"topic", "\x82" + topicKey, "a", dataKey + "\xc0"},
-		{"data", toData, "1", ""},
+		{"data", upToData, "1", ""},
 		{"data first", "\x82" + dataKey, "1", topicKey + "\xa1a"},
 	} {
 		for _, form := range []struct {
@@ -196,35 +196,35 @@ func (payloads hostile) addCounts() {
 	for name, head := range map[string]string{
 		"fixarray": "\x93", "array16": header(0xdc, 2, 3), "array32": header(0xdd, 4, 3),
 	} {
-		payloads.add(name+" of 3", head+good+good+good, 3)
-		payloads.refuse(name+" with one less", head+good+good+good+good)
-		payloads.refuse(name+" with one more", head+good+good)
+		payloads.add(name+" of 3", head+goodMessage+goodMessage+goodMessage, 3)
+		payloads.refuse(name+" with one less", head+goodMessage+goodMessage+goodMessage+goodMessage)
+		payloads.refuse(name+" with one more", head+goodMessage+goodMessage)
 	}
-	payloads.refuse("array16 with the most", header(0xdc, 2, 1<<16-1)+good)
-	payloads.refuse("array32 with the most", header(0xdd, 4, 1<<32-1)+good)
-	payloads.refuse("array32 with the sign", header(0xdd, 4, 1<<31)+good)
+	payloads.refuse("array16 with the most", header(0xdc, 2, 1<<16-1)+goodMessage)
+	payloads.refuse("array32 with the most", header(0xdd, 4, 1<<32-1)+goodMessage)
+	payloads.refuse("array32 with the sign", header(0xdd, 4, 1<<31)+goodMessage)
 	payloads.add("array32 of nothing", header(0xdd, 4, 0), 0)
 
 	for entries := range 16 {
 		if entries != 2 {
 			head := string([]byte{byte(0x80 + entries)})
-			payloads.refuse(fmt.Sprint("map of ", entries), head+strings.Repeat(good[1:], 8))
+			payloads.refuse(fmt.Sprint("map of ", entries), head+strings.Repeat(goodMessage[1:], 8))
 		}
 	}
-	payloads.add("map16", header(0xde, 2, 2)+good[1:], 1)
-	payloads.add("map32", header(0xdf, 4, 2)+good[1:], 1)
-	payloads.refuse("map16 with the most", header(0xde, 2, 1<<16-1)+good[1:])
-	payloads.refuse("map32 with the most", header(0xdf, 4, 1<<32-1)+good[1:])
-	payloads.refuse("map32 that wraps to 2", header(0xdf, 4, 1<<31+2)+good[1:])
+	payloads.add("map16", header(0xde, 2, 2)+goodMessage[1:], 1)
+	payloads.add("map32", header(0xdf, 4, 2)+goodMessage[1:], 1)
+	payloads.refuse("map16 with the most", header(0xde, 2, 1<<16-1)+goodMessage[1:])
+	payloads.refuse("map32 with the most", header(0xdf, 4, 1<<32-1)+goodMessage[1:])
+	payloads.refuse("map32 that wraps to 2", header(0xdf, 4, 1<<31+2)+goodMessage[1:])
 }
 
 // addForeignValues adds, in every place of a payload, every first byte, extensions,
 // and deep nesting.
 func (payloads hostile) addForeignValues() {
 	for place, before := range map[string]string{
-		"root": "", "element": "\x91", "second element": "\x92" + good,
+		"root": "", "element": "\x91", "second element": "\x92" + goodMessage,
 		"key": "\x82", "second key": "\x82" + topicKey + "\xa1a",
-		"topic": "\x82" + topicKey, "data": toData,
+		"topic": "\x82" + topicKey, "data": upToData,
 	} {
 		for depth, count := range map[string]int{
 			"10": 10, "1,000": 1000, "1,000,000": 1_000_000,
@@ -250,7 +250,7 @@ func (payloads hostile) addForeignValues() {
 			"fixext8": "\xd7\x01", "fixext16": "\xd8\x01", "ext8": "\xc7\x00\x01",
 			"ext16": "\xc8\x00\x00\x01", "ext32": "\xc9\x00\x00\x00\x00\x01",
 		} {
-			payloads.refuse(name+" before a good map at the "+place, before+head+good)
+			payloads.refuse(name+" before a good map at the "+place, before+head+goodMessage)
 		}
 	}
 }
@@ -277,7 +277,7 @@ func (payloads hostile) addLimits(maxPayload int) {
 		payloads.refuse(fmt.Sprint("an unknown key of ", length),
 			"\x82"+head+strings.Repeat("\xff", length)+"\xa1a"+dataKey+"\xc0")
 	}
-	largest := maxPayload - len(toData+header(0xc6, 4, 0))
+	largest := maxPayload - len(upToData+header(0xc6, 4, 0))
 	for _, more := range []int{-1, 0, 1} {
 		want := 1
 		if more > 0 {
@@ -285,9 +285,9 @@ func (payloads hostile) addLimits(maxPayload int) {
 		}
 		length := largest + more
 		payloads.add(fmt.Sprintf("the limit %+d", more),
-			toData+header(0xc6, 4, int64(length))+strings.Repeat("x", length), want)
+			upToData+header(0xc6, 4, int64(length))+strings.Repeat("x", length), want)
 	}
-	payloads.refuse("many times the limit", strings.Repeat(good, 1<<20))
+	payloads.refuse("many times the limit", strings.Repeat(goodMessage, 1<<20))
 }
 
 // addTexts adds texts that could forge a line or confuse a terminal.
@@ -301,7 +301,7 @@ func (payloads hostile) addTexts() {
 		"a NUL": "a\x00b", "a backslash and n": "a\nb",
 	} {
 		text = header(0xd9, 1, int64(len(text))) + text
-		payloads.add("data with "+name, toData+text, 1)
+		payloads.add("data with "+name, upToData+text, 1)
 		payloads.refuse("a topic with "+name, "\x82"+topicKey+text+dataKey+"\xc0")
 		payloads.refuse("an unknown key with "+name, "\x82"+text+"\xc0")
 	}

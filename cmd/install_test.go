@@ -90,8 +90,8 @@ func (release *release) make(arguments ...string) (status int, stderr string) {
 	return status, stderr
 }
 
-// must is make that fails the test unless it succeeds and is silent.
-func (release *release) must(arguments ...string) {
+// mustMake is make that fails the test unless it succeeds and is silent.
+func (release *release) mustMake(arguments ...string) {
 	release.t.Helper()
 	if status, stderr := release.make(arguments...); status != 0 || stderr != "" {
 		release.t.Fatalf("make %q: status %d: %s", arguments, status, stderr)
@@ -140,7 +140,7 @@ func TestInstall(t *testing.T) {
 			want[systemd+"/sysusers.d/mbus.conf"] = 0o644
 			want["/etc/logrotate.d/mbus"] = 0o644
 		}
-		release.must("install", "PREFIX="+prefix)
+		release.mustMake("install", "PREFIX="+prefix)
 		if got := release.files(); !maps.Equal(got, want) {
 			t.Errorf("%s: installed are\n%v, want\n%v", prefix, got, want)
 		}
@@ -156,8 +156,8 @@ func TestInstall(t *testing.T) {
 		if status, _, stderr := finish(t, exec.Command(installed, "-version")); status != 0 {
 			t.Errorf("%s: status %d: %s", installed, status, stderr)
 		}
-		release.must("install", "PREFIX="+prefix) // over itself
-		release.must("uninstall", "PREFIX="+prefix)
+		release.mustMake("install", "PREFIX="+prefix) // over itself
+		release.mustMake("uninstall", "PREFIX="+prefix)
 		left := slices.Collect(maps.Keys(release.files()))
 		if !slices.Equal(left, []string{"/usr/local/bin/other"}) {
 			t.Errorf("%s: left are %q", prefix, left)

@@ -59,9 +59,9 @@ func sendLines(t *testing.T, address string, input io.Reader, arguments ...strin
 	return status, parseReport(t, stderr)
 }
 
-// compare returns how many of the messages want are not among got, and how many of
+// countDifferences returns how many of the messages want are not among got, and how many of
 // got are there again or were never wanted.
-func compare(got, want []string) (lost, extra int) {
+func countDifferences(got, want []string) (lost, extra int) {
 	missing := make(map[string]int)
 	for _, message := range want {
 		missing[message]++
@@ -94,7 +94,7 @@ func TestMillionLines(t *testing.T) {
 	if status != 0 || got != (report{accepted: count}) {
 		t.Errorf("status %d, %+v", status, got)
 	}
-	if got := broker.drained(); !slices.Equal(got, bustest.Numbers(1, count)) {
+	if got := broker.stopAndReceive(); !slices.Equal(got, bustest.Numbers(1, count)) {
 		t.Errorf("%d messages are in the log, or another order", len(got))
 	}
 }
@@ -152,7 +152,7 @@ func TestLinesOfAnyBytes(t *testing.T) {
 			for i, line := range test.want {
 				test.want[i] = string(escape.Append(nil, []byte(line)))
 			}
-			if got := broker.drained(); !slices.Equal(got, test.want) {
+			if got := broker.stopAndReceive(); !slices.Equal(got, test.want) {
 				t.Errorf("in the log: %.200q", got)
 			}
 		})
@@ -170,7 +170,7 @@ func TestLineOverTheLimit(t *testing.T) {
 	if status != 1 || got != want {
 		t.Errorf("status %d, %+v, want %+v", status, got, want)
 	}
-	if got := broker.drained(); !slices.Equal(got, bustest.Numbers(1, 1000)) {
+	if got := broker.stopAndReceive(); !slices.Equal(got, bustest.Numbers(1, 1000)) {
 		t.Errorf("in the log: %.200q", got)
 	}
 }
@@ -196,7 +196,7 @@ func TestLinesWithoutABroker(t *testing.T) {
 	if got := <-ended; got != "0" {
 		t.Error(got)
 	}
-	if got := broker.drained(); !slices.Equal(got, []string{"0"}) {
+	if got := broker.stopAndReceive(); !slices.Equal(got, []string{"0"}) {
 		t.Errorf("in the log: %q", got)
 	}
 }
@@ -213,13 +213,13 @@ func TestRestarts(t *testing.T) {
 	var got []string
 	for restart := range restarts {
 		awaitStream(t, broker, restart)
-		got = append(got, broker.drained()...)
+		got = append(got, broker.stopAndReceive()...)
 		broker = startAt(t, address, "-interval", "20ms")
 	}
 	awaitStream(t, broker, restarts)
 	input.Stop()
 	producer.Wait()
-	got = append(got, broker.drained()...)
+	got = append(got, broker.stopAndReceive()...)
 
 	count := input.Lines()
 	said := parseReport(t, stderr.String())
@@ -227,7 +227,7 @@ func TestRestarts(t *testing.T) {
 		t.Errorf("%v: %s", producer.ProcessState, stderr)
 	}
 	want := bustest.Numbers(1, count)
-	lost, extra := compare(got, want)
+	lost, extra := countDifferences(got, want)
 	if !slices.Equal(got, want) {
 		t.Fatalf("of %d lines %d are lost, %d are there again, or in another order",
 			count, lost, extra)
@@ -351,7 +351,7 @@ func TestLinesWithoutStandardError(t *testing.T) {
 	if status, _, _ := finish(t, broken); status != 0 {
 		t.Errorf("status %d", status)
 	}
-	if got := broker.drained(); !slices.Equal(got, bustest.Numbers(1, 3)) {
+	if got := broker.stopAndReceive(); !slices.Equal(got, bustest.Numbers(1, 3)) {
 		t.Errorf("in the log: %q", got)
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// called returns a command that is called by another name, which is a link's.
-func called(t *testing.T, name, link string, arguments ...string) *exec.Cmd {
+// linkedCommand returns a command that is called by another name, which is a link's.
+func linkedCommand(t *testing.T, name, link string, arguments ...string) *exec.Cmd {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), link)
 	if err := os.Symlink(filepath.Join(binaries, name), path); err != nil {
@@ -49,12 +49,12 @@ func TestName(t *testing.T) {
 			[]string{"-port", "1", "-topic", "t", "-message", "x", "-timeout", "1ns"},
 			"mbus-producer: 127.0.0.1:1: not accepted: "},
 	} {
-		_, stdout, stderr := finish(t, called(t, test.name, test.link, test.arguments...))
+		_, stdout, stderr := finish(t, linkedCommand(t, test.name, test.link, test.arguments...))
 		if output := stdout + stderr; !strings.HasPrefix(output, test.want) {
 			t.Errorf("%s %q: %s", test.link, test.arguments, output)
 		}
 	}
-	_, usage, _ := finish(t, called(t, "producer", "mbus-producer", "-h"))
+	_, usage, _ := finish(t, linkedCommand(t, "producer", "mbus-producer", "-h"))
 	for _, example := range []string{"  mbus-producer -topic ", " | mbus-producer -topic "} {
 		if !strings.Contains(usage, example) {
 			t.Errorf("no %q in\n%s", example, usage)

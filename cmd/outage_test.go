@@ -35,7 +35,7 @@ func TestOutage(t *testing.T) {
 	if !regexp.MustCompile("^" + want + "$").MatchString(stderr.String()) {
 		t.Errorf("standard error: %s", stderr)
 	}
-	if got := broker.drained(); !slices.Equal(got, []string{"x"}) {
+	if got := broker.stopAndReceive(); !slices.Equal(got, []string{"x"}) {
 		t.Errorf("in the log: %q", got)
 	}
 }

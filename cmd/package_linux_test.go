@@ -16,8 +16,8 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// check runs a program that must end with status 0. It returns its whole output.
-func check(t *testing.T, name string, arguments ...string) string {
+// mustRun runs a program that must end with status 0. It returns its whole output.
+func mustRun(t *testing.T, name string, arguments ...string) string {
 	t.Helper()
 	output, err := exec.Command(name, arguments...).CombinedOutput()
 	if err != nil {
@@ -65,11 +65,11 @@ func TestUnits(t *testing.T) {
 		}
 		path := filepath.Join(directory, unit.instance)
 		// It reports a setting that it does not know without failing.
-		output := check(t, systemd, "verify", "--man=no", path)
+		output := mustRun(t, systemd, "verify", "--man=no", path)
 		if strings.Contains(output, "mbus-") {
 			t.Errorf("%s: systemd says\n%s", unit.file, output)
 		}
-		output = check(t, systemd, "security", "--offline=true", "--no-pager", path)
+		output = mustRun(t, systemd, "security", "--offline=true", "--no-pager", path)
 		overall := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`)
 		found := overall.FindStringSubmatch(output)
 		if found == nil {
@@ -108,7 +108,7 @@ func TestUsers(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(root, "etc"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	output := check(t, sysusers, "--dry-run", "--root="+root, file)
+	output := mustRun(t, sysusers, "--dry-run", "--root="+root, file)
 	const units = "../build/package/mbus-"
 	for _, name := range []string{
 		setting(t, units+"broker.service", "User"), setting(t, units+"consumer@.service", "User"),
@@ -159,7 +159,7 @@ func TestRotation(t *testing.T) {
 	if err := os.WriteFile(global, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	output := check(t, logrotate, "-d", global)
+	output := mustRun(t, logrotate, "-d", global)
 	if strings.Contains(output, "error") || !strings.Contains(output, "considering log "+log) {
 		t.Errorf("logrotate says\n%s", output)
 	}
@@ -167,7 +167,7 @@ func TestRotation(t *testing.T) {
 		if err := os.WriteFile(log, fmt.Appendln(nil, i), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		check(t, logrotate, "-f", "-s", filepath.Join(directory, "state"), global)
+		mustRun(t, logrotate, "-f", "-s", filepath.Join(directory, "state"), global)
 	}
 	for name, want := range map[string]string{"": "", ".1": "2\n", ".2": "1\n", ".3": "0\n"} {
 		if got, err := os.ReadFile(log + name); string(got) != want || (err == nil) != (name != "") {
@@ -197,13 +197,13 @@ func installedBroker(t *testing.T, release *release, directory string) *exec.Cmd
 func TestInstalled(t *testing.T) {
 	logrotate := tool(t, "logrotate")
 	release, directory := newRelease(t, "broker", "producer", "consumer"), t.TempDir()
-	release.must("install")
+	release.mustMake("install")
 	log := filepath.Join(directory, "mbus.log")
-	broker := startLogged(t, installedBroker(t, release, directory), file(log))
+	daemon := startLogged(t, installedBroker(t, release, directory), file(log))
 
 	input := &bustest.Endless{}
 	producer := exec.Command(release.path("dest/usr/local/bin/mbus-producer"),
-		"-port", broker.port, "-topic", "t", "-lines")
+		"-port", daemon.port, "-topic", "t", "-lines")
 	producer.Stdin = input
 	stderr := start(t, producer)
 	configuration := rotation(t, release.path("dest/etc/logrotate.d/mbus"), directory)
@@ -212,14 +212,14 @@ func TestInstalled(t *testing.T) {
 		bustest.Until(t, "messages in the log", func() bool {
 			return strings.Contains(file(log).String(), "Received new message")
 		})
-		check(t, logrotate, "-f", "-s", filepath.Join(directory, "state"), configuration)
+		mustRun(t, logrotate, "-f", "-s", filepath.Join(directory, "state"), configuration)
 	}
 	input.Stop()
 	producer.Wait()
 	if producer.ProcessState.ExitCode() != 0 {
 		t.Errorf("%v: %s", producer.ProcessState, stderr)
 	}
-	broker.stop()
+	daemon.stop()
 
 	var text string
 	for i := rotations; i > 0; i-- {
@@ -244,7 +244,7 @@ func TestReaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	release := newRelease(t, "broker", "producer", "consumer")
-	release.must("install")
+	release.mustMake("install")
 	directory := release.path("mbus")
 	// The directories above are the test's own, for nobody else.
 	for path := release.directory; path != os.TempDir() && path != "/"; path = filepath.Dir(path) {
@@ -265,8 +265,8 @@ func TestReaders(t *testing.T) {
 		return command
 	}
 	log := filepath.Join(directory, "mbus.log")
-	broker := startLogged(t, as(installedBroker(t, release, directory), mbus), file(log))
-	defer broker.stop()
+	daemon := startLogged(t, as(installedBroker(t, release, directory), mbus), file(log))
+	defer daemon.stop()
 	checkReaders := func(line string) {
 		t.Helper()
 		bustest.Until(t, line, func() bool { return strings.Contains(file(log).String(), line) })
@@ -285,6 +285,6 @@ func TestReaders(t *testing.T) {
 	if err := os.Rename(log, log+".1"); err != nil {
 		t.Fatal(err)
 	}
-	broker.Accept(bustest.Payload("t", "1"), 1)
+	daemon.Accept(bustest.Payload("t", "1"), 1)
 	checkReaders("Received new message from topic 't': '1'") // in the new file
 }

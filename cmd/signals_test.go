@@ -81,7 +81,7 @@ func TestInterrupt(t *testing.T) {
 		if producer.ProcessState.ExitCode() != 1 || got != want {
 			t.Errorf("%v: %+v, want %+v", producer.ProcessState, got, want)
 		}
-		logged := broker.drained()
+		logged := broker.stopAndReceive()
 		if !slices.Equal(logged, bustest.Numbers(1, got.accepted)) {
 			t.Errorf("%d messages were accepted, %d are in the log, or in another order",
 				got.accepted, len(logged))

@@ -135,7 +135,7 @@ func TestStandardInput(t *testing.T) {
 	if status != 1 || got != (report{0, 1, 0, reason}) {
 		t.Errorf("the lines of a directory: status %d: %+v", status, got)
 	}
-	if got := broker.drained(); !slices.Equal(got, []string{`look\nma!\n`}) {
+	if got := broker.stopAndReceive(); !slices.Equal(got, []string{`look\nma!\n`}) {
 		t.Errorf("in the log: %q", got)
 	}
 }
@@ -170,7 +170,7 @@ func TestEmptyInput(t *testing.T) {
 	if status != 0 || stderr != "" {
 		t.Errorf("an empty file: status %d: %s", status, stderr)
 	}
-	if got := broker.drained(); !slices.Equal(got, []string{""}) {
+	if got := broker.stopAndReceive(); !slices.Equal(got, []string{""}) {
 		t.Errorf("in the log: %q", got)
 	}
 }
@@ -184,7 +184,7 @@ func TestLoop(t *testing.T) {
 	if status, _, stderr := finish(t, loop); status != 0 || stderr != "" {
 		t.Errorf("status %d: %s", status, stderr)
 	}
-	if got := broker.drained(); !slices.Equal(got, bustest.Numbers(1, 3)) {
+	if got := broker.stopAndReceive(); !slices.Equal(got, bustest.Numbers(1, 3)) {
 		t.Errorf("in the log: %q", got)
 	}
 }

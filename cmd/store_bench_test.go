@@ -120,9 +120,9 @@ func (table *ratios) onDisk() {
 	}
 }
 
-// inStore returns at what rate a broker accepts messages, at -interval 0, and writes all
+// ownLog returns at what rate a broker accepts messages, at -interval 0, and writes all
 // of them to a log of its own or to one that is redirected.
-func (table *ratios) inStore() {
+func (table *ratios) ownLog() {
 	own := func() float64 {
 		path := filepath.Join(logDirectory(table.t), "log")
 		defer os.Remove(path)

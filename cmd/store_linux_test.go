@@ -113,7 +113,7 @@ func TestPermissions(t *testing.T) {
 	log.awaitFile(t)
 	shortPause()
 	broker.stop()
-	sum := verify(t, whole(t, log.files()), finish(), false)
+	sum := verify(t, joinFiles(t, log.files()), finish(), false)
 	t.Logf("figure: a log that can't be made anew for a time: %d acknowledged messages, "+
 		"%d of them lost, %d twice, none torn", sum.acked, sum.lost, sum.extra)
 }

@@ -130,9 +130,9 @@ func (log *rotations) files() (texts []string) {
 	return texts
 }
 
-// whole returns the text of all files. It fails the test unless each ends with a whole
+// joinFiles returns the text of all files. It fails the test unless each ends with a whole
 // line.
-func whole(t *testing.T, texts []string) string {
+func joinFiles(t *testing.T, texts []string) string {
 	t.Helper()
 	for i, text := range texts {
 		if text != "" && !strings.HasSuffix(text, "\n") {
@@ -180,9 +180,9 @@ func TestEveryCut(t *testing.T) {
 	t.Logf("figure: a line torn at %d places, each cut off by the next broker", count)
 }
 
-// killed is a log whose brokers are killed, with what was found in it up to the last
+// killedLog is a log whose brokers are killed, with what was found in it up to the last
 // kill.
-type killed struct {
+type killedLog struct {
 	rotations
 	kept string // whole lines of FILE
 	torn int
@@ -190,9 +190,9 @@ type killed struct {
 	sum  tally
 }
 
-// look compares the log, whose broker was just killed, with what the writers know. Only
+// check compares the log, whose broker was just killed, with what the writers know. Only
 // the last file may have a torn end.
-func (log *killed) look(t *testing.T, writers []*writer) {
+func (log *killedLog) check(t *testing.T, writers []*writer) {
 	t.Helper()
 	texts := log.files()
 	if last := len(texts) - 1; last >= 0 {
@@ -202,7 +202,7 @@ func (log *killed) look(t *testing.T, writers []*writer) {
 		}
 		texts[last] = texts[last][:end]
 	}
-	text, found := strings.CutPrefix(whole(t, texts), log.kept)
+	text, found := strings.CutPrefix(joinFiles(t, texts), log.kept)
 	if !found {
 		t.Fatal("a new broker has changed whole lines")
 	}
@@ -244,7 +244,7 @@ func (daemon *daemon) loadLarge() (finish func() *writer) {
 // time, lose nothing that was acknowledged, and tear nothing.
 func TestKillsAndRotations(t *testing.T) {
 	address := bustest.FreeAddress(t)
-	log := &killed{rotations: rotations{path: filepath.Join(t.TempDir(), "log")}}
+	log := &killedLog{rotations: rotations{path: filepath.Join(t.TempDir(), "log")}}
 	rounds, rotated := longOrShort(200, 20), 0
 	for round := range rounds {
 		arguments := [][]string{{"-interval", "0"}, {"-interval", "0", "-sync"}}[round%2]
@@ -263,7 +263,7 @@ func TestKillsAndRotations(t *testing.T) {
 		broker.signal(syscall.SIGKILL)
 		broker.wait()
 		rotated += log.count
-		log.look(t, append(finish(), finishLarge()))
+		log.check(t, append(finish(), finishLarge()))
 	}
 	t.Logf("figure: %d kills at -interval 0 with a restart on the same file, and %d rotations: "+
 		"%d acknowledged messages, %d of them lost, %d twice; %d torn ends, %d cut off",
@@ -284,7 +284,7 @@ func TestRotations(t *testing.T) {
 				log.awaitFile(t)
 			}
 			broker.stop()
-			sum := verify(t, whole(t, log.files()), finish(), false)
+			sum := verify(t, joinFiles(t, log.files()), finish(), false)
 			t.Logf("figure: %d rotations at -interval %s under load: %d acknowledged messages, "+
 				"%d of them lost, %d twice, none torn", log.count, interval, sum.acked, sum.lost, sum.extra)
 		})
@@ -356,7 +356,7 @@ func TestLogrotate(t *testing.T) {
 			for i := range count {
 				texts = append([]string{unpack(t, fmt.Sprintf("%s.%d", log.path, i+1))}, texts...)
 			}
-			sum := verify(t, whole(t, texts), finish(), false)
+			sum := verify(t, joinFiles(t, texts), finish(), false)
 			t.Logf("figure: %d rotations by logrotate, %s: %d acknowledged messages, "+
 				"%d of them lost, %d twice, none torn", count, name, sum.acked, sum.lost, sum.extra)
 		})
@@ -453,7 +453,7 @@ func TestDirectoryGoesAway(t *testing.T) {
 			broker.stop()
 			log := broker.Log.String()
 			if !strings.HasPrefix(log, old) {
-				log = whole(t, []string{old, log})
+				log = joinFiles(t, []string{old, log})
 			}
 			sum := verify(t, log, finish(), false)
 			if lines := bustest.Lines(t, broker.stderr.String()); len(lines) != 1 {

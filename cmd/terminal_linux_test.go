@@ -91,7 +91,7 @@ func TestTyping(t *testing.T) {
 	if status != 0 || stderr != "" {
 		t.Errorf("with -message: status %d: %s", status, stderr)
 	}
-	got := broker.drained()
+	got := broker.stopAndReceive()
 	if len(got) != 3 || !slices.Contains(got, "1") || !slices.Contains(got, `1\n`) {
 		t.Errorf("in the log: %q", got)
 	}

@@ -115,7 +115,7 @@ func TestTunnel(t *testing.T) {
 	if status != 1 || !strings.Contains(stderr, "refused: the payload is too large") {
 		t.Errorf("status %d: %s", status, stderr)
 	}
-	if messages := broker.drained(); !slices.Equal(messages, bustest.Numbers(1, lines)) {
+	if messages := broker.stopAndReceive(); !slices.Equal(messages, bustest.Numbers(1, lines)) {
 		t.Errorf("%d messages are in the log, or in another order", len(messages))
 	}
 }
@@ -151,7 +151,7 @@ func TestTunnelCut(t *testing.T) {
 		})
 	}
 	broker.Accept(bustest.Payload("t", "4"), 1)
-	if messages := broker.drained(); !slices.Equal(messages, []string{"4"}) {
+	if messages := broker.stopAndReceive(); !slices.Equal(messages, []string{"4"}) {
 		t.Errorf("the messages are %q", messages)
 	}
 }
@@ -189,10 +189,10 @@ func TestTunnelStrangers(t *testing.T) {
 	if status := produce(far.address, "to a stranger"); status == 0 {
 		t.Error("a producer sends to a stranger")
 	}
-	if messages := strange.drained(); len(messages) > 0 {
+	if messages := strange.stopAndReceive(); len(messages) > 0 {
 		t.Errorf("a stranger has %q", messages)
 	}
-	if messages := broker.drained(); !slices.Equal(messages, []string{"right"}) {
+	if messages := broker.stopAndReceive(); !slices.Equal(messages, []string{"right"}) {
 		t.Errorf("the messages are %q", messages)
 	}
 }
