@@ -189,7 +189,7 @@ func TestStopAtOnce(t *testing.T) {
 	}
 }
 
-// The broker ends with status 1 once the reader of its log pipe has closed it.
+// The broker ends with status 1 once the reading end of its log pipe is closed.
 func TestPipeClosed(t *testing.T) {
 	broker, pipe := startInPipe(t, "-interval", "10ms")
 	pipe.reader.Close()
