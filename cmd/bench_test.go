@@ -187,7 +187,7 @@ func TestRatios(t *testing.T) {
 	table.queued()
 	table.waiting()
 	table.lines()
-	const head = "| work | median (middle half) | target | |\n| --- | --- | --- | --- |\n"
+	const head = "| work | median (quartiles) | target | |\n| --- | --- | --- | --- |\n"
 	fmt.Printf("\n%s%s", head, strings.Join(table.rows, ""))
 }
 

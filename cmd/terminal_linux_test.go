@@ -14,13 +14,13 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// openTerminal opens a pseudo-terminal: what is written to one end is typed at the
-// other.
+// openTerminal opens a pseudo-terminal. The test types and reads at the end person. The end
+// program is the terminal of a command.
 func openTerminal(t *testing.T) (person, program *os.File) {
 	t.Helper()
 	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
-		t.Skipf("there are no pseudo-terminals here: %v", err)
+		t.Skipf("the system has no pseudo-terminals: %v", err)
 	}
 	t.Cleanup(func() { person.Close() })
 	var number, lock int32
@@ -43,7 +43,7 @@ func openTerminal(t *testing.T) (person, program *os.File) {
 	return person, program
 }
 
-// On a terminal, progress is shown after a second and is gone at the end.
+// On a terminal the producer shows its progress, and erases it when it ends.
 func TestProgressOnATerminal(t *testing.T) {
 	broker := startBroker(t)
 	person, program := openTerminal(t)
@@ -63,11 +63,11 @@ func TestProgressOnATerminal(t *testing.T) {
 	last := regexp.MustCompile(`^\r( +)\rproducer: 3 messages accepted in [0-9.]+s\r\n$`)
 	match := last.FindStringSubmatch(rest)
 	if match == nil || len(match[1]) < len("3 messages, 3/s") {
-		t.Errorf("the terminal has %q", text)
+		t.Errorf("the terminal shows %q, want the progress, spaces over it, and the report", text)
 	}
 }
 
-// A person who is to type reads what the producer waits for.
+// If standard input is a terminal, the producer prints a line that says what to type.
 func TestTyping(t *testing.T) {
 	broker := startBroker(t)
 	const end = ", up to the end of input (Ctrl-D)\n"
@@ -83,22 +83,22 @@ func TestTyping(t *testing.T) {
 		bustest.Until(t, "the notice", func() bool { return stderr.String() == want })
 		io.WriteString(person, "1\n\x04") // Ctrl-D
 		if err := producer.Wait(); err != nil {
-			t.Errorf("%v: %s", err, stderr)
+			t.Errorf("with %q the producer failed: %v: %s", arguments, err, stderr)
 		}
 	}
 	_, program := openTerminal(t)
 	status, _, stderr := finish(t, producerFor(broker.Address, program, "-message", "1"))
 	if status != 0 || stderr != "" {
-		t.Errorf("with -message: status %d: %s", status, stderr)
+		t.Errorf("with -message the producer ended with status %d: %s", status, stderr)
 	}
 	got := broker.stopAndReceive()
 	if len(got) != 3 || !slices.Contains(got, "1") || !slices.Contains(got, `1\n`) {
-		t.Errorf("in the log: %q", got)
+		t.Errorf("the messages in the log are %q, want 1 twice and 1 with a line feed", got)
 	}
 }
 
-// On a terminal, the report of an outage has a line of its own: the progress is erased
-// before it and shown again after it.
+// On a terminal the report of an outage is on its own line. The producer erases the progress
+// before the report, and shows it again after it.
 func TestOutageOnATerminal(t *testing.T) {
 	t.Parallel()
 	address := bustest.FreeAddress(t)
@@ -116,10 +116,12 @@ func TestOutageOnATerminal(t *testing.T) {
 	broker := startAt(t, address)
 	ended := regexp.MustCompile(
 		`\r +\rproducer: [0-9.:]+: accepted after [0-9]+s of retrying\r\n`)
-	bustest.Until(t, "the end", func() bool { return ended.MatchString(seen.String()) })
+	bustest.Until(t, "the end of the outage", func() bool {
+		return ended.MatchString(seen.String())
+	})
 	input.Close()
 	if err := producer.Wait(); err != nil {
-		t.Errorf("%v: %q", err, seen)
+		t.Errorf("the producer failed: %v: the terminal shows %q", err, seen)
 	}
 	broker.stop()
 }
