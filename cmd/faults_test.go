@@ -235,7 +235,8 @@ func TestStatusWithoutStandardError(t *testing.T) {
 			command := command(test.arguments[0], test.arguments[1:]...)
 			command.Stderr = stderr
 			if got, _, _ := finish(t, command); got != test.status {
-				t.Errorf("%s, with a full pipe: %v: status %d, want %d", name, full, got, test.status)
+				t.Errorf("%s, with a full pipe: %v: status %d, want %d",
+					name, full, got, test.status)
 			}
 		}
 	}

@@ -35,7 +35,8 @@ func testHostilePayloads(t *testing.T, start starter) {
 		}
 		accepted += reply.Accepted
 		if !test.allows(reply) {
-			t.Errorf("%s: the reply is %+v, want %d accepted (-1: refused)", name, *reply, test.want)
+			t.Errorf("%s: the reply is %+v, want %d accepted (-1: refused)",
+				name, *reply, test.want)
 			wrong++
 		}
 		reply, err = broker.Post(goodMessage)

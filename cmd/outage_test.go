@@ -49,7 +49,7 @@ func TestOutageWithoutEnd(t *testing.T) {
 	want := "producer: " + address + ": " + reason + "; retrying for up to [0-9]s\n" +
 		"producer: " + address + ": " + reason + "\n"
 	if status != 1 || !regexp.MustCompile("^"+want+"$").MatchString(stderr) {
-		t.Errorf("the producer ended with status %d and standard error %q, want 1 and a match of %q",
-			status, stderr, want)
+		t.Errorf("the producer ended with status %d and standard error %q, "+
+			"want 1 and a match of %q", status, stderr, want)
 	}
 }

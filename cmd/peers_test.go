@@ -27,7 +27,7 @@ type peer struct {
 	start   func(path, port, directory string) *exec.Cmd // returns the server's command
 	greet   func(connection net.Conn) error              // nil: no greeting is needed
 	request string                                       // sends 1,000 messages
-	reset   string                                       // deletes them, with one answer; may be empty
+	reset   string                                       // deletes them; may be empty
 	answer  string                                       // the beginning of each answer
 	want    int                                          // the number of answers to a request
 }

@@ -46,7 +46,7 @@ func shellRecipes(t *testing.T, title string, count int) []string {
 	return recipes
 }
 
-// The README's program in Python reads the same messages from a log as a consumer.
+// The README's program in Python prints the data of all messages in a log, as a consumer does.
 func TestReadmeDecoder(t *testing.T) {
 	python := tool(t, "python3")
 	_, program, _ := strings.Cut(section(t, "Receiving"), "```python\n")

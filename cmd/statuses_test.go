@@ -163,7 +163,8 @@ func TestEmptyInput(t *testing.T) {
 		"/dev/null":        producerFor(broker.Address, nil),
 	} {
 		if status, _, stderr := finish(t, command); status != 1 || stderr != emptyInput {
-			t.Errorf("with the input %s the producer ended with status %d: %s", name, status, stderr)
+			t.Errorf("with the input %s the producer ended with status %d: %s",
+				name, status, stderr)
 		}
 	}
 	file, err := os.Create(filepath.Join(t.TempDir(), "empty"))

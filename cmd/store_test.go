@@ -360,7 +360,8 @@ func TestLogrotate(t *testing.T) {
 			broker.stop()
 			texts := []string{file(log.path).String()}
 			for i := range count {
-				texts = append([]string{readRotated(t, fmt.Sprintf("%s.%d", log.path, i+1))}, texts...)
+				rotated := readRotated(t, fmt.Sprintf("%s.%d", log.path, i+1))
+				texts = append([]string{rotated}, texts...)
 			}
 			sum := verify(t, joinFiles(t, texts), finish(), false)
 			t.Logf("figure: %d rotations by logrotate, %s: %d acknowledged messages, "+

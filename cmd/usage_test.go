@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// The usage that -h prints fits a terminal. It has four parts: the synopsis, the flags in order, the
-// exit statuses, and two examples.
+// The usage that -h prints fits a terminal. It has four parts: the synopsis, the flags in order,
+// the exit statuses, and two examples.
 func TestUsage(t *testing.T) {
 	flagLine := regexp.MustCompile(`(?m)^  (-.*?)  `)
 	for name, want := range map[string]struct {
@@ -113,7 +113,8 @@ func TestVersion(t *testing.T) {
 		status, stdout, stderr := run(t, name, "-version")
 		want := regexp.MustCompile(`^mbus ` + name + ` \S+, go\S+\n$`)
 		if status != 0 || stderr != "" || !want.MatchString(stdout) {
-			t.Errorf("%s -version ended with status %d and printed %q: %s", name, status, stdout, stderr)
+			t.Errorf("%s -version ended with status %d and printed %q: %s",
+				name, status, stdout, stderr)
 		}
 	}
 }
@@ -127,7 +128,7 @@ func TestReadmeUsage(t *testing.T) {
 	for _, name := range []string{"broker", "producer", "consumer"} {
 		status, usage, _ := run(t, name, "-h")
 		if status != 0 || !strings.Contains(string(readme), "\n```\n"+usage+"```\n") {
-			t.Errorf("%s -h ended with status %d and printed a usage that the README does not have:\n%s",
+			t.Errorf("%s -h ended with status %d, or the README does not have this usage:\n%s",
 				name, status, usage)
 		}
 	}
