@@ -44,7 +44,7 @@ func init() {
 // formattedLines is how many lines the formatting floor writes.
 const formattedLines = 2_000_000
 
-// runFloor runs the floor with the name which. It returns when the floor has ended.
+// runFloor runs the floor of this name until it ends.
 func runFloor(which string) error {
 	switch which {
 	case formatting:
@@ -423,7 +423,7 @@ func worstWaits(t *testing.T, floor string, thousand, one []byte) samples {
 		for range 1000 {
 			bustest.Deliver(t, busy.Address, thousand)
 		}
-		// The drain begins after 2 seconds, at the first tick, and takes less than another.
+		// The drain begins at the first tick, after 2 seconds, and takes less than a second.
 		ours := worst(busy.Address, 3*time.Second)
 		beyond = append(beyond, ours-worst(floor, 3*time.Second))
 		if info, err := os.Stat(path); err != nil || info.Size() < 1_000_000*150 {

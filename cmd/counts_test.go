@@ -129,8 +129,8 @@ func isClosed(channel <-chan struct{}) bool {
 	}
 }
 
-// While nobody reads the log, a pipe, the broker keeps the counts that it was asked for. They
-// are in the log as soon as somebody reads it.
+// While nobody reads the log pipe, the broker keeps the counts that it was asked for. It writes
+// them as soon as the pipe is read.
 func TestCountsInAStuckPipe(t *testing.T) {
 	broker, log := startInPipe(t, "-interval", "10ms", "-timeout", "100ms", "-max-queued", "100000")
 	accepted := broker.fill(bustest.Payload("t", strings.Repeat("x", 1000)))
@@ -168,7 +168,7 @@ func TestCountsOnStandardError(t *testing.T) {
 	if got := broker.count(stderr); got != (counts{maxQueued: 256 << 20}) {
 		t.Errorf("after the start the counts are %+v, want 0 for all but maxQueued", got)
 	}
-	// Without its directory the log can't be opened anew.
+	// Without its directory the log can't be opened again.
 	if err := os.Rename(directory, directory+".away"); err != nil {
 		t.Fatal(err)
 	}

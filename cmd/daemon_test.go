@@ -75,13 +75,14 @@ func (path file) String() string {
 	return string(text)
 }
 
-// constant is a log that can't be read: its text is what the broker is expected to write.
+// constant replaces a log that the test can't read. Its text is the listening line that the test
+// expects the broker to write.
 type constant string
 
 func (text constant) String() string { return string(text) }
 
-// startOnDevice starts a broker whose log is the device path, which can't be read. It skips
-// the test if the system has no such device.
+// startOnDevice starts a broker whose log is the device path. It skips the test if the device can't
+// be opened.
 func startOnDevice(t *testing.T, path string, arguments ...string) *daemon {
 	t.Helper()
 	device, err := os.OpenFile(path, os.O_WRONLY, 0)
@@ -120,8 +121,8 @@ func startInPipe(t *testing.T, arguments ...string) (*daemon, *pipe) {
 	return startLogged(t, command, log), log
 }
 
-// pipe is a log in a pipe. It is read up to the listening line. The test reads the rest with
-// readRest.
+// pipe is a log in a pipe. The function readHead reads it up to the listening line, and readRest
+// reads the rest.
 type pipe struct {
 	bustest.Record
 	reader *os.File

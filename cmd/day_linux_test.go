@@ -149,10 +149,10 @@ func (system *system) work() string {
 	return path
 }
 
-// TestDay runs a day of operation in ten minutes. In each minute it rotates the log with the
-// shipped configuration and asks for the counts. It stops and kills the broker and the worker
-// once each. No message is lost or out of order. A message may be repeated only if a kill left
-// its outcome unknown.
+// TestDay runs a day of operation in ten minutes. In the short form a minute takes a second. Each
+// minute it rotates the log with the shipped configuration and asks for the counts. It stops and
+// kills the broker and the worker once each. No message is lost or out of order. A message may be
+// repeated only if a kill left its outcome unknown.
 func TestDay(t *testing.T) {
 	t.Parallel() // the test sleeps for most of its time
 	logrotate := tool(t, "logrotate")
@@ -227,7 +227,7 @@ func (system *system) checkWork(broker, worker *service, accepted, again int) {
 			repeated++
 		}
 	}
-	const kills = 1 // of the worker, each of which may repeat a message
+	const kills = 1 // kills of the worker; each may repeat a message
 	if next-1 != accepted || repeated > again+kills {
 		t.Errorf("the worker has done %d messages and repeated %d, "+
 			"want %d done and at most %d repeated", next-1, repeated, accepted, again+kills)

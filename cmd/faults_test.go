@@ -167,7 +167,7 @@ func TestStop(t *testing.T) {
 	for round := range rounds {
 		interval := []string{"0", "1ms", "20ms", "1h"}[round%4]
 		path := filepath.Join(t.TempDir(), fmt.Sprint("log", round))
-		// A stop takes a second, so that each round has only one of the two kinds of log.
+		// A stop takes a second, so each round tests only one of the two kinds of log.
 		start := starters[[]string{"redirected", "-log"}[round/4%2]]
 		broker := start(t, path, "-interval", interval)
 		finish := broker.load(4, 40)
@@ -270,7 +270,7 @@ func repeated(count int, topic, data string) string {
 	return bustest.Payload(topic, slices.Repeat([]string{data}, count)...)
 }
 
-// While nobody reads the log, a pipe, the broker accepts messages until its queue is full. It
+// While nobody reads the log pipe, the broker accepts messages until its queue is full. It
 // writes all of them once the pipe is read, however slowly.
 func TestPipeStuckThenSlow(t *testing.T) {
 	broker, pipe := startInPipe(t,
@@ -293,7 +293,7 @@ func TestPipeStuckThenSlow(t *testing.T) {
 		"%d messages accepted before \"queue is full\", %d logged", accepted, len(logged))
 }
 
-// If nobody ever reads the log, a pipe, a stopped broker ends with status 1 soon after -timeout.
+// If nobody ever reads the log pipe, a stopping broker ends with status 1 soon after -timeout.
 func TestPipeStuckForGood(t *testing.T) {
 	broker, _ := startInPipe(t, "-interval", "10ms", "-max-queued", "1000000", "-timeout", "1s")
 	broker.fill(repeated(10, "t", strings.Repeat("\x00", 1000)))

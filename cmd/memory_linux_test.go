@@ -151,8 +151,8 @@ func alternating(topics, count int) string {
 	return bustest.Encode(messages...)
 }
 
-// fillAndRefuse fills the queue of a broker whose log, a pipe, is not read. Then it sends
-// payloads that the broker reads, decodes and refuses, and checks the broker's peak memory.
+// fillAndRefuse fills the queue of a broker whose log pipe nobody reads. Then it sends payloads
+// that the broker reads, decodes and refuses, and checks the broker's peak memory.
 func fillAndRefuse(t *testing.T, name string, test filling) {
 	broker, _ := startInPipe(t, "-interval", "10ms", "-timeout", "1s",
 		"-max-queued", fmt.Sprint(test.maxQueued), "-max-payload", fmt.Sprint(test.maxPayload))

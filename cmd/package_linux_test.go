@@ -242,7 +242,7 @@ func TestReaders(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can run programs as other users")
 	}
-	const mbus, reader, other = 61001, 61002, 61003 // user ids that nobody has
+	const mbus, reader, other = 61001, 61002, 61003 // ids that no user has
 	unit := "../build/package/mbus-broker.service"
 	mode, err := strconv.ParseUint(setting(t, unit, "StateDirectoryMode"), 8, 32)
 	if err != nil {

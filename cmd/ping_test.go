@@ -39,7 +39,7 @@ func TestPing(t *testing.T) {
 	expectPing(t, broker.Address, 1, gone, "-retry", "100ms")
 }
 
-// A broker answers a ping even if its queue is full and nobody reads its log, a pipe.
+// A broker answers a ping even if its queue is full and nobody reads its log pipe.
 func TestPingFull(t *testing.T) {
 	broker, _ := startInPipe(t, "-interval", "10ms", "-timeout", "100ms", "-max-queued", "100000")
 	broker.fill(bustest.Payload("t", strings.Repeat("x", 1000)))

@@ -198,8 +198,8 @@ func (recipes *recipes) finish(text string) (stderr string) {
 	return stderr
 }
 
-// followThroughRotation runs the recipe that follows app.log. It renames that file and writes a
-// new one meanwhile.
+// followThroughRotation runs the recipe that follows app.log. While the recipe runs, it renames
+// that file and writes a new one.
 func (recipes *recipes) followThroughRotation(text string) {
 	t := recipes.t
 	t.Helper()
@@ -222,8 +222,8 @@ func (recipes *recipes) followThroughRotation(text string) {
 	await(2)
 }
 
-// resumeAfterRestart runs the recipe that sends orders.txt. It stops the broker meanwhile, so
-// that the recipe's first producer fails, and starts it again for the second.
+// resumeAfterRestart runs the recipe that sends orders.txt. It stops the broker, so that the
+// recipe's first producer fails. Then it starts the broker again for the second producer.
 func (recipes *recipes) resumeAfterRestart(text string) {
 	t := recipes.t
 	t.Helper()

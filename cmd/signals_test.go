@@ -167,7 +167,7 @@ func signalUntilEnd(
 	expectKilled(t, command, kind)
 }
 
-// A later signal ends a broker at once, by its default action.
+// A second signal, later than pairTime, ends a broker at once by its default action.
 func TestSecondSignal(t *testing.T) {
 	for _, kind := range stopSignals(t) {
 		broker := startBroker(t, "-timeout", "1h")
@@ -176,7 +176,7 @@ func TestSecondSignal(t *testing.T) {
 	}
 }
 
-// A later signal ends a producer that waits for a reply.
+// A second signal, later than pairTime, ends a producer that waits for a reply.
 func TestSecondSignalToAProducer(t *testing.T) {
 	silent := bustest.Listen(t)
 	for _, kind := range stopSignals(t) {

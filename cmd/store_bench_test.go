@@ -15,7 +15,7 @@ import (
 	"mbus/internal/shared/osfile"
 )
 
-// The names of the floors that sync. They serve as bustest.ServeFloor does, but have each payload
+// The names of the syncing floors. They serve as bustest.ServeFloor does, but have each payload
 // on disk before they reply.
 const (
 	appending = "appending" // appends the payload to a file
@@ -28,7 +28,7 @@ const pathVariable = "MBUS_FLOOR_FILE"
 // encodedMessage is the size of a message with 128 bytes of data in a payload.
 const encodedMessage = len("\x82\xa5Topic\xa5topic\xa4Data\xc4\x80") + 128
 
-// runSyncingFloor runs the floor that syncs with the name which. It returns only with an error.
+// runSyncingFloor runs the syncing floor of this name. It returns only with an error.
 func runSyncingFloor(which string) error {
 	file, err := os.OpenFile(os.Getenv(pathVariable), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -89,7 +89,7 @@ func (buffer *lineBuffer) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// startSyncingFloor starts a floor that syncs, with its file in directory. It returns the floor's
+// startSyncingFloor starts a syncing floor, with its file in directory. It returns the floor's
 // address.
 func startSyncingFloor(t *testing.T, which, directory string) string {
 	t.Helper()

@@ -72,7 +72,7 @@ func TestPermissions(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can start a broker as another user")
 	}
-	const user = 65534 // needs no name
+	const user = 65534 // the user id needs no name
 	directory, err := os.MkdirTemp("", "mbus")
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ func TestPermissions(t *testing.T) {
 	shortPause()
 	broker.stop()
 	sum := verify(t, joinFiles(t, log.files()), finish(), false)
-	t.Logf("figure: a log that can't be made anew for a time: %d acknowledged messages, "+
+	t.Logf("figure: a log that can't be created again for a time: %d acknowledged messages, "+
 		"%d of them lost, %d twice, none torn", sum.acked, sum.lost, sum.extra)
 }
 

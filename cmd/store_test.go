@@ -220,7 +220,7 @@ func (log *killedLog) check(t *testing.T, writers []*writer) {
 }
 
 // loadLarge is like load, with one producer. It sends messages of 1 MiB, because a broker needs
-// several writes for such a line.
+// several writes for a line of that size.
 func (daemon *daemon) loadLarge() (finish func() *writer) {
 	large, ended := &writer{name: "large"}, make(chan struct{})
 	sender, padding := daemon.sender(), strings.Repeat("x", 1<<20)

@@ -14,43 +14,43 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// openTerminal opens a pseudo-terminal. The test types and reads at the end person. The end
-// program is the terminal of a command.
-func openTerminal(t *testing.T) (person, program *os.File) {
+// openTerminal opens a pseudo-terminal. A command uses the terminal. The test types at the
+// controller, and reads there what the terminal shows.
+func openTerminal(t *testing.T) (controller, terminal *os.File) {
 	t.Helper()
-	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	controller, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		t.Skipf("the system has no pseudo-terminals: %v", err)
 	}
-	t.Cleanup(func() { person.Close() })
+	t.Cleanup(func() { controller.Close() })
 	var number, lock int32
 	for request, argument := range map[uintptr]*int32{
 		syscall.TIOCSPTLCK: &lock,
 		syscall.TIOCGPTN:   &number,
 	} {
-		_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, person.Fd(), request,
+		_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, controller.Fd(), request,
 			uintptr(unsafe.Pointer(argument)))
 		if errno != 0 {
 			t.Fatal(errno)
 		}
 	}
 	path := fmt.Sprintf("/dev/pts/%d", number)
-	program, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOCTTY, 0)
+	terminal, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { program.Close() })
-	return person, program
+	t.Cleanup(func() { terminal.Close() })
+	return controller, terminal
 }
 
 // On a terminal the producer shows its progress, and erases it when it ends.
 func TestProgressOnATerminal(t *testing.T) {
 	broker := startBroker(t)
-	person, program := openTerminal(t)
+	controller, terminal := openTerminal(t)
 	seen := &bustest.Record{}
-	go io.Copy(seen, person)
+	go io.Copy(seen, controller)
 	producer := producerFor(broker.Address, nil, "-lines")
-	producer.Stderr = program
+	producer.Stderr = terminal
 	input, _ := startTyping(t, producer)
 	fmt.Fprint(input, "1\n2\n3\n")
 	shown := regexp.MustCompile(`^(\r3 messages, [123]/s *)+`)
@@ -75,19 +75,19 @@ func TestTyping(t *testing.T) {
 		"producer: reading one message" + end:           nil,
 		"producer: reading lines, each a message" + end: {"-lines"},
 	} {
-		person, program := openTerminal(t)
+		controller, terminal := openTerminal(t)
 		stderr := &bustest.Record{}
-		producer := producerFor(broker.Address, program, arguments...)
+		producer := producerFor(broker.Address, terminal, arguments...)
 		producer.Stderr = stderr
 		start(t, producer)
 		bustest.Until(t, "the notice", func() bool { return stderr.String() == want })
-		io.WriteString(person, "1\n\x04") // Ctrl-D
+		io.WriteString(controller, "1\n\x04") // Ctrl-D
 		if err := producer.Wait(); err != nil {
 			t.Errorf("with %q the producer failed: %v: %s", arguments, err, stderr)
 		}
 	}
-	_, program := openTerminal(t)
-	status, _, stderr := finish(t, producerFor(broker.Address, program, "-message", "1"))
+	_, terminal := openTerminal(t)
+	status, _, stderr := finish(t, producerFor(broker.Address, terminal, "-message", "1"))
 	if status != 0 || stderr != "" {
 		t.Errorf("with -message the producer ended with status %d: %s", status, stderr)
 	}
@@ -102,11 +102,11 @@ func TestTyping(t *testing.T) {
 func TestOutageOnATerminal(t *testing.T) {
 	t.Parallel()
 	address := bustest.FreeAddress(t)
-	person, program := openTerminal(t)
+	controller, terminal := openTerminal(t)
 	seen := &bustest.Record{}
-	go io.Copy(seen, person)
+	go io.Copy(seen, controller)
 	producer := producerFor(address, nil, "-lines", "-retry", "1h")
-	producer.Stderr = program
+	producer.Stderr = terminal
 	input, _ := startTyping(t, producer)
 	fmt.Fprintln(input, 1)
 	reported := regexp.MustCompile(`^(\r0 messages, 0/s *)+\r +\r` +
