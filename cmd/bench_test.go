@@ -6,9 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"io"
 	"log"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,13 +23,14 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// floorVariable makes the test binary a floor: a program that does the least that any
-// program could do for the same work, in a process of its own as the commands are.
+// floorVariable is the environment variable that makes the test binary a floor. A floor is a
+// benchmark program that does the least that any program could do for the same work. It is a
+// process of its own, as the commands are.
 const floorVariable = "MBUS_FLOOR"
 
-// The floors.
+// The names of the floors, which are the values of floorVariable.
 const (
-	reading    = "reading"    // bustest.ServeFloor
+	reading    = "reading"    // reads payloads and replies: see bustest.ServeFloor
 	formatting = "formatting" // formats lines with the log package, and writes them
 )
 
@@ -45,7 +44,7 @@ func init() {
 // formattedLines is how many lines the formatting floor writes.
 const formattedLines = 2_000_000
 
-// runFloor is the program of a floor.
+// runFloor runs the floor of this name until it ends.
 func runFloor(which string) error {
 	switch which {
 	case formatting:
@@ -61,8 +60,8 @@ func runFloor(which string) error {
 	return bustest.ServeFloor(listener)
 }
 
-// formatLines writes lines to standard error as a broker writes its log, on one
-// processor.
+// formatLines writes lines to standard error as a broker writes its log. It uses one
+// processor, because the broker formats its lines in one goroutine.
 func formatLines() error {
 	runtime.GOMAXPROCS(1)
 	data := strings.Repeat("x", 128)
@@ -74,7 +73,7 @@ func formatLines() error {
 	return buffered.Flush()
 }
 
-// floorCommand returns a floor, not started.
+// floorCommand returns the command of a floor. It is not started.
 func floorCommand(t *testing.T, which string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
@@ -86,8 +85,8 @@ func floorCommand(t *testing.T, which string) *exec.Cmd {
 	return command
 }
 
-// logDirectory returns a directory for logs, in memory where there is one: a disk
-// that is busy with something else is not what is measured.
+// logDirectory returns a directory for logs. It is in memory where the system has /dev/shm,
+// because other users of a disk would disturb the measurement.
 func logDirectory(t *testing.T) string {
 	t.Helper()
 	directory, err := os.MkdirTemp("/dev/shm", "mbus")
@@ -98,58 +97,14 @@ func logDirectory(t *testing.T) string {
 	return directory
 }
 
-// head is a log in the file of this name, of which only the first lines are read.
-type head string
-
-func (path head) String() string {
-	file, err := os.Open(string(path))
-	if err != nil {
-		return ""
-	}
-	defer file.Close()
-	text, _ := io.ReadAll(io.LimitReader(file, 1000))
-	return string(text)
-}
-
-// startSilent starts a broker whose log goes nowhere.
-func startSilent(t *testing.T, arguments ...string) *daemon {
+// startWithNullLog starts a broker whose log is the null device.
+func startWithNullLog(t *testing.T, arguments ...string) *daemon {
 	t.Helper()
-	address := bustest.FreeAddress(t)
-	_, port, _ := net.SplitHostPort(address)
-	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer null.Close()
-	command := command("broker", append([]string{"-pport", port}, arguments...)...)
-	command.Stderr = null
-	silent := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
-	bustest.Until(t, "the broker", func() bool {
-		connection, err := net.Dial("tcp", address)
-		if err == nil {
-			connection.Close()
-		}
-		return err == nil
-	})
-	return silent
+	return startOnDevice(t, os.DevNull, arguments...)
 }
 
-// startToFile starts a broker whose log is a file, and returns the file's name, too.
-func startToFile(t *testing.T, arguments ...string) (*daemon, string) {
-	t.Helper()
-	path := filepath.Join(logDirectory(t), "log")
-	file, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	command := brokerCommand(arguments...)
-	command.Stderr = file
-	return startLogged(t, command, head(path)), path
-}
-
-// rate delivers payloads of count messages for about a time, and returns how many
-// messages a second that was.
+// rate delivers payloads of count messages for about this duration. It returns the rate, in
+// messages a second.
 func rate(t *testing.T, address string, payload []byte, count int, about time.Duration) float64 {
 	t.Helper()
 	sent := 0
@@ -161,15 +116,16 @@ func rate(t *testing.T, address string, payload []byte, count int, about time.Du
 	return float64(sent) / time.Since(begin).Seconds()
 }
 
-// samples are the results of the rounds of a benchmark.
+// samples has one result for each round of a benchmark.
 type samples []float64
 
-// quantile returns the sample below which that part of all lies.
+// quantile returns the sample below which this part of all samples lies. The part is from 0
+// to 1: quantile(0.5) is the median.
 func (results samples) quantile(part float64) float64 {
 	return slices.Sorted(slices.Values(results))[int(part*float64(len(results)-1)+0.5)]
 }
 
-// String returns the median and, if there are several samples, the middle half.
+// String returns the median. If there are several samples, the quartiles follow.
 func (results samples) String() string {
 	if len(results) == 1 {
 		return fmt.Sprintf("%.3g", results[0])
@@ -178,36 +134,35 @@ func (results samples) String() string {
 		results.quantile(0.5), results.quantile(0.25), results.quantile(0.75))
 }
 
-// millions returns the median in millions a second.
+// millions formats the median, a rate per second, in millions.
 func (results samples) millions() string {
 	return fmt.Sprintf("%.1f M/s", results.quantile(0.5)/1e6)
 }
 
-// inTurn measures two things in turn, in many rounds, each before the other as often
-// as after it: what disturbs one disturbs the other. It returns the ratios of the
-// first to the second, and the first.
+// inTurn calls two measurements in turn, so that whatever disturbs one also disturbs the
+// other. In each round it calls first, second, second and first, so that neither gains from
+// its position. It returns the ratios of first to second, and the results of first.
 func inTurn(rounds int, first, second func() float64) (ratios, firsts samples) {
 	for range rounds {
-		before, b, c, after := first(), second(), second(), first()
-		ratios = append(ratios, (before+after)/(b+c))
-		firsts = append(firsts, (before+after)/2)
+		a, b, c, d := first(), second(), second(), first()
+		ratios = append(ratios, (a+d)/(b+c))
+		firsts = append(firsts, (a+d)/2)
 	}
 	return ratios, firsts
 }
 
-// ratios measures the broker beside the floors, and collects the rows of a table.
+// ratios compares the broker with the floors, and collects the rows of a table.
 type ratios struct {
 	t        *testing.T
 	one      []byte // a payload of 1 message
 	thousand []byte // a payload of 1,000 messages
 	topics   []byte // a payload of 1,000 messages, each on a topic of its own
-	floor    string // the address of a reading floor
-	steady   string // the address of a broker whose log goes nowhere
+	floor    string // the address of the reading floor
+	null     string // the address of a broker whose log is the null device
 	rows     []string
 }
 
-// TestRatios measures the broker beside the floors, and prints the table that the
-// README has. make bench runs it.
+// TestRatios compares the broker with the floors, and prints a table. "make bench" runs it.
 func TestRatios(t *testing.T) {
 	if os.Getenv("MBUS_BENCH") == "" {
 		t.Skip("make bench runs this")
@@ -223,27 +178,27 @@ func TestRatios(t *testing.T) {
 		thousand: []byte(repeated(1000, "topic", text)),
 		topics:   []byte(bustest.Encode(messages...)),
 		floor:    startCommand(t, floorCommand(t, reading)).Address,
-		steady:   startSilent(t, "-interval", "200ms").Address,
+		null:     startWithNullLog(t, "-interval", "200ms").Address,
 	}
 	table.accepting()
 	table.sustained()
-	table.inStore()
+	table.ownLog()
 	table.onDisk()
 	table.queued()
 	table.waiting()
 	table.lines()
-	const head = "| work | median (middle half) | target | |\n| --- | --- | --- | --- |\n"
+	const head = "| work | median (quartiles) | target | |\n| --- | --- | --- | --- |\n"
 	fmt.Printf("\n%s%s", head, strings.Join(table.rows, ""))
 }
 
-// add adds a row.
+// add adds a row to the table.
 func (table *ratios) add(work, target string, result samples, note string) {
 	table.t.Logf("%s: %s, target %s (%s)", work, result, target, note)
 	row := fmt.Sprintf("| %s | %s | %s | %s |\n", work, result, target, note)
 	table.rows = append(table.rows, row)
 }
 
-// rate returns a measurement for inTurn.
+// rate returns a measurement for inTurn, which calls the function rate.
 func (table *ratios) rate(
 	address string, payload []byte, count int, about time.Duration,
 ) func() float64 {
@@ -254,7 +209,7 @@ func (table *ratios) rate(
 func (table *ratios) accepting() {
 	const long, short = 150 * time.Millisecond, 15 * time.Millisecond
 	results, accepted := inTurn(20,
-		table.rate(table.steady, table.thousand, 1000, long),
+		table.rate(table.null, table.thousand, 1000, long),
 		table.rate(table.floor, table.thousand, 1000, long))
 	table.add("accept 1,000 x 128 B a payload, of the reading floor", ">= 0.50",
 		results, accepted.millions())
@@ -266,12 +221,12 @@ func (table *ratios) accepting() {
 		results, "")
 
 	results, singles := inTurn(150,
-		table.rate(table.steady, table.one, 1, short), table.rate(table.floor, table.one, 1, short))
+		table.rate(table.null, table.one, 1, short), table.rate(table.floor, table.one, 1, short))
 	table.add("accept a message a connection, of the reading floor", ">= 0.9",
 		results, fmt.Sprintf("%.0f/s", singles.quantile(0.5)))
 
 	results, _ = inTurn(10,
-		table.rate(table.steady, table.topics, 1000, long),
+		table.rate(table.null, table.topics, 1000, long),
 		table.rate(table.floor, table.topics, 1000, long))
 	table.add("accept 1,000 messages over 1,000 topics, of the reading floor", ">= 0.15",
 		results, "")
@@ -290,9 +245,9 @@ func (table *ratios) sustained() {
 	table.add("sustained at -interval 0, of that at 100ms", ">= 0.7", results, "")
 }
 
-// queued measures what queued messages cost.
+// queued measures the memory and the time that queued messages cost.
 func (table *ratios) queued() {
-	costs := queueing(table.t, table.thousand, 200_000)
+	costs := measureQueue(table.t, table.thousand, 200_000)
 	table.add("allocations a message, accepting 1,000, the sender's included", "<= 1",
 		samples{costs.accepting}, "")
 	table.add("allocations a message, draining", "0", samples{costs.draining}, "")
@@ -300,8 +255,8 @@ func (table *ratios) queued() {
 		samples{costs.memory}, "")
 
 	const short = 5 * time.Millisecond
-	few := startSilent(table.t, "-interval", "1h", "-max-queued", "2000000000")
-	many := startSilent(table.t, "-interval", "1h", "-max-queued", "2000000000")
+	few := startWithNullLog(table.t, "-interval", "1h", "-max-queued", "2000000000")
+	many := startWithNullLog(table.t, "-interval", "1h", "-max-queued", "2000000000")
 	for range 20 {
 		bustest.Deliver(table.t, few.Address, table.thousand)
 	}
@@ -317,7 +272,7 @@ func (table *ratios) queued() {
 	many.signal(syscall.SIGKILL)
 
 	drain := func(count int) func() float64 {
-		return func() float64 { return queueing(table.t, table.thousand, count).rate }
+		return func() float64 { return measureQueue(table.t, table.thousand, count).rate }
 	}
 	results, _ = inTurn(3, drain(1_000_000), drain(100_000))
 	table.add("drain a million, of the rate for 100,000", "~ 1", results, "")
@@ -330,31 +285,31 @@ func (table *ratios) waiting() {
 		"beyond the reading floor's worst, worst of 3", "<= 50", samples{worst.quantile(1)}, "")
 }
 
-// lines measures the producer.
+// lines measures how fast the producer sends lines.
 func (table *ratios) lines() {
 	results, lines := inTurn(4,
-		func() float64 { return lineRate(table.t, table.steady) },
-		table.rate(table.steady, table.thousand, 1000, 300*time.Millisecond))
+		func() float64 { return lineRate(table.t, table.null) },
+		table.rate(table.null, table.thousand, 1000, 300*time.Millisecond))
 	table.add("producer -lines, a million, of accepting 1,000 a payload", ">= 0.8",
 		results, lines.millions())
 }
 
-// sustain returns the rate at which a broker takes messages from two producers and has
-// all of them in its log, in messages a second.
+// sustain returns the rate at which a broker accepts messages from two producers and writes
+// them to its log, in messages a second. The log is a file that the broker's standard error is
+// redirected to.
 func sustain(t *testing.T, interval string, payload []byte) float64 {
 	t.Helper()
-	var log string
-	defer func() { os.Remove(log) }()
-	return sustainOn(t, payload, func() (busy *daemon) {
-		busy, log = startToFile(t, "-interval", interval)
-		return busy
+	path := filepath.Join(logDirectory(t), "log")
+	defer os.Remove(path)
+	return sustainOn(t, payload, func() *daemon {
+		return startInFile(t, path, "-interval", interval)
 	})
 }
 
-// sustainOn is sustain for a broker that start starts.
+// sustainOn is like sustain, for the broker that the function start starts.
 func sustainOn(t *testing.T, payload []byte, start func() *daemon) float64 {
 	t.Helper()
-	begin := time.Now() // a floor has to start, too
+	begin := time.Now() // includes the start, as formattingRate includes the floor's
 	busy := start()
 	done := make(chan struct{})
 	for range 2 {
@@ -389,15 +344,15 @@ func formattingRate(t *testing.T) float64 {
 	return formattedLines / time.Since(begin).Seconds()
 }
 
-// costs are what queued messages cost a broker in this process.
+// costs has the costs of queued messages, for a broker in this process.
 type costs struct {
 	accepting, draining float64 // allocations a message
-	memory              float64 // live, relative to a message's size in its payload
-	rate                float64 // of the drain, messages a second
+	memory              float64 // live memory, relative to the size of the payloads
+	rate                float64 // messages drained a second
 }
 
-// stopwatch is a log that keeps only when messages were first and last written to it,
-// in Unix nanoseconds.
+// stopwatch is a log that discards its text. It keeps the times of the first message and of
+// the last write, in Unix nanoseconds.
 type stopwatch struct{ first, last atomic.Int64 }
 
 func (stopwatch *stopwatch) Write(text []byte) (int, error) {
@@ -409,9 +364,9 @@ func (stopwatch *stopwatch) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// queueing measures a broker that takes count messages, 1,000 a payload, and drains
-// them into nothing at its end.
-func queueing(t *testing.T, payload []byte, count int) (costs costs) {
+// measureQueue measures a broker that accepts count messages, 1,000 in a payload. The broker
+// drains them when it is closed, into a log that discards them.
+func measureQueue(t *testing.T, payload []byte, count int) (costs costs) {
 	t.Helper()
 	config := broker.DefaultConfig()
 	watch := &stopwatch{}
@@ -447,9 +402,9 @@ func queueing(t *testing.T, payload []byte, count int) (costs costs) {
 	return costs
 }
 
-// worstWaits returns, for each of some drains of a million messages, how much longer
-// the slowest connection to the broker took meanwhile than the slowest to the floor in
-// as much time, in milliseconds.
+// worstWaits measures how long connections wait while a broker drains a million messages. It
+// returns one sample for each of 3 drains: by how many milliseconds the slowest connection to
+// the broker was slower than the slowest to the floor in a period of the same length.
 func worstWaits(t *testing.T, floor string, thousand, one []byte) samples {
 	t.Helper()
 	worst := func(address string, about time.Duration) float64 {
@@ -463,20 +418,20 @@ func worstWaits(t *testing.T, floor string, thousand, one []byte) samples {
 	}
 	var beyond samples
 	for range 3 {
-		busy, log := startToFile(t, "-interval", "2s", "-max-queued", "500000000")
+		path := filepath.Join(logDirectory(t), "log")
+		busy := startInFile(t, path, "-interval", "2s", "-max-queued", "500000000")
 		for range 1000 {
 			bustest.Deliver(t, busy.Address, thousand)
 		}
-		// The first tick comes after two seconds, and the drain is over after
-		// another.
+		// The drain begins at the first tick, after 2 seconds, and takes less than a second.
 		ours := worst(busy.Address, 3*time.Second)
 		beyond = append(beyond, ours-worst(floor, 3*time.Second))
-		if info, err := os.Stat(log); err != nil || info.Size() < 1_000_000*150 {
-			t.Errorf("the drain is not over: %v", err)
+		if info, err := os.Stat(path); err != nil || info.Size() < 1_000_000*150 {
+			t.Errorf("the drain did not end within 3 seconds: %v", err)
 		}
 		busy.signal(syscall.SIGKILL)
 		busy.wait()
-		os.Remove(log)
+		os.Remove(path)
 	}
 	return beyond
 }
@@ -499,7 +454,7 @@ func lineRate(t *testing.T, address string) float64 {
 	defer input.Close()
 	begin := time.Now()
 	if status, got := sendLines(t, address, input); status != 0 || got.accepted != count {
-		t.Fatalf("status %d, %+v", status, got)
+		t.Fatalf("the producer ended with status %d and reported %+v", status, got)
 	}
 	return count / time.Since(begin).Seconds()
 }

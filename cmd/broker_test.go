@@ -10,18 +10,18 @@ import (
 	"time"
 )
 
-// A user sees a broker, a producer, and the log, line for line.
+// A producer sends one message. The test compares the whole log.
 func TestTranscript(t *testing.T) {
 	broker := startBroker(t)
 	begin := time.Now()
 	status, stderr := broker.produce("orders", "look ma! a new order")
 	if status != 0 || stderr != "" {
-		t.Errorf("status %d: %s", status, stderr)
+		t.Errorf("the producer ended with status %d: %s", status, stderr)
 	}
 	broker.Expect("new message dispatched on topic orders")
 	text := broker.Log.String()
 	if time.Since(begin) < 2*time.Second && strings.Contains(text, "Received") {
-		t.Error("drained before the first interval was over")
+		t.Error("the message was drained before the first tick")
 	}
 	broker.Expect("Received new message from topic 'orders': 'look ma! a new order'")
 	broker.stop()
@@ -39,7 +39,7 @@ $`
 	}
 }
 
-// What keeps a broker from starting is one line, and status 1.
+// A broker that can't start says why in one line and ends with status 1.
 func TestBrokerCannotStart(t *testing.T) {
 	broker := startBroker(t)
 	taken := fmt.Sprintf("broker: listen tcp %s: bind: address already in use\n", broker.Address)
@@ -47,6 +47,6 @@ func TestBrokerCannotStart(t *testing.T) {
 	status, _, stderr := run(t, "broker", "-phost", "no-such-host.invalid")
 	if status != 1 || strings.Count(stderr, "\n") != 1 ||
 		!strings.HasPrefix(stderr, "broker: listen tcp: lookup no-such-host.invalid") {
-		t.Errorf("status %d: %s", status, stderr)
+		t.Errorf("with an unknown host the broker ended with status %d: %s", status, stderr)
 	}
 }

@@ -15,15 +15,15 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// counts are what a broker says about itself.
+// counts has the numbers of the line that a broker writes after SIGUSR1.
 type counts struct {
 	payloadsAccepted, payloadsRefused                 int
 	messagesAccepted, messagesWritten, messagesQueued int
 	bytesQueued, maxQueued, topics                    int
 }
 
-// allCounts returns the counts that a text has, which is a log or what a broker has
-// written to standard error. It fails the test unless they add up.
+// allCounts returns the counts of each line of counts in text, which is a log or a broker's
+// standard error. It fails the test unless messages written and queued add up to those accepted.
 func allCounts(t *testing.T, text string) []counts {
 	t.Helper()
 	var all []counts
@@ -39,14 +39,14 @@ func allCounts(t *testing.T, text string) []counts {
 			&got.messagesWritten, &got.messagesQueued,
 			&got.bytesQueued, &got.maxQueued, &got.topics)
 		if err != nil || got.messagesAccepted != got.messagesWritten+got.messagesQueued {
-			t.Errorf("%v: the counts don't add up: %s", err, line)
+			t.Errorf("the counts are malformed or don't add up: %v: %s", err, line)
 		}
 		all = append(all, got)
 	}
 	return all
 }
 
-// count asks a broker for its counts, and returns them from output, where they come.
+// count asks a broker for its counts, and returns them. The broker writes them to output.
 func (daemon *daemon) count(output fmt.Stringer) counts {
 	daemon.t.Helper()
 	before := len(allCounts(daemon.t, output.String()))
@@ -59,8 +59,8 @@ func (daemon *daemon) count(output fmt.Stringer) counts {
 	return all[before]
 }
 
-// expectCounts waits until a broker's counts are want. A message is in the log a moment
-// before it counts as written.
+// expectCounts waits until a broker's counts are want. They may lag behind the log: the broker
+// counts a message as written a moment after it has written it.
 func (daemon *daemon) expectCounts(output fmt.Stringer, want counts) {
 	daemon.t.Helper()
 	bustest.Until(daemon.t, fmt.Sprintf("the counts %+v", want), func() bool {
@@ -68,8 +68,8 @@ func (daemon *daemon) expectCounts(output fmt.Stringer, want counts) {
 	})
 }
 
-// Under load, the counts add up and never fall. After it they are what was sent: empty
-// payloads count nowhere, and a payload counts even if nobody reads its reply.
+// Under load, the counts add up and never fall. After the load they match what was sent. An
+// empty payload is not counted. A payload is counted even if its sender does not read the reply.
 func TestCounts(t *testing.T) {
 	const clients = 4
 	rounds := longOrShort(5000, 300)
@@ -95,31 +95,32 @@ func TestCounts(t *testing.T) {
 		close(ended)
 	}()
 	var last counts
-	for !isEnded(ended) {
+	for !isClosed(ended) {
 		got := broker.count(broker.Log)
 		if got.payloadsAccepted < last.payloadsAccepted ||
-			got.payloadsRefused < last.payloadsRefused || got.messagesWritten < last.messagesWritten {
-			t.Errorf("%+v after %+v", got, last)
+			got.payloadsRefused < last.payloadsRefused ||
+			got.messagesWritten < last.messagesWritten {
+			t.Errorf("the counts fell from %+v to %+v", last, got)
 		}
 		last = got
 	}
 	if failed.Load() > 0 {
-		t.Errorf("%d payloads had another reply", failed.Load())
+		t.Errorf("%d payloads got a wrong reply or none", failed.Load())
 	}
 	connection := broker.Dial()
 	connection.Put(bustest.Payload("u", "4"))
 	connection.Close()
 	bustest.Until(t, "the last message", func() bool { return len(broker.Received("u")) == 1 })
 
-	const overhead = 512 // of a topic, whose name has one byte
+	const overhead = 512 // bytes queued for an empty topic, besides its name of 1 byte
 	accepted := clients * rounds
 	broker.expectCounts(broker.Log, counts{accepted + 1, accepted,
 		3*accepted + 1, 3*accepted + 1, 0, 2 * (overhead + 1), 256 << 20, 2})
 	broker.stop()
 }
 
-// isEnded returns whether a channel is closed.
-func isEnded(channel <-chan struct{}) bool {
+// isClosed reports whether a channel on which nothing is sent is closed.
+func isClosed(channel <-chan struct{}) bool {
 	select {
 	case <-channel:
 		return true
@@ -128,7 +129,8 @@ func isEnded(channel <-chan struct{}) bool {
 	}
 }
 
-// A log that nobody reads has the counts as soon as somebody does.
+// While nobody reads the log pipe, the broker keeps the counts that it was asked for. It writes
+// them as soon as the pipe is read.
 func TestCountsInAStuckPipe(t *testing.T) {
 	broker, log := startInPipe(t, "-interval", "10ms", "-timeout", "100ms", "-max-queued", "100000")
 	accepted := broker.fill(bustest.Payload("t", strings.Repeat("x", 1000)))
@@ -145,14 +147,15 @@ func TestCountsInAStuckPipe(t *testing.T) {
 	})
 	if got := got[0]; got.payloadsAccepted != accepted || got.payloadsRefused != 1 ||
 		got.messagesAccepted != accepted {
-		t.Errorf("the counts are %+v, %d messages were accepted", got, accepted)
+		t.Errorf("the counts are %+v, want %d messages accepted and 1 payload refused",
+			got, accepted)
 	}
 	broker.stop()
 	<-ended
 }
 
-// With -log the counts come on standard error, even while the log takes nothing, and only
-// there.
+// With -log the broker writes the counts to standard error, even while it can't write its log.
+// It does not write them to the log.
 func TestCountsOnStandardError(t *testing.T) {
 	directory := filepath.Join(t.TempDir(), "logs")
 	if err := os.Mkdir(directory, 0o700); err != nil {
@@ -163,9 +166,9 @@ func TestCountsOnStandardError(t *testing.T) {
 	command.Stderr = stderr
 	broker := startLogged(t, command, log)
 	if got := broker.count(stderr); got != (counts{maxQueued: 256 << 20}) {
-		t.Errorf("at the start the counts are %+v", got)
+		t.Errorf("after the start the counts are %+v, want 0 for all but maxQueued", got)
 	}
-	// The broker can't open its log anew.
+	// Without its directory the log can't be opened again.
 	if err := os.Rename(directory, directory+".away"); err != nil {
 		t.Fatal(err)
 	}
@@ -184,6 +187,6 @@ func TestCountsOnStandardError(t *testing.T) {
 	broker.expectCounts(stderr, counts{1, 0, 3, 3, 0, 512 + 1, 256 << 20, 1})
 	broker.stop()
 	if strings.Contains(log.String(), "Broker: up ") {
-		t.Errorf("the log is\n%s", log)
+		t.Errorf("the log has counts:\n%s", log)
 	}
 }

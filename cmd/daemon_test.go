@@ -18,15 +18,15 @@ import (
 
 // daemon is a running broker.
 type daemon struct {
-	*bustest.Client
-	t       *testing.T
-	command *exec.Cmd
-	host    string
-	port    string
-	ended   chan struct{} // closed when the process has ended
+	*bustest.Client // of this broker
+	t               *testing.T
+	command         *exec.Cmd
+	host            string
+	port            string
+	ended           <-chan struct{} // closed when the process has ended
 }
 
-// brokerCommand returns a broker on a free port, not started.
+// brokerCommand returns the command of a broker on a free port. It is not started.
 func brokerCommand(arguments ...string) *exec.Cmd {
 	return command("broker", append([]string{"-pport", "0"}, arguments...)...)
 }
@@ -37,14 +37,14 @@ func startBroker(t *testing.T, arguments ...string) *daemon {
 	return startCommand(t, brokerCommand(arguments...))
 }
 
-// startAt starts a broker on an address.
+// startAt starts a broker on the port of address.
 func startAt(t *testing.T, address string, arguments ...string) *daemon {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(address)
 	return startBroker(t, append([]string{"-pport", port}, arguments...)...)
 }
 
-// startCommand is startBroker for any command that becomes a broker.
+// startCommand is like startBroker, for a command that runs a broker.
 func startCommand(t *testing.T, command *exec.Cmd) *daemon {
 	t.Helper()
 	log := &bustest.Record{}
@@ -52,7 +52,8 @@ func startCommand(t *testing.T, command *exec.Cmd) *daemon {
 	return startLogged(t, command, log)
 }
 
-// startInFile starts a broker whose log is a file, as in real use.
+// startInFile starts a broker whose standard error, which is its log, is appended to the file
+// path.
 func startInFile(t *testing.T, path string, arguments ...string) *daemon {
 	t.Helper()
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -65,7 +66,8 @@ func startInFile(t *testing.T, path string, arguments ...string) *daemon {
 	return startLogged(t, command, file(path))
 }
 
-// file is a log in the file of this name.
+// file is the path of a log. Its String method returns the text that the file has, which is
+// empty if there is no file.
 type file string
 
 func (path file) String() string {
@@ -73,10 +75,35 @@ func (path file) String() string {
 	return string(text)
 }
 
-// constant is a log that is known before it is written.
+// constant replaces a log that the test can't read. Its text is the listening line that the test
+// expects the broker to write.
 type constant string
 
 func (text constant) String() string { return string(text) }
+
+// startOnDevice starts a broker whose log is the device path. It skips the test if the device can't
+// be opened.
+func startOnDevice(t *testing.T, path string, arguments ...string) *daemon {
+	t.Helper()
+	device, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer device.Close()
+	address := bustest.FreeAddress(t)
+	_, port, _ := net.SplitHostPort(address)
+	command := command("broker", append([]string{"-pport", port}, arguments...)...)
+	command.Stderr = device
+	broker := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
+	bustest.Until(t, "a connection to the broker", func() bool {
+		connection, err := net.Dial("tcp", address)
+		if err == nil {
+			connection.Close()
+		}
+		return err == nil
+	})
+	return broker
+}
 
 // startInPipe starts a broker whose log is a pipe.
 func startInPipe(t *testing.T, arguments ...string) (*daemon, *pipe) {
@@ -94,13 +121,15 @@ func startInPipe(t *testing.T, arguments ...string) (*daemon, *pipe) {
 	return startLogged(t, command, log), log
 }
 
-// pipe is a log in a pipe. Only its head is read, up to the listening line, until
-// the test calls readRest.
+// pipe is a log in a pipe. The function readHead reads it up to the listening line, and readRest
+// reads the rest.
 type pipe struct {
 	bustest.Record
 	reader *os.File
 }
 
+// readHead reads the pipe up to the listening line. It reads one byte at a time, so that it
+// reads nothing after that line.
 func (log *pipe) readHead() {
 	one := make([]byte, 1)
 	for !listeningLine.MatchString(log.String()) {
@@ -111,8 +140,7 @@ func (log *pipe) readHead() {
 	}
 }
 
-// readRest reads the pipe to its end, size bytes at most at a time, with a pause
-// after each read.
+// readRest reads the pipe to its end. Each read takes at most size bytes, and a pause follows.
 func (log *pipe) readRest(t *testing.T, size int, pause time.Duration) {
 	t.Helper()
 	buffer := make([]byte, size)
@@ -133,18 +161,14 @@ func (log *pipe) readRest(t *testing.T, size int, pause time.Duration) {
 // listeningLine matches the line with the broker's address.
 var listeningLine = regexp.MustCompile(`Broker: listening on (.*)\n`)
 
-// startLogged starts a command that becomes a broker, and waits for the listening
-// line in log, where the command has been made to write.
+// startLogged starts a command that runs a broker, and waits until the listening line is in log.
+// The caller has redirected the command's standard error to log.
 func startLogged(t *testing.T, command *exec.Cmd, log fmt.Stringer) *daemon {
 	t.Helper()
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	daemon := &daemon{t: t, command: command, ended: make(chan struct{})}
-	go func() {
-		command.Wait()
-		close(daemon.ended)
-	}()
+	daemon := &daemon{t: t, command: command, ended: awaitEnd(command)}
 	t.Cleanup(func() {
 		command.Process.Kill()
 		<-daemon.ended
@@ -162,7 +186,7 @@ func startLogged(t *testing.T, command *exec.Cmd, log fmt.Stringer) *daemon {
 	return daemon
 }
 
-// produce runs a producer of one message for this broker.
+// produce runs a producer that sends one message to this broker.
 func (daemon *daemon) produce(topic, message string) (status int, stderr string) {
 	daemon.t.Helper()
 	status, _, stderr = run(daemon.t, "producer",
@@ -170,7 +194,7 @@ func (daemon *daemon) produce(topic, message string) (status int, stderr string)
 	return status, stderr
 }
 
-// sender returns a producer for the broker, in the test's own process.
+// sender returns a producer that sends to this broker from the test's own process.
 func (daemon *daemon) sender() *producer.Producer {
 	daemon.t.Helper()
 	config := producer.DefaultConfig()
@@ -182,8 +206,8 @@ func (daemon *daemon) sender() *producer.Producer {
 	return sender
 }
 
-// fill sends payloads in turn until the queue is full, and returns how many were
-// accepted.
+// fill sends the payloads in turn until the broker's queue is full. It returns how many
+// payloads were accepted.
 func (daemon *daemon) fill(payloads ...string) int {
 	daemon.t.Helper()
 	for count := 0; ; count++ {
@@ -197,7 +221,8 @@ func (daemon *daemon) fill(payloads ...string) int {
 	}
 }
 
-// isBusy returns whether the broker serves another connection for longer than a moment.
+// isBusy reports whether the broker serves another connection: it does not answer an empty
+// payload within 200 ms.
 func (daemon *daemon) isBusy() bool {
 	daemon.t.Helper()
 	connection := daemon.Dial()
@@ -216,7 +241,7 @@ func (daemon *daemon) signal(kind syscall.Signal) {
 	}
 }
 
-// wait waits for the broker's end and returns its exit status.
+// wait waits until the broker has ended, and returns its exit status.
 func (daemon *daemon) wait() int {
 	daemon.t.Helper()
 	select {
@@ -232,12 +257,12 @@ func (daemon *daemon) stop() {
 	daemon.t.Helper()
 	daemon.signal(syscall.SIGTERM)
 	if status := daemon.wait(); status != 0 {
-		daemon.t.Fatalf("the broker's status is %d, the log is\n%.2000s", status, daemon.Log)
+		daemon.t.Fatalf("the broker ended with status %d, the log is\n%.2000s", status, daemon.Log)
 	}
 }
 
-// drained stops the broker and returns the messages on the topic t in its log.
-func (daemon *daemon) drained() []string {
+// stopAndReceive stops the broker, and returns the messages on the topic t in its log.
+func (daemon *daemon) stopAndReceive() []string {
 	daemon.t.Helper()
 	daemon.stop()
 	return daemon.Received("t")

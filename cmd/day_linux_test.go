@@ -15,52 +15,55 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// supervise starts its arguments again whenever they end, as systemd does, until there is a
-// file with the name $0.stop. The last process id is in $0.pid, the statuses are in
-// $0.statuses, and what was written to standard error is in $0.stderr.
+// supervise is a shell script that runs its arguments as a command. It runs the command again
+// whenever it ends, as systemd does, until the file $0.stop exists. It writes the process id of
+// the running command to $0.pid, and appends each exit status to $0.statuses. The command's
+// standard error is appended to $0.stderr.
 const supervise = `while [ ! -e "$0.stop" ]; do
 	"$@" 2>> "$0.stderr" & echo $! > "$0.pid.new"; mv "$0.pid.new" "$0.pid"
 	wait $!; echo $? >> "$0.statuses"
 	sleep 0.5
 done`
 
-// day is a directory in which a broker and a worker run, each supervised, with what make
-// install has installed.
-type day struct {
+// system is a directory in which a broker and a worker run, each supervised. "make install" has
+// installed both.
+type system struct {
 	t       *testing.T
 	release *release
-	log     string // of the broker
-	port    string
+	log     string // the path of the broker's log
+	port    string // the broker's port
 }
 
-// service is a command that is supervised.
+// service is a command of a system that is supervised.
 type service struct {
-	day  *day
-	path string // of its files, without what supervise adds
-	loop *exec.Cmd
+	system *system
+	path   string    // the value of $0 in supervise
+	loop   *exec.Cmd // the shell that runs supervise
 }
 
-// path returns the path of a file of the day's.
-func (day *day) path(name string) string {
-	return filepath.Join(filepath.Dir(day.log), name)
+// path returns the path of a file in the system's directory.
+func (system *system) path(name string) string {
+	return filepath.Join(filepath.Dir(system.log), name)
 }
 
-// start starts a service with a unit's command line, in which replacer replaces what differs
-// here, and with more arguments.
-func (day *day) start(name, unit string, replacer *strings.Replacer, more ...string) *service {
-	day.t.Helper()
-	unit = day.release.path("dest/usr/local/lib/systemd/system/" + unit)
-	arguments := strings.Fields(replacer.Replace(setting(day.t, unit, "ExecStart")))
-	arguments[0] = day.release.path("dest" + arguments[0])
-	service := &service{day: day, path: day.path(name)}
+// start starts a service with the command line of an installed unit. The replacer replaces the
+// directories and variables of the command line, and more arguments are appended.
+func (system *system) start(
+	name, unit string, replacer *strings.Replacer, more ...string,
+) *service {
+	system.t.Helper()
+	unit = system.release.path("dest/usr/local/lib/systemd/system/" + unit)
+	arguments := strings.Fields(replacer.Replace(setting(system.t, unit, "ExecStart")))
+	arguments[0] = system.release.path("dest" + arguments[0])
+	service := &service{system: system, path: system.path(name)}
 	arguments = append([]string{"-c", supervise, service.path}, append(arguments, more...)...)
 	service.loop = exec.Command("sh", arguments...)
-	start(day.t, service.loop)
-	day.t.Cleanup(func() { service.signal(syscall.SIGKILL) })
+	start(system.t, service.loop)
+	system.t.Cleanup(func() { service.signal(syscall.SIGKILL) })
 	return service
 }
 
-// signal sends a signal to the process that runs.
+// signal sends a signal to the service's process, if one runs.
 func (service *service) signal(kind syscall.Signal) {
 	id, err := strconv.Atoi(strings.TrimSpace(file(service.path + ".pid").String()))
 	if err == nil {
@@ -68,40 +71,37 @@ func (service *service) signal(kind syscall.Signal) {
 	}
 }
 
-// end stops the service for good.
+// end stops the service and its supervision.
 func (service *service) end() {
-	service.day.t.Helper()
+	service.system.t.Helper()
 	if err := os.WriteFile(service.path+".stop", nil, 0o600); err != nil {
-		service.day.t.Fatal(err)
+		service.system.t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() {
-		service.loop.Wait()
-		close(ended)
-	}()
-	bustest.Until(service.day.t, "the end of "+service.path, func() bool {
+	ended := awaitEnd(service.loop)
+	bustest.Until(service.system.t, "the end of "+service.path, func() bool {
 		service.signal(syscall.SIGTERM)
 		select {
 		case <-ended:
 			return true
-		case <-time.After(2 * time.Second): // a second signal sooner would kill it
+		case <-time.After(2 * time.Second): // an earlier second signal might kill the process
 			return false
 		}
 	})
 }
 
-// statuses returns those with which the process has ended.
+// statuses returns the exit statuses of the service's processes, in order.
 func (service *service) statuses() []string {
 	return strings.Fields(file(service.path + ".statuses").String())
 }
 
 // send sends the numbers from 1 as messages, one after the other, until ended is closed. It
-// returns how many were accepted, and how many were sent again because their outcome was
-// unknown.
-func (day *day) send(ended <-chan struct{}) (accepted, again int, err error) {
-	for !isEnded(ended) {
-		producer := exec.Command(day.release.path("dest/usr/local/bin/mbus-producer"),
-			"-port", day.port, "-topic", "t", "-message", strconv.Itoa(accepted+1), "-retry", "1m")
+// returns how many messages were accepted, and how many were sent again because their outcome
+// was unknown.
+func (system *system) send(ended <-chan struct{}) (accepted, again int, err error) {
+	for !isClosed(ended) {
+		producer := exec.Command(system.release.path("dest/usr/local/bin/mbus-producer"),
+			"-port", system.port, "-topic", "t", "-message", strconv.Itoa(accepted+1),
+			"-retry", "1m")
 		output, err := producer.CombinedOutput()
 		switch status := producer.ProcessState.ExitCode(); {
 		case status == 0:
@@ -111,23 +111,23 @@ func (day *day) send(ended <-chan struct{}) (accepted, again int, err error) {
 		default:
 			return accepted, again, fmt.Errorf("%w: %s", err, output)
 		}
-		time.Sleep(10 * time.Millisecond) // a steady load, not all that the machine can do
+		time.Sleep(10 * time.Millisecond) // for a steady load that leaves the machine some time
 	}
 	return accepted, again, nil
 }
 
-// count asks the broker for its counts, once it is up, and waits until there are as many lines
-// of counts. They add up.
-func (day *day) count(broker *service, lines int) {
-	day.t.Helper()
-	ping := exec.Command(day.release.path("dest/usr/local/bin/mbus-producer"),
-		"-ping", "-port", day.port, "-retry", "1m")
+// count waits until the broker is up. Then it asks the broker for its counts until standard
+// error has this number of lines of counts. It fails the test unless the counts add up.
+func (system *system) count(broker *service, lines int) {
+	system.t.Helper()
+	ping := exec.Command(system.release.path("dest/usr/local/bin/mbus-producer"),
+		"-ping", "-port", system.port, "-retry", "1m")
 	if output, err := ping.CombinedOutput(); err != nil {
-		day.t.Errorf("%v: %s", err, output)
+		system.t.Errorf("the ping failed: %v: %s", err, output)
 	}
-	bustest.Until(day.t, "the counts", func() bool {
+	bustest.Until(system.t, "the counts", func() bool {
 		stderr := file(broker.path + ".stderr").String()
-		if len(allCounts(day.t, stderr)) >= lines {
+		if len(allCounts(system.t, stderr)) >= lines {
 			return true
 		}
 		broker.signal(syscall.SIGUSR1)
@@ -136,39 +136,41 @@ func (day *day) count(broker *service, lines int) {
 	})
 }
 
-// work makes the worker's command, which appends the data of a message to the file done. One
-// write a message keeps lines whole even if a killed worker's command goes on beside the next.
-func (day *day) work() string {
-	day.t.Helper()
-	path := day.path("work")
-	text := fmt.Sprintf("#!/bin/sh\nprintf '%%s\\n' \"$(cat)\" >> '%s'\n", day.path("done"))
+// work makes the worker's command, and returns its path. The command appends the data of a
+// message to the file done. It does so in one write, because the command of a killed worker may
+// run beside that of the next worker.
+func (system *system) work() string {
+	system.t.Helper()
+	path := system.path("work")
+	text := fmt.Sprintf("#!/bin/sh\nprintf '%%s\\n' \"$(cat)\" >> '%s'\n", system.path("done"))
 	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
-		day.t.Fatal(err)
+		system.t.Fatal(err)
 	}
 	return path
 }
 
-// A day of operation, of ten minutes: the log is rotated as shipped and the counts are asked
-// for each minute, and the broker and the worker are each stopped once and killed once. No
-// message is lost or out of order. Those whose outcome a kill has left unknown are repeated.
+// TestDay runs a day of operation in ten minutes. In the short form a minute takes a second. Each
+// minute it rotates the log with the shipped configuration and asks for the counts. It stops and
+// kills the broker and the worker once each. No message is lost or out of order. A message may be
+// repeated only if a kill left its outcome unknown.
 func TestDay(t *testing.T) {
-	t.Parallel() // it waits most of the time
+	t.Parallel() // the test sleeps for most of its time
 	logrotate := tool(t, "logrotate")
 	release, directory := newRelease(t, "broker", "producer", "consumer"), t.TempDir()
-	release.must("install")
-	day := &day{t: t, release: release, log: filepath.Join(directory, "mbus.log")}
-	_, day.port, _ = strings.Cut(bustest.FreeAddress(t), ":")
-	broker := day.start("broker", "mbus-broker.service",
-		strings.NewReplacer("/var/lib/mbus", directory), "-pport", day.port, "-interval", "0")
-	worker := day.start("worker", "mbus-consumer@.service", strings.NewReplacer(
+	release.mustMake("install")
+	system := &system{t: t, release: release, log: filepath.Join(directory, "mbus.log")}
+	_, system.port, _ = strings.Cut(bustest.FreeAddress(t), ":")
+	broker := system.start("broker", "mbus-broker.service",
+		strings.NewReplacer("/var/lib/mbus", directory), "-pport", system.port, "-interval", "0")
+	worker := system.start("worker", "mbus-consumer@.service", strings.NewReplacer(
 		"/var/lib/mbus-consumer/%i", directory+"/orders", "/var/lib/mbus", directory,
-		"$MBUS_FLAGS", "-topic t -retry 1h", "$MBUS_COMMAND", day.work()))
+		"$MBUS_FLAGS", "-topic t -retry 1h", "$MBUS_COMMAND", system.work()))
 
 	over, sent := make(chan struct{}), make(chan error, 1)
 	var accepted, again int
 	go func() {
 		var err error
-		accepted, again, err = day.send(over)
+		accepted, again, err = system.send(over)
 		sent <- err
 	}()
 	const minutes = 10
@@ -176,7 +178,7 @@ func TestDay(t *testing.T) {
 	configuration := rotation(t, release.path("dest/etc/logrotate.d/mbus"), directory)
 	for i := range minutes {
 		time.Sleep(minute)
-		check(t, logrotate, "-f", "-s", filepath.Join(directory, "rotated"), configuration)
+		mustRun(t, logrotate, "-f", "-s", filepath.Join(directory, "rotated"), configuration)
 		switch i {
 		case 1:
 			broker.signal(syscall.SIGTERM)
@@ -187,46 +189,48 @@ func TestDay(t *testing.T) {
 		case 7:
 			worker.signal(syscall.SIGKILL)
 		}
-		day.count(broker, i+1)
+		system.count(broker, i+1)
 	}
 	close(over)
 	if err := <-sent; err != nil {
 		t.Fatal(err)
 	}
 	bustest.Until(t, "the last message", func() bool {
-		return strings.HasSuffix(file(day.path("done")).String(), fmt.Sprintf("\n%d\n", accepted))
+		done := file(system.path("done")).String()
+		return strings.HasSuffix(done, fmt.Sprintf("\n%d\n", accepted))
 	})
 	worker.end()
 	broker.end()
-	day.checkWork(broker, worker, accepted, again)
+	system.checkWork(broker, worker, accepted, again)
 }
 
-// checkWork compares what the worker has done with what was accepted.
-func (day *day) checkWork(broker, worker *service, accepted, again int) {
-	t := day.t
+// checkWork compares the messages that the worker has done with those that were accepted.
+func (system *system) checkWork(broker, worker *service, accepted, again int) {
+	t := system.t
 	t.Helper()
 	for _, service := range []*service{broker, worker} {
 		// stopped, killed, and stopped at the end
 		if got := service.statuses(); !slices.Equal(got, []string{"0", "137", "0"}) {
-			t.Errorf("%s ended with %q: %s", service.path, got, file(service.path+".stderr"))
+			t.Errorf("%s ended with the statuses %q: %s", service.path, got,
+				file(service.path+".stderr"))
 		}
 	}
-	done := strings.Fields(file(day.path("done")).String())
+	done := strings.Fields(file(system.path("done")).String())
 	next, repeated := 1, 0
 	for _, text := range done {
 		switch number, err := strconv.Atoi(text); {
 		case err != nil || number > next:
-			t.Fatalf("%q after %d", text, next-1)
+			t.Fatalf("the worker has done %q after message %d, want %d", text, next-1, next)
 		case number == next:
 			next++
 		default:
 			repeated++
 		}
 	}
-	const kills = 1 // of the worker, each of which may repeat a message
+	const kills = 1 // kills of the worker; each may repeat a message
 	if next-1 != accepted || repeated > again+kills {
-		t.Errorf("%d messages done, %d of them again; accepted are %d, of unknown outcome %d",
-			next-1, repeated, accepted, again)
+		t.Errorf("the worker has done %d messages and repeated %d, "+
+			"want %d done and at most %d repeated", next-1, repeated, accepted, again+kills)
 	}
 	t.Logf("%d messages accepted and done, %d sent again, %d done again", accepted, again, repeated)
 }

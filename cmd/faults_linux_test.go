@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -18,7 +17,23 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// On a disk that is full, messages are kept until there is room.
+// acceptNumbered sends count messages, 10 in a payload, as the writer writer0 of a load
+// does. The broker must accept all of them.
+func (daemon *daemon) acceptNumbered(count int) {
+	daemon.t.Helper()
+	const batch = 10
+	padding := strings.Repeat("x", 100)
+	for first := 0; first < count; first += batch {
+		var texts []string
+		for i := range batch {
+			texts = append(texts, fmt.Sprintf("writer0 %d %s", first+i, padding))
+		}
+		daemon.Accept(bustest.Payload("topic0", texts...), batch)
+	}
+}
+
+// While the disk is full, the broker keeps messages in memory. It writes them once there is
+// room.
 func TestDiskFull(t *testing.T) { eachLog(t, testDiskFull) }
 
 func testDiskFull(t *testing.T, start starter) {
@@ -28,18 +43,11 @@ func testDiskFull(t *testing.T, start starter) {
 		t.Fatal(err)
 	}
 	broker := start(t, filepath.Join(directory, "log"), "-interval", "20ms")
-	const count, batch = 1000, 10
-	padding := strings.Repeat("x", 100)
-	for first := 0; first < count; first += batch {
-		var texts []string
-		for i := range batch {
-			texts = append(texts, fmt.Sprintf("writer0 %d %s", first+i, padding))
-		}
-		broker.Accept(bustest.Payload("topic0", texts...), batch)
-	}
-	// The disk is full some time before a write fails: the last page has room. The
-	// log has been refused room when it ends with a page, and some ticks have not
-	// changed that.
+	const count = 1000
+	broker.acceptNumbered(count)
+	// The disk counts as full before a write fails, because the log's last page still has
+	// room. A write has failed once the log ends at the end of a page and does not grow during
+	// some ticks.
 	full, since := 0, time.Now()
 	bustest.Until(t, "a full disk", func() bool {
 		if size := len(broker.Log.String()); size != full {
@@ -51,7 +59,7 @@ func testDiskFull(t *testing.T, start starter) {
 	})
 	last := fmt.Sprintf("writer0 %d ", count-1)
 	if strings.Contains(broker.Log.String(), last) {
-		t.Fatal("all messages found room")
+		t.Fatal("the log has all messages, want the disk full before the last one")
 	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
@@ -65,30 +73,21 @@ func testDiskFull(t *testing.T, start starter) {
 		full, sum.acked, sum.lost, sum.extra)
 }
 
-// On a device that never has room, the broker accepts and keeps, and its exit status
-// shows that it could not write.
+// The log is a device that never has room. The broker still accepts messages, but ends with
+// status 1 because it could not write them.
 func TestDevFull(t *testing.T) {
-	device, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-	if err != nil {
-		t.Skip(err)
+	broker := startOnDevice(t, "/dev/full", "-timeout", "300ms", "-interval", "10ms")
+	if status, stderr := broker.produce("t", "1"); status != 0 {
+		t.Errorf("the producer ended with status %d: %s", status, stderr)
 	}
-	defer device.Close()
-	address := bustest.FreeAddress(t)
-	_, port, _ := net.SplitHostPort(address)
-	command := command("broker", "-pport", port, "-timeout", "300ms", "-interval", "10ms")
-	command.Stderr = device
-	broker := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
-	bustest.Until(t, "the broker", func() bool {
-		status, _ := broker.produce("t", "1")
-		return status == 0
-	})
 	broker.signal(syscall.SIGTERM)
 	if status := broker.wait(); status != 1 {
-		t.Errorf("status %d", status)
+		t.Errorf("the broker ended with status %d, want 1", status)
 	}
 }
 
-// limitDescriptors sets how many descriptors the broker may have.
+// limitDescriptors limits the number of the broker's file descriptors. It skips the test if the
+// system does not allow that.
 func (daemon *daemon) limitDescriptors(count uint64) {
 	daemon.t.Helper()
 	limit := syscall.Rlimit{Cur: count, Max: 1 << 10}
@@ -96,11 +95,11 @@ func (daemon *daemon) limitDescriptors(count uint64) {
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, pid, syscall.RLIMIT_NOFILE,
 		uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
 	if errno != 0 {
-		daemon.t.Skipf("no limit can be set here: %v", errno)
+		daemon.t.Skipf("prlimit failed: %v", errno)
 	}
 }
 
-// descriptors returns how many files and sockets the broker has open.
+// descriptors returns the number of the broker's file descriptors.
 func (daemon *daemon) descriptors() int {
 	daemon.t.Helper()
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", daemon.command.Process.Pid))
@@ -110,23 +109,23 @@ func (daemon *daemon) descriptors() int {
 	return len(entries)
 }
 
-// cpuTicks returns the processor time that the broker has taken, in 1/100 s.
+// cpuTicks returns the processor time that the broker has used, in 1/100 s.
 func (daemon *daemon) cpuTicks() int {
 	daemon.t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", daemon.command.Process.Pid))
 	if err != nil {
 		daemon.t.Fatal(err)
 	}
-	// The name in parentheses may have spaces. Fields 14 and 15 are the user's and
-	// the system's time, see proc_pid_stat(5).
+	// The program's name, in parentheses, may have spaces. Fields 14 and 15 of the line are
+	// the user time and the system time: see proc_pid_stat(5).
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	user, _ := strconv.Atoi(fields[11])
 	system, _ := strconv.Atoi(fields[12])
 	return user + system
 }
 
-// Without a descriptor for a connection the broker waits for one, logs that once, and
-// goes on when there is one.
+// When the broker has no file descriptor for a connection, it logs one line and waits. It
+// accepts connections again once descriptors are free.
 func TestFewDescriptors(t *testing.T) {
 	broker := startBroker(t, "-interval", "10ms")
 	for burst := 1; burst <= 2; burst++ {
@@ -134,32 +133,33 @@ func TestFewDescriptors(t *testing.T) {
 		var waiting []*bustest.Conn
 		for range 50 {
 			connection := broker.Dial()
-			connection.End(good)
+			connection.End(goodMessage)
 			waiting = append(waiting, connection)
 		}
 		const line = "Broker: can't accept connections, trying on: "
-		bustest.Until(t, "the line", func() bool {
+		bustest.Until(t, "the line "+line, func() bool {
 			return strings.Count(broker.Log.String(), line) >= burst
 		})
 		before := broker.cpuTicks()
-		time.Sleep(300 * time.Millisecond) // the time over which the load is measured
+		time.Sleep(300 * time.Millisecond) // the load is measured over this time
 		if ticks := broker.cpuTicks() - before; ticks > 15 {
-			t.Errorf("it spins: %d ticks of processor time in 300 ms", ticks)
+			t.Errorf("the broker used %d ms of processor time in 300 ms, want at most 150",
+				10*ticks)
 		}
 		broker.limitDescriptors(1 << 10)
 		for _, connection := range waiting {
 			if reply := connection.Reply(); reply.Accepted != 1 {
-				t.Fatalf("the reply is %+v", *reply)
+				t.Fatalf("the reply is %+v, want 1 accepted", *reply)
 			}
 		}
 		if got := strings.Count(broker.Log.String(), line); got != burst {
-			t.Errorf("after burst %d the line is there %d times", burst, got)
+			t.Errorf("after %d bursts the log has the line %d times", burst, got)
 		}
 	}
 }
 
-// Many connections come at once, and half of them are reset. Each of the others is
-// answered, and nothing is left of any.
+// Many clients connect at once, and half of them reset their connection. The broker answers
+// each of the others, and closes all connections.
 func TestManyConnections(t *testing.T) { eachLog(t, testManyConnections) }
 
 func testManyConnections(t *testing.T, start starter) {
@@ -176,15 +176,16 @@ func testManyConnections(t *testing.T, start starter) {
 			defer connection.Close()
 			<-begin
 			if i%2 == 0 {
-				io.WriteString(connection, good[:len(good)*(i%10)/10])
+				io.WriteString(connection, goodMessage[:len(goodMessage)*(i%10)/10])
 				connection.SetLinger(0)
 				return
 			}
-			io.WriteString(connection, good)
+			io.WriteString(connection, goodMessage)
 			connection.CloseWrite()
 			const accepted = "\x82\xa8Accepted\x01\xa5Error\xa0"
 			if reply, err := io.ReadAll(connection); string(reply) != accepted {
-				failures <- fmt.Errorf("connection %d: %q, %v", i, reply, err)
+				failures <- fmt.Errorf("connection %d: the reply is %q, %v, want %q",
+					i, reply, err, accepted)
 			}
 		})
 	}
@@ -197,8 +198,8 @@ func testManyConnections(t *testing.T, start starter) {
 	bustest.Until(t, "the last message", func() bool {
 		return len(broker.Received("a")) == count/2
 	})
-	// The poller's own descriptor may come after the first count.
-	bustest.Until(t, "the last descriptor's end", func() bool {
+	// The Go runtime may have opened its poller's descriptor after the first count.
+	bustest.Until(t, "the end of all connections", func() bool {
 		return broker.descriptors() <= before+1
 	})
 	t.Logf("figure: %d connections at once, half of them reset: "+

@@ -21,17 +21,16 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// writer is one producer of a load: it sends numbered messages until one is not
-// accepted.
+// writer is one producer of a load. It sends numbered messages until one is not accepted.
 type writer struct {
 	name    string
 	acked   int // how many messages were accepted
 	unknown int // how many more may have been accepted
 }
 
-// load has count producers send batches to the broker until one of theirs is not
-// accepted. The function that it returns waits for that, and returns what the
-// producers know then.
+// load starts count producers. Each sends batches of up to maxBatch messages to the broker
+// until one of its batches is not accepted. The function finish waits until all producers have
+// ended, and returns what they know.
 func (daemon *daemon) load(count, maxBatch int) (finish func() []*writer) {
 	var group sync.WaitGroup
 	writers := make([]*writer, count)
@@ -70,24 +69,24 @@ func (writer *writer) sendBatch(
 	return err
 }
 
-// tally compares a log with what writers know.
+// tally has the result of verify, which compares a log with what writers know.
 type tally struct {
 	acked   int // messages that were accepted
 	unknown int // messages that may have been accepted
 	lost    int // accepted messages that are not in the log
-	extra   int // messages that are in the log again, or behind a later one
+	extra   int // messages that the log has again, or after a later one
 }
 
-// verify compares a log with what the writers know. What was accepted must be in the
-// log, in order, once; of a payload with an unknown outcome all or nothing. If the
-// broker was killed, its last line may be torn, and of a payload with an unknown
-// outcome there may be a part.
+// verify compares a log with what the writers know. It fails the test unless the log has each
+// accepted message once and in order. Of a payload with an unknown outcome, the log must have
+// all messages or none. If the broker was killed, the last line may be torn, and the log may
+// have a part of that payload.
 func verify(t *testing.T, log string, writers []*writer, killed bool) (sum tally) {
 	t.Helper()
 	if !killed && !strings.HasSuffix(log, "\n") {
 		t.Fatalf("the last line is torn: %.100q", log[strings.LastIndexByte(log, '\n')+1:])
 	}
-	next := make(map[string]int) // the number that is due, by writer
+	next := make(map[string]int) // the number that is expected next, by writer
 	for _, message := range bustest.Messages(t, log) {
 		name, rest, _ := strings.Cut(message.Data, " ")
 		digits, _, _ := strings.Cut(rest, " ")
@@ -108,19 +107,20 @@ func verify(t *testing.T, log string, writers []*writer, killed bool) (sum tally
 		sum.lost += max(writer.acked-next[writer.name], 0)
 		more := next[writer.name] - writer.acked
 		if more > 0 && more != writer.unknown && !(killed && more < writer.unknown) {
-			t.Fatalf("%s: %d were accepted, %d are unknown, %d more than the accepted are logged",
-				writer.name, writer.acked, writer.unknown, more)
+			t.Fatalf("%s: the log has %d messages beyond the %d that were accepted, "+
+				"want 0 or the %d with unknown outcome",
+				writer.name, more, writer.acked, writer.unknown)
 		}
 		delete(next, writer.name)
 	}
 	if sum.lost > 0 || sum.extra > 0 || len(next) > 0 {
-		t.Fatalf("of %d accepted messages %d are lost, %d are in the log again or out of order; "+
-			"other writers: %v", sum.acked, sum.lost, sum.extra, next)
+		t.Fatalf("of %d accepted messages %d are lost, and %d are repeated or out of order; "+
+			"unknown writers: %v", sum.acked, sum.lost, sum.extra, next)
 	}
 	return sum
 }
 
-// add adds the figures of another round.
+// add adds the tally of another round.
 func (sum *tally) add(other tally) {
 	sum.acked += other.acked
 	sum.unknown += other.unknown
@@ -128,12 +128,13 @@ func (sum *tally) add(other tally) {
 	sum.extra += other.extra
 }
 
-// shortPause waits for a random time of up to 60 ms: the moment of a signal.
+// shortPause sleeps for a random time of up to 60 ms. It chooses the moment of a signal or of a
+// rotation.
 func shortPause() {
 	time.Sleep(time.Duration(rand.Int64N(int64(60 * time.Millisecond))))
 }
 
-// Killed at any moment, at interval 0, the broker has written what it has
+// At -interval 0, a broker that is killed at any moment has written every message that it has
 // acknowledged.
 func TestKill(t *testing.T) { eachLog(t, testKill) }
 
@@ -158,15 +159,15 @@ func testKill(t *testing.T, start starter) {
 		"%d last lines torn", rounds, sum.acked, sum.lost, sum.extra, torn)
 }
 
-// Stopped at any moment, the broker has written what it has acknowledged, once, and
-// nothing else.
+// A broker that is stopped at any moment has written every message that it has acknowledged,
+// once, and no other message.
 func TestStop(t *testing.T) {
 	rounds := longOrShort(100, 8)
 	var sum tally
 	for round := range rounds {
 		interval := []string{"0", "1ms", "20ms", "1h"}[round%4]
 		path := filepath.Join(t.TempDir(), fmt.Sprint("log", round))
-		// A stop takes a second, so the two ways to have a log take turns.
+		// A stop takes a second, so each round tests only one of the two kinds of log.
 		start := starters[[]string{"redirected", "-log"}[round/4%2]]
 		broker := start(t, path, "-interval", interval)
 		finish := broker.load(4, 40)
@@ -175,33 +176,34 @@ func TestStop(t *testing.T) {
 		sum.add(verify(t, broker.Log.String(), finish(), false))
 	}
 	if sum.unknown > 0 {
-		t.Errorf("a stop left the outcome of %d messages unknown", sum.unknown)
+		t.Errorf("the outcome of %d messages is unknown after a stop, want 0", sum.unknown)
 	}
 	t.Logf("figure: %d stops under load: %d acknowledged messages, %d of them lost, %d twice; "+
 		"%d unknown outcomes", rounds, sum.acked, sum.lost, sum.extra, sum.unknown)
 }
 
-// The signal may come as soon as the broker has logged that it listens.
+// A signal stops the broker even if it arrives right after the listening line.
 func TestStopAtOnce(t *testing.T) {
 	for range longOrShort(50, 3) {
 		startBroker(t).stop()
 	}
 }
 
-// A log pipe that is closed ends the broker with status 1.
+// The broker ends with status 1 once the reading end of its log pipe is closed.
 func TestPipeClosed(t *testing.T) {
 	broker, pipe := startInPipe(t, "-interval", "10ms")
 	pipe.reader.Close()
 	broker.produce("t", "1")
 	if status := broker.wait(); status != 1 {
-		t.Errorf("status %d", status)
+		t.Errorf("the broker ended with status %d, want 1", status)
 	}
 	if status, stderr := broker.produce("t", "2"); status != 1 {
-		t.Errorf("afterwards: status %d: %s", status, stderr)
+		t.Errorf("without a broker the producer ended with status %d: %s", status, stderr)
 	}
 }
 
-// A standard error that can't be written to is an error that does not pass.
+// The broker ends with status 1 if its standard error, which is its log, is open only for
+// reading.
 func TestLogThatCantBeWritten(t *testing.T) {
 	reading, err := os.Open("/dev/null")
 	if err != nil {
@@ -211,11 +213,11 @@ func TestLogThatCantBeWritten(t *testing.T) {
 	broker := brokerCommand()
 	broker.Stderr = reading
 	if status, _, _ := finish(t, broker); status != 1 {
-		t.Errorf("status %d", status)
+		t.Errorf("the broker ended with status %d, want 1", status)
 	}
 }
 
-// Whatever standard error is, the exit status of a failure comes, and soon.
+// A command that fails ends with the right status even if it can't write to standard error.
 func TestStatusWithoutStandardError(t *testing.T) {
 	const badHost = "256.1.1.1"
 	for name, test := range map[string]struct {
@@ -233,14 +235,15 @@ func TestStatusWithoutStandardError(t *testing.T) {
 			command := command(test.arguments[0], test.arguments[1:]...)
 			command.Stderr = stderr
 			if got, _, _ := finish(t, command); got != test.status {
-				t.Errorf("%s, full %v: status %d, want %d", name, full, got, test.status)
+				t.Errorf("%s, with a full pipe: %v: status %d, want %d",
+					name, full, got, test.status)
 			}
 		}
 	}
 }
 
-// brokenPipe returns the writing end of a pipe that takes nothing: it is full and
-// nobody reads it, or its reading end is closed.
+// brokenPipe returns the writing end of a pipe that can't be written to. If full is true, the
+// pipe is full and nobody reads it. Otherwise its reading end is closed.
 func brokenPipe(t *testing.T, full bool) *os.File {
 	t.Helper()
 	reader, writer, err := os.Pipe()
@@ -262,13 +265,13 @@ func brokenPipe(t *testing.T, full bool) *os.File {
 	return writer
 }
 
-// repeated returns a payload of count times the same message.
+// repeated returns a payload that has the same message count times.
 func repeated(count int, topic, data string) string {
 	return bustest.Payload(topic, slices.Repeat([]string{data}, count)...)
 }
 
-// While nobody reads the log's pipe, the broker accepts until the queue is full. All
-// of that arrives once the pipe is read, however slowly.
+// While nobody reads the log pipe, the broker accepts messages until its queue is full. It
+// writes all of them once the pipe is read, however slowly.
 func TestPipeStuckThenSlow(t *testing.T) {
 	broker, pipe := startInPipe(t,
 		"-interval", "10ms", "-max-queued", "2000000", "-timeout", "3s")
@@ -277,35 +280,35 @@ func TestPipeStuckThenSlow(t *testing.T) {
 	broker.signal(syscall.SIGTERM)
 	pipe.readRest(t, 4096, time.Millisecond)
 	if status := broker.wait(); status != 0 {
-		t.Errorf("status %d", status)
+		t.Errorf("the broker ended with status %d, want 0", status)
 	}
 	logged := broker.Received("t")
 	if want := slices.Repeat([]string{message}, accepted); !slices.Equal(logged, want) {
-		t.Errorf("%d messages were accepted, %d logged, or others", accepted, len(logged))
+		t.Errorf("the log has %d messages, want the %d that were accepted", len(logged), accepted)
 	}
 	if accepted < 1000 {
-		t.Errorf("only %d messages were accepted", accepted)
+		t.Errorf("%d messages were accepted, want at least 1000", accepted)
 	}
-	t.Logf("figure: a pipe that nobody reads, then slowly: "+
+	t.Logf("figure: a pipe that is not read, then read slowly: "+
 		"%d messages accepted before \"queue is full\", %d logged", accepted, len(logged))
 }
 
-// With a pipe that nobody ever reads the broker still ends, with status 1, soon after
-// -timeout.
+// If nobody ever reads the log pipe, a stopping broker ends with status 1 soon after -timeout.
 func TestPipeStuckForGood(t *testing.T) {
 	broker, _ := startInPipe(t, "-interval", "10ms", "-max-queued", "1000000", "-timeout", "1s")
 	broker.fill(repeated(10, "t", strings.Repeat("\x00", 1000)))
 	begin := time.Now()
 	broker.signal(syscall.SIGTERM)
 	if status := broker.wait(); status != 1 {
-		t.Errorf("status %d", status)
+		t.Errorf("the broker ended with status %d, want 1", status)
 	}
 	if took := time.Since(begin); took > 5*time.Second {
-		t.Errorf("it took %s", took)
+		t.Errorf("the stop took %s, want at most 5s", took)
 	}
 }
 
-// A full queue refuses lines, of which the first is named, or is waited for.
+// While the queue is full, the broker refuses lines, and the producer names the first of them.
+// With -retry the producer waits until there is room.
 func TestLinesToAFullBroker(t *testing.T) {
 	want := bustest.Numbers(1, 20_000)
 	broker, pipe := startInPipe(t, "-interval", "10ms", "-timeout", "1s", "-max-queued", "100000")
@@ -313,25 +316,25 @@ func TestLinesToAFullBroker(t *testing.T) {
 	refused := broker.Address + ": refused: queue is full"
 	if status != 1 || got.accepted == 0 || got.first != got.accepted+1 ||
 		got.last < got.first || got.reason != refused {
-		t.Fatalf("status %d, %+v", status, got)
+		t.Fatalf("the producer ended with status %d and reported %+v", status, got)
 	}
 	rest := strings.NewReader(strings.Join(want[got.accepted:], "\n"))
-	producer := producerFor(broker.Address, rest, "-lines", "-retry", "1h")
-	stderr := start(t, producer)
-	// The broker serves those who wait in turn, each for its -timeout. Between two
-	// others that it refuses it has refused the producer, too.
+	process := producerFor(broker.Address, rest, "-lines", "-retry", "1h")
+	stderr := start(t, process)
+	// The broker serves waiting clients in turn, each for up to -timeout. So between two
+	// refusals of other clients it has also refused the producer.
 	for range 2 {
 		broker.fill(bustest.Payload("other", ""))
 	}
 	go pipe.readRest(t, 4096, 0)
-	if err := producer.Wait(); err != nil {
-		t.Errorf("%v: %s", err, stderr)
+	if err := process.Wait(); err != nil {
+		t.Errorf("the producer failed: %v: %s", err, stderr)
 	}
 	broker.stop()
 	bustest.Until(t, "the last message", func() bool {
 		return len(broker.Received("t")) == len(want)
 	})
 	if got := broker.Received("t"); !slices.Equal(got, want) {
-		t.Errorf("%d messages are in the log, or in another order", len(got))
+		t.Errorf("the log has %d messages, want the %d lines in order", len(got), len(want))
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// After each of a great many hostile payloads the broker has answered as it should,
-// is alive, accepts the next good payload, and has not grown.
+// The broker gives the right reply to each of many hostile payloads. After each it accepts a
+// valid message, and its memory is within its bound.
 func TestHostilePayloads(t *testing.T) { eachLog(t, testHostilePayloads) }
 
 func testHostilePayloads(t *testing.T, start starter) {
@@ -21,7 +21,7 @@ func testHostilePayloads(t *testing.T, start starter) {
 		"-max-payload", fmt.Sprint(maxPayload), "-max-queued", fmt.Sprint(maxQueued))
 	limit := bound(maxQueued, maxPayload)
 	if buildFlags != nil {
-		limit *= 8 // the race detector takes memory of its own
+		limit *= 8 // the race detector needs memory, too
 	}
 	payloads := hostilePayloads(maxPayload)
 	refusals, accepted, wrong := 0, 0, 0
@@ -35,15 +35,16 @@ func testHostilePayloads(t *testing.T, start starter) {
 		}
 		accepted += reply.Accepted
 		if !test.allows(reply) {
-			t.Errorf("%s: the reply is %+v, want %d accepted", name, *reply, test.want)
+			t.Errorf("%s: the reply is %+v, want %d accepted (-1: refused)",
+				name, *reply, test.want)
 			wrong++
 		}
-		reply, err = broker.Post(good)
+		reply, err = broker.Post(goodMessage)
 		if err != nil || *reply != (apiv1.Reply{Accepted: 1}) {
-			t.Fatalf("after %s: %+v, %v", name, reply, err)
+			t.Fatalf("after %s: the reply to a valid message is %+v, %v", name, reply, err)
 		}
 		if peak := broker.peakMemory(); peak > limit {
-			t.Fatalf("after %s: %d bytes of memory, over %d", name, peak, limit)
+			t.Fatalf("after %s: the peak memory is %d bytes, want at most %d", name, peak, limit)
 		}
 	}
 	peak := broker.peakMemory()
@@ -54,8 +55,8 @@ func testHostilePayloads(t *testing.T, start starter) {
 		len(payloads), refusals, wrong, accepted, peak>>20, limit>>20)
 }
 
-// checkHostileLog fails the test unless a log has exactly this many messages and
-// refusals, only lines that a broker writes, and no message on the topic that the
+// checkHostileLog fails the test unless a log has these numbers of messages and refusals, and no
+// line that a broker does not write. The log must not have a message on the topic orders, which
 // hostile data tries to forge.
 func checkHostileLog(t *testing.T, log string, messages, refusals int) {
 	t.Helper()
@@ -64,41 +65,41 @@ func checkHostileLog(t *testing.T, log string, messages, refusals int) {
 	gotRefusals := 0
 	for _, line := range bustest.Lines(t, log) {
 		if !known.MatchString(line) {
-			t.Errorf("a line of the log is %.300q", line)
+			t.Errorf("the log has the foreign line %.300q", line)
 		}
 		if strings.HasPrefix(line, "refused payload ") {
 			gotRefusals++
 		}
 	}
 	if gotRefusals != refusals {
-		t.Errorf("%d refusals in the log, want %d", gotRefusals, refusals)
+		t.Errorf("the log has %d refusals, want %d", gotRefusals, refusals)
 	}
 	if got := len(bustest.Messages(t, log)); got != messages {
-		t.Errorf("%d messages in the log, want %d", got, messages)
+		t.Errorf("the log has %d messages, want %d", got, messages)
 	}
 	if forged := bustest.Received(t, log)["orders"]; forged != nil {
-		t.Errorf("forged messages: %q", forged)
+		t.Errorf("the log has the forged messages %q", forged)
 	}
 }
 
-// The parts of a message, written by hand from the msgpack specification.
+// The parts of a message, written by hand after the msgpack specification.
 const (
-	topicKey = "\xa5Topic"
-	dataKey  = "\xa4Data"
-	toData   = "\x82" + topicKey + "\xa1a" + dataKey // a message up to its data
-	good     = toData + "\xc4\x011"
+	topicKey    = "\xa5Topic"
+	dataKey     = "\xa4Data"
+	upToData    = "\x82" + topicKey + "\xa1a" + dataKey // a message up to its data
+	goodMessage = upToData + "\xc4\x011"
 )
 
-// refused is how many messages a payload has that must be refused.
+// refused stands for the number of accepted messages of a payload that must be refused.
 const refused = -1
 
-// hostilePayload is a payload and what the broker must do with it.
+// hostilePayload is a payload and the reply that the broker must give to it.
 type hostilePayload struct {
 	payload string
-	want    int // how many messages are to be accepted, or refused
+	want    int // the number of messages to accept, or refused
 }
 
-// allows reports whether reply is what the payload must get.
+// allows reports whether reply is right for the payload.
 func (test hostilePayload) allows(reply *apiv1.Reply) bool {
 	if test.want == refused {
 		return reply.Accepted == 0 && reply.Error != ""
@@ -106,10 +107,10 @@ func (test hostilePayload) allows(reply *apiv1.Reply) bool {
 	return *reply == apiv1.Reply{Accepted: test.want}
 }
 
-// hostile are payloads, by name.
+// hostile has hostile payloads, by name.
 type hostile map[string]hostilePayload
 
-// add adds a payload. No two may have the same name.
+// add adds a payload under a name that is not in use.
 func (payloads hostile) add(name, payload string, want int) {
 	if _, taken := payloads[name]; taken {
 		panic("two payloads have the name " + name)
@@ -122,7 +123,7 @@ func (payloads hostile) refuse(name, payload string) {
 	payloads.add(name, payload, refused)
 }
 
-// hostilePayloads returns hostile payloads for a broker with this limit.
+// hostilePayloads returns hostile payloads for a broker with this -max-payload.
 func hostilePayloads(maxPayload int) hostile {
 	payloads := make(hostile)
 	payloads.addCuts()
@@ -136,7 +137,8 @@ func hostilePayloads(maxPayload int) hostile {
 	return payloads
 }
 
-// header returns a msgpack header with a length of size bytes.
+// header returns a msgpack header: the code, then the length as a big-endian number of size
+// bytes.
 func header(code byte, size int, length int64) string {
 	header := []byte{code}
 	for shift := 8 * (size - 1); shift >= 0; shift -= 8 {
@@ -145,28 +147,27 @@ func header(code byte, size int, length int64) string {
 	return string(header)
 }
 
-// addCuts adds a payload that is cut after each of its bytes.
+// addCuts adds every proper prefix of a valid payload.
 func (payloads hostile) addCuts() {
-	whole := "\xdc\x00\x03" + good + good + good
+	whole := "\xdc\x00\x03" + goodMessage + goodMessage + goodMessage
 	for cut := 1; cut < len(whole); cut++ {
 		payloads.refuse(fmt.Sprint("truncated at ", cut), whole[:cut])
 	}
 }
 
-// addStringLengths adds strings and binaries in every form, with lengths that are
-// right and wrong.
+// addStringLengths adds strings and binaries in every form, with right and wrong lengths.
 func (payloads hostile) addStringLengths() {
 	for _, place := range []struct{ name, before, text, after string }{
 		{"key", "\x82", "Topic", "\xa1a" + dataKey + "\xc0"},
 		{"topic", "\x82" + topicKey, "a", dataKey + "\xc0"},
-		{"data", toData, "1", ""},
+		{"data", upToData, "1", ""},
 		{"data first", "\x82" + dataKey, "1", topicKey + "\xa1a"},
 	} {
 		for _, form := range []struct {
 			name  string
 			code  byte
 			size  int
-			valid bool // everywhere, not for data alone
+			valid bool // valid in every place, not only as data
 		}{
 			{"str8", 0xd9, 1, true}, {"str16", 0xda, 2, true}, {"str32", 0xdb, 4, true},
 			{"bin8", 0xc4, 1, false}, {"bin16", 0xc5, 2, false}, {"bin32", 0xc6, 4, false},
@@ -191,40 +192,40 @@ func (payloads hostile) addStringLengths() {
 	}
 }
 
-// addCounts adds arrays and maps with counts that are right and wrong.
+// addCounts adds arrays and maps with right and wrong counts.
 func (payloads hostile) addCounts() {
 	for name, head := range map[string]string{
 		"fixarray": "\x93", "array16": header(0xdc, 2, 3), "array32": header(0xdd, 4, 3),
 	} {
-		payloads.add(name+" of 3", head+good+good+good, 3)
-		payloads.refuse(name+" with one less", head+good+good+good+good)
-		payloads.refuse(name+" with one more", head+good+good)
+		payloads.add(name+" of 3", head+goodMessage+goodMessage+goodMessage, 3)
+		payloads.refuse(name+" with one less", head+goodMessage+goodMessage+goodMessage+goodMessage)
+		payloads.refuse(name+" with one more", head+goodMessage+goodMessage)
 	}
-	payloads.refuse("array16 with the most", header(0xdc, 2, 1<<16-1)+good)
-	payloads.refuse("array32 with the most", header(0xdd, 4, 1<<32-1)+good)
-	payloads.refuse("array32 with the sign", header(0xdd, 4, 1<<31)+good)
+	payloads.refuse("array16 with the most", header(0xdc, 2, 1<<16-1)+goodMessage)
+	payloads.refuse("array32 with the most", header(0xdd, 4, 1<<32-1)+goodMessage)
+	payloads.refuse("array32 with the sign", header(0xdd, 4, 1<<31)+goodMessage)
 	payloads.add("array32 of nothing", header(0xdd, 4, 0), 0)
 
 	for entries := range 16 {
 		if entries != 2 {
 			head := string([]byte{byte(0x80 + entries)})
-			payloads.refuse(fmt.Sprint("map of ", entries), head+strings.Repeat(good[1:], 8))
+			payloads.refuse(fmt.Sprint("map of ", entries), head+strings.Repeat(goodMessage[1:], 8))
 		}
 	}
-	payloads.add("map16", header(0xde, 2, 2)+good[1:], 1)
-	payloads.add("map32", header(0xdf, 4, 2)+good[1:], 1)
-	payloads.refuse("map16 with the most", header(0xde, 2, 1<<16-1)+good[1:])
-	payloads.refuse("map32 with the most", header(0xdf, 4, 1<<32-1)+good[1:])
-	payloads.refuse("map32 that wraps to 2", header(0xdf, 4, 1<<31+2)+good[1:])
+	payloads.add("map16", header(0xde, 2, 2)+goodMessage[1:], 1)
+	payloads.add("map32", header(0xdf, 4, 2)+goodMessage[1:], 1)
+	payloads.refuse("map16 with the most", header(0xde, 2, 1<<16-1)+goodMessage[1:])
+	payloads.refuse("map32 with the most", header(0xdf, 4, 1<<32-1)+goodMessage[1:])
+	payloads.refuse("map32 that wraps to 2", header(0xdf, 4, 1<<31+2)+goodMessage[1:])
 }
 
-// addForeignValues adds, in every place of a payload, every first byte, extensions,
-// and deep nesting.
+// addForeignValues adds payloads with a foreign value in each place: every first byte,
+// extensions, and deep nesting.
 func (payloads hostile) addForeignValues() {
 	for place, before := range map[string]string{
-		"root": "", "element": "\x91", "second element": "\x92" + good,
+		"root": "", "element": "\x91", "second element": "\x92" + goodMessage,
 		"key": "\x82", "second key": "\x82" + topicKey + "\xa1a",
-		"topic": "\x82" + topicKey, "data": toData,
+		"topic": "\x82" + topicKey, "data": upToData,
 	} {
 		for depth, count := range map[string]int{
 			"10": 10, "1,000": 1000, "1,000,000": 1_000_000,
@@ -250,12 +251,12 @@ func (payloads hostile) addForeignValues() {
 			"fixext8": "\xd7\x01", "fixext16": "\xd8\x01", "ext8": "\xc7\x00\x01",
 			"ext16": "\xc8\x00\x00\x01", "ext32": "\xc9\x00\x00\x00\x00\x01",
 		} {
-			payloads.refuse(name+" before a good map at the "+place, before+head+good)
+			payloads.refuse(name+" before a good map at the "+place, before+head+goodMessage)
 		}
 	}
 }
 
-// addEntries adds maps with entries that a message does not have.
+// addEntries adds maps with unknown and duplicate entries.
 func (payloads hostile) addEntries() {
 	payloads.refuse("Topic twice", "\x82"+topicKey+"\xa1a"+topicKey+"\xa1b")
 	payloads.refuse("Data twice", "\x82"+dataKey+"\xc0"+dataKey+"\xc0")
@@ -264,7 +265,7 @@ func (payloads hostile) addEntries() {
 	payloads.refuse("a key with a NUL", "\x82\xa6Topic\x00\xa1a"+dataKey+"\xc0")
 }
 
-// addLimits adds topics, keys and payloads of and around the largest sizes.
+// addLimits adds topics, keys and payloads with sizes at and around their limits.
 func (payloads hostile) addLimits(maxPayload int) {
 	for _, length := range []int{0, 1, 31, 32, 254, 255, 256, 65535} {
 		want := 1
@@ -277,7 +278,7 @@ func (payloads hostile) addLimits(maxPayload int) {
 		payloads.refuse(fmt.Sprint("an unknown key of ", length),
 			"\x82"+head+strings.Repeat("\xff", length)+"\xa1a"+dataKey+"\xc0")
 	}
-	largest := maxPayload - len(toData+header(0xc6, 4, 0))
+	largest := maxPayload - len(upToData+header(0xc6, 4, 0))
 	for _, more := range []int{-1, 0, 1} {
 		want := 1
 		if more > 0 {
@@ -285,9 +286,9 @@ func (payloads hostile) addLimits(maxPayload int) {
 		}
 		length := largest + more
 		payloads.add(fmt.Sprintf("the limit %+d", more),
-			toData+header(0xc6, 4, int64(length))+strings.Repeat("x", length), want)
+			upToData+header(0xc6, 4, int64(length))+strings.Repeat("x", length), want)
 	}
-	payloads.refuse("many times the limit", strings.Repeat(good, 1<<20))
+	payloads.refuse("many times the limit", strings.Repeat(goodMessage, 1<<20))
 }
 
 // addTexts adds texts that could forge a line or confuse a terminal.
@@ -301,13 +302,13 @@ func (payloads hostile) addTexts() {
 		"a NUL": "a\x00b", "a backslash and n": "a\nb",
 	} {
 		text = header(0xd9, 1, int64(len(text))) + text
-		payloads.add("data with "+name, toData+text, 1)
+		payloads.add("data with "+name, upToData+text, 1)
 		payloads.refuse("a topic with "+name, "\x82"+topicKey+text+dataKey+"\xc0")
 		payloads.refuse("an unknown key with "+name, "\x82"+text+"\xc0")
 	}
 }
 
-// addGreetings adds what clients of other protocols send first.
+// addGreetings adds the first bytes that clients of other protocols send.
 func (payloads hostile) addGreetings() {
 	for name, greeting := range map[string]string{
 		"HTTP":       "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",

@@ -15,18 +15,31 @@ import (
 	"testing"
 )
 
-// release is a directory with what make install needs: the Makefile, build/package, and
-// the commands that were built.
+// tool returns the path of a program. It skips the test if the program is not installed.
+func tool(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path = "/usr/sbin/" + name // not every user's PATH has this directory
+		if _, err := os.Stat(path); err != nil {
+			t.Skipf("%s is not installed", name)
+		}
+	}
+	return path
+}
+
+// release is a directory with the files that "make install" needs: the Makefile, build/package,
+// and the built commands.
 type release struct {
 	t         *testing.T
 	directory string
 }
 
+// newRelease makes a release with these built commands. In its PATH, go and git are programs
+// that fail, because "make install" needs neither.
 func newRelease(t *testing.T, built ...string) *release {
 	t.Helper()
-	if _, err := exec.LookPath("make"); err != nil {
-		t.Skip("there is no make to install with")
-	}
+	tool(t, "make")
 	release := &release{t: t, directory: t.TempDir()}
 	err := os.CopyFS(release.path("build/package"), os.DirFS("../build/package"))
 	if err != nil {
@@ -36,7 +49,6 @@ func newRelease(t *testing.T, built ...string) *release {
 	for _, name := range built {
 		release.copy(filepath.Join(binaries, name), "build/"+name)
 	}
-	// Neither is needed.
 	for _, name := range []string{"go", "git"} {
 		release.write("bin/"+name, "#!/bin/sh\necho \"make install runs $0\" >&2\nexit 1\n", 0o700)
 	}
@@ -48,7 +60,7 @@ func (release *release) path(name string) string {
 	return filepath.Join(release.directory, name)
 }
 
-// copy copies a file, which may be executed, into the release.
+// copy copies a file into the release, with the mode of an executable file.
 func (release *release) copy(from, to string) {
 	release.t.Helper()
 	text, err := os.ReadFile(from)
@@ -58,7 +70,7 @@ func (release *release) copy(from, to string) {
 	release.write(to, string(text), 0o700)
 }
 
-// write makes a file, and its directory.
+// write writes a file of the release, and makes its directory.
 func (release *release) write(name, text string, mode os.FileMode) {
 	release.t.Helper()
 	if err := os.MkdirAll(filepath.Dir(release.path(name)), 0o755); err != nil {
@@ -69,25 +81,26 @@ func (release *release) write(name, text string, mode os.FileMode) {
 	}
 }
 
-// make runs make in the release, where there is no Go, with the DESTDIR dest.
+// make runs make in the release, with DESTDIR set to the release's directory dest.
 func (release *release) make(arguments ...string) (status int, stderr string) {
 	release.t.Helper()
-	make := exec.Command("make", append(arguments, "DESTDIR="+release.path("dest"))...)
-	make.Dir = release.directory
-	make.Env = append(os.Environ(), "PATH="+release.path("bin")+":"+os.Getenv("PATH"))
-	status, _, stderr = finish(release.t, make)
+	command := exec.Command("make", append(arguments, "DESTDIR="+release.path("dest"))...)
+	command.Dir = release.directory
+	command.Env = append(os.Environ(), "PATH="+release.path("bin")+":"+os.Getenv("PATH"))
+	status, _, stderr = finish(release.t, command)
 	return status, stderr
 }
 
-// must is make that fails the test unless it succeeds and is silent.
-func (release *release) must(arguments ...string) {
+// mustMake runs make. It fails the test unless make succeeds and writes nothing to standard
+// error.
+func (release *release) mustMake(arguments ...string) {
 	release.t.Helper()
 	if status, stderr := release.make(arguments...); status != 0 || stderr != "" {
-		release.t.Fatalf("make %q: status %d: %s", arguments, status, stderr)
+		release.t.Fatalf("make %q ended with status %d: %s", arguments, status, stderr)
 	}
 }
 
-// files returns the modes of the files below DESTDIR.
+// files returns the modes of the files below DESTDIR, by path.
 func (release *release) files() map[string]fs.FileMode {
 	release.t.Helper()
 	files := make(map[string]fs.FileMode)
@@ -106,8 +119,8 @@ func (release *release) files() map[string]fs.FileMode {
 	return files
 }
 
-// What make install installs has names, places and modes, and make uninstall removes it
-// all and nothing else.
+// "make install" installs the right files with the right modes. "make uninstall" removes them and
+// no other file.
 func TestInstall(t *testing.T) {
 	release := newRelease(t, "broker", "producer", "consumer")
 	release.write("build/forwarder", "", 0o700)
@@ -129,32 +142,32 @@ func TestInstall(t *testing.T) {
 			want[systemd+"/sysusers.d/mbus.conf"] = 0o644
 			want["/etc/logrotate.d/mbus"] = 0o644
 		}
-		release.must("install", "PREFIX="+prefix)
+		release.mustMake("install", "PREFIX="+prefix)
 		if got := release.files(); !maps.Equal(got, want) {
-			t.Errorf("%s: installed are\n%v, want\n%v", prefix, got, want)
+			t.Errorf("with the prefix %s the installed files are\n%v, want\n%v", prefix, got, want)
 		}
 		for _, unit := range []string{"broker", "consumer@", "forwarder"} {
 			path := release.path("dest" + systemd + "/systemd/system/mbus-" + unit + ".service")
 			text, err := os.ReadFile(path)
 			line := "\nExecStart=" + prefix + "/bin/mbus-" + strings.TrimSuffix(unit, "@") + " "
 			if runtime.GOOS == "linux" && !strings.Contains(string(text), line) {
-				t.Errorf("%s: %v, no line %q", path, err, line)
+				t.Errorf("%s has no line %q: %v", path, line, err)
 			}
 		}
 		installed := filepath.Join(release.path("dest"), prefix, "bin/mbus-broker")
 		if status, _, stderr := finish(t, exec.Command(installed, "-version")); status != 0 {
-			t.Errorf("%s: status %d: %s", installed, status, stderr)
+			t.Errorf("%s -version ended with status %d: %s", installed, status, stderr)
 		}
-		release.must("install", "PREFIX="+prefix) // over itself
-		release.must("uninstall", "PREFIX="+prefix)
+		release.mustMake("install", "PREFIX="+prefix) // over itself
+		release.mustMake("uninstall", "PREFIX="+prefix)
 		left := slices.Collect(maps.Keys(release.files()))
 		if !slices.Equal(left, []string{"/usr/local/bin/other"}) {
-			t.Errorf("%s: left are %q", prefix, left)
+			t.Errorf("with the prefix %s make uninstall leaves %q", prefix, left)
 		}
 	}
 }
 
-// What make install can't do is one line, and then nothing is installed.
+// If "make install" can't succeed, it says why in one line and installs nothing.
 func TestInstallRefuses(t *testing.T) {
 	release := newRelease(t, "broker")
 	expect := func(want string, arguments ...string) {
@@ -162,23 +175,23 @@ func TestInstallRefuses(t *testing.T) {
 		status, stderr := release.make(append(arguments, "install")...)
 		line, _, _ := strings.Cut(stderr, "\n")
 		if status == 0 || line != "install: "+want {
-			t.Errorf("%q: status %d: %s", arguments, status, stderr)
+			t.Errorf("make %q ended with status %d: %s", arguments, status, stderr)
 		}
 		if _, err := os.Stat(release.path("dest")); err == nil {
-			t.Errorf("%q: something is installed", arguments)
+			t.Errorf("make %q failed, but installed files", arguments)
 		}
 	}
 	expect("build/producer is missing: run make first")
 	for _, prefix := range []string{"", "usr", "/a b", "/a|b", "/a&b"} {
-		expect(fmt.Sprintf("PREFIX=%s: must be an absolute path of letters, digits and /._+-", prefix),
+		expect("PREFIX="+prefix+": must be an absolute path of letters, digits and /._+-",
 			"PREFIX="+prefix)
 	}
 }
 
-// A rotation that the operator has changed survives the next make install.
+// "make install" does not overwrite a logrotate configuration that the operator has changed.
 func TestInstallKeepsRotation(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("the configuration of logrotate is installed only on Linux")
+		t.Skip("make install installs the logrotate configuration only on Linux")
 	}
 	release := newRelease(t, "broker", "producer", "consumer")
 	const name = "dest/etc/logrotate.d/mbus"
@@ -188,6 +201,7 @@ func TestInstallKeepsRotation(t *testing.T) {
 		release.path(name))
 	text, _ := os.ReadFile(release.path(name))
 	if status != 0 || stderr != want || string(text) != "changed\n" {
-		t.Errorf("status %d: %sthe file has %q", status, stderr, text)
+		t.Errorf("make install ended with status %d: %sthe configuration has %q",
+			status, stderr, text)
 	}
 }

@@ -20,21 +20,22 @@ import (
 	"mbus/internal/shared/escape"
 )
 
-// report is the line that a producer with -lines prints at its end.
+// report has the numbers of the line that a producer with -lines prints when it ends.
 type report struct {
 	accepted    int
-	first, last int    // the lines that were not accepted, or may not be; last is 0 if open
-	reason      string // what stopped the producer; empty after a success
+	first, last int    // the lines that were not or may not be accepted; last 0: to the end
+	reason      string // why the producer stopped; empty after a success
 }
 
-// parseReport parses all that a producer with -lines wrote to standard error.
+// parseReport parses the standard error of a producer with -lines. It fails the test unless that
+// is one line.
 func parseReport(t *testing.T, stderr string) report {
 	t.Helper()
 	format := regexp.MustCompile(`^(?:mbus-)?producer: (\d+) messages? accepted in [0-9.µmsh]+` +
 		`(?:; (?:from line (\d+) on|line (\d+)|lines (\d+) to (\d+)): (.+))?\n$`)
 	match := format.FindStringSubmatch(stderr)
 	if match == nil {
-		t.Fatalf("no report: %q", stderr)
+		t.Fatalf("standard error is %q, want one report", stderr)
 	}
 	number := func(i int) int {
 		value, _ := strconv.Atoi(match[i])
@@ -48,20 +49,21 @@ func parseReport(t *testing.T, stderr string) report {
 	}
 }
 
-// sendLines runs a producer for the lines of input.
+// sendLines runs a producer that sends the lines of input. It returns the exit status and the
+// report.
 func sendLines(t *testing.T, address string, input io.Reader, arguments ...string) (int, report) {
 	t.Helper()
 	producer := producerFor(address, input, append([]string{"-lines"}, arguments...)...)
 	status, stdout, stderr := finish(t, producer)
 	if stdout != "" {
-		t.Errorf("standard output: %s", stdout)
+		t.Errorf("standard output is %q, want nothing", stdout)
 	}
 	return status, parseReport(t, stderr)
 }
 
-// compare returns how many of the messages want are not among got, and how many of
-// got are there again or were never wanted.
-func compare(got, want []string) (lost, extra int) {
+// countDifferences returns how many messages of want are missing in got, and how many messages
+// of got are repeated or not in want.
+func countDifferences(got, want []string) (lost, extra int) {
 	missing := make(map[string]int)
 	for _, message := range want {
 		missing[message]++
@@ -76,7 +78,7 @@ func compare(got, want []string) (lost, extra int) {
 	return lost, extra
 }
 
-// A million lines from a file arrive in order.
+// A million lines of a file arrive in order.
 func TestMillionLines(t *testing.T) {
 	const count = 1_000_000
 	path := filepath.Join(t.TempDir(), "lines")
@@ -92,20 +94,20 @@ func TestMillionLines(t *testing.T) {
 	broker := startInFile(t, filepath.Join(t.TempDir(), "log"))
 	status, got := sendLines(t, broker.Address, input)
 	if status != 0 || got != (report{accepted: count}) {
-		t.Errorf("status %d, %+v", status, got)
+		t.Errorf("the producer ended with status %d and reported %+v", status, got)
 	}
-	if got := broker.drained(); !slices.Equal(got, bustest.Numbers(1, count)) {
-		t.Errorf("%d messages are in the log, or another order", len(got))
+	if got := broker.stopAndReceive(); !slices.Equal(got, bustest.Numbers(1, count)) {
+		t.Errorf("the log has %d messages, want the %d lines in order", len(got), count)
 	}
 }
 
-// A line that is typed is accepted within a moment, and nothing is printed before
-// the end where nobody looks.
+// A typed line is accepted within 300 ms. Where standard error is no terminal, the producer
+// prints nothing before its end.
 func TestTypedLines(t *testing.T) {
 	broker := startBroker(t)
 	producer := producerFor(broker.Address, nil, "-lines")
 	input, stderr := startTyping(t, producer)
-	best := time.Hour // a busy machine may hold up some
+	best := time.Hour // the best of all lines, because a busy machine delays some
 	const count = 12
 	for i := range count {
 		begin := time.Now()
@@ -114,17 +116,17 @@ func TestTypedLines(t *testing.T) {
 		best = min(best, time.Since(begin))
 	}
 	if best > 300*time.Millisecond {
-		t.Errorf("a line took %s at best", best)
+		t.Errorf("the fastest line took %s, want at most 300ms", best)
 	}
 	input.Close()
 	producer.Wait()
 	got := parseReport(t, stderr.String())
 	if producer.ProcessState.ExitCode() != 0 || got.accepted != count {
-		t.Errorf("%v: %s", producer.ProcessState, stderr)
+		t.Errorf("the producer ended with %v: %s", producer.ProcessState, stderr)
 	}
 }
 
-// Whatever the bytes of a line, it arrives as it is.
+// A line arrives unchanged, whatever its bytes.
 func TestLinesOfAnyBytes(t *testing.T) {
 	long, control := strings.Repeat("x", 2<<20), strings.Repeat("\x01", 2<<20)
 	for name, test := range map[string]struct {
@@ -147,19 +149,19 @@ func TestLinesOfAnyBytes(t *testing.T) {
 			broker := startBroker(t)
 			status, got := sendLines(t, broker.Address, strings.NewReader(test.input))
 			if status != 0 || got != (report{accepted: len(test.want)}) {
-				t.Errorf("status %d, %+v", status, got)
+				t.Errorf("the producer ended with status %d and reported %+v", status, got)
 			}
 			for i, line := range test.want {
 				test.want[i] = string(escape.Append(nil, []byte(line)))
 			}
-			if got := broker.drained(); !slices.Equal(got, test.want) {
-				t.Errorf("in the log: %.200q", got)
+			if got := broker.stopAndReceive(); !slices.Equal(got, test.want) {
+				t.Errorf("the messages in the log are %.200q, want %.200q", got, test.want)
 			}
 		})
 	}
 }
 
-// A batch over the limit goes in parts, and a line over the limit is named.
+// The producer sends a batch over -max-payload in parts. It names a line over -max-payload.
 func TestLineOverTheLimit(t *testing.T) {
 	broker := startBroker(t, "-max-payload", "5000")
 	lines := strings.Join(bustest.Numbers(1, 1000), "\n")
@@ -168,21 +170,23 @@ func TestLineOverTheLimit(t *testing.T) {
 	want := report{1000, 1001, 1001, broker.Address +
 		": refused: the payload is too large: more than 5000 bytes (the broker's -max-payload)"}
 	if status != 1 || got != want {
-		t.Errorf("status %d, %+v, want %+v", status, got, want)
+		t.Errorf("the producer ended with status %d and reported %+v, want 1 and %+v",
+			status, got, want)
 	}
-	if got := broker.drained(); !slices.Equal(got, bustest.Numbers(1, 1000)) {
-		t.Errorf("in the log: %.200q", got)
+	if got := broker.stopAndReceive(); !slices.Equal(got, bustest.Numbers(1, 1000)) {
+		t.Errorf("the messages in the log are %.200q, want the numbers from 1 to 1000", got)
 	}
 }
 
-// Without a broker nothing is accepted, unless one comes while -retry lasts.
+// Without a broker nothing is accepted, unless a broker starts before -retry is over.
 func TestLinesWithoutABroker(t *testing.T) {
 	address := bustest.FreeAddress(t)
 	for _, retry := range []string{"0", "300ms"} {
 		status, got := sendLines(t, address, strings.NewReader("1\n2\n"), "-retry", retry)
 		want := report{0, 1, 0, address + ": not accepted: connect: connection refused"}
 		if status != 1 || got != want {
-			t.Errorf("status %d, %+v, want %+v", status, got, want)
+			t.Errorf("with -retry %s the producer ended with status %d and reported %+v, "+
+				"want 1 and %+v", retry, status, got, want)
 		}
 	}
 	ended := make(chan string)
@@ -191,17 +195,17 @@ func TestLinesWithoutABroker(t *testing.T) {
 		status, _, stderr := finish(t, producer)
 		ended <- fmt.Sprint(status, stderr)
 	}()
-	time.Sleep(300 * time.Millisecond) // attempts that find nobody leave no trace to poll for
+	time.Sleep(300 * time.Millisecond) // a failed attempt leaves no trace to poll for
 	broker := startAt(t, address)
 	if got := <-ended; got != "0" {
-		t.Error(got)
+		t.Errorf("with -retry 1h the producer's status and standard error are %q, want 0", got)
 	}
-	if got := broker.drained(); !slices.Equal(got, []string{"0"}) {
-		t.Errorf("in the log: %q", got)
+	if got := broker.stopAndReceive(); !slices.Equal(got, []string{"0"}) {
+		t.Errorf("the messages in the log are %q, want 0", got)
 	}
 }
 
-// Through five graceful restarts of the broker nothing is lost and nothing arrives
+// While the broker is stopped and started again five times, no line is lost and none arrives
 // twice.
 func TestRestarts(t *testing.T) {
 	const restarts = 5
@@ -213,31 +217,30 @@ func TestRestarts(t *testing.T) {
 	var got []string
 	for restart := range restarts {
 		awaitStream(t, broker, restart)
-		got = append(got, broker.drained()...)
+		got = append(got, broker.stopAndReceive()...)
 		broker = startAt(t, address, "-interval", "20ms")
 	}
 	awaitStream(t, broker, restarts)
 	input.Stop()
 	producer.Wait()
-	got = append(got, broker.drained()...)
+	got = append(got, broker.stopAndReceive()...)
 
 	count := input.Lines()
 	said := parseReport(t, stderr.String())
 	if producer.ProcessState.ExitCode() != 0 || said != (report{accepted: count}) {
-		t.Errorf("%v: %s", producer.ProcessState, stderr)
+		t.Errorf("the producer ended with %v: %s", producer.ProcessState, stderr)
 	}
 	want := bustest.Numbers(1, count)
-	lost, extra := compare(got, want)
+	lost, extra := countDifferences(got, want)
 	if !slices.Equal(got, want) {
-		t.Fatalf("of %d lines %d are lost, %d are there again, or in another order",
-			count, lost, extra)
+		t.Fatalf("of %d lines %d are lost and %d repeated, want all in order", count, lost, extra)
 	}
 	t.Logf("figure: %d restarts during a stream of %d lines with -retry 30s: "+
 		"%d lost, %d twice, all in order", restarts, count, lost, extra)
 }
 
-// awaitStream waits until a stream of lines has reached a broker, and then for a
-// moment that differs from round to round.
+// awaitStream waits until the first lines of a stream have reached a broker. Then it sleeps for
+// 10 ms times the number of the round.
 func awaitStream(t *testing.T, broker *daemon, round int) {
 	t.Helper()
 	bustest.Until(t, "a message", func() bool {
@@ -246,8 +249,8 @@ func awaitStream(t *testing.T, broker *daemon, round int) {
 	time.Sleep(time.Duration(round) * 10 * time.Millisecond)
 }
 
-// After the broker was killed, the producer names the lines of which it knows
-// nothing, and is right about all others.
+// After the broker was killed, the producer names the lines with an unknown outcome. Every other
+// line is in the log if the producer counts it as accepted, and only then.
 func TestKilledInMidStream(t *testing.T) {
 	unknown := 0
 	for round := range longOrShort(50, 6) {
@@ -264,23 +267,24 @@ func TestKilledInMidStream(t *testing.T) {
 		producer.Wait()
 		said, got := parseReport(t, stderr.String()), broker.Received("t")
 		if !slices.Equal(got, bustest.Numbers(1, len(got))) {
-			t.Fatal("the log has a gap or another order")
+			t.Fatal("the lines in the log are not all lines up to the last one in order")
 		}
 		switch status := producer.ProcessState.ExitCode(); {
 		case said.first != said.accepted+1:
-			t.Errorf("%+v", said)
+			t.Errorf("the producer reported %+v, want first to follow the accepted lines", said)
 		case status == 1 && len(got) == said.accepted:
 		case status == 3 && len(got) >= said.accepted && len(got) <= said.last:
 			unknown++
 		default:
-			t.Errorf("status %d, %+v, %d messages are in the log", status, said, len(got))
+			t.Errorf("the producer ended with status %d and reported %+v, the log has %d messages",
+				status, said, len(got))
 		}
 	}
 	t.Logf("%d outcomes were unknown", unknown)
 }
 
-// The kernel takes a small payload for a broker that is suspended, so the outcome is
-// unknown when that broker is killed.
+// While the broker is suspended, the kernel accepts a small payload for it. The outcome is
+// unknown if the broker is then killed.
 func TestKilledWhileSuspended(t *testing.T) {
 	broker := startBroker(t)
 	producer := producerFor(broker.Address, nil, "-lines")
@@ -289,7 +293,7 @@ func TestKilledWhileSuspended(t *testing.T) {
 	broker.Expect("3 new messages dispatched on topic t")
 	broker.signal(syscall.SIGSTOP)
 	io.WriteString(input, "4\n5\n")
-	time.Sleep(500 * time.Millisecond) // these are in flight by then, but nothing shows it
+	time.Sleep(500 * time.Millisecond) // until lines 4 and 5 are sent, which can't be observed
 	io.WriteString(input, "6\n")
 	broker.signal(syscall.SIGKILL)
 	producer.Wait()
@@ -297,11 +301,12 @@ func TestKilledWhileSuspended(t *testing.T) {
 		": outcome unknown, sending again may duplicate: read: connection reset by peer"}
 	got := parseReport(t, stderr.String())
 	if producer.ProcessState.ExitCode() != 3 || got != want {
-		t.Errorf("%v: %+v, want %+v", producer.ProcessState, got, want)
+		t.Errorf("the producer ended with %v and reported %+v, want status 3 and %+v",
+			producer.ProcessState, got, want)
 	}
 }
 
-// If the other side answers nothing, or nonsense, the outcome is unknown.
+// If a server does not answer, or is no broker, the outcome is unknown.
 func TestLinesToOthers(t *testing.T) {
 	for answer, reason := range map[string]string{
 		"": "no end within 1s",
@@ -326,19 +331,20 @@ func TestLinesToOthers(t *testing.T) {
 		want := report{0, 1, 2, address +
 			": outcome unknown, sending again may duplicate: " + reason}
 		if status != 3 || got != want {
-			t.Errorf("status %d, %+v, want %+v", status, got, want)
+			t.Errorf("to the answer %q the producer ended with status %d and reported %+v, "+
+				"want 3 and %+v", answer, status, got, want)
 		}
 	}
 }
 
-// A closed standard error changes nothing.
+// The producer sends its lines even if standard error is closed or a closed pipe.
 func TestLinesWithoutStandardError(t *testing.T) {
 	broker := startBroker(t)
 	const script = `exec "$0" -port "$1" -topic t -lines 2>&-`
 	closed := exec.Command("sh", "-c", script, filepath.Join(binaries, "producer"), broker.port)
 	closed.Stdin = strings.NewReader("1\n2\n")
 	if status, _, _ := finish(t, closed); status != 0 {
-		t.Errorf("status %d", status)
+		t.Errorf("with a closed standard error the producer ended with status %d", status)
 	}
 	reader, writer, err := os.Pipe()
 	if err != nil {
@@ -349,9 +355,9 @@ func TestLinesWithoutStandardError(t *testing.T) {
 	broken := producerFor(broker.Address, strings.NewReader("3\n"), "-lines")
 	broken.Stderr = writer
 	if status, _, _ := finish(t, broken); status != 0 {
-		t.Errorf("status %d", status)
+		t.Errorf("with a closed pipe as standard error the producer ended with status %d", status)
 	}
-	if got := broker.drained(); !slices.Equal(got, bustest.Numbers(1, 3)) {
-		t.Errorf("in the log: %q", got)
+	if got := broker.stopAndReceive(); !slices.Equal(got, bustest.Numbers(1, 3)) {
+		t.Errorf("the messages in the log are %q, want 1, 2 and 3", got)
 	}
 }

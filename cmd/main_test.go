@@ -16,11 +16,11 @@ import (
 // binaries is the directory with the commands under test.
 var binaries string
 
-// torture selects the long form of the campaign of faults and hostile input. make
-// torture sets the variable; all other tests are the same in both forms.
+// torture selects the long form of the tests with faults and hostile input. "make torture"
+// sets the environment variable. All other tests are the same in both forms.
 var torture = os.Getenv("MBUS_TORTURE") != ""
 
-// longOrShort returns the number for the form of the campaign that runs.
+// longOrShort returns long in the long form of the tests, and short otherwise.
 func longOrShort(long, short int) int {
 	if torture {
 		return long
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 func buildAndRun(m *testing.M) int {
-	// A program with the race detector sleeps before it exits, unless told not to.
+	// By default a program with the race detector sleeps for a second before it exits.
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	var err error
 	if binaries, err = os.MkdirTemp("", "mbus"); err != nil {
@@ -50,27 +50,28 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
-// command returns one of the commands, not started.
+// command returns one of the commands under test. It is not started.
 func command(name string, arguments ...string) *exec.Cmd {
 	return exec.Command(filepath.Join(binaries, name), arguments...)
 }
 
-// run runs one of the commands to its end.
+// run runs one of the commands under test until it ends.
 func run(t *testing.T, name string, arguments ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	return finish(t, command(name, arguments...))
 }
 
-// finish runs a command to its end, and kills it if it does not end. It returns
-// what the command wrote to the outputs that it does not have already.
+// finish runs a command until it ends. After bustest.Patience it kills the command. It returns
+// what the command wrote to standard output and to standard error; an output that the caller
+// has redirected is returned empty.
 func finish(t *testing.T, command *exec.Cmd) (status int, stdout, stderr string) {
 	t.Helper()
-	var output, complaints bytes.Buffer
+	var output, errorOutput bytes.Buffer
 	if command.Stdout == nil {
 		command.Stdout = &output
 	}
 	if command.Stderr == nil {
-		command.Stderr = &complaints
+		command.Stderr = &errorOutput
 	}
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
@@ -78,7 +79,18 @@ func finish(t *testing.T, command *exec.Cmd) (status int, stdout, stderr string)
 	timer := time.AfterFunc(bustest.Patience, func() { command.Process.Kill() })
 	defer timer.Stop()
 	command.Wait()
-	return command.ProcessState.ExitCode(), output.String(), complaints.String()
+	return command.ProcessState.ExitCode(), output.String(), errorOutput.String()
+}
+
+// awaitEnd waits for a started command in the background. The channel is closed once the
+// command has ended.
+func awaitEnd(command *exec.Cmd) <-chan struct{} {
+	ended := make(chan struct{})
+	go func() {
+		command.Wait()
+		close(ended)
+	}()
+	return ended
 }
 
 // expect fails the test unless a command ends with status, with exactly stderr on

@@ -1,7 +1,6 @@
 package cmd_test
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -16,13 +15,14 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// bound returns how much memory the contract allows a broker, in bytes.
+// bound returns the bound on a broker's resident memory for these limits, in bytes. The README
+// has the formula.
 func bound(maxQueued, maxPayload int) int {
 	return 8<<20 + maxQueued*5/2 + maxPayload*6
 }
 
-// peakMemory returns the largest resident memory that a process has had, in bytes, or
-// that it has ended.
+// peakMemory returns the peak of a process's resident memory, in bytes. It returns false if the
+// process has ended.
 func peakMemory(pid int) (size int, running bool) {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	line := regexp.MustCompile(`VmHWM:\s*(\d+) kB`).FindSubmatch(status)
@@ -33,25 +33,25 @@ func peakMemory(pid int) (size int, running bool) {
 	return kib << 10, true
 }
 
-// peakMemory returns the largest resident memory that the broker has had, in bytes.
+// peakMemory returns the peak of the broker's resident memory, in bytes.
 func (daemon *daemon) peakMemory() int {
 	daemon.t.Helper()
 	size, running := peakMemory(daemon.command.Process.Pid)
 	if !running {
-		daemon.t.Fatal("the broker has ended, so its memory is unknown")
+		daemon.t.Fatal("the broker has ended, want it running to read its memory")
 	}
 	return size
 }
 
-// skipWithRaceDetector skips a test of memory: the race detector takes its own.
+// skipWithRaceDetector skips a test of memory under the race detector.
 func skipWithRaceDetector(t *testing.T) {
 	t.Helper()
 	if buildFlags != nil {
-		t.Skip("the race detector takes memory of its own")
+		t.Skip("the race detector needs memory, too")
 	}
 }
 
-// A great many topics leave little behind.
+// A message on each of many topics is accepted and logged, and each topic is created once.
 func TestManyTopics(t *testing.T) { eachLog(t, testManyTopics) }
 
 func testManyTopics(t *testing.T, start starter) {
@@ -72,13 +72,13 @@ func testManyTopics(t *testing.T, start starter) {
 	log := broker.Log.String()
 	made, got := strings.Count(log, " creating topic "), len(bustest.Messages(t, log))
 	if made != count || got != count {
-		t.Errorf("%d topics were made, %d messages logged, want %d", made, got, count)
+		t.Errorf("the log has %d new topics and %d messages, want %d of each", made, got, count)
 	}
 	t.Logf("figure: %d topics: peak memory %d MiB", count, peak>>20)
 }
 
-// A flood of small messages goes through a small queue, in order, and the memory stays
-// bounded.
+// Many small messages pass through a small queue. All are logged, and the broker's memory stays
+// within its bound.
 func TestFlood(t *testing.T) { eachLog(t, testFlood) }
 
 func testFlood(t *testing.T, start starter) {
@@ -97,25 +97,25 @@ func testFlood(t *testing.T, start starter) {
 	broker.stop()
 	line := "Received new message from topic 't': 'x'\n"
 	if got := strings.Count(broker.Log.String(), line); got != count {
-		t.Errorf("%d messages of %d are in the log", got, count)
+		t.Errorf("the log has %d messages, want %d", got, count)
 	}
 	if peak > limit {
-		t.Errorf("%d bytes of memory, over %d", peak, limit)
+		t.Errorf("the peak memory is %d bytes, want at most %d", peak, limit)
 	}
 	t.Logf("figure: %d messages through -max-queued %d MiB in %.1f s: "+
 		"peak memory %d MiB, bound %d MiB",
 		count, maxQueued>>20, took.Seconds(), peak>>20, limit>>20)
 }
 
-// filling is what a queue is filled with.
+// filling is a case of TestMemoryBound: the broker's limits, and the payloads that fill its queue.
 type filling struct {
 	maxQueued, maxPayload int
 	payloads              []string
-	short                 bool // for the short form, too
+	short                 bool // run it in the short form of the tests, too
 }
 
-// The bound on memory holds for each kind of messages that the queue can be filled
-// with, while payloads of the largest size come in and are refused.
+// The bound on memory holds whatever kind of messages fills the queue, even while the broker
+// reads and refuses payloads of the largest size.
 func TestMemoryBound(t *testing.T) {
 	skipWithRaceDetector(t)
 	text := func(size int) string { return strings.Repeat("\x00", size) }
@@ -142,7 +142,7 @@ func TestMemoryBound(t *testing.T) {
 	}
 }
 
-// alternating returns a payload of count messages without data, on topics in turn.
+// alternating returns a payload of count messages without data. Their topics take turns.
 func alternating(topics, count int) string {
 	messages := make([]*apiv1.Message, count)
 	for i := range messages {
@@ -151,34 +151,33 @@ func alternating(topics, count int) string {
 	return bustest.Encode(messages...)
 }
 
-// fillAndRefuse fills the queue of a broker whose log takes nothing, sends payloads
-// that are read, decoded and refused, and checks the broker's peak memory.
+// fillAndRefuse fills the queue of a broker whose log pipe nobody reads. Then it sends payloads
+// that the broker reads, decodes and refuses, and checks the broker's peak memory.
 func fillAndRefuse(t *testing.T, name string, test filling) {
 	broker, _ := startInPipe(t, "-interval", "10ms", "-timeout", "1s",
 		"-max-queued", fmt.Sprint(test.maxQueued), "-max-payload", fmt.Sprint(test.maxPayload))
 	accepted := broker.fill(test.payloads...)
 	const smallest = "\x82" + topicKey + "\xa1a" + dataKey + "\xc0"
 	count := min(test.maxPayload/len(smallest)-1, test.maxQueued/128)
-	header := string(binary.BigEndian.AppendUint32([]byte{0xdd}, uint32(count)))
-	many := header + strings.Repeat(smallest, count)
+	many := header(0xdd, 4, int64(count)) + strings.Repeat(smallest, count)
 	for _, payload := range []string{
 		many, many + "\xc0",
 		strings.Repeat("x", test.maxPayload+1),
 		alternating(test.maxPayload/30, test.maxPayload/30),
 	} {
 		if reply := broker.Send(payload); reply.Error == "" {
-			t.Fatalf("the reply is %+v", *reply)
+			t.Fatalf("the reply is %+v, want a refusal", *reply)
 		}
 	}
 	peak, limit := broker.peakMemory(), bound(test.maxQueued, test.maxPayload)
 	if peak > limit {
-		t.Errorf("%d MiB of memory, over %d MiB", peak>>20, limit>>20)
+		t.Errorf("the peak memory is %d MiB, want at most %d MiB", peak>>20, limit>>20)
 	}
 	t.Logf("figure: full of %s, %d payloads of %d bytes: peak memory %d MiB, bound %d MiB",
 		name, accepted, len(test.payloads[0]), peak>>20, limit>>20)
 }
 
-// Whatever comes in and whatever the broker does, the producer's memory is bounded.
+// The producer's memory is bounded, whatever its input and whatever the broker does.
 func TestProducerMemory(t *testing.T) {
 	skipWithRaceDetector(t)
 	broker := startBroker(t, "-interval", "10ms")
@@ -189,8 +188,8 @@ func TestProducerMemory(t *testing.T) {
 		address   string
 		arguments []string
 		status    int
-		want      string // in standard error
-		limit     int    // in MiB
+		want      string // a part of standard error
+		limit     int    // of memory, in MiB
 	}{
 		"lines without an end": {&bustest.Endless{}, silent,
 			[]string{"-lines", "-timeout", "2s"}, 3, "outcome unknown", 64},
@@ -213,17 +212,18 @@ func TestProducerMemory(t *testing.T) {
 			producer.Wait()
 			status := producer.ProcessState.ExitCode()
 			if status != test.status || !strings.Contains(stderr.String(), test.want) {
-				t.Errorf("status %d: %s", status, stderr)
+				t.Errorf("the producer ended with status %d: %s", status, stderr)
 			}
 			if peak > test.limit {
-				t.Errorf("%d MiB of memory, over %d", peak, test.limit)
+				t.Errorf("the peak memory is %d MiB, want at most %d MiB", peak, test.limit)
 			}
 			t.Logf("figure: %s: the producer's peak memory %d MiB", name, peak)
 		})
 	}
 }
 
-// longLineFile returns a file of a line of 60 MiB and 20 Mi empty lines.
+// longLineFile returns a file with a line of 60 MiB, and more than 20 million empty lines after
+// it.
 func longLineFile(t *testing.T) *os.File {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "input")

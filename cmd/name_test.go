@@ -12,8 +12,9 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// called returns a command that is called by another name, which is a link's.
-func called(t *testing.T, name, link string, arguments ...string) *exec.Cmd {
+// linkedCommand returns the command name. It is run through a symbolic link, and so by the
+// link's name.
+func linkedCommand(t *testing.T, name, link string, arguments ...string) *exec.Cmd {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), link)
 	if err := os.Symlink(filepath.Join(binaries, name), path); err != nil {
@@ -22,14 +23,13 @@ func called(t *testing.T, name, link string, arguments ...string) *exec.Cmd {
 	return exec.Command(path, arguments...)
 }
 
-// A command has the name that it was called by in everything that it says, but for -version,
-// which says what it is.
+// A command prints the name that it was run by. Only -version prints the command's own name.
 func TestName(t *testing.T) {
 	broker := startBroker(t)
 	for _, test := range []struct {
 		name, link string
 		arguments  []string
-		want       string // begin of what is printed
+		want       string // the beginning of the output
 	}{
 		{"broker", "mbus-broker", []string{"-h"}, "usage: mbus-broker [flags]\n"},
 		{"broker", "mbus-broker", []string{"-version"}, "mbus broker "},
@@ -49,28 +49,29 @@ func TestName(t *testing.T) {
 			[]string{"-port", "1", "-topic", "t", "-message", "x", "-timeout", "1ns"},
 			"mbus-producer: 127.0.0.1:1: not accepted: "},
 	} {
-		_, stdout, stderr := finish(t, called(t, test.name, test.link, test.arguments...))
+		_, stdout, stderr := finish(t, linkedCommand(t, test.name, test.link, test.arguments...))
 		if output := stdout + stderr; !strings.HasPrefix(output, test.want) {
-			t.Errorf("%s %q: %s", test.link, test.arguments, output)
+			t.Errorf("%s %q printed %q, want %q at the beginning",
+				test.link, test.arguments, output, test.want)
 		}
 	}
-	_, usage, _ := finish(t, called(t, "producer", "mbus-producer", "-h"))
+	_, usage, _ := finish(t, linkedCommand(t, "producer", "mbus-producer", "-h"))
 	for _, example := range []string{"  mbus-producer -topic ", " | mbus-producer -topic "} {
 		if !strings.Contains(usage, example) {
-			t.Errorf("no %q in\n%s", example, usage)
+			t.Errorf("the usage has no example with %q:\n%s", example, usage)
 		}
 	}
 	broker.Accept(bustest.Payload("t", "1"), 1)
 }
 
-// copySource copies the files of the repository, but for tests, into a directory.
+// copySource copies the files of the repository into a directory, except for the tests.
 func copySource(t *testing.T, directory string) {
 	t.Helper()
 	list := exec.Command("git", "ls-files", "--cached", "--others", "--exclude-standard")
 	list.Dir = ".."
 	files, err := list.Output()
 	if err != nil {
-		t.Skipf("there is no git repository to copy: %v", err)
+		t.Skipf("the source is in no git repository: %v", err)
 	}
 	for name := range strings.Lines(string(files)) {
 		name = strings.TrimSuffix(name, "\n")
@@ -90,13 +91,11 @@ func copySource(t *testing.T, directory string) {
 	}
 }
 
-// make gives all commands the version that git describes, and without git the one that Go
-// knows.
+// "make" builds all commands with the version that "git describe" prints. Outside of a git
+// repository the commands have the version that Go gives them.
 func TestMakeVersion(t *testing.T) {
 	for _, program := range []string{"make", "git"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("there is no %s", program)
-		}
+		tool(t, program)
 	}
 	source := t.TempDir()
 	copySource(t, source)
@@ -111,7 +110,7 @@ func TestMakeVersion(t *testing.T) {
 			command := exec.Command(filepath.Join(source, "build", name), "-version")
 			_, stdout, _ := finish(t, command)
 			if !strings.HasPrefix(stdout, "mbus "+name+" "+want+", go") {
-				t.Errorf("%s, want %s", stdout, want)
+				t.Errorf("%s -version printed %q, want the version %s", name, stdout, want)
 			}
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// An outage of more than five seconds is reported, and so is its end.
+// The producer reports an outage of more than five seconds, and its end.
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	address := bustest.FreeAddress(t)
@@ -23,24 +23,24 @@ func TestOutage(t *testing.T) {
 	start(t, producer)
 	bustest.Until(t, "the report", func() bool { return strings.HasSuffix(stderr.String(), "\n") })
 	if took := time.Since(begin); took < 5*time.Second {
-		t.Errorf("it is reported after %s", took)
+		t.Errorf("the producer reported the outage after %s, want at least 5s", took)
 	}
 	broker := startAt(t, address)
 	if err := producer.Wait(); err != nil {
-		t.Error(err)
+		t.Errorf("the producer failed: %v", err)
 	}
 	want := "producer: " + address + ": not accepted: connect: connection refused; " +
 		"retrying for up to 59m[0-9]+s\n" +
 		"producer: " + address + ": accepted after [0-9]+s of retrying\n"
 	if !regexp.MustCompile("^" + want + "$").MatchString(stderr.String()) {
-		t.Errorf("standard error: %s", stderr)
+		t.Errorf("standard error is %q, want a match of %q", stderr, want)
 	}
-	if got := broker.drained(); !slices.Equal(got, []string{"x"}) {
-		t.Errorf("in the log: %q", got)
+	if got := broker.stopAndReceive(); !slices.Equal(got, []string{"x"}) {
+		t.Errorf("the messages in the log are %q, want x", got)
 	}
 }
 
-// A producer that gives up reports the error, and no end of the outage.
+// A producer that gives up reports the error. It does not report an end of the outage.
 func TestOutageWithoutEnd(t *testing.T) {
 	t.Parallel()
 	address := bustest.FreeAddress(t)
@@ -49,6 +49,7 @@ func TestOutageWithoutEnd(t *testing.T) {
 	want := "producer: " + address + ": " + reason + "; retrying for up to [0-9]s\n" +
 		"producer: " + address + ": " + reason + "\n"
 	if status != 1 || !regexp.MustCompile("^"+want+"$").MatchString(stderr) {
-		t.Errorf("status %d: %s", status, stderr)
+		t.Errorf("the producer ended with status %d and standard error %q, "+
+			"want 1 and a match of %q", status, stderr, want)
 	}
 }

@@ -16,21 +16,9 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// tool returns the path of a program, and skips the test if there is none.
-func tool(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		path = "/usr/sbin/" + name // which is not in everybody's PATH
-		if _, err := os.Stat(path); err != nil {
-			t.Skipf("there is no %s to check with", name)
-		}
-	}
-	return path
-}
-
-// check runs a program that must end with status 0. It returns its whole output.
-func check(t *testing.T, name string, arguments ...string) string {
+// mustRun runs a program, and returns its standard output and standard error. It fails the test
+// unless the program ends with status 0.
+func mustRun(t *testing.T, name string, arguments ...string) string {
 	t.Helper()
 	output, err := exec.Command(name, arguments...).CombinedOutput()
 	if err != nil {
@@ -39,8 +27,8 @@ func check(t *testing.T, name string, arguments ...string) string {
 	return string(output)
 }
 
-// setting returns the value of a setting that a unit has once. Continued lines are
-// joined.
+// setting returns the value of a setting of the unit in the file path. It fails the test unless
+// the unit has the setting once. A value on continued lines is returned as one line.
 func setting(t *testing.T, path, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -50,13 +38,13 @@ func setting(t *testing.T, path, name string) string {
 	joined := strings.ReplaceAll(string(text), "\\\n", "")
 	found := regexp.MustCompile(`(?m)^`+name+`=(.*)$`).FindAllStringSubmatch(joined, -1)
 	if len(found) != 1 {
-		t.Fatalf("%s has %s %d times", path, name, len(found))
+		t.Fatalf("%s has the setting %s %d times, want once", path, name, len(found))
 	}
 	return found[0][1]
 }
 
-// systemd takes the units as they are, but for the path of their command, and finds
-// them hardened.
+// systemd finds no error in the units, and rates their exposure as low. Only the path of the
+// command is changed for the test.
 func TestUnits(t *testing.T) {
 	systemd := tool(t, "systemd-analyze")
 	for _, unit := range []struct{ file, instance string }{
@@ -68,7 +56,7 @@ func TestUnits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		built := filepath.Join(binaries, "broker") // any that can be executed
+		built := filepath.Join(binaries, "broker") // verify needs an executable file
 		shipped := regexp.MustCompile(`/usr/local/bin/mbus-\w+`)
 		copied := shipped.ReplaceAllString(string(text), built)
 		directory := t.TempDir()
@@ -77,26 +65,26 @@ func TestUnits(t *testing.T) {
 			t.Fatal(err)
 		}
 		path := filepath.Join(directory, unit.instance)
-		// It reports a setting that it does not know without failing.
-		output := check(t, systemd, "verify", "--man=no", path)
+		// For an unknown setting, verify writes a line but ends with status 0.
+		output := mustRun(t, systemd, "verify", "--man=no", path)
 		if strings.Contains(output, "mbus-") {
-			t.Errorf("%s: systemd says\n%s", unit.file, output)
+			t.Errorf("%s: systemd-analyze verify reports\n%s", unit.file, output)
 		}
-		output = check(t, systemd, "security", "--offline=true", "--no-pager", path)
+		output = mustRun(t, systemd, "security", "--offline=true", "--no-pager", path)
 		overall := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`)
 		found := overall.FindStringSubmatch(output)
 		if found == nil {
-			t.Fatalf("no exposure in\n%s", output)
+			t.Fatalf("systemd-analyze security reports no exposure level:\n%s", output)
 		}
 		t.Logf("exposure of %s: %s", unit.instance, found[1])
 		if exposure, err := strconv.ParseFloat(found[1], 64); err != nil || exposure > 2 {
-			t.Errorf("%s: the exposure is %s, want at most 2.0\n%s", unit.file, found[1], output)
+			t.Errorf("%s: the exposure level is %s, want at most 2.0\n%s",
+				unit.file, found[1], output)
 		}
 	}
 }
 
-// The memory that the broker's unit allows is the bound of the default flags, and a
-// little more.
+// The broker's unit allows slightly more memory than the bound for the default flags.
 func TestUnitMemory(t *testing.T) {
 	allowed := setting(t, "../build/package/mbus-broker.service", "MemoryMax")
 	mebibytes, err := strconv.Atoi(strings.TrimSuffix(allowed, "M"))
@@ -104,13 +92,13 @@ func TestUnitMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := broker.DefaultConfig()
-	bound := 8 + 2.5*float64(config.MaxQueued>>20) + 6*float64(config.MaxPayload>>20)
-	if excess := float64(mebibytes) / bound; excess < 1.05 || excess > 1.2 {
-		t.Errorf("MemoryMax is %s, the bound is %.0f MiB", allowed, bound)
+	limit := bound(config.MaxQueued, config.MaxPayload) >> 20
+	if excess := float64(mebibytes) / float64(limit); excess < 1.05 || excess > 1.2 {
+		t.Errorf("MemoryMax is %s, want 1.05 to 1.2 times the bound of %d MiB", allowed, limit)
 	}
 }
 
-// systemd makes the users and groups that the units and the rotation name.
+// systemd creates the users and groups that the units name.
 func TestUsers(t *testing.T) {
 	sysusers := tool(t, "systemd-sysusers")
 	file, err := filepath.Abs("../build/package/mbus.sysusers")
@@ -121,27 +109,28 @@ func TestUsers(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(root, "etc"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	output := check(t, sysusers, "--dry-run", "--root="+root, file)
+	output := mustRun(t, sysusers, "--dry-run", "--root="+root, file)
 	const units = "../build/package/mbus-"
 	for _, name := range []string{
 		setting(t, units+"broker.service", "User"), setting(t, units+"consumer@.service", "User"),
 	} {
 		if !strings.Contains(output, "Creating user '"+name+"' ") {
-			t.Errorf("no user %s in\n%s", name, output)
+			t.Errorf("systemd-sysusers does not create the user %s:\n%s", name, output)
 		}
 	}
 	for _, name := range []string{
-		setting(t, units+"broker.service", "Group"), setting(t, units+"consumer@.service", "Group"),
+		setting(t, units+"broker.service", "Group"),
+		setting(t, units+"consumer@.service", "Group"),
 		setting(t, units+"consumer@.service", "SupplementaryGroups"),
 	} {
 		if !strings.Contains(output, "Creating group '"+name+"' ") {
-			t.Errorf("no group %s in\n%s", name, output)
+			t.Errorf("systemd-sysusers does not create the group %s:\n%s", name, output)
 		}
 	}
 }
 
-// rotation returns the path of a copy of the shipped logrotate configuration for the log
-// in directory. It has no su, because the user mbus is missing.
+// rotation copies the shipped logrotate configuration, and returns the path of the copy. The copy
+// is for the log in directory, and has no su, because the user mbus need not exist.
 func rotation(t *testing.T, shipped, directory string) string {
 	t.Helper()
 	text, err := os.ReadFile(shipped)
@@ -150,7 +139,7 @@ func rotation(t *testing.T, shipped, directory string) string {
 	}
 	const log, user = "/var/lib/mbus/", "\tsu mbus mbus\n"
 	if strings.Count(string(text), log) != 1 || strings.Count(string(text), user) != 1 {
-		t.Fatalf("%s has another log or user", shipped)
+		t.Fatalf("%s does not have %q and %q once each", shipped, log, user)
 	}
 	copied := strings.ReplaceAll(string(text), log, directory+"/")
 	path := filepath.Join(t.TempDir(), "mbus.logrotate")
@@ -161,8 +150,8 @@ func rotation(t *testing.T, shipped, directory string) string {
 	return path
 }
 
-// logrotate finds nothing wrong with the shipped configuration, which outranks each
-// global directive that would lose messages.
+// logrotate finds no error in the shipped configuration. The configuration overrides each global
+// directive that would lose messages.
 func TestRotation(t *testing.T) {
 	logrotate, directory := tool(t, "logrotate"), t.TempDir()
 	log := filepath.Join(directory, "mbus.log")
@@ -172,26 +161,27 @@ func TestRotation(t *testing.T) {
 	if err := os.WriteFile(global, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	output := check(t, logrotate, "-d", global)
+	output := mustRun(t, logrotate, "-d", global)
 	if strings.Contains(output, "error") || !strings.Contains(output, "considering log "+log) {
-		t.Errorf("logrotate says\n%s", output)
+		t.Errorf("logrotate reports\n%s", output)
 	}
 	for i := range 3 {
 		if err := os.WriteFile(log, fmt.Appendln(nil, i), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		check(t, logrotate, "-f", "-s", filepath.Join(directory, "state"), global)
+		mustRun(t, logrotate, "-f", "-s", filepath.Join(directory, "state"), global)
 	}
 	for name, want := range map[string]string{"": "", ".1": "2\n", ".2": "1\n", ".3": "0\n"} {
-		if got, err := os.ReadFile(log + name); string(got) != want || (err == nil) != (name != "") {
-			t.Errorf("mbus.log%s: %q, %v, want %q", name, got, err, want)
+		got, err := os.ReadFile(log + name)
+		if string(got) != want || (err == nil) != (name != "") {
+			t.Errorf("mbus.log%s has %q, %v, want %q", name, got, err, want)
 		}
 	}
 }
 
-// installedBroker returns the broker that make install has installed, with its unit's
-// own command line and mode mask, on a free port, with its state in directory. It drains
-// more often, so that a test is short.
+// installedBroker returns the command of the broker that "make install" has installed, with the
+// command line and the mode mask of its unit. It uses a free port, and has its log in directory.
+// Its interval is short, so that the test is short.
 func installedBroker(t *testing.T, release *release, directory string) *exec.Cmd {
 	t.Helper()
 	unit := release.path("dest/usr/local/lib/systemd/system/mbus-broker.service")
@@ -202,21 +192,22 @@ func installedBroker(t *testing.T, release *release, directory string) *exec.Cmd
 	line[0] = release.path("dest" + line[0])
 	line = append(line, "-pport", "0", "-interval", "100ms")
 	const script = `umask "$0"; exec "$@"`
-	return exec.Command("sh", append([]string{"-c", script, setting(t, unit, "UMask")}, line...)...)
+	mask := setting(t, unit, "UMask")
+	return exec.Command("sh", append([]string{"-c", script, mask}, line...)...)
 }
 
-// What was installed runs with its own command line, and loses nothing while its log is
-// rotated under load as shipped.
+// The installed broker runs with the command line of its unit. It loses nothing while logrotate
+// rotates its log under load with the shipped configuration.
 func TestInstalled(t *testing.T) {
 	logrotate := tool(t, "logrotate")
 	release, directory := newRelease(t, "broker", "producer", "consumer"), t.TempDir()
-	release.must("install")
+	release.mustMake("install")
 	log := filepath.Join(directory, "mbus.log")
-	broker := startLogged(t, installedBroker(t, release, directory), file(log))
+	daemon := startLogged(t, installedBroker(t, release, directory), file(log))
 
 	input := &bustest.Endless{}
 	producer := exec.Command(release.path("dest/usr/local/bin/mbus-producer"),
-		"-port", broker.port, "-topic", "t", "-lines")
+		"-port", daemon.port, "-topic", "t", "-lines")
 	producer.Stdin = input
 	stderr := start(t, producer)
 	configuration := rotation(t, release.path("dest/etc/logrotate.d/mbus"), directory)
@@ -225,14 +216,14 @@ func TestInstalled(t *testing.T) {
 		bustest.Until(t, "messages in the log", func() bool {
 			return strings.Contains(file(log).String(), "Received new message")
 		})
-		check(t, logrotate, "-f", "-s", filepath.Join(directory, "state"), configuration)
+		mustRun(t, logrotate, "-f", "-s", filepath.Join(directory, "state"), configuration)
 	}
 	input.Stop()
 	producer.Wait()
 	if producer.ProcessState.ExitCode() != 0 {
-		t.Errorf("%v: %s", producer.ProcessState, stderr)
+		t.Errorf("the producer ended with %v: %s", producer.ProcessState, stderr)
 	}
-	broker.stop()
+	daemon.stop()
 
 	var text string
 	for i := rotations; i > 0; i-- {
@@ -241,25 +232,26 @@ func TestInstalled(t *testing.T) {
 	text += file(log).String()
 	got, want := bustest.Received(t, text)["t"], bustest.Numbers(1, input.Lines())
 	if !slices.Equal(got, want) {
-		t.Errorf("%d messages are in the logs, want %d, or in another order", len(got), len(want))
+		t.Errorf("the logs have %d messages, want the %d lines in order", len(got), len(want))
 	}
 }
 
-// The group mbus reads the log, and others don't, with the modes that the unit asks for.
+// With the modes of the unit, members of the group mbus can read the log, but can't write it.
+// Other users can't read it.
 func TestReaders(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can run programs as other users")
 	}
-	const mbus, reader, other = 61001, 61002, 61003 // nobody's
+	const mbus, reader, other = 61001, 61002, 61003 // ids that no user has
 	unit := "../build/package/mbus-broker.service"
 	mode, err := strconv.ParseUint(setting(t, unit, "StateDirectoryMode"), 8, 32)
 	if err != nil {
 		t.Fatal(err)
 	}
 	release := newRelease(t, "broker", "producer", "consumer")
-	release.must("install")
+	release.mustMake("install")
 	directory := release.path("mbus")
-	// The directories above are the test's own, for nobody else.
+	// The test's temporary directories admit only its own user.
 	for path := release.directory; path != os.TempDir() && path != "/"; path = filepath.Dir(path) {
 		if err := os.Chmod(path, 0o755); err != nil {
 			t.Fatal(err)
@@ -271,33 +263,35 @@ func TestReaders(t *testing.T) {
 	if err := os.Chown(directory, mbus, mbus); err != nil {
 		t.Fatal(err)
 	}
-	as := func(command *exec.Cmd, user uint32, groups ...uint32) *exec.Cmd {
+	asUser := func(command *exec.Cmd, user uint32, groups ...uint32) *exec.Cmd {
 		command.SysProcAttr = &syscall.SysProcAttr{
 			Credential: &syscall.Credential{Uid: user, Gid: user, Groups: groups},
 		}
 		return command
 	}
 	log := filepath.Join(directory, "mbus.log")
-	broker := startLogged(t, as(installedBroker(t, release, directory), mbus), file(log))
-	defer broker.stop()
+	daemon := startLogged(t, asUser(installedBroker(t, release, directory), mbus), file(log))
+	defer daemon.stop()
 	checkReaders := func(line string) {
 		t.Helper()
 		bustest.Until(t, line, func() bool { return strings.Contains(file(log).String(), line) })
-		status, stdout, _ := finish(t, as(exec.Command("cat", log), reader, mbus))
+		status, stdout, _ := finish(t, asUser(exec.Command("cat", log), reader, mbus))
 		if status != 0 || !strings.Contains(stdout, line) {
-			t.Errorf("a reader in the group: status %d: %s", status, stdout)
+			t.Errorf("a member of the group mbus can't read the log: status %d: %s", status, stdout)
 		}
-		if status, _, _ := finish(t, as(exec.Command("cat", log), other)); status == 0 {
-			t.Error("somebody else reads the log")
+		status, _, _ = finish(t, asUser(exec.Command("cat", log), other))
+		if status == 0 {
+			t.Error("a user outside the group mbus can read the log")
 		}
-		if status, _, _ := finish(t, as(exec.Command("touch", log), reader, mbus)); status == 0 {
-			t.Error("a reader writes the log")
+		status, _, _ = finish(t, asUser(exec.Command("touch", log), reader, mbus))
+		if status == 0 {
+			t.Error("a member of the group mbus can write the log")
 		}
 	}
 	checkReaders("listening on")
 	if err := os.Rename(log, log+".1"); err != nil {
 		t.Fatal(err)
 	}
-	broker.Accept(bustest.Payload("t", "1"), 1)
+	daemon.Accept(bustest.Payload("t", "1"), 1)
 	checkReaders("Received new message from topic 't': '1'") // in the new file
 }

@@ -18,21 +18,22 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// peer is another server that takes messages. A benchmark sends it 1,000 messages of
-// 128 bytes at a time, in its own protocol, over one connection, and awaits the answers.
+// peer is another server that accepts messages. A benchmark sends it requests in its own
+// protocol, over one connection. Each request has 1,000 messages of 128 bytes. The benchmark
+// waits for the answers before it sends the next request.
 type peer struct {
-	name    string
-	program string
-	start   func(path, port, directory string) *exec.Cmd
-	greet   func(connection net.Conn) error // nil: the server expects no greeting
-	request string                          // 1,000 messages
-	forget  string                          // has one answer, and empties the server; may be empty
-	answer  string                          // begins each answer
-	want    int                             // how many answers a request has
+	name    string                                       // for the table
+	program string                                       // looked up on the PATH
+	start   func(path, port, directory string) *exec.Cmd // returns the server's command
+	greet   func(connection net.Conn) error              // nil: no greeting is needed
+	request string                                       // sends 1,000 messages
+	reset   string                                       // deletes them; may be empty
+	answer  string                                       // the beginning of each answer
+	want    int                                          // the number of answers to a request
 }
 
-// peers returns the servers that the broker is measured beside. Each keeps in memory what it
-// takes, except nats-server: without a subscriber it keeps nothing.
+// peers returns the servers that TestPeers compares the broker with. Each keeps the messages in
+// memory, except nats-server: without a subscriber it discards them.
 func peers() []peer {
 	data := strings.Repeat("x", 128)
 	value := fmt.Sprintf("$128\r\n%s\r\n", data)
@@ -45,7 +46,7 @@ func peers() []peer {
 				"--save", "", "--appendonly", "no")
 		},
 		request: strings.Repeat("*3\r\n"+push+value, 1000),
-		forget:  "*2\r\n$3\r\nDEL\r\n$5\r\ntopic\r\n",
+		reset:   "*2\r\n$3\r\nDEL\r\n$5\r\ntopic\r\n",
 		answer:  ":",
 		want:    1000,
 	}
@@ -79,11 +80,12 @@ func peers() []peer {
 	return []peer{redis, bulk, nats, beanstalkd, mosquitto(data)}
 }
 
-// mosquitto is measured at QoS 1, the first level at which it answers. A subscriber that is
-// away makes it keep the messages. By default it would keep 1,000 of them.
+// mosquitto returns mosquitto as a peer, at QoS 1, the lowest level at which it answers. It keeps
+// the messages for a subscriber that has disconnected. Its default limit of 1,000 messages is
+// lifted.
 func mosquitto(data string) peer {
 	const (
-		connect   = "\x10\x0d\x00\x04MQTT\x04\x00\x00\x00\x00\x01s" // keeps the session
+		connect   = "\x10\x0d\x00\x04MQTT\x04\x00\x00\x00\x00\x01s" // without a clean session
 		subscribe = "\x82\x0a\x00\x01\x00\x05topic\x01"
 	)
 	publish := "\x32\x89\x01\x00\x05topic\x01\x01" + data
@@ -120,8 +122,8 @@ func mosquitto(data string) peer {
 	}
 }
 
-// TestPeers measures how fast the broker takes messages beside other servers, those that are
-// on the PATH, and prints a table. make bench runs it.
+// TestPeers compares the rate at which the broker accepts messages with the rates of other
+// servers that are on the PATH, and prints a table. "make bench" runs it.
 func TestPeers(t *testing.T) {
 	if os.Getenv("MBUS_BENCH") == "" {
 		t.Skip("make bench runs this")
@@ -131,14 +133,15 @@ func TestPeers(t *testing.T) {
 	payload := []byte(repeated(1000, "topic", strings.Repeat("x", 128)))
 	const round = 150 * time.Millisecond
 	ours := func() float64 {
-		defer os.Remove(log) // the broker makes it anew
+		defer os.Remove(log) // the broker opens a new file
 		return rate(t, broker.Address, payload, 1000, round)
 	}
-	fmt.Printf("\n| the broker, 1,000 messages a payload, beside | ratio (middle half) |\n| --- | --- |\n")
+	fmt.Print("\n| the broker, 1,000 messages a payload, compared with | ratio (quartiles) |\n" +
+		"| --- | --- |\n")
 	for _, peer := range peers() {
 		path, err := exec.LookPath(peer.program)
 		if err != nil {
-			t.Logf("NOT MEASURED: there is no %s on the PATH", peer.program)
+			t.Logf("NOT MEASURED: %s is not on the PATH", peer.program)
 			continue
 		}
 		connection := peer.run(t, path)
@@ -148,7 +151,8 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// run starts the server, and returns a connection to it. Both end with the test.
+// run starts the server, and returns a connection to it. The server and the connection end with
+// the test.
 func (peer peer) run(t *testing.T, path string) net.Conn {
 	t.Helper()
 	address := bustest.FreeAddress(t)
@@ -177,7 +181,7 @@ func (peer peer) run(t *testing.T, path string) net.Conn {
 	return connection
 }
 
-// rate sends requests for about a time, and returns how many messages a second that was.
+// rate sends requests for about this duration. It returns the rate, in messages a second.
 func (peer peer) rate(t *testing.T, connection net.Conn, about time.Duration) float64 {
 	t.Helper()
 	sent := 0
@@ -187,13 +191,13 @@ func (peer peer) rate(t *testing.T, connection net.Conn, about time.Duration) fl
 		sent += 1000
 	}
 	took := time.Since(begin)
-	if peer.forget != "" {
-		peer.exchange(t, connection, peer.forget, 1)
+	if peer.reset != "" {
+		peer.exchange(t, connection, peer.reset, 1)
 	}
 	return float64(sent) / took.Seconds()
 }
 
-// exchange sends a request and awaits its answers.
+// exchange sends a request, and waits for want answers.
 func (peer peer) exchange(t *testing.T, connection net.Conn, request string, want int) {
 	t.Helper()
 	if _, err := io.WriteString(connection, request); err != nil {
@@ -203,7 +207,7 @@ func (peer peer) exchange(t *testing.T, connection net.Conn, request string, wan
 	for bytes.Count(answers, []byte(peer.answer)) < want {
 		count, err := connection.Read(answers[len(answers):cap(answers)])
 		if err != nil {
-			t.Fatalf("%s: %v after %q", peer.name, err, answers)
+			t.Fatalf("%s: %v after the answers %q", peer.name, err, answers)
 		}
 		answers = answers[:len(answers)+count]
 	}

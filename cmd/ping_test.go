@@ -13,15 +13,15 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// expectPing fails the test unless a -ping of address ends with status, and with exactly
-// stderr on standard error.
+// expectPing fails the test unless a producer that pings the port of address ends with status,
+// and with exactly stderr on standard error.
 func expectPing(t *testing.T, address string, status int, stderr string, flags ...string) {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(address)
 	expect(t, status, stderr, "producer", append([]string{"-ping", "-port", port}, flags...)...)
 }
 
-// A broker that is idle answers, and nothing of that is in its log.
+// An idle broker answers a ping, and does not log it.
 func TestPing(t *testing.T) {
 	broker := startBroker(t)
 	before := bustest.Lines(t, broker.Log.String())
@@ -31,7 +31,7 @@ func TestPing(t *testing.T) {
 	got := bustest.Lines(t, broker.Log.String())
 	want := append(before, "creating topic t", "new message dispatched on topic t")
 	if !slices.Equal(got[:min(len(got), len(want))], want) {
-		t.Errorf("the log is\n%s", broker.Log)
+		t.Errorf("the log is\n%s\nwant no line of a ping", broker.Log)
 	}
 	broker.stop()
 	gone := "producer: " + broker.Address + ": connect: connection refused\n"
@@ -39,18 +39,18 @@ func TestPing(t *testing.T) {
 	expectPing(t, broker.Address, 1, gone, "-retry", "100ms")
 }
 
-// A full queue, and a log that takes nothing, don't keep a broker from answering.
+// A broker answers a ping even if its queue is full and nobody reads its log pipe.
 func TestPingFull(t *testing.T) {
 	broker, _ := startInPipe(t, "-interval", "10ms", "-timeout", "100ms", "-max-queued", "100000")
 	broker.fill(bustest.Payload("t", strings.Repeat("x", 1000)))
 	expectPing(t, broker.Address, 0, "")
 }
 
-// A broker that stops does not answer, while it serves somebody or writes its log: it will
-// not be there for messages.
+// A stopping broker does not answer a ping, because it will not accept messages. It does not
+// answer while it serves another client, nor while it writes its log.
 func TestPingStopping(t *testing.T) {
 	broker, log := startInPipe(t, "-interval", "10ms", "-timeout", "1h")
-	for range 100 { // more than a pipe takes
+	for range 100 { // more bytes than the pipe holds
 		broker.Accept(bustest.Payload("t", strings.Repeat("x", 1000)), 1)
 	}
 	stalled := broker.Dial()
@@ -63,17 +63,17 @@ func TestPingStopping(t *testing.T) {
 	bustest.Until(t, "the end of serving", func() bool {
 		status, _, stderr := run(t, "producer", "-ping", "-port", broker.port, "-timeout", "300ms")
 		if status != 1 {
-			t.Errorf("status %d: %s", status, stderr)
+			t.Errorf("the ping ended with status %d, want 1: %s", status, stderr)
 		}
 		return strings.HasSuffix(stderr, ": connect: connection refused\n")
 	})
 	log.readRest(t, 4096, 0)
 	if status := broker.wait(); status != 0 {
-		t.Errorf("status %d", status)
+		t.Errorf("the broker ended with status %d, want 0", status)
 	}
 }
 
-// With -retry, a ping waits until the broker is up, whatever is on its port before.
+// With -retry, a ping waits until the broker is up, even if another server had the port before.
 func TestPingRetry(t *testing.T) {
 	listener := bustest.Listen(t)
 	address := listener.Addr().String()
@@ -89,12 +89,13 @@ func TestPingRetry(t *testing.T) {
 	listener.Close()
 	broker := startAt(t, address)
 	if err := ping.Wait(); err != nil {
-		t.Errorf("%v: %s", err, stderr)
+		t.Errorf("the ping failed: %v: %s", err, stderr)
 	}
 	broker.stop()
 }
 
-// What answers nothing, or is no broker, is status 1 and one line. Status 3 is for messages.
+// A ping ends with status 1 and one line if the server does not answer or is no broker. It never
+// ends with status 3, because it sends no message.
 func TestPingStrangers(t *testing.T) {
 	mute := bustest.Listen(t) // the kernel accepts connections for it
 	expectPing(t, mute.Addr().String(), 1,
@@ -129,12 +130,12 @@ func TestPingStrangers(t *testing.T) {
 	}
 }
 
-// A ping sends nothing, so it takes nothing to send.
+// A ping sends no message, so -ping excludes the flags that are about messages.
 func TestPingMisuse(t *testing.T) {
 	for _, flags := range [][]string{{"-topic", "t"}, {"-message", ""}, {"-lines"}} {
-		expect(t, 2, "producer: -ping: must be without -topic, -message and -lines (see producer -h)\n",
-			"producer", append(flags, "-ping")...)
+		expectMisuse(t, "-ping: must be without -topic, -message and -lines",
+			append(flags, "-ping")...)
 	}
-	expect(t, 2, "producer: -timeout 0s: must be a duration above 0, such as 30s (see producer -h)\n",
-		"producer", "-ping", "-timeout", "0")
+	expectMisuse(t, "-timeout 0s: must be a duration above 0, such as 30s",
+		"-ping", "-timeout", "0")
 }

@@ -2,5 +2,6 @@
 
 package cmd_test
 
-// buildFlags has the commands under test built as the test is.
+// buildFlags are the flags of go build for the commands under test. They have the race
+// detector if the test has it.
 var buildFlags = []string{"-race"}

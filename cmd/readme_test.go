@@ -16,7 +16,7 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// section returns a section of the README.
+// section returns the text of the README's section with this title.
 func section(t *testing.T, title string) string {
 	t.Helper()
 	readme, err := os.ReadFile("../README.md")
@@ -31,7 +31,8 @@ func section(t *testing.T, title string) string {
 	return text
 }
 
-// shellRecipes returns the shell commands of a section of the README, which has count.
+// shellRecipes returns the blocks of shell commands in a section of the README. It fails the test
+// unless there are count of them.
 func shellRecipes(t *testing.T, title string, count int) []string {
 	t.Helper()
 	var recipes []string
@@ -45,19 +46,9 @@ func shellRecipes(t *testing.T, title string, count int) []string {
 	return recipes
 }
 
-// findPython returns the path of python3.
-func findPython(t *testing.T) string {
-	t.Helper()
-	python, err := exec.LookPath("python3")
-	if err != nil {
-		t.Skip("there is no python3 to run the README's programs")
-	}
-	return python
-}
-
-// The README's program in Python reads a log as a consumer does.
+// The README's program in Python prints the data of all messages in a log, as a consumer does.
 func TestReadmeDecoder(t *testing.T) {
-	python := findPython(t)
+	python := tool(t, "python3")
 	_, program, _ := strings.Cut(section(t, "Receiving"), "```python\n")
 	program, _, _ = strings.Cut(program, "```")
 	var all strings.Builder
@@ -66,22 +57,25 @@ func TestReadmeDecoder(t *testing.T) {
 	}
 	directory := t.TempDir()
 	broker := startStore(t, filepath.Join(directory, "mbus.log"))
-	messages := []string{"", "'", `\n`, "a': 'b", all.String(), "注\u2028\U000e0001\u200b🐢\xff", "x\r"}
+	messages := []string{
+		"", "'", `\n`, "a': 'b", all.String(), "注\u2028\U000e0001\u200b🐢\xff", "x\r",
+	}
 	broker.Accept(bustest.Payload("a': '\\b", messages...), len(messages))
 	broker.stop()
 	command := exec.Command(python, "-c", program)
 	command.Dir = directory
 	output, err := command.CombinedOutput()
 	if want := strings.Join(messages, "\n") + "\n"; err != nil || string(output) != want {
-		t.Errorf("%v: printed %q, want %q", err, output, want)
+		t.Errorf("the program printed %q, %v, want %q", output, err, want)
 	}
 }
 
-// Each test that the README names is there.
+// Each test that the README names exists.
 func TestReadmeTests(t *testing.T) {
 	var tests strings.Builder
 	for _, pattern := range []string{
-		"*_test.go", "forwarder/*_test.go", "../internal/*/*_test.go", "../internal/shared/*/*_test.go",
+		"*_test.go", "forwarder/*_test.go",
+		"../internal/*/*_test.go", "../internal/shared/*/*_test.go",
 	} {
 		paths, err := filepath.Glob(pattern)
 		if err != nil {
@@ -95,64 +89,64 @@ func TestReadmeTests(t *testing.T) {
 			tests.Write(text)
 		}
 	}
-	names := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(section(t, "Guarantees and limits"), -1)
+	name := regexp.MustCompile("`(Test\\w+)`")
+	names := name.FindAllStringSubmatch(section(t, "Guarantees and limits"), -1)
 	if len(names) < 10 {
-		t.Errorf("the README names %d tests", len(names))
+		t.Errorf("the README names %d tests, want at least 10", len(names))
 	}
 	for _, name := range names {
 		if !strings.Contains(tests.String(), "\nfunc "+name[1]+"(t *testing.T)") {
-			t.Errorf("there is no %s", name[1])
+			t.Errorf("the README names %s, but no such test exists", name[1])
 		}
 	}
 }
 
 // The README's client in Python works as it is printed.
 func TestReadmeClient(t *testing.T) {
-	python := findPython(t)
+	python := tool(t, "python3")
 	_, rest, _ := strings.Cut(section(t, "The protocol"), "```python\n")
 	client, rest, found := strings.Cut(rest, "```\n\nprints `")
 	want, _, _ := strings.Cut(rest, "`.\n")
 	if !found {
-		t.Fatal("the README has no client")
+		t.Fatal("the README has no client in Python with its output")
 	}
 	broker := startBroker(t, "-interval", "10ms")
 	client = strings.Replace(client, "9990", broker.port, 1)
 	output, err := exec.Command(python, "-c", client).CombinedOutput()
 	if err != nil || string(output) != want+"\n" {
-		t.Errorf("%v: printed %s, want %s", err, output, want)
+		t.Errorf("the client printed %q, %v, want %q", output, err, want)
 	}
 	broker.Expect("Received new message from topic 'orders': 'hello from Python'")
 }
 
-// recipes runs the README's shell commands in a directory of their own, with a
-// broker.
+// recipes runs the README's shell commands in a directory of their own, with a broker.
 type recipes struct {
 	t         *testing.T
 	directory string
 	broker    *daemon
-	log       string // of the brokers that were stopped
+	log       string // the text of the logs of stopped brokers
 }
 
-// orders is how many lines the file orders.txt has.
+// orders is the number of lines in the file orders.txt.
 const orders = 500_000
 
 // The README's recipes work as they are printed.
 func TestRecipes(t *testing.T) {
 	texts := shellRecipes(t, "Sending", 5)
 	recipes := newRecipes(t)
-	loop, all, follow, records, resume := texts[0], texts[1], texts[2], texts[3], texts[4]
+	loop, output, follow, records, resume := texts[0], texts[1], texts[2], texts[3], texts[4]
 	recipes.finish(loop)
-	recipes.finish(all)
+	recipes.finish(output)
 	if stderr := recipes.finish(records); parseReport(t, stderr).accepted != 3 {
-		t.Errorf("%s\n%s", records, stderr)
+		t.Errorf("%s\nstandard error is %q, want 3 messages accepted", records, stderr)
 	}
 	recipes.followThroughRotation(follow)
 	recipes.resumeAfterRestart(resume)
 	recipes.checkLog()
 }
 
-// newRecipes makes the files that the recipes send, starts a broker, and puts a
-// producer where the recipes look for it.
+// newRecipes starts a broker. It makes the files that the recipes send, and the producer that
+// they run.
 func newRecipes(t *testing.T) *recipes {
 	t.Helper()
 	recipes := &recipes{t: t, directory: t.TempDir()}
@@ -163,8 +157,9 @@ func newRecipes(t *testing.T) *recipes {
 	if err := os.Mkdir(filepath.Join(recipes.directory, "build"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	// The broker is on another port than the recipes assume. The producer has its name after
-	// make install, which the recipes must understand too.
+	// The recipes assume the default port, but the broker has another. The producer has the
+	// name that "make install" gives it: the recipes must also work with that name in its
+	// output.
 	installed := filepath.Join(recipes.directory, "mbus-producer")
 	if err := os.Symlink(filepath.Join(binaries, "producer"), installed); err != nil {
 		t.Fatal(err)
@@ -175,6 +170,7 @@ func newRecipes(t *testing.T) *recipes {
 	return recipes
 }
 
+// write writes a file in the directory of the recipes.
 func (recipes *recipes) write(name, text string, mode os.FileMode) {
 	recipes.t.Helper()
 	path := filepath.Join(recipes.directory, name)
@@ -191,18 +187,19 @@ func (recipes *recipes) command(text string) *exec.Cmd {
 	return command
 }
 
-// finish runs a recipe to its end, which must be a success.
+// finish runs a recipe until it ends. It fails the test unless the status is 0. Only a recipe
+// with -lines may write to standard error.
 func (recipes *recipes) finish(text string) (stderr string) {
 	recipes.t.Helper()
 	status, _, stderr := finish(recipes.t, recipes.command(text))
 	if status != 0 || stderr != "" && !strings.Contains(text, "-lines") {
-		recipes.t.Errorf("%s\nstatus %d: %s", text, status, stderr)
+		recipes.t.Errorf("%s\nended with status %d: %s", text, status, stderr)
 	}
 	return stderr
 }
 
-// followThroughRotation runs the recipe that follows app.log, which is renamed and
-// made anew meanwhile.
+// followThroughRotation runs the recipe that follows app.log. While the recipe runs, it renames
+// that file and writes a new one.
 func (recipes *recipes) followThroughRotation(text string) {
 	t := recipes.t
 	t.Helper()
@@ -211,7 +208,7 @@ func (recipes *recipes) followThroughRotation(text string) {
 	defer syscall.Kill(-command.Process.Pid, syscall.SIGKILL)
 	await := func(count int) {
 		t.Helper()
-		bustest.Until(t, "a line of the log that is followed", func() bool {
+		bustest.Until(t, "the message of a line in app.log", func() bool {
 			const line = "new message dispatched on topic app\n"
 			return strings.Count(recipes.broker.Log.String(), line) == count
 		})
@@ -225,8 +222,8 @@ func (recipes *recipes) followThroughRotation(text string) {
 	await(2)
 }
 
-// resumeAfterRestart runs the recipe that sends orders.txt and goes on where that
-// ended. The broker is restarted in between.
+// resumeAfterRestart runs the recipe that sends orders.txt. It stops the broker, so that the
+// recipe's first producer fails. Then it starts the broker again for the second producer.
 func (recipes *recipes) resumeAfterRestart(text string) {
 	t := recipes.t
 	t.Helper()
@@ -238,25 +235,26 @@ func (recipes *recipes) resumeAfterRestart(text string) {
 	})
 	recipes.stopBroker()
 	bustest.Until(t, "a failure", func() bool {
-		said, _ := os.ReadFile(filepath.Join(recipes.directory, "summary"))
-		return len(said) > 0
+		summary, _ := os.ReadFile(filepath.Join(recipes.directory, "summary"))
+		return len(summary) > 0
 	})
 	recipes.broker = startAt(t, recipes.broker.Address)
 	command.Wait()
 	got := parseReport(t, stderr.String())
 	if command.ProcessState.ExitCode() != 0 || got.accepted == 0 || got.accepted >= orders {
-		t.Errorf("%s\n%v: %s", text, command.ProcessState, stderr)
+		t.Errorf("%s\nended with %v: %s", text, command.ProcessState, stderr)
 	}
 	recipes.stopBroker()
 }
 
+// stopBroker stops the broker, and keeps the text of its log.
 func (recipes *recipes) stopBroker() {
 	recipes.t.Helper()
 	recipes.broker.stop()
 	recipes.log += recipes.broker.Log.String()
 }
 
-// checkLog compares what the brokers have logged with what the recipes sent.
+// checkLog compares the messages in the logs with those that the recipes sent.
 func (recipes *recipes) checkLog() {
 	t := recipes.t
 	t.Helper()
@@ -268,11 +266,11 @@ func (recipes *recipes) checkLog() {
 		"orders": append(records, bustest.Numbers(1, orders)...),
 	} {
 		if got := received[topic]; !slices.Equal(got, want) {
-			t.Errorf("%s: %d messages are in the log, want %d, or in another order: %.300q",
-				topic, len(got), len(want), got)
+			t.Errorf("the log has %d messages on the topic %s, want %d in order: %.300q",
+				len(got), topic, len(want), got)
 		}
 	}
 	if got := received["disk"]; len(got) != 1 || !strings.HasPrefix(got[0], "Filesystem") {
-		t.Errorf("disk: %q", got)
+		t.Errorf("the messages on the topic disk are %q, want one that begins with Filesystem", got)
 	}
 }

@@ -16,26 +16,26 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// stopSignals returns the signals that stop a command, without SIGHUP where it is
-// ignored here: the processes that a test starts inherit that.
+// stopSignals returns the signals that stop a command. SIGHUP is not among them if the test
+// process ignores it, because the commands that a test starts inherit that.
 func stopSignals(t *testing.T) []syscall.Signal {
 	signals := []syscall.Signal{syscall.SIGTERM, syscall.SIGINT}
 	if signal.Ignored(syscall.SIGHUP) {
-		t.Log("not tried with SIGHUP, which is ignored here, as by nohup")
+		t.Log("NOT TESTED with SIGHUP: this process ignores it, as under nohup")
 		return signals
 	}
 	return append(signals, syscall.SIGHUP)
 }
 
-// signalName returns the name of a signal, as people and logs have it.
+// signalName returns the name of a signal, such as SIGTERM.
 func signalName(kind syscall.Signal) string {
 	return map[syscall.Signal]string{
 		syscall.SIGTERM: "SIGTERM", syscall.SIGINT: "SIGINT", syscall.SIGHUP: "SIGHUP",
 	}[kind]
 }
 
-// expectStop fails the test unless a broker's log ends with the line that names the signal,
-// the only message, whose data is given, and the last line. Refusals don't matter.
+// expectStop fails the test unless a broker's log ends with three lines: the one that names the
+// signal, a message with this data, and "Broker: stopped". Lines about refusals are left out.
 func expectStop(t *testing.T, broker *daemon, kind syscall.Signal, data string) {
 	t.Helper()
 	want := []string{
@@ -47,46 +47,46 @@ func expectStop(t *testing.T, broker *daemon, kind syscall.Signal, data string) 
 		return strings.HasPrefix(line, "refused payload")
 	})
 	if !slices.Equal(got[max(0, len(got)-len(want)):], want) {
-		t.Errorf("%v: the log is\n%s", kind, broker.Log)
+		t.Errorf("after %v the log is\n%s\nwant the last lines %q", kind, broker.Log, want)
 	}
 }
 
-// The first signal drains and ends with status 0.
+// After a first signal the broker drains its queues and ends with status 0.
 func TestSignals(t *testing.T) {
 	for _, stop := range stopSignals(t) {
 		broker := startBroker(t, "-interval", "1h")
 		if status, stderr := broker.produce("t", stop.String()); status != 0 {
-			t.Errorf("status %d: %s", status, stderr)
+			t.Errorf("the producer ended with status %d: %s", status, stderr)
 		}
 		broker.signal(stop)
 		if status := broker.wait(); status != 0 {
-			t.Errorf("%v: status %d", stop, status)
+			t.Errorf("after %v the broker ended with status %d, want 0", stop, status)
 		}
 		expectStop(t, broker, stop, stop.String())
 	}
 }
 
-// A signal lets the payload in flight end. The line about what was accepted is true.
+// After a signal the producer finishes the payload in flight. It reports exactly the messages that
+// the broker has accepted.
 func TestInterrupt(t *testing.T) {
 	for _, stop := range stopSignals(t) {
 		broker := startInFile(t, filepath.Join(t.TempDir(), "log"))
 		producer := producerFor(broker.Address, &bustest.Endless{}, "-lines")
 		stderr := start(t, producer)
-		bustest.Until(t, "a message", func() bool {
-			return strings.Contains(broker.Log.String(), "dispatched")
-		})
+		awaitStream(t, broker, 0)
 		producer.Process.Signal(stop)
 		producer.Wait()
 		got := parseReport(t, stderr.String())
 		reason := "not accepted: stopped by signal: " + signalName(stop)
 		want := report{got.accepted, got.accepted + 1, 0, reason}
 		if producer.ProcessState.ExitCode() != 1 || got != want {
-			t.Errorf("%v: %+v, want %+v", producer.ProcessState, got, want)
+			t.Errorf("the producer ended with %v and reported %+v, want status 1 and %+v",
+				producer.ProcessState, got, want)
 		}
-		logged := broker.drained()
+		logged := broker.stopAndReceive()
 		if !slices.Equal(logged, bustest.Numbers(1, got.accepted)) {
-			t.Errorf("%d messages were accepted, %d are in the log, or in another order",
-				got.accepted, len(logged))
+			t.Errorf("the log has %d messages, want the %d that were accepted in order",
+				len(logged), got.accepted)
 		}
 	}
 }
@@ -94,7 +94,7 @@ func TestInterrupt(t *testing.T) {
 // SIGHUP stops a producer that waits for input.
 func TestHangupOfAProducer(t *testing.T) {
 	if signal.Ignored(syscall.SIGHUP) {
-		t.Skip("SIGHUP is ignored here, as by nohup")
+		t.Skip("this process ignores SIGHUP, as under nohup")
 	}
 	broker := startBroker(t)
 	producer := producerFor(broker.Address, nil, "-lines")
@@ -106,11 +106,12 @@ func TestHangupOfAProducer(t *testing.T) {
 	got := parseReport(t, stderr.String())
 	want := report{1, 2, 0, "not accepted: stopped by signal: SIGHUP"}
 	if producer.ProcessState.ExitCode() != 1 || got != want {
-		t.Errorf("%v: %+v, want %+v", producer.ProcessState, got, want)
+		t.Errorf("the producer ended with %v and reported %+v, want status 1 and %+v",
+			producer.ProcessState, got, want)
 	}
 }
 
-// SIGINT ends a producer of one message as it ends any command, so that it ends a
+// SIGINT ends a producer of one message by its default action. Only then does Ctrl-C also end a
 // shell's loop around the producer.
 func TestInterruptOfALoop(t *testing.T) {
 	silent := bustest.Listen(t)
@@ -123,19 +124,19 @@ func TestInterruptOfALoop(t *testing.T) {
 	defer connection.Close()
 	producer.Process.Signal(syscall.SIGINT)
 	producer.Wait()
-	endedBy(t, producer, syscall.SIGINT)
+	expectKilled(t, producer, syscall.SIGINT)
 }
 
-// endedBy fails the test unless a command was ended by a signal.
-func endedBy(t *testing.T, command *exec.Cmd, kind syscall.Signal) {
+// expectKilled fails the test unless this signal ended a command by its default action.
+func expectKilled(t *testing.T, command *exec.Cmd, kind syscall.Signal) {
 	t.Helper()
 	status := command.ProcessState.Sys().(syscall.WaitStatus)
 	if !status.Signaled() || status.Signal() != kind {
-		t.Errorf("%q: %v", command.Args, command.ProcessState)
+		t.Errorf("%q ended with %v, want %v", command.Args, command.ProcessState, kind)
 	}
 }
 
-// pairTime returns for how long further signals belong to the first: they are one
+// pairTime returns the time after a first signal in which further signals count as the same
 // request to stop.
 func pairTime(kind syscall.Signal) time.Duration {
 	if kind == syscall.SIGHUP {
@@ -144,9 +145,9 @@ func pairTime(kind syscall.Signal) time.Duration {
 	return 200 * time.Millisecond
 }
 
-// signalToTheEnd sends a signal again and again until ended is closed. It fails the test
-// unless a later one ends the command by its default action, and none of the first does.
-func signalToTheEnd(
+// signalUntilEnd sends a signal again and again until ended is closed. It fails the test if the
+// command ends within pairTime, or if the signal's default action did not end it.
+func signalUntilEnd(
 	t *testing.T, command *exec.Cmd, ended <-chan struct{}, kind syscall.Signal,
 ) {
 	t.Helper()
@@ -161,46 +162,42 @@ func signalToTheEnd(
 		}
 	})
 	if took := time.Since(begin); took < pairTime(kind) {
-		t.Errorf("%q ended after %s", command.Args, took)
+		t.Errorf("%q ended after %s, want at least %s", command.Args, took, pairTime(kind))
 	}
-	endedBy(t, command, kind)
+	expectKilled(t, command, kind)
 }
 
-// A later signal ends a broker at once, by its default action.
+// A second signal, later than pairTime, ends a broker at once by its default action.
 func TestSecondSignal(t *testing.T) {
 	for _, kind := range stopSignals(t) {
 		broker := startBroker(t, "-timeout", "1h")
 		broker.Dial().Put("\x82") // keeps the broker from stopping
-		signalToTheEnd(t, broker.command, broker.ended, kind)
+		signalUntilEnd(t, broker.command, broker.ended, kind)
 	}
 }
 
-// A later signal ends a producer that waits for a reply.
+// A second signal, later than pairTime, ends a producer that waits for a reply.
 func TestSecondSignalToAProducer(t *testing.T) {
 	silent := bustest.Listen(t)
 	for _, kind := range stopSignals(t) {
 		arguments := []string{"-message", "x"}
-		if kind == syscall.SIGINT { // which ends a producer of one message at once
+		if kind == syscall.SIGINT { // ends a producer of one message at the first signal
 			arguments = []string{"-lines"}
 		}
 		producer := producerFor(silent.Addr().String(), strings.NewReader("1\n"), arguments...)
 		start(t, producer)
-		ended := make(chan struct{})
-		go func() {
-			producer.Wait()
-			close(ended)
-		}()
+		ended := awaitEnd(producer)
 		connection, err := silent.Accept() // the producer waits for a reply
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer connection.Close()
-		signalToTheEnd(t, producer, ended, kind)
+		signalUntilEnd(t, producer, ended, kind)
 	}
 }
 
-// Signals that come in pairs are one request to stop, which loses nothing: timeout(1)
-// sends two SIGTERMs, systemd SIGTERM and SIGHUP, a terminal that is closed two SIGHUPs.
+// A pair of signals is one request to stop, and loses nothing. timeout(1) sends SIGTERM twice,
+// systemd sends SIGTERM and SIGHUP, and a closed terminal sends SIGHUP twice.
 func TestSignalPairs(t *testing.T) {
 	pairs := [][2]syscall.Signal{
 		{syscall.SIGTERM, syscall.SIGTERM}, {syscall.SIGINT, syscall.SIGTERM},
@@ -212,19 +209,19 @@ func TestSignalPairs(t *testing.T) {
 	for _, pair := range pairs {
 		t.Run(fmt.Sprint(pair[0], " and ", pair[1]), func(t *testing.T) {
 			for !stopsOnPair(t, pair[0], pair[1]) {
-				t.Log("the second signal was late; once more")
+				t.Log("the second signal was late, trying again")
 			}
 		})
 	}
 }
 
-// stopsOnPair stops a broker with two signals and checks its status and its log. It
-// returns false if the second signal was late, because the machine was busy.
+// stopsOnPair stops a broker with two signals, and checks its status and its log. It returns false
+// if the second signal was late, as on a busy machine.
 func stopsOnPair(t *testing.T, first, second syscall.Signal) bool {
 	t.Helper()
 	broker := startBroker(t, "-interval", "1h", "-timeout", "1h")
 	if status, stderr := broker.produce("t", "1"); status != 0 {
-		t.Fatalf("status %d: %s", status, stderr)
+		t.Fatalf("the producer ended with status %d: %s", status, stderr)
 	}
 	stalled := broker.Dial() // delays the stop until it is closed
 	stalled.Put("\x82")
@@ -237,14 +234,14 @@ func stopsOnPair(t *testing.T, first, second syscall.Signal) bool {
 	}
 	stalled.Close()
 	if status := broker.wait(); status != 0 {
-		t.Errorf("%v", broker.command.ProcessState)
+		t.Errorf("the broker ended with %v, want status 0", broker.command.ProcessState)
 	}
 	expectStop(t, broker, first, "1")
 	return true
 }
 
-// A signal that was ignored at the start stays ignored: SIGINT in a script's background,
-// SIGHUP by nohup.
+// A signal that a command ignores when it starts stays ignored. A script's background processes
+// ignore SIGINT, and nohup ignores SIGHUP.
 func TestIgnoredSignals(t *testing.T) {
 	for name, ignored := range map[string]syscall.Signal{
 		"INT": syscall.SIGINT, "HUP": syscall.SIGHUP,
@@ -267,7 +264,7 @@ func TestIgnoredSignals(t *testing.T) {
 		}
 		input.Close()
 		if err := producer.Wait(); err != nil {
-			t.Errorf("SIG%s: the producer: %v: %s", name, err, stderr)
+			t.Errorf("with SIG%s ignored the producer failed: %v: %s", name, err, stderr)
 		}
 		broker.stop()
 	}

@@ -4,6 +4,7 @@ package cmd_test
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -16,8 +17,8 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// producerFor returns a producer for the broker on address and the topic t, not
-// started.
+// producerFor returns the command of a producer that sends to the broker on address, on the topic
+// t. It is not started.
 func producerFor(address string, input io.Reader, arguments ...string) *exec.Cmd {
 	host, port, _ := net.SplitHostPort(address)
 	arguments = append([]string{"-host", host, "-port", port, "-topic", "t"}, arguments...)
@@ -26,8 +27,9 @@ func producerFor(address string, input io.Reader, arguments ...string) *exec.Cmd
 	return command
 }
 
-// start starts a command, which is killed when the test ends. What the command writes
-// to standard error may be read once it has ended.
+// start starts a command, and kills it when the test ends. The returned buffer receives the
+// command's standard error, unless the caller has redirected it. The buffer may be read once the
+// command has ended.
 func start(t *testing.T, command *exec.Cmd) (stderr *bytes.Buffer) {
 	t.Helper()
 	stderr = &bytes.Buffer{}
@@ -41,7 +43,7 @@ func start(t *testing.T, command *exec.Cmd) (stderr *bytes.Buffer) {
 	return stderr
 }
 
-// startTyping is start for a command whose standard input the test writes.
+// startTyping is like start, and returns a pipe to the command's standard input.
 func startTyping(t *testing.T, command *exec.Cmd) (input io.WriteCloser, stderr *bytes.Buffer) {
 	t.Helper()
 	input, err := command.StdinPipe()
@@ -69,7 +71,7 @@ func TestProducerStatuses(t *testing.T) {
 	expect(t, 1, "producer: "+broker.Address+": not accepted: connect: connection refused\n",
 		"producer", toBroker("t", "-message", "x")...)
 
-	// The kernel takes everything for a listener that never accepts.
+	// The kernel accepts connections and data for a listener that is never served.
 	silent := bustest.Listen(t)
 	_, port, _ := net.SplitHostPort(silent.Addr().String())
 	expect(t, 3, "producer: "+silent.Addr().String()+
@@ -77,7 +79,8 @@ func TestProducerStatuses(t *testing.T) {
 		"producer", "-port", port, "-timeout", "200ms", "-topic", "t", "-message", "x")
 }
 
-// A reason is text from the network: it stays on its line.
+// The reason in a reply is text from the network. The producer escapes it, so that it can't forge
+// a line.
 func TestHostileReason(t *testing.T) {
 	const refusal = "\x82\xa8Accepted\x00\xa5Error\xa8\n\x1b[31mno"
 	listener := bustest.Listen(t)
@@ -118,7 +121,8 @@ func TestStandardInput(t *testing.T) {
 		producer := producerFor(broker.Address, strings.NewReader(test.input))
 		status, _, stderr := finish(t, producer)
 		if status != test.status || stderr != test.stderr {
-			t.Errorf("%.20q: status %d: %s", test.input, status, stderr)
+			t.Errorf("with the input %.20q the producer ended with status %d: %s",
+				test.input, status, stderr)
 		}
 	}
 	directory, err := os.Open(t.TempDir())
@@ -129,23 +133,24 @@ func TestStandardInput(t *testing.T) {
 	const reason = "not accepted: read /dev/stdin: is a directory"
 	status, _, stderr := finish(t, producerFor(broker.Address, directory))
 	if status != 1 || stderr != "producer: "+reason+"\n" {
-		t.Errorf("a directory: status %d: %s", status, stderr)
+		t.Errorf("with a directory as input the producer ended with status %d: %s", status, stderr)
 	}
 	status, got := sendLines(t, broker.Address, directory)
 	if status != 1 || got != (report{0, 1, 0, reason}) {
-		t.Errorf("the lines of a directory: status %d: %+v", status, got)
+		t.Errorf("with -lines and a directory the producer ended with status %d and reported %+v",
+			status, got)
 	}
-	if got := broker.drained(); !slices.Equal(got, []string{`look\nma!\n`}) {
-		t.Errorf("in the log: %q", got)
+	if got := broker.stopAndReceive(); !slices.Equal(got, []string{`look\nma!\n`}) {
+		t.Errorf("the messages in the log are %q, want the first input", got)
 	}
 }
 
-// emptyInput is what a producer prints for a standard input without a byte.
+// emptyInput is the error of a producer whose standard input is empty.
 const emptyInput = "producer: not accepted: the input is empty: " +
 	"to send an empty message, use -message ''\n"
 
-// A standard input that is closed, or ends without a byte, comes from a command that
-// failed: it is no message. An empty file is one.
+// The producer refuses a standard input that is closed, or a pipe or device that has no byte: the
+// command before it may have failed. It sends an empty file as an empty message.
 func TestEmptyInput(t *testing.T) {
 	broker := startBroker(t)
 	closed := exec.Command("sh", "-c", `exec "$0" -port "$1" -topic t <&-`,
@@ -158,7 +163,8 @@ func TestEmptyInput(t *testing.T) {
 		"/dev/null":        producerFor(broker.Address, nil),
 	} {
 		if status, _, stderr := finish(t, command); status != 1 || stderr != emptyInput {
-			t.Errorf("%s: status %d: %s", name, status, stderr)
+			t.Errorf("with the input %s the producer ended with status %d: %s",
+				name, status, stderr)
 		}
 	}
 	file, err := os.Create(filepath.Join(t.TempDir(), "empty"))
@@ -168,32 +174,32 @@ func TestEmptyInput(t *testing.T) {
 	defer file.Close()
 	status, _, stderr := finish(t, producerFor(broker.Address, file))
 	if status != 0 || stderr != "" {
-		t.Errorf("an empty file: status %d: %s", status, stderr)
+		t.Errorf("with an empty file the producer ended with status %d: %s", status, stderr)
 	}
-	if got := broker.drained(); !slices.Equal(got, []string{""}) {
-		t.Errorf("in the log: %q", got)
+	if got := broker.stopAndReceive(); !slices.Equal(got, []string{""}) {
+		t.Errorf("the messages in the log are %q, want one empty message", got)
 	}
 }
 
-// With -message, standard input is left to the loop around the producer.
+// With -message the producer does not read standard input, which belongs to the loop around it.
 func TestLoop(t *testing.T) {
 	broker := startBroker(t)
 	const script = `while read -r line; do "$0" -port "$1" -topic t -message "$line" || exit; done`
 	loop := exec.Command("sh", "-c", script, filepath.Join(binaries, "producer"), broker.port)
 	loop.Stdin = strings.NewReader("1\n2\n3\n")
 	if status, _, stderr := finish(t, loop); status != 0 || stderr != "" {
-		t.Errorf("status %d: %s", status, stderr)
+		t.Errorf("the loop ended with status %d: %s", status, stderr)
 	}
-	if got := broker.drained(); !slices.Equal(got, bustest.Numbers(1, 3)) {
-		t.Errorf("in the log: %q", got)
+	if got := broker.stopAndReceive(); !slices.Equal(got, bustest.Numbers(1, 3)) {
+		t.Errorf("the messages in the log are %q, want 1, 2 and 3", got)
 	}
 }
 
-// awaitDispatched waits until a broker has logged that count messages, each alone in
-// its payload, were dispatched.
+// awaitDispatched waits until a broker has logged the dispatch of count messages. Each message is
+// the only one of its payload.
 func awaitDispatched(t *testing.T, broker *daemon, count int) {
 	t.Helper()
-	bustest.Until(t, "the message", func() bool {
+	bustest.Until(t, fmt.Sprint("the dispatch of message ", count), func() bool {
 		return strings.Count(broker.Log.String(), " new message dispatched ") == count
 	})
 }

@@ -15,20 +15,20 @@ import (
 	"mbus/internal/shared/osfile"
 )
 
-// The floors that have each payload on disk before they reply. They serve as
-// bustest.ServeFloor does, and write to the file that pathVariable names.
+// The names of the syncing floors. They serve as bustest.ServeFloor does, but have each payload
+// on disk before they reply.
 const (
-	appending = "appending" // appends what it reads
-	logging   = "logging"   // formats lines with the log package, and appends them
+	appending = "appending" // appends the payload to a file
+	logging   = "logging"   // formats lines with the log package, and appends them to a file
 )
 
-// pathVariable is the environment variable with the path of a floor's file.
+// pathVariable is the environment variable with the path of the file that a floor appends to.
 const pathVariable = "MBUS_FLOOR_FILE"
 
-// encodedMessage is how many bytes of a payload are one message of 128 bytes.
+// encodedMessage is the size of a message with 128 bytes of data in a payload.
 const encodedMessage = len("\x82\xa5Topic\xa5topic\xa4Data\xc4\x80") + 128
 
-// runSyncingFloor is the program of a floor that syncs.
+// runSyncingFloor runs the syncing floor of this name. It returns only with an error.
 func runSyncingFloor(which string) error {
 	file, err := os.OpenFile(os.Getenv(pathVariable), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -72,8 +72,8 @@ func runSyncingFloor(which string) error {
 	}
 }
 
-// logPayload writes the lines for the messages of a payload. It takes their data from
-// where it must be, without decoding.
+// logPayload writes one line for each message of a payload. It finds the data without decoding,
+// because all messages have the same size.
 func logPayload(logger *log.Logger, payload []byte) {
 	for end := len(payload); end >= encodedMessage; end -= encodedMessage {
 		data := payload[end-128 : end]
@@ -81,7 +81,7 @@ func logPayload(logger *log.Logger, payload []byte) {
 	}
 }
 
-// lineBuffer takes what is written to it.
+// lineBuffer is an io.Writer that appends to itself.
 type lineBuffer []byte
 
 func (buffer *lineBuffer) Write(text []byte) (int, error) {
@@ -89,41 +89,43 @@ func (buffer *lineBuffer) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// syncingFloor starts a floor that syncs, with its file in directory.
-func syncingFloor(t *testing.T, which, directory string) string {
+// startSyncingFloor starts a syncing floor, with its file in directory. It returns the floor's
+// address.
+func startSyncingFloor(t *testing.T, which, directory string) string {
 	t.Helper()
 	command := floorCommand(t, which)
 	command.Env = append(command.Env, pathVariable+"="+filepath.Join(directory, which))
 	return startCommand(t, command).Address
 }
 
-// onDisk measures how fast messages are accepted that are on disk before the reply.
+// onDisk measures how fast a broker with -sync accepts messages.
 func (table *ratios) onDisk() {
-	directory := table.t.TempDir() // on a disk
+	directory := table.t.TempDir() // not logDirectory, which may be in memory
 	path := filepath.Join(directory, "log")
 	broker := startStore(table.t, path, "-interval", "0", "-sync")
 	const about = 200 * time.Millisecond
 	for _, floor := range []struct{ name, work, target string }{
-		{appending, "appending and syncing what is read", ">= 0.5"},
+		{appending, "appending and syncing payloads", ">= 0.5"},
 		{logging, "formatting with the log package and syncing", ">= 0.8"},
 	} {
-		address := syncingFloor(table.t, floor.name, directory)
+		address := startSyncingFloor(table.t, floor.name, directory)
 		results, rates := inTurn(15,
 			table.rate(broker.Address, table.thousand, 1000, about),
 			table.rate(address, table.thousand, 1000, about))
 		table.add("1,000 x 128 B a payload on disk before the reply, of "+floor.work, floor.target,
 			results, rates.millions())
 		results, rates = inTurn(15,
-			table.rate(broker.Address, table.one, 1, about), table.rate(address, table.one, 1, about))
+			table.rate(broker.Address, table.one, 1, about),
+			table.rate(address, table.one, 1, about))
 		table.add("a message a connection on disk before the reply, of "+floor.work, ">= 0.75",
 			results, fmt.Sprintf("%.0f/s", rates.quantile(0.5)))
 	}
 }
 
-// inStore returns at what rate a broker accepts messages, at -interval 0, and writes all
-// of them to a log of its own or to one that is redirected.
-func (table *ratios) inStore() {
-	own := func() float64 {
+// ownLog compares a broker with -log with one whose standard error is redirected to a file. It
+// measures how fast they accept messages and write them, at -interval 0.
+func (table *ratios) ownLog() {
+	withLog := func() float64 {
 		path := filepath.Join(logDirectory(table.t), "log")
 		defer os.Remove(path)
 		return sustainOn(table.t, table.thousand, func() *daemon {
@@ -131,7 +133,7 @@ func (table *ratios) inStore() {
 		})
 	}
 	redirected := func() float64 { return sustain(table.t, "0", table.thousand) }
-	results, rates := inTurn(6, own, redirected) // each takes a second or two
-	table.add("sustained at -interval 0 to a log of its own, of that to a redirected file", ">= 0.9",
+	results, rates := inTurn(6, withLog, redirected) // each takes a second or two
+	table.add("sustained at -interval 0 with -log, of that to a redirected file", ">= 0.9",
 		results, rates.millions())
 }

@@ -14,21 +14,14 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// A disk that the log has filled has room again when the log was rotated and the old
-// file is removed, and nothing else is lost.
+// When the log has filled the disk, rotating it and removing the old file makes room. The broker
+// then writes the messages that it has kept.
 func TestFullDiskIsRotated(t *testing.T) {
 	directory := smallDisk(t, "256k")
 	path := filepath.Join(directory, "log")
 	broker := startStore(t, path, "-interval", "10ms")
-	const count, batch = 3000, 10
-	padding := strings.Repeat("x", 100)
-	for first := 0; first < count; first += batch {
-		var texts []string
-		for i := range batch {
-			texts = append(texts, fmt.Sprintf("writer0 %d %s", first+i, padding))
-		}
-		broker.Accept(bustest.Payload("topic0", texts...), batch)
-	}
+	const count = 3000
+	broker.acceptNumbered(count)
 	var old string
 	removed := 0
 	last := fmt.Sprintf("writer0 %d ", count-1)
@@ -55,30 +48,31 @@ func TestFullDiskIsRotated(t *testing.T) {
 	broker.stop()
 	sum := verify(t, old+broker.Log.String(), []*writer{{name: "writer0", acked: count}}, false)
 	if removed == 0 {
-		t.Error("the disk was never full")
+		t.Error("the log has all messages, but the disk was never full")
 	}
 	t.Logf("figure: a full disk, %d times rotated and the old file removed: %d messages accepted, "+
 		"%d lost, %d twice, none torn", removed, sum.acked, sum.lost, sum.extra)
 }
 
-// smallDisk returns a directory on a disk of a size such as 256k.
+// smallDisk returns a directory on a disk of this size, such as 256k. It skips the test if the
+// disk can't be mounted.
 func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	directory := t.TempDir()
 	if err := syscall.Mount("tmpfs", directory, "tmpfs", 0, "size="+size); err != nil {
-		t.Skipf("no small disk can be mounted here: %v", err)
+		t.Skipf("a small disk can't be mounted: %v", err)
 	}
 	t.Cleanup(func() { syscall.Unmount(directory, 0) })
 	return directory
 }
 
-// A broker of another user, which may write its log but not make it anew, keeps the
-// messages until it may.
+// A broker has permission to write its log, but not to create a file in its directory. After a
+// rotation it keeps the messages until it has that permission.
 func TestPermissions(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can start a broker as another user")
 	}
-	const user = 65534 // whatever its name
+	const user = 65534 // the user id needs no name
 	directory, err := os.MkdirTemp("", "mbus")
 	if err != nil {
 		t.Fatal(err)
@@ -92,14 +86,17 @@ func TestPermissions(t *testing.T) {
 	}
 	asUser := func() *exec.Cmd {
 		broker := command("broker", "-interval", "10ms")
-		broker.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+		broker.SysProcAttr = &syscall.SysProcAttr{
+			Credential: &syscall.Credential{Uid: user, Gid: user},
+		}
 		return broker
 	}
 	refused := asUser()
 	refused.Args = append(refused.Args, "-pport", "0", "-log", path)
 	want := "broker: open " + path + ": permission denied\n"
 	if status, _, stderr := finish(t, refused); status != 1 || stderr != want {
-		t.Errorf("status %d: %s", status, stderr)
+		t.Errorf("without permission the broker ended with status %d and standard error %q, "+
+			"want 1 and %q", status, stderr, want)
 	}
 
 	if err := os.Chown(path, user, user); err != nil {
@@ -110,7 +107,7 @@ func TestPermissions(t *testing.T) {
 	shortPause()
 	log := &rotations{path: path}
 	log.rotate(t)
-	bustest.Until(t, "the line", func() bool {
+	bustest.Until(t, "the line about the permission", func() bool {
 		return strings.HasSuffix(broker.stderr.String(), "open "+path+": permission denied\n")
 	})
 	shortPause()
@@ -120,22 +117,19 @@ func TestPermissions(t *testing.T) {
 	log.awaitFile(t)
 	shortPause()
 	broker.stop()
-	sum := verify(t, whole(t, log.files()), finish(), false)
-	t.Logf("figure: a log that can't be made anew for a time: %d acknowledged messages, "+
+	sum := verify(t, joinFiles(t, log.files()), finish(), false)
+	t.Logf("figure: a log that can't be created again for a time: %d acknowledged messages, "+
 		"%d of them lost, %d twice, none torn", sum.acked, sum.lost, sum.extra)
 }
 
-// strace returns a broker under strace, which writes the trace into a file. The tracer
-// is a process beside (-D), so that signals come to the broker.
+// strace returns the command of a broker under strace, and the path of the trace. With -D the
+// tracer is a separate process, so that the broker receives the test's signals.
 func strace(t *testing.T, options ...string) (broker *exec.Cmd, trace string) {
 	t.Helper()
-	program, err := exec.LookPath("strace")
-	if err != nil {
-		t.Skip("there is no strace here")
-	}
+	program := tool(t, "strace")
 	trace = filepath.Join(t.TempDir(), "trace")
 	if err := exec.Command(program, "-D", "-o", trace, "true").Run(); err != nil {
-		t.Skipf("strace can't trace here: %v", err)
+		t.Skipf("strace can't trace a process: %v", err)
 	}
 	broker = command("broker", "-interval", "0", "-sync")
 	arguments := append([]string{program, "-D", "-f", "-s", "300", "-o", trace}, options...)
@@ -144,8 +138,8 @@ func strace(t *testing.T, options ...string) (broker *exec.Cmd, trace string) {
 	return broker, trace
 }
 
-// The kernel is asked to put a message on disk before the reply is sent, and the
-// directory, when the file was opened.
+// The broker syncs each message to disk before it sends the reply. It also syncs the directory
+// after it has opened the log.
 func TestSyncBeforeReply(t *testing.T) {
 	broker, trace := strace(t, "-e", "trace=write,fsync,fdatasync")
 	path := filepath.Join(t.TempDir(), "log")
@@ -155,7 +149,8 @@ func TestSyncBeforeReply(t *testing.T) {
 		store.Accept(bustest.Payload("t", fmt.Sprint(i)), 1)
 	}
 	store.stop()
-	// A call that another thread interrupts is written in two parts: unfinished, resumed.
+	// strace writes a call that another thread's call interrupts on two lines: "unfinished" and
+	// "resumed".
 	synced := regexp.MustCompile(`(fdatasync\(\d+\)|fdatasync resumed>.*\)) += 0`)
 	directory := regexp.MustCompile(`(fsync\(\d+\)|fsync resumed>.*\)) += 0`)
 	replies, onDisk, named := 0, true, false
@@ -170,21 +165,23 @@ func TestSyncBeforeReply(t *testing.T) {
 		case strings.Contains(line, `Accepted\1`):
 			replies++
 			if !onDisk || !named {
-				t.Errorf("reply %d: the message is on disk: %v, the name: %v", replies, onDisk, named)
+				t.Errorf("at reply %d the message is synced: %v, the directory is synced: %v",
+					replies, onDisk, named)
 			}
 		}
 	}
 	if replies != count {
-		t.Errorf("the trace has %d replies of %d:\n%.2000s", replies, count, file(trace))
+		t.Errorf("the trace has %d replies, want %d:\n%.2000s", replies, count, file(trace))
 	}
 }
 
-// After a sync that fails nobody is told that a message is accepted, and the broker
-// ends with status 1 and one line.
+// After a sync has failed, the broker accepts no message. It ends with status 1 and one line.
 func TestFailedSyncs(t *testing.T) {
 	for name, fault := range map[string]string{
-		"the drain's":     "fdatasync:error=EIO:when=2+", // a thread's first may be that of the opening
-		"the directory's": "fsync:error=EIO", "the new file's": "fdatasync:error=EIO",
+		// A thread's first fdatasync may be the one after the log was opened.
+		"the drain's":     "fdatasync:error=EIO:when=2+",
+		"the directory's": "fsync:error=EIO",
+		"the new file's":  "fdatasync:error=EIO",
 	} {
 		t.Run(name, func(t *testing.T) {
 			directory := t.TempDir()
@@ -201,7 +198,8 @@ func TestFailedSyncs(t *testing.T) {
 			} else if name == "the drain's" {
 				failing = filepath.Join(first, "log")
 			}
-			broker, _ := strace(t, "-e", "trace=fsync,fdatasync", "-P", failing, "-e", "inject="+fault)
+			broker, _ := strace(t,
+				"-e", "trace=fsync,fdatasync", "-P", failing, "-e", "inject="+fault)
 			store := startStoreCommand(t, bustest.FreeAddress(t), path, broker)
 			if name != "the drain's" {
 				if err := os.Rename(link, path); err != nil {
@@ -214,12 +212,13 @@ func TestFailedSyncs(t *testing.T) {
 				return status != 0
 			})
 			if got := store.wait(); got != 1 || status == 2 {
-				t.Errorf("the broker's status is %d, the producer's %d", got, status)
+				t.Errorf("the broker ended with status %d, want 1, and the producer with %d",
+					got, status)
 			}
 			words := regexp.MustCompile(`^broker: messages not written: \d: not on disk: ` +
 				`sync .*: input/output error\n$`)
 			if !words.MatchString(store.stderr.String()) {
-				t.Errorf("standard error has %s", store.stderr)
+				t.Errorf("standard error is %q, want a match of %q", store.stderr, words)
 			}
 		})
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,33 +25,33 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// store is a running broker with a log of its own.
+// store is a running broker with -log.
 type store struct {
 	*daemon
-	stderr *bustest.Record
+	stderr *bustest.Record // the broker's standard error, which is not its log
 }
 
-// startStore starts a broker whose log is the file path.
+// startStore starts a broker with the flag -log path, on a free port.
 func startStore(t *testing.T, path string, arguments ...string) *store {
 	t.Helper()
 	return startStoreAt(t, bustest.FreeAddress(t), path, arguments...)
 }
 
-// startStoreAt is startStore on an address.
+// startStoreAt is like startStore, on the port of address.
 func startStoreAt(t *testing.T, address, path string, arguments ...string) *store {
 	t.Helper()
 	return startStoreCommand(t, address, path, command("broker", arguments...))
 }
 
-// startStoreCommand is startStoreAt for a command that becomes a broker, to which the
-// flags for the address and the log are added.
+// startStoreCommand is like startStoreAt, for a command that runs a broker. It appends the flags
+// for the port and the log.
 func startStoreCommand(t *testing.T, address, path string, command *exec.Cmd) *store {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(address)
 	command.Args = append(command.Args, "-pport", port, "-log", path)
 	stderr := &bustest.Record{}
 	command.Stderr = stderr
-	// The log may be one that an earlier broker has begun, or be renamed at any time.
+	// The listening line in the log may be an earlier broker's, and a test may rename the log.
 	daemon := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
 	daemon.Log = file(path)
 	t.Cleanup(func() {
@@ -59,7 +60,7 @@ func startStoreCommand(t *testing.T, address, path string, command *exec.Cmd) *s
 		}
 	})
 	bustest.Until(t, "the broker", func() bool {
-		reply, err := daemon.Post("") // it listens before it has opened the log
+		reply, err := daemon.Post("") // the broker listens before it opens the log
 		select {
 		case <-daemon.ended:
 			t.Fatalf("the broker has ended: %s", stderr)
@@ -70,10 +71,10 @@ func startStoreCommand(t *testing.T, address, path string, command *exec.Cmd) *s
 	return &store{daemon, stderr}
 }
 
-// starter is startInFile, or does the same for a broker with a log of its own.
+// starter starts a broker whose log is the file path.
 type starter func(t *testing.T, path string, arguments ...string) *daemon
 
-// starters are the ways to have a log in a file.
+// starters has the two ways to write the log to a file.
 var starters = map[string]starter{
 	"redirected": startInFile,
 	"-log": func(t *testing.T, path string, arguments ...string) *daemon {
@@ -82,21 +83,21 @@ var starters = map[string]starter{
 	},
 }
 
-// eachLog runs test for each way to have a log in a file.
+// eachLog runs test with each of the starters.
 func eachLog(t *testing.T, test func(t *testing.T, start starter)) {
 	for name, start := range starters {
 		t.Run(name, func(t *testing.T) { test(t, start) })
 	}
 }
 
-// rotations is a log that the test rotates: the old files are FILE.1, FILE.2 and so on,
+// rotations is a log that the test rotates. The rotated files are FILE.1, FILE.2 and so on, with
 // the oldest first.
 type rotations struct {
 	path  string
-	count int
+	count int // rotated files
 }
 
-// rotate renames the file, if it is there.
+// rotate renames the log, if it exists.
 func (log *rotations) rotate(t *testing.T) {
 	t.Helper()
 	switch err := os.Rename(log.path, fmt.Sprintf("%s.%d", log.path, log.count+1)); {
@@ -107,7 +108,7 @@ func (log *rotations) rotate(t *testing.T) {
 	}
 }
 
-// awaitFile waits until a broker has made the file anew.
+// awaitFile waits until the broker has created the log again.
 func (log *rotations) awaitFile(t *testing.T) {
 	t.Helper()
 	bustest.Until(t, "a new file", func() bool {
@@ -116,7 +117,7 @@ func (log *rotations) awaitFile(t *testing.T) {
 	})
 }
 
-// files returns the texts of the files that are there, in order.
+// files returns the texts of the files that exist, the oldest first and the log last.
 func (log *rotations) files() (texts []string) {
 	paths := []string{log.path}
 	for i := log.count; i > 0; i-- {
@@ -130,13 +131,14 @@ func (log *rotations) files() (texts []string) {
 	return texts
 }
 
-// whole returns the text of all files. It fails the test unless each ends with a whole
+// joinFiles returns the joined texts of files. It fails the test unless each ends with a whole
 // line.
-func whole(t *testing.T, texts []string) string {
+func joinFiles(t *testing.T, texts []string) string {
 	t.Helper()
 	for i, text := range texts {
 		if text != "" && !strings.HasSuffix(text, "\n") {
-			t.Errorf("file %d of %d ends with %q", i+1, len(texts), text[max(0, len(text)-100):])
+			t.Errorf("file %d of %d ends with %q, want a whole line",
+				i+1, len(texts), text[max(0, len(text)-100):])
 		}
 	}
 	return strings.Join(texts, "")
@@ -149,7 +151,8 @@ func TestStoreMisuse(t *testing.T) {
 		"broker", "-sync")
 }
 
-// Wherever a line is torn, the next broker cuts it off, and nothing else.
+// A broker that opens a log cuts off a torn last line, wherever it is torn. It keeps all other
+// lines.
 func TestEveryCut(t *testing.T) {
 	const line = "2026/01/02 03:04:05 Received new message from topic 't': 'it's a ma's'\n"
 	const apostrophe = len("2026/01/02 03:04:05 Received new message from topic 't': 'it'")
@@ -169,30 +172,31 @@ func TestEveryCut(t *testing.T) {
 		broker.stop()
 		log := broker.Log.String()
 		got := bustest.Received(t, log)["t"]
-		if want := []string{"it's a ma's", "it's a ma's", "next"}; fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("cut at %d: the messages are %q", cut, got)
+		if want := []string{"it's a ma's", "it's a ma's", "next"}; !slices.Equal(got, want) {
+			t.Errorf("torn at %d: the messages are %q, want %q", cut, got, want)
 		}
 		report := fmt.Sprintf("Broker: cut %d bytes of a torn line off the end of the log\n", cut)
 		if strings.Contains(log, report) != (cut > 0) {
-			t.Errorf("cut at %d: the log is\n%s", cut, log)
+			t.Errorf("torn at %d: the log is\n%s\nwant the line %q if anything is cut off",
+				cut, log, report)
 		}
 	}
 	t.Logf("figure: a line torn at %d places, each cut off by the next broker", count)
 }
 
-// killed is a log whose brokers are killed, with what was found in it up to the last
-// kill.
-type killed struct {
+// killedLog is a log whose brokers are killed one after the other. After each kill, check adds to
+// its counts.
+type killedLog struct {
 	rotations
-	kept string // whole lines of FILE
-	torn int
-	cut  int
+	kept string // the whole lines of the last file at the last check
+	torn int    // kills that left a torn line
+	cut  int    // torn lines that a broker has cut off
 	sum  tally
 }
 
-// look compares the log, whose broker was just killed, with what the writers know. Only
-// the last file may have a torn end.
-func (log *killed) look(t *testing.T, writers []*writer) {
+// check compares the lines since the last check with what the writers know, and removes the
+// rotated files. The broker must have been killed. Only the last file may have a torn end.
+func (log *killedLog) check(t *testing.T, writers []*writer) {
 	t.Helper()
 	texts := log.files()
 	if last := len(texts) - 1; last >= 0 {
@@ -202,9 +206,9 @@ func (log *killed) look(t *testing.T, writers []*writer) {
 		}
 		texts[last] = texts[last][:end]
 	}
-	text, found := strings.CutPrefix(whole(t, texts), log.kept)
+	text, found := strings.CutPrefix(joinFiles(t, texts), log.kept)
 	if !found {
-		t.Fatal("a new broker has changed whole lines")
+		t.Fatal("the log does not begin with the whole lines that it had at the last kill")
 	}
 	log.cut += strings.Count(text, " Broker: cut ")
 	log.sum.add(verify(t, text, writers, true))
@@ -215,7 +219,8 @@ func (log *killed) look(t *testing.T, writers []*writer) {
 	log.kept = log.kept[:strings.LastIndexByte(log.kept, '\n')+1]
 }
 
-// loadLarge has a producer send messages whose lines take several writes, as load does.
+// loadLarge is like load, with one producer. It sends messages of 1 MiB, because a broker needs
+// several writes for a line of that size.
 func (daemon *daemon) loadLarge() (finish func() *writer) {
 	large, ended := &writer{name: "large"}, make(chan struct{})
 	sender, padding := daemon.sender(), strings.Repeat("x", 1<<20)
@@ -240,37 +245,37 @@ func (daemon *daemon) loadLarge() (finish func() *writer) {
 	}
 }
 
-// Brokers that are killed one after the other, on one file that is rotated all the
-// time, lose nothing that was acknowledged, and tear nothing.
+// Brokers are killed one after the other, on one log that is rotated all the time. They lose no
+// acknowledged message. Only the line that a killed broker was writing is torn.
 func TestKillsAndRotations(t *testing.T) {
 	address := bustest.FreeAddress(t)
-	log := &killed{rotations: rotations{path: filepath.Join(t.TempDir(), "log")}}
+	log := &killedLog{rotations: rotations{path: filepath.Join(t.TempDir(), "log")}}
 	rounds, rotated := longOrShort(200, 20), 0
 	for round := range rounds {
 		arguments := [][]string{{"-interval", "0"}, {"-interval", "0", "-sync"}}[round%2]
 		broker := startStoreAt(t, address, log.path, arguments...)
 		finish, finishLarge := broker.load(3, 40), broker.loadLarge()
 		end := time.Now().Add(time.Duration(rand.Int64N(int64(60 * time.Millisecond))))
-		if round%10 == 0 { // longer than a broker takes to notice a rotation
+		if round%10 == 0 { // long enough for the broker to notice a rotation
 			end = end.Add(1100 * time.Millisecond)
 		}
 		for time.Now().Before(end) {
 			time.Sleep(time.Duration(rand.Int64N(int64(40 * time.Millisecond))))
-			if rand.IntN(3) > 0 { // else the next broker finds the file, and may cut its end
+			if rand.IntN(3) > 0 { // not always, so that some torn ends are left to be cut off
 				log.rotate(t)
 			}
 		}
 		broker.signal(syscall.SIGKILL)
 		broker.wait()
 		rotated += log.count
-		log.look(t, append(finish(), finishLarge()))
+		log.check(t, append(finish(), finishLarge()))
 	}
 	t.Logf("figure: %d kills at -interval 0 with a restart on the same file, and %d rotations: "+
 		"%d acknowledged messages, %d of them lost, %d twice; %d torn ends, %d cut off",
 		rounds, rotated, log.sum.acked, log.sum.lost, log.sum.extra, log.torn, log.cut)
 }
 
-// Rotations under load lose, repeat and tear nothing.
+// Rotations under load lose, repeat and tear no line.
 func TestRotations(t *testing.T) {
 	for _, interval := range []string{"1ms", "100ms", "0"} {
 		t.Run(interval, func(t *testing.T) {
@@ -284,28 +289,24 @@ func TestRotations(t *testing.T) {
 				log.awaitFile(t)
 			}
 			broker.stop()
-			sum := verify(t, whole(t, log.files()), finish(), false)
+			sum := verify(t, joinFiles(t, log.files()), finish(), false)
 			t.Logf("figure: %d rotations at -interval %s under load: %d acknowledged messages, "+
-				"%d of them lost, %d twice, none torn", log.count, interval, sum.acked, sum.lost, sum.extra)
+				"%d of them lost, %d twice, none torn",
+				log.count, interval, sum.acked, sum.lost, sum.extra)
 		})
 	}
 }
 
-// logrotate returns a function that runs logrotate on the file path, with the
-// configuration that the contract has, and more lines.
-func logrotate(t *testing.T, path, line string) func() {
+// logrotate returns a function that rotates the file path with logrotate. The configuration has
+// what mbus needs of logrotate, and more lines.
+func logrotate(t *testing.T, path, more string) func() {
 	t.Helper()
-	program, err := exec.LookPath("logrotate")
-	if err != nil {
-		if program, err = exec.LookPath("/usr/sbin/logrotate"); err != nil {
-			t.Skip("there is no logrotate here")
-		}
-	}
+	program := tool(t, "logrotate")
 	configuration, state := path+".conf", path+".state"
 	const lines = "nocreate\n\tnocompress\n\tnodateext\n\trotate 100"
-	text := fmt.Sprintf("%s {\n\t%s\n\t%s\n}\n", path, lines, line)
-	// logrotate refuses a directory or a configuration that others may write to.
-	err = errors.Join(os.Chmod(filepath.Dir(path), 0o700),
+	text := fmt.Sprintf("%s {\n\t%s\n\t%s\n}\n", path, lines, more)
+	// logrotate refuses a directory or a configuration that other users can write to.
+	err := errors.Join(os.Chmod(filepath.Dir(path), 0o700),
 		os.WriteFile(configuration, []byte(text), 0o600))
 	if err != nil {
 		t.Fatal(err)
@@ -318,17 +319,17 @@ func logrotate(t *testing.T, path, line string) func() {
 	}
 }
 
-// unpack returns the text of an old file, which may be compressed.
-func unpack(t *testing.T, path string) string {
+// readRotated returns the text of a rotated file, which may be compressed.
+func readRotated(t *testing.T, path string) string {
 	t.Helper()
 	if text, err := os.ReadFile(path); err == nil {
 		return string(text)
 	}
-	packed, err := os.ReadFile(path + ".gz")
+	compressed, err := os.ReadFile(path + ".gz")
 	if err != nil {
 		t.Fatal(err)
 	}
-	reader, err := gzip.NewReader(bytes.NewReader(packed))
+	reader, err := gzip.NewReader(bytes.NewReader(compressed))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +340,7 @@ func unpack(t *testing.T, path string) string {
 	return string(text)
 }
 
-// Rotations by logrotate lose, repeat and tear nothing.
+// Rotations by logrotate lose, repeat and tear no line.
 func TestLogrotate(t *testing.T) {
 	for name, lines := range map[string]string{
 		"as shipped": "", "compressed": "compress\n\tdelaycompress",
@@ -359,16 +360,18 @@ func TestLogrotate(t *testing.T) {
 			broker.stop()
 			texts := []string{file(log.path).String()}
 			for i := range count {
-				texts = append([]string{unpack(t, fmt.Sprintf("%s.%d", log.path, i+1))}, texts...)
+				rotated := readRotated(t, fmt.Sprintf("%s.%d", log.path, i+1))
+				texts = append([]string{rotated}, texts...)
 			}
-			sum := verify(t, whole(t, texts), finish(), false)
+			sum := verify(t, joinFiles(t, texts), finish(), false)
 			t.Logf("figure: %d rotations by logrotate, %s: %d acknowledged messages, "+
 				"%d of them lost, %d twice, none torn", count, name, sum.acked, sum.lost, sum.extra)
 		})
 	}
 }
 
-// A file has one broker, by whatever name. The others end, and do no harm.
+// A log belongs to one broker, by whatever name a second one opens it. The second broker ends with
+// status 1, and does not change the log.
 func TestBrokersOnOneFile(t *testing.T) {
 	directory := t.TempDir()
 	path := filepath.Join(directory, "log")
@@ -387,7 +390,7 @@ func TestBrokersOnOneFile(t *testing.T) {
 	verify(t, first.Log.String(), finish(), false)
 }
 
-// Of brokers that start at once on one file, one has it.
+// If several brokers start at once on one log, exactly one of them runs.
 func TestBrokersAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	const count = 3
@@ -405,25 +408,28 @@ func TestBrokersAtOnce(t *testing.T) {
 		}()
 		t.Cleanup(func() { broker.Process.Kill() })
 	}
-	bustest.Until(t, "the end of all but one", func() bool { return len(statuses) == count-1 })
+	bustest.Until(t, "the end of all brokers but one", func() bool {
+		return len(statuses) == count-1
+	})
 	bustest.Until(t, "the listening line", func() bool {
 		return listeningLine.MatchString(file(path).String())
 	})
 	for _, broker := range brokers {
 		broker.Process.Signal(syscall.SIGTERM)
 	}
-	bustest.Until(t, "the end of the last", func() bool { return len(statuses) == count })
+	bustest.Until(t, "the end of the last broker", func() bool { return len(statuses) == count })
 	sum := 0
 	for range count {
 		sum += <-statuses
 	}
 	if lines := bustest.Lines(t, file(path).String()); sum != count-1 || len(lines) != 4 {
-		t.Errorf("the sum of the statuses is %d, the log is %q", sum, lines)
+		t.Errorf("the sum of the statuses is %d, want %d, and the log has %d lines, want 4: %q",
+			sum, count-1, len(lines), lines)
 	}
 }
 
-// When the log's directory goes away under load, messages are kept until it is back, or
-// another is there.
+// When the log's directory is renamed under load, the broker keeps the messages. It writes them
+// once the directory is back, or another one has its name.
 func TestDirectoryGoesAway(t *testing.T) {
 	for name, back := range map[string]func(away, directory string) error{
 		"and comes back": os.Rename,
@@ -444,7 +450,7 @@ func TestDirectoryGoesAway(t *testing.T) {
 				t.Fatal(err)
 			}
 			const line = "Broker: the log fails, trying on: open "
-			bustest.Until(t, "the line", func() bool {
+			bustest.Until(t, "the line "+line, func() bool {
 				return strings.Contains(broker.stderr.String(), line)
 			})
 			old := file(filepath.Join(away, "log")).String()
@@ -458,11 +464,11 @@ func TestDirectoryGoesAway(t *testing.T) {
 			broker.stop()
 			log := broker.Log.String()
 			if !strings.HasPrefix(log, old) {
-				log = whole(t, []string{old, log})
+				log = joinFiles(t, []string{old, log})
 			}
 			sum := verify(t, log, finish(), false)
 			if lines := bustest.Lines(t, broker.stderr.String()); len(lines) != 1 {
-				t.Errorf("standard error has %q", lines)
+				t.Errorf("standard error has the lines %q, want 1 line", lines)
 			}
 			t.Logf("figure: a directory goes away under load %s: %d acknowledged messages, "+
 				"%d of them lost, %d twice, none torn", name, sum.acked, sum.lost, sum.extra)

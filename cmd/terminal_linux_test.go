@@ -14,43 +14,43 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// openTerminal opens a pseudo-terminal: what is written to one end is typed at the
-// other.
-func openTerminal(t *testing.T) (person, program *os.File) {
+// openTerminal opens a pseudo-terminal. A command uses the terminal. The test types at the
+// controller, and reads there what the terminal shows.
+func openTerminal(t *testing.T) (controller, terminal *os.File) {
 	t.Helper()
-	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	controller, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
-		t.Skipf("there are no pseudo-terminals here: %v", err)
+		t.Skipf("the system has no pseudo-terminals: %v", err)
 	}
-	t.Cleanup(func() { person.Close() })
+	t.Cleanup(func() { controller.Close() })
 	var number, lock int32
 	for request, argument := range map[uintptr]*int32{
 		syscall.TIOCSPTLCK: &lock,
 		syscall.TIOCGPTN:   &number,
 	} {
-		_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, person.Fd(), request,
+		_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, controller.Fd(), request,
 			uintptr(unsafe.Pointer(argument)))
 		if errno != 0 {
 			t.Fatal(errno)
 		}
 	}
 	path := fmt.Sprintf("/dev/pts/%d", number)
-	program, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOCTTY, 0)
+	terminal, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { program.Close() })
-	return person, program
+	t.Cleanup(func() { terminal.Close() })
+	return controller, terminal
 }
 
-// On a terminal, progress is shown after a second and is gone at the end.
+// On a terminal the producer shows its progress, and erases it when it ends.
 func TestProgressOnATerminal(t *testing.T) {
 	broker := startBroker(t)
-	person, program := openTerminal(t)
+	controller, terminal := openTerminal(t)
 	seen := &bustest.Record{}
-	go io.Copy(seen, person)
+	go io.Copy(seen, controller)
 	producer := producerFor(broker.Address, nil, "-lines")
-	producer.Stderr = program
+	producer.Stderr = terminal
 	input, _ := startTyping(t, producer)
 	fmt.Fprint(input, "1\n2\n3\n")
 	shown := regexp.MustCompile(`^(\r3 messages, [123]/s *)+`)
@@ -63,11 +63,11 @@ func TestProgressOnATerminal(t *testing.T) {
 	last := regexp.MustCompile(`^\r( +)\rproducer: 3 messages accepted in [0-9.]+s\r\n$`)
 	match := last.FindStringSubmatch(rest)
 	if match == nil || len(match[1]) < len("3 messages, 3/s") {
-		t.Errorf("the terminal has %q", text)
+		t.Errorf("the terminal shows %q, want the progress, spaces over it, and the report", text)
 	}
 }
 
-// A person who is to type reads what the producer waits for.
+// If standard input is a terminal, the producer prints a line that says what to type.
 func TestTyping(t *testing.T) {
 	broker := startBroker(t)
 	const end = ", up to the end of input (Ctrl-D)\n"
@@ -75,38 +75,38 @@ func TestTyping(t *testing.T) {
 		"producer: reading one message" + end:           nil,
 		"producer: reading lines, each a message" + end: {"-lines"},
 	} {
-		person, program := openTerminal(t)
+		controller, terminal := openTerminal(t)
 		stderr := &bustest.Record{}
-		producer := producerFor(broker.Address, program, arguments...)
+		producer := producerFor(broker.Address, terminal, arguments...)
 		producer.Stderr = stderr
 		start(t, producer)
 		bustest.Until(t, "the notice", func() bool { return stderr.String() == want })
-		io.WriteString(person, "1\n\x04") // Ctrl-D
+		io.WriteString(controller, "1\n\x04") // Ctrl-D
 		if err := producer.Wait(); err != nil {
-			t.Errorf("%v: %s", err, stderr)
+			t.Errorf("with %q the producer failed: %v: %s", arguments, err, stderr)
 		}
 	}
-	_, program := openTerminal(t)
-	status, _, stderr := finish(t, producerFor(broker.Address, program, "-message", "1"))
+	_, terminal := openTerminal(t)
+	status, _, stderr := finish(t, producerFor(broker.Address, terminal, "-message", "1"))
 	if status != 0 || stderr != "" {
-		t.Errorf("with -message: status %d: %s", status, stderr)
+		t.Errorf("with -message the producer ended with status %d: %s", status, stderr)
 	}
-	got := broker.drained()
+	got := broker.stopAndReceive()
 	if len(got) != 3 || !slices.Contains(got, "1") || !slices.Contains(got, `1\n`) {
-		t.Errorf("in the log: %q", got)
+		t.Errorf("the messages in the log are %q, want 1 twice and 1 with a line feed", got)
 	}
 }
 
-// On a terminal, the report of an outage has a line of its own: the progress is erased
-// before it and shown again after it.
+// On a terminal the report of an outage is on its own line. The producer erases the progress
+// before the report, and shows it again after it.
 func TestOutageOnATerminal(t *testing.T) {
 	t.Parallel()
 	address := bustest.FreeAddress(t)
-	person, program := openTerminal(t)
+	controller, terminal := openTerminal(t)
 	seen := &bustest.Record{}
-	go io.Copy(seen, person)
+	go io.Copy(seen, controller)
 	producer := producerFor(address, nil, "-lines", "-retry", "1h")
-	producer.Stderr = program
+	producer.Stderr = terminal
 	input, _ := startTyping(t, producer)
 	fmt.Fprintln(input, 1)
 	reported := regexp.MustCompile(`^(\r0 messages, 0/s *)+\r +\r` +
@@ -116,10 +116,12 @@ func TestOutageOnATerminal(t *testing.T) {
 	broker := startAt(t, address)
 	ended := regexp.MustCompile(
 		`\r +\rproducer: [0-9.:]+: accepted after [0-9]+s of retrying\r\n`)
-	bustest.Until(t, "the end", func() bool { return ended.MatchString(seen.String()) })
+	bustest.Until(t, "the end of the outage", func() bool {
+		return ended.MatchString(seen.String())
+	})
 	input.Close()
 	if err := producer.Wait(); err != nil {
-		t.Errorf("%v: %q", err, seen)
+		t.Errorf("the producer failed: %v: the terminal shows %q", err, seen)
 	}
 	broker.stop()
 }

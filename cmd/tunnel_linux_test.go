@@ -19,16 +19,16 @@ type tunnels struct {
 	directory string
 
 	// The README's configurations of stunnel.
-	besideBroker, besideProducers string
+	brokerSide, producerSide string
 }
 
 // tunnel is one running instance of stunnel.
 type tunnel struct {
 	command *exec.Cmd
-	address string // where it accepts connections
+	address string // accepts connections
 }
 
-// newTunnels makes a certificate for each name, as the README says.
+// newTunnels makes a certificate for each name with the README's command.
 func newTunnels(t *testing.T, names ...string) *tunnels {
 	t.Helper()
 	tunnels := &tunnels{t: t, program: tool(t, "stunnel"), directory: t.TempDir()}
@@ -37,9 +37,9 @@ func newTunnels(t *testing.T, names ...string) *tunnels {
 	recipe, _, _ = strings.Cut(recipe, "```")
 	blocks := regexp.MustCompile("(?s)```ini\n(.*?)```").FindAllStringSubmatch(text, -1)
 	if recipe == "" || len(blocks) != 2 {
-		t.Fatalf("the README has %q and %d configurations", recipe, len(blocks))
+		t.Fatalf("the README has the commands %q and %d configurations, want 2", recipe, len(blocks))
 	}
-	tunnels.besideBroker, tunnels.besideProducers = blocks[0][1], blocks[1][1]
+	tunnels.brokerSide, tunnels.producerSide = blocks[0][1], blocks[1][1]
 	recipe = strings.Replace(recipe, "in broker producer;", "in "+strings.Join(names, " ")+";", 1)
 	openssl := exec.Command("sh", "-c", recipe)
 	openssl.Dir = tunnels.directory
@@ -49,8 +49,8 @@ func newTunnels(t *testing.T, names ...string) *tunnels {
 	return tunnels
 }
 
-// configure returns a configuration of the README's for a test: with another address to
-// connect to, and with the certificates of this side and of the other.
+// configure changes one of the README's configurations for a test. Its tunnel connects to the
+// address connect. Own and other are the names of this side's certificate and the other side's.
 func (tunnels *tunnels) configure(configuration, connect, own, other string) string {
 	for setting, value := range map[string]string{
 		"accept":  "127.0.0.1:0",
@@ -68,7 +68,21 @@ func (tunnels *tunnels) configure(configuration, connect, own, other string) str
 	return "foreground = yes\npid =\ndebug = info\n" + configuration
 }
 
-// start starts an instance with a configuration. It is killed when the test ends.
+// startNear starts a tunnel on the broker's side. Its certificate has the name own, and it accepts
+// the certificate of the producer.
+func (tunnels *tunnels) startNear(broker, own string) *tunnel {
+	tunnels.t.Helper()
+	return tunnels.start(tunnels.configure(tunnels.brokerSide, broker, own, "producer"))
+}
+
+// startFar starts a tunnel on the producer's side, which connects to the tunnel near.
+func (tunnels *tunnels) startFar(near *tunnel) *tunnel {
+	tunnels.t.Helper()
+	configuration := tunnels.configure(tunnels.producerSide, near.address, "producer", "broker")
+	return tunnels.start(configuration)
+}
+
+// start starts a tunnel with a configuration. It is killed when the test ends.
 func (tunnels *tunnels) start(configuration string) *tunnel {
 	t := tunnels.t
 	t.Helper()
@@ -95,31 +109,31 @@ func (tunnels *tunnels) start(configuration string) *tunnel {
 	return tunnel
 }
 
-// Through the README's tunnel all goes as without it.
+// Through the README's tunnel, lines and refusals arrive as they do without it.
 func TestTunnel(t *testing.T) {
 	tunnels := newTunnels(t, "broker", "producer")
 	broker := startBroker(t, "-interval", "100ms")
-	near := tunnels.start(tunnels.configure(tunnels.besideBroker, broker.Address, "broker", "producer"))
-	far := tunnels.start(tunnels.configure(tunnels.besideProducers, near.address, "producer", "broker"))
+	far := tunnels.startFar(tunnels.startNear(broker.Address, "broker"))
 
 	const lines = 100_000
 	input := strings.NewReader(strings.Join(bustest.Numbers(1, lines), "\n"))
 	status, got := sendLines(t, far.address, input)
 	if status != 0 || got != (report{accepted: lines}) {
-		t.Errorf("status %d, %+v", status, got)
+		t.Errorf("the producer ended with status %d and reported %+v", status, got)
 	}
 	const large = 20_000_000
 	producer := producerFor(far.address, strings.NewReader(strings.Repeat("x", large)))
 	status, _, stderr := finish(t, producer)
 	if status != 1 || !strings.Contains(stderr, "refused: the payload is too large") {
-		t.Errorf("status %d: %s", status, stderr)
+		t.Errorf("with a large payload the producer ended with status %d: %s", status, stderr)
 	}
-	if messages := broker.drained(); !slices.Equal(messages, bustest.Numbers(1, lines)) {
-		t.Errorf("%d messages are in the log, or in another order", len(messages))
+	if messages := broker.stopAndReceive(); !slices.Equal(messages, bustest.Numbers(1, lines)) {
+		t.Errorf("the log has %d messages, want the %d lines in order", len(messages), lines)
 	}
 }
 
-// A connection that is cut in the middle of a payload is refused whole.
+// When either end of the tunnel is killed in the middle of a payload, the broker refuses the whole
+// payload.
 func TestTunnelCut(t *testing.T) {
 	tunnels := newTunnels(t, "broker", "producer")
 	broker := startBroker(t, "-timeout", "1h")
@@ -128,10 +142,10 @@ func TestTunnelCut(t *testing.T) {
 	attempts := 0
 	for _, side := range []string{"the broker", "the producer"} {
 		// On a slow machine a payload may not have arrived when its connection is cut.
-		bustest.Until(t, "a refusal after a cut beside "+side, func() bool {
+		bustest.Until(t, "a refusal after a kill on the side of "+side, func() bool {
 			before := count("refused payload from")
-			near := tunnels.start(tunnels.configure(tunnels.besideBroker, broker.Address, "broker", "producer"))
-			far := tunnels.start(tunnels.configure(tunnels.besideProducers, near.address, "producer", "broker"))
+			near := tunnels.startNear(broker.Address, "broker")
+			far := tunnels.startFar(near)
 			connection := bustest.NewClient(t, far.address, broker.Log).Dial()
 			defer connection.Close()
 			connection.Put(payload[:len(payload)-1])
@@ -143,72 +157,72 @@ func TestTunnelCut(t *testing.T) {
 			}
 			attempts++
 			broker.Accept(bustest.Payload("after", "x"), 1)
-			bustest.Until(t, "the line after it", func() bool {
+			bustest.Until(t, "the dispatch of the payload after it", func() bool {
 				return count("new message dispatched on topic after\n") == attempts
 			})
 			return count("refused payload from") > before
 		})
 	}
 	broker.Accept(bustest.Payload("t", "4"), 1)
-	if messages := broker.drained(); !slices.Equal(messages, []string{"4"}) {
-		t.Errorf("the messages are %q", messages)
+	if messages := broker.stopAndReceive(); !slices.Equal(messages, []string{"4"}) {
+		t.Errorf("the messages in the log are %q, want 4", messages)
 	}
 }
 
-// Who has not the right certificate gets nowhere, on either side.
+// A producer without the right certificate can't send to the broker. The producer's tunnel does not
+// send to a broker without the right certificate.
 func TestTunnelStrangers(t *testing.T) {
 	tunnels := newTunnels(t, "broker", "producer", "stranger")
 	broker := startBroker(t, "-interval", "0")
-	near := tunnels.start(tunnels.configure(tunnels.besideBroker, broker.Address, "broker", "producer"))
+	near := tunnels.startNear(broker.Address, "broker")
 	produce := func(address, text string) (status int) {
 		t.Helper()
 		status, _, _ = finish(t, producerFor(address, nil, "-message", text))
 		return status
 	}
-	without := regexp.MustCompile(`(?m)^(cert|key) = .*\n`)
-	stranger := tunnels.configure(tunnels.besideProducers, near.address, "stranger", "broker")
+	certificate := regexp.MustCompile(`(?m)^(cert|key) = .*\n`)
+	stranger := tunnels.configure(tunnels.producerSide, near.address, "stranger", "broker")
+	anonymous := certificate.ReplaceAllString(stranger, "")
 	for name, address := range map[string]string{
 		"without a tunnel":         near.address,
 		"with another certificate": tunnels.start(stranger).address,
-		"without a certificate":    tunnels.start(without.ReplaceAllString(stranger, "")).address,
+		"without a certificate":    tunnels.start(anonymous).address,
 	} {
 		if status := produce(address, name); status == 0 {
-			t.Errorf("a producer %s: status %d", name, status)
+			t.Errorf("a producer %s ended with status 0", name)
 		}
 	}
-	far := tunnels.start(tunnels.configure(tunnels.besideProducers, near.address, "producer", "broker"))
-	if status := produce(far.address, "right"); status != 0 {
-		t.Errorf("the right producer: status %d", status)
+	if status := produce(tunnels.startFar(near).address, "right"); status != 0 {
+		t.Errorf("the producer with the right certificate ended with status %d", status)
 	}
 
-	// Beside the broker of a stranger, the producer's stunnel sends it nothing.
 	strange := startBroker(t, "-interval", "0")
-	near = tunnels.start(tunnels.configure(tunnels.besideBroker, strange.Address, "stranger", "producer"))
-	far = tunnels.start(tunnels.configure(tunnels.besideProducers, near.address, "producer", "broker"))
+	far := tunnels.startFar(tunnels.startNear(strange.Address, "stranger"))
 	if status := produce(far.address, "to a stranger"); status == 0 {
-		t.Error("a producer sends to a stranger")
+		t.Error("a producer of a message for a broker with another certificate ended with status 0")
 	}
-	if messages := strange.drained(); len(messages) > 0 {
-		t.Errorf("a stranger has %q", messages)
+	if messages := strange.stopAndReceive(); len(messages) > 0 {
+		t.Errorf("the broker with another certificate received %q", messages)
 	}
-	if messages := broker.drained(); !slices.Equal(messages, []string{"right"}) {
-		t.Errorf("the messages are %q", messages)
+	if messages := broker.stopAndReceive(); !slices.Equal(messages, []string{"right"}) {
+		t.Errorf("the messages in the log are %q, want right", messages)
 	}
 }
 
-// A broker that listens beyond this machine says at its start who can send, and one that
-// does not, does not.
+// A broker that listens beyond this machine logs a warning that anybody can send messages. One that
+// listens on localhost does not.
 func TestListensBeyond(t *testing.T) {
-	const line = "Broker: anybody who reaches this port can send messages: there is no authentication"
+	const line = "Broker: anybody who reaches this port can send messages: " +
+		"there is no authentication"
 	local := startBroker(t, "-phost", "localhost")
 	local.stop()
 	if strings.Contains(local.Log.String(), line) {
-		t.Errorf("on localhost, the log is\n%s", local.Log)
+		t.Errorf("on localhost the log has the warning:\n%s", local.Log)
 	}
-	// In a network of its own the broker is out of everybody's reach.
+	// In a network namespace of its own, nobody can reach the broker.
 	unshare := tool(t, "unshare")
 	if output, err := exec.Command(unshare, "-rn", "true").CombinedOutput(); err != nil {
-		t.Skipf("there is no network to listen on that nobody reaches: %v: %s", err, output)
+		t.Skipf("unshare can't make a network namespace: %v: %s", err, output)
 	}
 	for _, host := range []string{"0.0.0.0", "::"} {
 		broker := startCommand(t, exec.Command(unshare, "-rn",

@@ -10,9 +10,10 @@ import (
 	"testing"
 )
 
-// What -h prints fits a terminal and has three parts: the use, the flags in the order in
-// which one needs them, and the exit statuses with two examples.
+// The usage that -h prints fits a terminal. It has four parts: the synopsis, the flags in order,
+// the exit statuses, and two examples.
 func TestUsage(t *testing.T) {
+	flagLine := regexp.MustCompile(`(?m)^  (-.*?)  `)
 	for name, want := range map[string]struct {
 		synopsis string
 		flags    []string
@@ -26,22 +27,25 @@ func TestUsage(t *testing.T) {
 			"-topic TOPIC", "-message TEXT", "-lines", "-host HOST", "-port PORT",
 			"-retry DURATION", "-timeout DURATION", "-ping", "-version", "-h",
 		}, 4},
-		"consumer": {"[-log FILE [-state FILE]] [-topic T]... [flags] [-- COMMAND [ARG]...]", []string{
-			"-log FILE", "-topic TOPIC", "-state FILE", "-retry DURATION", "-format FORMAT",
-			"-from PLACE", "-end", "-count NUMBER", "-version", "-h",
-		}, 3},
+		"consumer": {
+			"[-log FILE [-state FILE]] [-topic T]... [flags] [-- COMMAND [ARG]...]", []string{
+				"-log FILE", "-topic TOPIC", "-state FILE", "-retry DURATION", "-format FORMAT",
+				"-from PLACE", "-end", "-count NUMBER", "-version", "-h",
+			}, 3,
+		},
 	} {
 		status, usage, stderr := run(t, name, "-h")
 		parts := strings.Split(usage, "\n\n")
 		if status != 0 || stderr != "" || len(parts) != 4 {
-			t.Fatalf("%s: status %d\n%s%s", name, status, usage, stderr)
+			t.Fatalf("%s -h ended with status %d and printed %d parts, want 0 and 4:\n%s%s",
+				name, status, len(parts), usage, stderr)
 		}
 		if parts[0] != "usage: "+name+" "+want.synopsis {
-			t.Errorf("%s: the use is %q", name, parts[0])
+			t.Errorf("%s: the synopsis is %q, want %q", name, parts[0], want.synopsis)
 		}
 		var flags []string
-		for _, entry := range regexp.MustCompile(`(?m)^  (-.*?)  `).FindAllStringSubmatch(parts[1], -1) {
-			flags = append(flags, entry[1])
+		for _, match := range flagLine.FindAllStringSubmatch(parts[1], -1) {
+			flags = append(flags, match[1])
 		}
 		if !slices.Equal(flags, want.flags) {
 			t.Errorf("%s: the flags are %q, want %q", name, flags, want.flags)
@@ -49,27 +53,29 @@ func TestUsage(t *testing.T) {
 		statuses := regexp.MustCompile(`(?m)^  \d  \S`).FindAllString(parts[2], -1)
 		examples := regexp.MustCompile(`(?m)^  .*\b`+name+` -`).FindAllString(parts[3], -1)
 		if len(statuses) != want.statuses || len(examples) != 2 {
-			t.Errorf("%s: %d statuses and %d examples\n%s", name, len(statuses), len(examples), usage)
+			t.Errorf("%s: the usage has %d statuses and %d examples, want %d and 2:\n%s",
+				name, len(statuses), len(examples), want.statuses, usage)
 		}
 		checkSize(t, usage)
 	}
 }
 
-// checkSize fails the test if a usage does not fit into 40 lines of 100 columns.
+// checkSize fails the test unless a usage fits into 40 lines of 100 columns.
 func checkSize(t *testing.T, usage string) {
 	t.Helper()
 	if count := strings.Count(usage, "\n"); count > 40 {
-		t.Errorf("%d lines:\n%s", count, usage)
+		t.Errorf("the usage has %d lines, want at most 40:\n%s", count, usage)
 	}
 	for line := range strings.Lines(usage) {
 		if len(line) > 100+1 {
-			t.Errorf("%d columns: %s", len(line)-1, line)
+			t.Errorf("a line has %d columns, want at most 100: %s", len(line)-1, line)
 		}
 	}
 }
 
+// The usage of each command shows the default of each flag that has one.
 func TestDefaults(t *testing.T) {
-	for name, defaults := range map[string]map[string]string{
+	for command, defaults := range map[string]map[string]string{
 		"broker": {
 			"-phost": "127.0.0.1", "-pport": "9990", "-interval": "3s", "-timeout": "5s",
 			"-max-payload": "16MiB", "-max-queued": "256MiB",
@@ -77,29 +83,29 @@ func TestDefaults(t *testing.T) {
 		"producer": {"-host": "127.0.0.1", "-port": "9990", "-timeout": "30s", "-retry": "0s"},
 		"consumer": {"-format": "lines", "-from": "start", "-retry": "0s"},
 	} {
-		_, usage, _ := run(t, name, "-h")
-		printed := usageFlags(usage)
-		for flag, value := range defaults {
-			if !slices.Contains(printed, flag+" "+value) {
-				t.Errorf("%s: the usage has no %s with the default %s:\n%s", name, flag, value, usage)
+		_, usage, _ := run(t, command, "-h")
+		printed := printedDefaults(usage)
+		for name, value := range defaults {
+			if printed[name] != value {
+				t.Errorf("%s: the default of %s is %q in the usage, want %q:\n%s",
+					command, name, printed[name], value, usage)
 			}
 		}
 	}
 }
 
-// usageFlags returns the flags that a usage has, each as "-name default".
-func usageFlags(usage string) []string {
-	var flags []string
-	format := regexp.MustCompile(`(?m)^  (-\S+).*(?:\n    .*)*`)
-	standard := regexp.MustCompile(`\(default\s+(.*?)\)$`)
-	for _, entry := range format.FindAllStringSubmatch(usage, -1) {
-		flag := entry[1]
-		if value := standard.FindStringSubmatch(entry[0]); value != nil {
-			flag += " " + value[1]
+// printedDefaults returns the defaults in a usage, by the flag's name. A flag without a default is
+// not among them.
+func printedDefaults(usage string) map[string]string {
+	defaults := make(map[string]string)
+	entry := regexp.MustCompile(`(?m)^  (-\S+).*(?:\n    .*)*`)
+	value := regexp.MustCompile(`\(default\s+(.*?)\)$`)
+	for _, flag := range entry.FindAllStringSubmatch(usage, -1) {
+		if match := value.FindStringSubmatch(flag[0]); match != nil {
+			defaults[flag[1]] = match[1]
 		}
-		flags = append(flags, flag)
 	}
-	return flags
+	return defaults
 }
 
 func TestVersion(t *testing.T) {
@@ -107,12 +113,13 @@ func TestVersion(t *testing.T) {
 		status, stdout, stderr := run(t, name, "-version")
 		want := regexp.MustCompile(`^mbus ` + name + ` \S+, go\S+\n$`)
 		if status != 0 || stderr != "" || !want.MatchString(stdout) {
-			t.Errorf("status %d\n%s%s", status, stdout, stderr)
+			t.Errorf("%s -version ended with status %d and printed %q: %s",
+				name, status, stdout, stderr)
 		}
 	}
 }
 
-// The README has what each command prints with -h.
+// The README has the usage that each command prints with -h.
 func TestReadmeUsage(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	if err != nil {
@@ -121,7 +128,8 @@ func TestReadmeUsage(t *testing.T) {
 	for _, name := range []string{"broker", "producer", "consumer"} {
 		status, usage, _ := run(t, name, "-h")
 		if status != 0 || !strings.Contains(string(readme), "\n```\n"+usage+"```\n") {
-			t.Errorf("the README does not have what %s -h prints: status %d\n%s", name, status, usage)
+			t.Errorf("%s -h ended with status %d, or the README does not have this usage:\n%s",
+				name, status, usage)
 		}
 	}
 }
@@ -192,12 +200,11 @@ func TestProducerMisuse(t *testing.T) {
 		{`unexpected argument "a"`,
 			[]string{"-topic", "t", "-message", "look", "a", "new", "order"}},
 	} {
-		expect(t, 2, fmt.Sprintf("producer: %s (see producer -h)\n", test.want),
-			"producer", test.arguments...)
+		expectMisuse(t, test.want, test.arguments...)
 	}
 }
 
-// silentInput returns a standard input from which nothing comes, and which does not end.
+// silentInput returns a pipe that has no data and does not end.
 func silentInput(t *testing.T) *os.File {
 	t.Helper()
 	reader, writer, err := os.Pipe()
@@ -211,19 +218,21 @@ func silentInput(t *testing.T) *os.File {
 	return reader
 }
 
-// expectMisuse fails the test unless a producer ends with status 2 and this line, without
-// reading its standard input.
+// expectMisuse fails the test unless a producer ends with status 2 and this line on standard error.
+// A producer that reads its standard input does not end.
 func expectMisuse(t *testing.T, line string, arguments ...string) {
 	t.Helper()
 	producer := command("producer", arguments...)
 	producer.Stdin = silentInput(t)
-	status, _, stderr := finish(t, producer)
-	if want := "producer: " + line + " (see producer -h)\n"; status != 2 || stderr != want {
-		t.Errorf("%.40q: status %d: %s", arguments, status, stderr)
+	status, stdout, stderr := finish(t, producer)
+	want := "producer: " + line + " (see producer -h)\n"
+	if status != 2 || stderr != want || stdout != "" {
+		t.Errorf("producer %.40q ended with status %d, standard output %q and standard error %q, "+
+			"want 2, nothing and %q", arguments, status, stdout, stderr, want)
 	}
 }
 
-// A topic that the broker would refuse is refused before anything is read.
+// The producer refuses an invalid topic before it reads standard input.
 func TestTopicIsCheckedFirst(t *testing.T) {
 	for topic, line := range map[string]string{
 		"t\n":                    "-topic is not printable UTF-8 at byte 2",
@@ -235,7 +244,7 @@ func TestTopicIsCheckedFirst(t *testing.T) {
 	}
 }
 
-// A -host with more than a host is refused. The line names the flag for the port.
+// The producer refuses a -host that is more than a host, such as a host with a port.
 func TestHostIsAlone(t *testing.T) {
 	for _, host := range []string{"localhost:9990", "http://localhost", "[::1]"} {
 		line := `-host "` + host + `": must be a name or an address alone, ` +
