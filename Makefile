@@ -95,7 +95,13 @@ uninstall: ## remove what make install has installed, with the same PREFIX and D
 	rm -f "$(DESTDIR)$(BIN)/mbus-consumer" "$(DESTDIR)$(BIN)/mbus-forwarder"
 	rm -f "$(DESTDIR)$(UNITS)/mbus-broker.service" "$(DESTDIR)$(UNITS)/mbus-consumer@.service"
 	rm -f "$(DESTDIR)$(UNITS)/mbus-forwarder.service"
-	rm -f "$(DESTDIR)$(SYSUSERS)/mbus.conf" "$(DESTDIR)$(LOGROTATE)/mbus"
+	rm -f "$(DESTDIR)$(SYSUSERS)/mbus.conf"
+	@file="$(DESTDIR)$(LOGROTATE)/mbus"; \
+	if test -f "$$file" && ! cmp -s build/package/mbus.logrotate "$$file"; then \
+		echo "uninstall: $$file differs from build/package/mbus.logrotate, left as it is" >&2; \
+	else \
+		echo rm -f "$$file"; rm -f "$$file"; \
+	fi
 
 test: ## run every test
 	go test ./...

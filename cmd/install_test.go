@@ -188,7 +188,8 @@ func TestInstallRefuses(t *testing.T) {
 	}
 }
 
-// "make install" does not overwrite a logrotate configuration that the operator has changed.
+// "make install" does not overwrite a logrotate configuration that the operator has changed, and
+// "make uninstall" does not remove it.
 func TestInstallKeepsRotation(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("make install installs the logrotate configuration only on Linux")
@@ -196,12 +197,14 @@ func TestInstallKeepsRotation(t *testing.T) {
 	release := newRelease(t, "broker", "producer", "consumer")
 	const name = "dest/etc/logrotate.d/mbus"
 	release.write(name, "changed\n", 0o644)
-	status, stderr := release.make("install")
-	want := fmt.Sprintf("install: %s differs from build/package/mbus.logrotate, left as it is\n",
-		release.path(name))
-	text, _ := os.ReadFile(release.path(name))
-	if status != 0 || stderr != want || string(text) != "changed\n" {
-		t.Errorf("make install ended with status %d: %sthe configuration has %q",
-			status, stderr, text)
+	for _, target := range []string{"install", "uninstall"} {
+		status, stderr := release.make(target)
+		want := fmt.Sprintf("%s: %s differs from build/package/mbus.logrotate, left as it is\n",
+			target, release.path(name))
+		text, _ := os.ReadFile(release.path(name))
+		if status != 0 || stderr != want || string(text) != "changed\n" {
+			t.Errorf("make %s ended with status %d: %sthe configuration has %q",
+				target, status, stderr, text)
+		}
 	}
 }
