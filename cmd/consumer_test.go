@@ -394,6 +394,35 @@ func TestConsumerToHead(t *testing.T) {
 	}
 }
 
+// Nothing is delivered to a standard output that is closed: the Go runtime opens the null
+// device in its place. Who names that device wants the messages discarded.
+func TestConsumerWithoutOutput(t *testing.T) {
+	store := newLogAndState(t, "1")
+	inShell := func(redirection string, arguments ...string) (status int, stdout, stderr string) {
+		script := `exec "$0" "$@" ` + redirection
+		arguments = append([]string{"-c", script, filepath.Join(binaries, "consumer")}, arguments...)
+		return finish(t, exec.Command("sh", arguments...))
+	}
+	const closed = "consumer: standard output is closed (or is /dev/null, opened for reading too): " +
+		"must be open for writing\n"
+	for _, redirection := range []string{">&-", "<&- >&-", "1<>/dev/null"} {
+		status, _, stderr := inShell(redirection, store.with("-end")...)
+		if status != 1 || stderr != closed {
+			t.Errorf("%s: status %d, said %s", redirection, status, stderr)
+		}
+	}
+	status, _, stderr := inShell(">&-", store.with("-count", "1", "--", "grep", "-q", "1")...)
+	if status != 0 || stderr != "" {
+		t.Errorf("with a command: status %d, said %s", status, stderr)
+	}
+	store.add("2")
+	status, stdout, stderr := inShell("> /dev/null", store.with("-end")...)
+	if status != 0 || stdout != "" || stderr != "" {
+		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
+	}
+	delivers(t, "", store.with("-end")...)
+}
+
 // A command gets each message whole, in a file, and its topic and time.
 func TestConsumerCommand(t *testing.T) {
 	store := newLogAndState(t, "a", "", "it's\n\x00\xff", strings.Repeat("x", 300_000))

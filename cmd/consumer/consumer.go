@@ -37,6 +37,11 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 	if config.Log == "" && command.IsTerminal(stdin) {
 		report("reading a broker's log, up to the end of input (Ctrl-D)")
 	}
+	if len(config.Command) == 0 && command.IsClosed(stdout) {
+		report("standard output is closed (or is " + os.DevNull +
+			", opened for reading too): must be open for writing")
+		return command.Failure
+	}
 	err := subscriber.Subscribe(ctx)
 	if err != nil && !errors.Is(err, syscall.EPIPE) { // who closed the pipe has had enough
 		report(err.Error())

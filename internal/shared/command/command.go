@@ -94,10 +94,25 @@ func Say(stderr io.Writer, name, text string) {
 // IsTerminal reports whether file is a terminal.
 func IsTerminal(file *os.File) bool {
 	info, err := file.Stat()
-	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return false
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && !isNull(info)
+}
+
+// IsClosed reports whether the standard output was closed when the process started. In its
+// place the Go runtime opens the null device for reading and writing. A shell's > /dev/null
+// opens it for writing alone. A parent process may open it for both: IsClosed reports true
+// then too.
+func IsClosed(stdout *os.File) bool {
+	info, err := stdout.Stat()
+	if err != nil || !isNull(info) {
+		return err != nil
 	}
-	// The null device is a character device too, and often a standard input.
+	_, err = stdout.Read(make([]byte, 1))
+	return err == io.EOF // not an error about the descriptor
+}
+
+// isNull reports whether info describes the null device, which is a character device as
+// terminals are.
+func isNull(info os.FileInfo) bool {
 	null, err := os.Stat(os.DevNull)
-	return err != nil || !os.SameFile(info, null)
+	return err == nil && os.SameFile(info, null)
 }
