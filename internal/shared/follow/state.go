@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"mbus/internal/shared/osfile"
 )
@@ -64,9 +65,7 @@ func (state *State) load() error {
 	if !info.Mode().IsRegular() {
 		return errors.New("must be a regular file")
 	}
-	if err := osfile.Lock(state.file); errors.Is(err, osfile.ErrLocked) {
-		return fmt.Errorf("in use by another %s", state.kind)
-	} else if err != nil {
+	if err := state.lock(); err != nil {
 		return err
 	}
 	text, err := io.ReadAll(io.NewSectionReader(state.file, 0, 2*slotSize+1))
@@ -85,6 +84,19 @@ func (state *State) load() error {
 		return fmt.Errorf("is not a state of a %s; it was left as it is", state.kind)
 	}
 	return nil
+}
+
+// lock locks the file. It tries for 200 ms: when a process is killed in the middle of
+// starting a command, the child holds the lock until it executes that.
+func (state *State) lock() error {
+	const tries, pause = 20, 10 * time.Millisecond
+	for range tries {
+		if err := osfile.Lock(state.file); !errors.Is(err, osfile.ErrLocked) {
+			return err
+		}
+		time.Sleep(pause)
+	}
+	return fmt.Errorf("in use by another %s", state.kind)
 }
 
 // start returns the bytes that each line begins with.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"mbus/internal/shared/follow"
 )
@@ -236,6 +237,15 @@ func TestNoState(t *testing.T) {
 	if _, err := follow.OpenState(path, "test"); err == nil || err.Error() != want {
 		t.Error(err)
 	}
+}
+
+// A state whose lock is released soon can be opened: when a process is killed in the middle
+// of starting a command, the child holds the lock for some milliseconds.
+func TestStateIsReleased(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	holder := openState(t, path)
+	time.AfterFunc(20*time.Millisecond, func() { holder.Close() })
+	openState(t, path)
 }
 
 // No hostile state makes a position that was not saved.
