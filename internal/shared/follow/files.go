@@ -57,12 +57,14 @@ func glimpse(path string) ([]entry, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	var entries []entry
+	suffixes := []string{""}
 	for _, name := range names {
-		suffix, found := strings.CutPrefix(name.Name(), base)
-		if !found || suffix != "" && !isRotated(suffix) {
-			continue
+		if suffix, found := strings.CutPrefix(name.Name(), base); found && isRotated(suffix) {
+			suffixes = append(suffixes, suffix)
 		}
+	}
+	var entries []entry
+	for _, suffix := range suffixes {
 		info, err := os.Stat(path + suffix)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):

@@ -673,9 +673,12 @@ func shift(log logFiles, number int) {
 func TestNoLog(t *testing.T) {
 	log := newLog(t)
 	log.check(os.Mkdir(log.path, 0o700))
-	want := log.path + ": must be a regular file"
-	if err := log.follow().expect(""); err == nil || err.Error() != want {
-		t.Error(err)
+	for _, path := range []string{log.path, log.path + "/", log.path + "/..", ".", ".."} {
+		directory := reader{follow.New(path), t}
+		want := path + ": must be a regular file"
+		if err := directory.expect(""); err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", path, err, want)
+		}
 	}
 	nowhere := follow.New(filepath.Join(log.path, "none", "log"))
 	if err := nowhere.Seek(follow.Position{Offset: 1}); !errors.Is(err, follow.ErrLost) {
