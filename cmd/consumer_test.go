@@ -181,7 +181,10 @@ func TestConsumerMisuse(t *testing.T) {
 	misuse(`-log is empty: must be a file`, "-log", "")
 	misuse(`-state is empty: must be a file`, "-log", "x", "-state", "")
 	misuse(`-state without -log: must be with the log that the position is in`, "-state", "x")
-	misuse(`-state x: must be another file than the log`, "-log", "x", "-state", "x")
+	misuse(`-state x: must be another file than the log and its rotated files`,
+		"-log", "x", "-state", "x")
+	misuse(`-state x.1: must be another file than the log and its rotated files`,
+		"-log", "x", "-state", "x.1")
 	misuse(`-from without -log: standard input is read from where it is`, "-from", "start")
 	misuse(`-from "x": must be start or end`, "-log", "x", "-from", "x")
 	misuse(`-format "x": must be lines, nul, raw or json`, "-format", "x")
@@ -221,8 +224,12 @@ func TestConsumerStatuses(t *testing.T) {
 	}
 	delivers(t, "1\n2\n", "-log", store.log, "-end")
 	fails(t, 1, filepath.Dir(none)+": must be a regular file", "-log", filepath.Dir(none))
-	fails(t, 1, store.log+".1: is not a state of a consumer; it was left as it is",
-		"-log", store.log, "-state", store.log+".1")
+	text := filepath.Join(t.TempDir(), "text")
+	if err := os.Link(store.log+".1", text); err != nil {
+		t.Fatal(err)
+	}
+	fails(t, 1, text+": is not a state of a consumer; it was left as it is",
+		"-log", store.log, "-state", text)
 	fails(t, 1, "open "+none+"/state: no such file or directory",
 		"-log", store.log, "-state", none+"/state")
 

@@ -69,8 +69,9 @@ func (config *Config) Validate() error {
 	switch {
 	case config.State != "" && config.Log == "":
 		return errors.New("-state without -log: must be with the log that the position is in")
-	case config.State != "" && config.State == config.Log:
-		return fmt.Errorf("-state %s: must be another file than the log", config.State)
+	case config.State != "" && follow.Belongs(config.State, config.Log):
+		return fmt.Errorf("-state %s: must be another file than the log and its rotated files",
+			config.State)
 	case config.From != "" && config.Log == "":
 		return errors.New("-from without -log: standard input is read from where it is")
 	case !slices.Contains(formats, config.Format):

@@ -179,8 +179,13 @@ func TestValidate(t *testing.T) {
 		`-retry without a command: must be with one, after --`: {Retry: time.Second},
 		`-format with a command: must be one of them, a command gets the data alone`: {
 			Command: command, Format: "raw"},
-		`-state without -log: must be with the log that the position is in`: {State: "x"},
-		`-from without -log: standard input is read from where it is`:       {From: "end"},
+		`-state without -log: must be with the log that the position is in`:   {State: "x"},
+		`-state x: must be another file than the log and its rotated files`:   {Log: "x", State: "x"},
+		`-state x.1: must be another file than the log and its rotated files`: {Log: "x", State: "x.1"},
+		`-state ./x: must be another file than the log and its rotated files`: {Log: "x", State: "./x"},
+		`-state d/x-20261124.1: must be another file than the log and its rotated files`: {
+			Log: "./d/x", State: "d/x-20261124.1"},
+		`-from without -log: standard input is read from where it is`: {From: "end"},
 	} {
 		if bus, err := consumer.New(&config); err == nil || bus != nil || err.Error() != want {
 			t.Errorf("%+v: %v, want %s", config, err, want)

@@ -79,6 +79,13 @@ func glimpse(path string) ([]entry, error) {
 	return entries, nil
 }
 
+// Belongs reports whether a file at path would belong to the log at logPath. It compares the
+// paths alone.
+func Belongs(path, logPath string) bool {
+	suffix, found := strings.CutPrefix(filepath.Clean(path), filepath.Clean(logPath))
+	return found && (suffix == "" || isRotated(suffix))
+}
+
 // isRotated reports whether suffix is what rotation adds to a log's name, as a
 // number or a date: it matches [.-][0-9][0-9.-]*.
 func isRotated(suffix string) bool {
