@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -178,8 +179,10 @@ func TestConsumerMisuse(t *testing.T) {
 		t.Helper()
 		fails(t, 2, line+" (see consumer -h)", arguments...)
 	}
-	misuse(`-log is empty: must be a file`, "-log", "")
-	misuse(`-state is empty: must be a file`, "-log", "x", "-state", "")
+	misuse(`invalid value "" for flag -log: must be a file`, "-log", "")
+	misuse(`invalid value "" for flag -state: must be a file`, "-log", "x", "-state", "")
+	misuse(`invalid value "" for flag -format: must be lines, nul, raw or json`, "-format", "")
+	misuse(`invalid value "" for flag -from: must be start or end`, "-log", "x", "-from", "")
 	misuse(`-state without -log: must be with the log that the position is in`, "-state", "x")
 	misuse(`-state x: must be another file than the log and its rotated files`,
 		"-log", "x", "-state", "x")
@@ -195,10 +198,10 @@ func TestConsumerMisuse(t *testing.T) {
 	misuse(`flag needs an argument: -topic`, "-topic", "--", "cat")
 	misuse(`flag provided but not defined: -port`, "-port", "1")
 	misuse(`unexpected argument "cat": a command comes after --, a log after -log`, "-log", "x", "cat")
-	misuse(`invalid value "0" for flag -count: must be a number of messages, at least 1`,
-		"-count", "0")
-	misuse(`invalid value "x" for flag -count: must be a number of messages, at least 1`,
-		"-count", "x")
+	for _, count := range []string{"0", "x", "99999999999999999999"} {
+		misuse(fmt.Sprintf(`invalid value %q for flag -count: must be a number of messages, `+
+			`from 1 to %d`, count, math.MaxInt), "-count", count)
+	}
 	misuse(`invalid value "1" for flag -retry: must be a duration, such as 5s or 100ms`,
 		"-retry", "1", "--", "cat")
 	misuse(`-format with a command: must be one of them, a command gets the data alone`,

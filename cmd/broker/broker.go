@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"io"
 	"os"
@@ -94,15 +93,8 @@ func newFlags(name string, config *broker.BrokerConfig) *flag.FlagSet {
 		"largest payload accepted, in `bytes`, or with KiB, MiB or GiB")
 	command.Size(flags, &config.MaxQueued, "max-queued",
 		"limit of what is queued, overhead included, in `bytes`, or with KiB, MiB or GiB")
-	flags.Func("log",
-		"write the log to this `file`, which may be renamed at any time; else to standard error",
-		func(path string) error {
-			if path == "" {
-				return errors.New("must be a file")
-			}
-			config.LogFile = path
-			return nil
-		})
+	command.Text(flags, &config.LogFile, "log", "a file",
+		"write the log to this `file`, which may be renamed at any time; else to standard error")
 	flags.BoolVar(&config.Sync, "sync", false,
 		"count a message as written only when it is on disk; needs -log")
 	return flags

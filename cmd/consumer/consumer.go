@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"slices"
@@ -70,11 +71,6 @@ func parse(name string, arguments []string, config *consumer.Config) (
 	if done {
 		return nil, status, true
 	}
-	flags.Visit(func(set *flag.Flag) {
-		if (set.Name == "log" || set.Name == "state") && set.Value.String() == "" {
-			err = fmt.Errorf("-%s is empty: must be a file", set.Name)
-		}
-	})
 	if err == nil {
 		subscriber, err = consumer.New(config)
 	}
@@ -108,24 +104,24 @@ func usage() *command.Usage {
 
 // define adds the command's flags.
 func define(flags *flag.FlagSet, config *consumer.Config) {
-	flags.StringVar(&config.Log, "log", "",
+	command.Text(flags, &config.Log, "log", "a file",
 		"follow this broker's log `file`, through rotation; without it, read standard input")
-	flags.StringVar(&config.State, "state", "",
+	command.Text(flags, &config.State, "state", "a file",
 		"keep the position in this `file`, and go on from it; needs -log")
 	flags.Func("topic", "deliver this `topic`, once for each topic; without it, all topics",
 		func(text string) error {
 			config.Topics = append(config.Topics, text)
 			return nil
 		})
-	flags.StringVar(&config.Format, "format", "",
+	command.Text(flags, &config.Format, "format", "lines, nul, raw or json",
 		"write messages in this `format`: lines, nul (a zero byte after each), raw (the data "+
 			"alone) or json (default lines)")
-	flags.StringVar(&config.From, "from", "",
+	command.Text(flags, &config.From, "from", "start or end",
 		"where there is no position, begin at this `place`: start or end (default start)")
 	flags.BoolVar(&config.ToEnd, "end", false, "stop at the end that the log has now")
 	flags.Func("count", "stop after this `number` of messages", func(text string) (err error) {
 		if config.Count, err = strconv.Atoi(text); err != nil || config.Count < 1 {
-			return errors.New("must be a number of messages, at least 1")
+			return fmt.Errorf("must be a number of messages, from 1 to %d", math.MaxInt)
 		}
 		return nil
 	})

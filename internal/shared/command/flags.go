@@ -10,6 +10,18 @@ import (
 	"time"
 )
 
+// Text adds a flag for a text that must not be empty. The error for an empty one says that the
+// value must be what right says.
+func Text(flags *flag.FlagSet, target *string, name, right, usage string) {
+	parse := func(text string) (string, error) {
+		if text == "" {
+			return "", errors.New("must be " + right)
+		}
+		return text, nil
+	}
+	flags.Var(flagValue[string]{target, parse, strings.Clone}, name, usage)
+}
+
 // Duration adds a flag for a duration, in the form that time.ParseDuration takes.
 func Duration(flags *flag.FlagSet, target *time.Duration, name, usage string) {
 	flags.Var(flagValue[time.Duration]{target, parseDuration, time.Duration.String}, name, usage)
