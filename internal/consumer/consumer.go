@@ -61,8 +61,8 @@ type Config struct {
 // the flag, its value and what would be right.
 func (config *Config) Validate() error {
 	for _, topic := range config.Topics {
-		if len(topic) == 0 || len(topic) > apiv1.MaxTopic {
-			return fmt.Errorf("-topic %q: must have 1 to %d bytes", topic, apiv1.MaxTopic)
+		if err := apiv1.CheckTopic([]byte(topic)); err != nil {
+			return fmt.Errorf("-topic %w", err)
 		}
 	}
 	formats, froms := []string{"", Lines, NUL, Raw, JSON}, []string{"", Start, End}

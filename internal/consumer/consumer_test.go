@@ -106,8 +106,7 @@ func TestTopics(t *testing.T) {
 	const newer = "\U0003fffd"
 	input.Reset()
 	input.WriteString(stamp + "Received new message from topic '" + newer + "': '\u0085'\n")
-	config := consumer.Config{Input: strings.NewReader(input.String()), Topics: []string{newer}}
-	expect(t, config, "\u0085\n")
+	expect(t, consumer.Config{Input: strings.NewReader(input.String())}, "\u0085\n")
 }
 
 // What is not a message is not delivered, and what is not whole is reported.
@@ -169,11 +168,13 @@ func TestValidate(t *testing.T) {
 	long := strings.Repeat("x", 256)
 	command := []string{"x"}
 	for want, config := range map[string]consumer.Config{
-		`-topic "": must have 1 to 255 bytes`:             {Topics: []string{"a", ""}},
-		`-topic "` + long + `": must have 1 to 255 bytes`: {Topics: []string{long}},
-		`-format "x": must be lines, nul, raw or json`:    {Format: "x"},
-		`-from "now": must be start or end`:               {Log: "x", From: "now"},
-		`-count -1: must be at least 1`:                   {Count: -1},
+		`-topic is 0 bytes long, must be 1 to 255`:     {Topics: []string{"a", ""}},
+		`-topic is 256 bytes long, must be 1 to 255`:   {Topics: []string{long}},
+		`-topic is not printable UTF-8 at byte 2`:      {Topics: []string{"a\n"}},
+		`-topic is not printable UTF-8 at byte 3`:      {Topics: []string{"ab\xff"}},
+		`-format "x": must be lines, nul, raw or json`: {Format: "x"},
+		`-from "now": must be start or end`:            {Log: "x", From: "now"},
+		`-count -1: must be at least 1`:                {Count: -1},
 		`-retry -1s: must be a duration of at least 0, such as 30s`: {
 			Command: command, Retry: -time.Second},
 		`-retry without a command: must be with one, after --`: {Retry: time.Second},
