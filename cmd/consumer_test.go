@@ -473,9 +473,6 @@ func TestConsumerCommandFails(t *testing.T) {
 	}{
 		{"sh: exit status 3", []string{"sh", "-c", "exit 3"}},
 		{"sh: signal: killed", []string{"sh", "-c", "kill -9 $$"}},
-		{`no-such: exec: "no-such": executable file not found in $PATH`, []string{"no-such"}},
-		{"/no/such: fork/exec /no/such: no such file or directory", []string{"/no/such"}},
-		{"/dev/null: fork/exec /dev/null: permission denied", []string{"/dev/null"}},
 	} {
 		store := newLogAndState(t, "1", "2", "3")
 		delivers(t, "1", store.with("-count", "1", "--", "cat")...)
@@ -483,6 +480,33 @@ func TestConsumerCommandFails(t *testing.T) {
 		fails(t, 1, message+test.why, append(store.with("-end", "--"), test.command...)...)
 		delivers(t, "23", store.with("-end", "--", "cat")...)
 	}
+}
+
+// A command that can't be run is reported before there is a message. A command that vanishes
+// later fails as any other does.
+func TestConsumerWithoutCommand(t *testing.T) {
+	store := newLogAndState(t)
+	for name, why := range map[string]string{
+		"no-such":   "executable file not found in $PATH",
+		"/no/such":  "stat /no/such: no such file or directory",
+		"/dev/null": "permission denied",
+		"/":         "is a directory",
+	} {
+		line := fmt.Sprintf("the command can't be run: exec: %q: %s", name, why)
+		fails(t, 1, line, store.with("-retry", "1h", "--", name)...)
+	}
+	store.add("1", "2")
+	script := filepath.Join(t.TempDir(), "script")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\nrm \"$0\"; cat"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	status, stdout, stderr := consume(t, store.with("-end", "--", script)...)
+	said := fmt.Sprintf("consumer: message of 2024-06-02T10:39:55 on topic t: %s: fork/exec %[1]s: "+
+		"no such file or directory\n", script)
+	if status != 1 || stdout != "1" || stderr != said {
+		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
+	}
+	delivers(t, "2", store.with("-end", "--", "cat")...)
 }
 
 // With -retry a command is run again, which is reported once, and so is its success.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -170,6 +171,11 @@ func (consumer *Consumer) open() (err error) {
 	config := consumer.config
 	if runtime.GOOS == "windows" && (config.State != "" || len(config.Command) > 0) {
 		return errors.New("-state and a command are not supported on Windows")
+	}
+	if len(config.Command) > 0 {
+		if _, err := exec.LookPath(config.Command[0]); err != nil {
+			return fmt.Errorf("the command can't be run: %w", err)
+		}
 	}
 	if config.Log == "" {
 		consumer.source = follow.NewReader(config.Input)
