@@ -221,8 +221,15 @@ func TestConsumerStatuses(t *testing.T) {
 	delivers(t, "1\x002\x00", "-log", store.log, "-end", "-format", "nul")
 
 	none := filepath.Join(t.TempDir(), "none")
-	fails(t, 1, "open "+none+": file does not exist", "-log", none, "-end")
-	fails(t, 1, "open "+none+": file does not exist", "-log", none, "-end", "-from", "end")
+	dangling := filepath.Join(t.TempDir(), "dangling")
+	if err := os.Symlink(none, dangling); err != nil {
+		t.Fatal(err)
+	}
+	const noFile = ": names no file, and there is no rotated file beside it: " +
+		"with -end the log must exist"
+	fails(t, 1, none+noFile, "-log", none, "-end")
+	fails(t, 1, none+noFile, "-log", none, "-end", "-from", "end")
+	fails(t, 1, dangling+noFile, "-log", dangling, "-end")
 	if err := os.Rename(store.log, store.log+".1"); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -226,8 +227,13 @@ func (consumer *Consumer) begin() error {
 
 // findEnd finds where to stop, if that is the end of the log.
 func (consumer *Consumer) findEnd() (err error) {
-	if consumer.config.ToEnd {
-		consumer.end, err = consumer.log.End()
+	if !consumer.config.ToEnd {
+		return nil
+	}
+	consumer.end, err = consumer.log.End()
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: names no file, and there is no rotated file beside it: "+
+			"with -end the log must exist", consumer.config.Log)
 	}
 	return err
 }
