@@ -14,20 +14,19 @@ import (
 	"time"
 )
 
-// listPatience is how long the files of a log may go on changing while they are
-// listed.
+// listPatience limits how long list waits for two equal looks at the files of a log.
 const listPatience = 10 * time.Second
 
 // entry is one file of a log.
 type entry struct {
-	suffix string // what follows the log's name; empty: the log itself
+	suffix string // of its name, after the log's; empty: it has the log's name
 	path   string
 	info   fs.FileInfo
 }
 
-// list returns the files that belong to the log at path, the oldest first. Names
-// move from file to file during a rotation, so it lists until it has seen the same
-// files under the same names twice.
+// list returns the files that belong to the log at path, the oldest first. A rotation moves
+// names from file to file, so list looks until it has seen the same files with the same names
+// twice in a row.
 func list(path string) ([]entry, error) {
 	before, err := glimpse(path)
 	if err != nil {
@@ -49,8 +48,8 @@ func list(path string) ([]entry, error) {
 	}
 }
 
-// glimpse is one look at the names and then at the files, which may have been
-// renamed meanwhile.
+// glimpse looks once at the names, and then at the files. A rename between the two can hide
+// a file.
 func glimpse(path string) ([]entry, error) {
 	directory, base := filepath.Split(path)
 	names, err := os.ReadDir(filepath.Clean(directory))
@@ -86,8 +85,8 @@ func Belongs(path, logPath string) bool {
 	return found && (suffix == "" || isRotated(suffix))
 }
 
-// isRotated reports whether suffix is what rotation adds to a log's name, as a
-// number or a date: it matches [.-][0-9][0-9.-]*.
+// isRotated reports whether suffix is one that rotation adds to a log's name, a number or a
+// date: whether it matches [.-][0-9][0-9.-]*.
 func isRotated(suffix string) bool {
 	const digits = "0123456789"
 	return len(suffix) >= 2 && strings.IndexByte(".-", suffix[0]) >= 0 &&
@@ -98,8 +97,8 @@ func sameEntry(a, b entry) bool {
 	return a.suffix == b.suffix && os.SameFile(a.info, b.info)
 }
 
-// compareAge orders the files of a log, the oldest first: by the times of their last
-// change, where these are equal by their names, and the log itself last.
+// compareAge orders the files of a log, the oldest first, by their modification times and
+// then by their suffixes. The file that has the log's name is last.
 func compareAge(a, b entry) int {
 	switch {
 	case a.suffix == "":
@@ -133,7 +132,8 @@ func compareSuffixes(a, b string) int {
 	return cmp.Or(slices.CompareFunc(x, y, compare), strings.Compare(a, b))
 }
 
-// open opens the file of a listing; nil: it has been renamed or removed since.
+// open opens the file of entry. It returns nil if the file has been renamed or removed since
+// it was listed.
 func (entry entry) open() (*os.File, error) {
 	file, err := os.Open(entry.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -150,8 +150,8 @@ func (entry entry) open() (*os.File, error) {
 	return nil, err
 }
 
-// endOf returns the position after the last line of files, which are the oldest first.
-// Where one of them has been renamed since the listing, this is to be done anew.
+// endOf returns the position after the last line of files, which are the oldest first. If
+// renamed is true, a file has changed since it was listed, and the caller must list again.
 func endOf(files []entry) (end Position, renamed bool, err error) {
 	for _, entry := range slices.Backward(files) {
 		file, err := entry.open()
@@ -161,7 +161,7 @@ func endOf(files []entry) (end Position, renamed bool, err error) {
 		last, found, err := lastLine(file)
 		file.Close()
 		if err == io.EOF {
-			return Position{}, true, nil // truncated meanwhile
+			return Position{}, true, nil
 		}
 		if found || err != nil {
 			return last, false, err
@@ -171,8 +171,8 @@ func endOf(files []entry) (end Position, renamed bool, err error) {
 	return end, false, nil
 }
 
-// lastLine returns the position after the last line of file; found is false if it
-// has none, and the error io.EOF if it becomes shorter meanwhile.
+// lastLine returns the position after the last line of file. If file has no line, found is
+// false. If file is truncated during the call, the error is io.EOF.
 func lastLine(file *os.File) (position Position, found bool, err error) {
 	info, err := file.Stat()
 	if err != nil {
