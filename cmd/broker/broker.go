@@ -1,5 +1,5 @@
 // Command broker is the mbus daemon. It receives messages from producers and drains them
-// into its log, on standard error. See broker -h.
+// into its log, a file or standard error. See broker -h.
 package main
 
 import (
@@ -14,8 +14,8 @@ import (
 	"mbus/internal/shared/command"
 )
 
-// gcPercent is the garbage collection target. More than the runtime's 100 saves time and
-// costs memory, which BrokerConfig.MemoryLimit bounds.
+// gcPercent is the garbage collection target. A higher one than the runtime's 100 saves time
+// and costs memory. BrokerConfig.MemoryLimit bounds the memory.
 const gcPercent = 200
 
 func main() {
@@ -24,7 +24,7 @@ func main() {
 
 // run is the command. It returns the exit status: 0 if the broker stopped and wrote every
 // message, 1 if it could not start or left a message unwritten, 2 if the arguments are wrong.
-// arguments[0] is the name that the command was called by.
+// arguments[0] is the path of the command.
 func run(arguments []string, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed log is a write error, which the broker handles
 	config := broker.DefaultConfig()
@@ -58,7 +58,7 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	return command.Success
 }
 
-// usage returns what -h prints besides the flags.
+// usage returns the text that -h prints, besides the flags.
 func usage() *command.Usage {
 	return &command.Usage{
 		Synopsis: "[flags]",
@@ -78,7 +78,7 @@ func usage() *command.Usage {
 	}
 }
 
-// newFlags returns the broker's flags, which set config. Its values are the defaults.
+// newFlags returns the broker's flags. They set config, whose values are their defaults.
 func newFlags(name string, config *broker.BrokerConfig) *flag.FlagSet {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.StringVar(&config.ProducerHost, "phost", config.ProducerHost,

@@ -1,5 +1,5 @@
-// Command consumer delivers the messages in an mbus broker's log, each with the bytes
-// that were sent, to standard output or to a command. See consumer -h.
+// Command consumer delivers the messages of an mbus broker's log to standard output or to a
+// command, each with the bytes that were sent. See consumer -h.
 package main
 
 import (
@@ -21,11 +21,12 @@ func main() {
 	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is the command, whose arguments begin with its name. It returns the exit status: 0 if
-// it ended as it was asked to, 1 if something could not be read, delivered or saved, 2 if
-// the arguments are wrong.
+// run is the command. It returns the exit status: 0 if the consumer ended as it was asked to, 1
+// if something could not be read, delivered or saved, 2 if the arguments are wrong.
+// arguments[0] is the path of the command.
 func run(arguments []string, stdin, stdout, stderr *os.File) int {
-	// Caught, a closed pipe is a write error. Ignored, it would be for commands too.
+	// While SIGPIPE is caught, writing to a closed pipe is an error. The signal must not be
+	// ignored: commands would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	name := command.Name(arguments[0])
@@ -44,7 +45,7 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 		return command.Failure
 	}
 	err := subscriber.Subscribe(ctx)
-	if err != nil && !errors.Is(err, syscall.EPIPE) { // who closed the pipe has had enough
+	if err != nil && !errors.Is(err, syscall.EPIPE) { // as by head, which has had enough
 		report(err.Error())
 	}
 	if err != nil {
@@ -53,8 +54,8 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 	return command.Success
 }
 
-// parse sets config as the arguments say, and returns its consumer. If there is nothing to
-// consume, done is true and status is the exit status.
+// parse parses the arguments into config and returns a consumer of it. If the command is to end
+// at once, done is true and status is the exit status.
 func parse(name string, arguments []string, config *consumer.Config) (
 	subscriber *consumer.Consumer, status int, done bool,
 ) {
@@ -80,7 +81,7 @@ func parse(name string, arguments []string, config *consumer.Config) (
 	return subscriber, command.Success, false
 }
 
-// usage returns what -h prints besides the flags.
+// usage returns the text that -h prints, besides the flags.
 func usage() *command.Usage {
 	return &command.Usage{
 		Synopsis: "[-log FILE [-state FILE]] [-topic T]... [flags] [-- COMMAND [ARG]...]",
@@ -102,7 +103,7 @@ func usage() *command.Usage {
 	}
 }
 
-// define adds the command's flags.
+// define adds the command's flags. They set config.
 func define(flags *flag.FlagSet, config *consumer.Config) {
 	command.Text(flags, &config.Log, "log", "a file",
 		"follow this broker's log `file`, through rotation; without it, read standard input")

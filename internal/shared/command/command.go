@@ -26,20 +26,20 @@ const (
 	Misuse  = 2 // wrong flags or arguments
 )
 
-// version is what the Makefile knows with git, set by the linker (-X). Empty: see Parse.
+// version is the Makefile's version, from git. The linker sets it (-X). If it is empty, see
+// Parse.
 var version string
 
-// Name returns the name of a command that was called by path: its last element, without
-// Windows' .exe.
+// Name returns the name of the command at path: the path's last element, without .exe.
 func Name(path string) string {
 	return strings.TrimSuffix(filepath.Base(path), ".exe")
 }
 
-// Parse parses a command's arguments with flags, to which it adds -version. It serves -h and
-// -version itself, on stdout, and reports a wrong argument on stderr, in one line. Then done
-// is true, and the command must exit with status.
+// Parse adds -version to flags and parses a command's arguments. It prints the answers to -h
+// and -version on stdout, and one line about a wrong argument on stderr. Then done is true,
+// and the command must exit with status.
 //
-// The version is that of the Makefile, or else the one that Go has put into the binary.
+// The version is the Makefile's. In a binary built without it, the version is Go's own.
 func Parse(
 	flags *flag.FlagSet, usage *Usage, arguments []string, stdout, stderr io.Writer,
 ) (status int, done bool) {
@@ -64,8 +64,7 @@ func Parse(
 	return Success, false
 }
 
-// UsageError prints err, which is about the arguments, on stderr, with a hint at -h. It
-// returns Misuse.
+// UsageError prints an error of the arguments on stderr, with a hint at -h. It returns Misuse.
 func UsageError(flags *flag.FlagSet, err error, stderr io.Writer) int {
 	Say(stderr, flags.Name(), fmt.Sprintf("%v (see %s -h)", err, flags.Name()))
 	return Misuse

@@ -1,5 +1,4 @@
-// Package osfile locks files and makes them survive a power loss. The package os can do
-// neither on all systems.
+// Package osfile locks files, and syncs files and directories.
 package osfile
 
 import (
