@@ -26,14 +26,14 @@ func receivingRecipes(t *testing.T) []string {
 	return shellRecipes(t, "Receiving", 5)
 }
 
-// kitchen is a directory in which recipes run as they are printed.
+// kitchen is a directory in which the README's recipes run unchanged.
 type kitchen struct {
 	t         *testing.T
 	directory string
 }
 
-// newKitchen makes a directory with build/consumer, and build/producer for a broker at
-// this port.
+// newKitchen makes a directory with build/consumer and build/producer. The producer sends to
+// the broker at this port.
 func newKitchen(t *testing.T, port string) kitchen {
 	t.Helper()
 	kitchen := kitchen{t, t.TempDir()}
@@ -42,7 +42,7 @@ func newKitchen(t *testing.T, port string) kitchen {
 	return kitchen
 }
 
-// script makes a command.
+// script writes a shell script to the file with this name.
 func (kitchen kitchen) script(name, text string) {
 	kitchen.t.Helper()
 	path := filepath.Join(kitchen.directory, name)
@@ -54,20 +54,20 @@ func (kitchen kitchen) script(name, text string) {
 	}
 }
 
-// path returns that of a file in the directory.
+// path returns the path of a file in the directory.
 func (kitchen kitchen) path(name string) string {
 	return filepath.Join(kitchen.directory, name)
 }
 
-// cook returns a recipe that is not started.
+// cook returns the command that runs a recipe, not started.
 func (kitchen kitchen) cook(recipe string) *exec.Cmd {
 	command := exec.Command("sh", "-c", recipe)
 	command.Dir = kitchen.directory
 	return command
 }
 
-// await returns the process that runs a program of this kitchen, but for one that was
-// killed: the loop of a recipe starts the next.
+// await waits for a process of this kitchen that runs a program, other than the killed one, and
+// returns its id.
 func (kitchen kitchen) await(program string, killed int) (pid int) {
 	kitchen.t.Helper()
 	bustest.Until(kitchen.t, "a "+program, func() bool {
@@ -87,7 +87,7 @@ func (kitchen kitchen) await(program string, killed int) (pid int) {
 	return pid
 }
 
-// The README's worker loses no order, and keeps their order, while it and the broker are
+// The README's worker loses no order and handles them in order while it and the broker are
 // killed in turn.
 func TestRecipeWorker(t *testing.T) {
 	recipe := receivingRecipes(t)[0]
@@ -108,7 +108,7 @@ func TestRecipeWorker(t *testing.T) {
 	send := func(count int) {
 		t.Helper()
 		for range count {
-			// The broker may not listen yet. It is not killed meanwhile.
+			// The broker may not listen yet. It is not killed before this ends.
 			status, _, stderr := run(t, "producer", "-port", port, "-retry", "20s",
 				"-topic", "orders", "-message", fmt.Sprint(sent))
 			if status != 0 {
@@ -150,13 +150,14 @@ func TestRecipeWorker(t *testing.T) {
 	}
 	t.Logf("figure: the README's worker and the broker killed in turn, %d times: "+
 		"%d orders, all handled, in order, %d twice", kills, sent, twice)
-	syscall.Kill(kitchen.await("consumer", 0), syscall.SIGTERM) // and the loop ends
+	syscall.Kill(kitchen.await("consumer", 0), syscall.SIGTERM) // also ends the loop
 	if status := worker.wait(); status != 0 {
 		t.Errorf("status %d: %s", status, worker.stderr)
 	}
 }
 
-// What the README's careful worker can't handle goes to the topic failed, and it goes on.
+// The README's careful worker sends a message that it can't handle to the topic failed, and
+// handles the next.
 func TestRecipeFailed(t *testing.T) {
 	recipe := receivingRecipes(t)[1]
 	broker := startStore(t, filepath.Join(t.TempDir(), "log"), "-interval", "0")
@@ -184,7 +185,7 @@ func TestRecipeFailed(t *testing.T) {
 	}
 }
 
-// The README's pipelines print what they say.
+// The README's pipelines print the messages.
 func TestRecipePipelines(t *testing.T) {
 	recipes := receivingRecipes(t)
 	toJQ, overSSH, compressed := recipes[2], recipes[3], recipes[4]
@@ -218,7 +219,7 @@ func TestRecipePipelines(t *testing.T) {
 		writes(toJQ, stamp+"look ma!\na new order\n"+stamp+"another\n")
 	}
 
-	// ssh to a machine whose directory is this one.
+	// This ssh runs the command in this directory.
 	kitchen.script("bin/ssh", `test "$1" = shop && shift && exec "$@"`)
 	command := kitchen.cook(overSSH)
 	command.Env = append(os.Environ(), "PATH="+kitchen.path("bin")+":"+os.Getenv("PATH"))

@@ -62,13 +62,13 @@ type subscriber struct {
 	ended          chan struct{}
 }
 
-// subscribe starts a consumer that ends with the test, with all that it has started.
+// subscribe starts a consumer. At the end of the test it kills the consumer and its commands.
 func subscribe(t *testing.T, arguments ...string) *subscriber {
 	t.Helper()
 	return subscribeWith(t, consuming(arguments...))
 }
 
-// subscribeWith is subscribe for a command that may have a standard output.
+// subscribeWith starts a consumer whose standard output may be set.
 func subscribeWith(t *testing.T, command *exec.Cmd) *subscriber {
 	t.Helper()
 	subscriber := &subscriber{t, command, &bustest.Record{}, &bustest.Record{}, make(chan struct{})}
@@ -113,7 +113,7 @@ func (subscriber *subscriber) wait() int {
 	return subscriber.command.ProcessState.ExitCode()
 }
 
-// stop ends the consumer with SIGTERM, and expects that it says nothing.
+// stop ends the consumer with SIGTERM. It fails the test if the consumer prints an error.
 func (subscriber *subscriber) stop() {
 	subscriber.t.Helper()
 	subscriber.signal(syscall.SIGTERM)
@@ -137,13 +137,13 @@ func inLog(topic, data string) string {
 	return string(append(escape.Append(text, []byte(data)), "'\n"...))
 }
 
-// store is a log and a state in a directory of the test.
+// logAndState has the paths of a log and a state.
 type logAndState struct {
 	t          *testing.T
 	log, state string
 }
 
-// newStore makes a log of these messages on the topic t.
+// newLogAndState makes a log of these messages on the topic t.
 func newLogAndState(t *testing.T, messages ...string) logAndState {
 	t.Helper()
 	directory := t.TempDir()
@@ -169,7 +169,7 @@ func (store logAndState) add(messages ...string) {
 	}
 }
 
-// with returns the arguments of a consumer of the log with the state, and more.
+// with returns -log and -state, followed by arguments.
 func (store logAndState) with(arguments ...string) []string {
 	return append([]string{"-log", store.log, "-state", store.state}, arguments...)
 }
@@ -209,7 +209,8 @@ func TestConsumerMisuse(t *testing.T) {
 		"-format", "raw", "--", "cat")
 }
 
-// What can't be read, delivered or saved is one line, and status 1.
+// After an error in reading, delivering or saving, the consumer prints one line and ends with
+// status 1.
 func TestConsumerStatuses(t *testing.T) {
 	store := newLogAndState(t, "1", "2")
 	delivers(t, "1\n2\n", "-log", store.log, "-end")
@@ -256,7 +257,7 @@ func TestConsumerStatuses(t *testing.T) {
 	}
 }
 
-// With -end, the end is that of the log that is there, should it become another meanwhile.
+// With -end, the consumer stops at the end of the log that has replaced the first one.
 func TestConsumerEndOfAnotherLog(t *testing.T) {
 	store := newLogAndState(t, slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)...)
 	other := filepath.Join(t.TempDir(), "other")
@@ -273,7 +274,7 @@ func TestConsumerEndOfAnotherLog(t *testing.T) {
 	}
 }
 
-// Without -log, a log comes from standard input, to its end.
+// Without -log, the consumer reads standard input to its end.
 func TestConsumerOfStandardInput(t *testing.T) {
 	command := consuming("-topic", "t")
 	command.Stdin = strings.NewReader(inLog("t", "1") + inLog("u", "2") + "torn")
@@ -292,7 +293,7 @@ func TestConsumerOfStandardInput(t *testing.T) {
 	if status != 1 || stderr != "consumer: read /dev/stdin: is a directory\n" {
 		t.Errorf("status %d, said %s", status, stderr)
 	}
-	// A message is written while more is awaited, and a signal does not wait for it.
+	// A message is written at once, and a signal ends the wait for more.
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -307,8 +308,8 @@ func TestConsumerOfStandardInput(t *testing.T) {
 	subscriber.stop()
 }
 
-// A consumer awaits its log, follows it through rotation, and stops with status 0 at
-// each signal that asks for it; the next one goes on where it was.
+// A consumer waits for its log, follows it through rotation, and ends with status 0 after each
+// signal to stop. The next consumer begins where it ended.
 func TestConsumerFollows(t *testing.T) {
 	signals := []syscall.Signal{syscall.SIGTERM, syscall.SIGINT}
 	if !signal.Ignored(syscall.SIGHUP) {
@@ -340,10 +341,10 @@ func TestConsumerFollows(t *testing.T) {
 	delivers(t, "", store.with("-end")...)
 }
 
-// holdsNothing starts the script of a command that is not awaited with the consumer.
+// holdsNothing begins a script. It closes the pipes, so that wait does not wait for the script.
 const holdsNothing = "exec >/dev/null 2>&1; "
 
-// What the signals don't end, a second one does.
+// A later signal ends a consumer that waits for its command.
 func TestConsumerSecondSignal(t *testing.T) {
 	store := newLogAndState(t, "1")
 	mark := filepath.Join(t.TempDir(), "mark")
@@ -351,7 +352,7 @@ func TestConsumerSecondSignal(t *testing.T) {
 	subscriber := subscribe(t, store.with("--", "sh", "-c", script, mark)...)
 	bustest.Until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
 	subscriber.signal(syscall.SIGTERM)
-	subscriber.signal(syscall.SIGTERM) // as timeout(1) has it
+	subscriber.signal(syscall.SIGTERM) // as timeout(1) does
 	select {
 	case <-subscriber.ended:
 		t.Error("the first signals ended it")
@@ -365,12 +366,12 @@ func TestConsumerSecondSignal(t *testing.T) {
 	}
 }
 
-// An appended line comes within 200 ms, however the output is read.
+// An appended line is delivered within 200 ms.
 func TestConsumerLatency(t *testing.T) {
 	store := newLogAndState(t, "start")
 	subscriber := subscribe(t, "-log", store.log)
 	subscriber.has("start\n")
-	want, best := "start\n", time.Hour // a busy machine may hold up some
+	want, best := "start\n", time.Hour // the best of ten: a busy machine delays some
 	for i := range 10 {
 		begin := time.Now()
 		store.add(fmt.Sprint(i))
@@ -398,7 +399,7 @@ func TestTwoConsumers(t *testing.T) {
 	second.stop()
 }
 
-// A reader that has had enough ends the consumer, which says nothing.
+// A consumer whose reader closes the pipe ends with status 1 and prints nothing.
 func TestConsumerToHead(t *testing.T) {
 	store := newLogAndState(t, strings.Repeat("x", 10_000))
 	for range 100 {
@@ -412,8 +413,8 @@ func TestConsumerToHead(t *testing.T) {
 	}
 }
 
-// Nothing is delivered to a standard output that is closed: the Go runtime opens the null
-// device in its place. Who names that device wants the messages discarded.
+// A consumer refuses a closed standard output, in whose place the Go runtime opens the null
+// device. With > /dev/null it discards the messages.
 func TestConsumerWithoutOutput(t *testing.T) {
 	store := newLogAndState(t, "1")
 	inShell := func(redirection string, arguments ...string) (status int, stdout, stderr string) {
@@ -441,7 +442,7 @@ func TestConsumerWithoutOutput(t *testing.T) {
 	delivers(t, "", store.with("-end")...)
 }
 
-// A command gets each message whole, in a file, and its topic and time.
+// A command reads each message whole from a file, and its topic and time from the environment.
 func TestConsumerCommand(t *testing.T) {
 	store := newLogAndState(t, "a", "", "it's\n\x00\xff", strings.Repeat("x", 300_000))
 	check := `printf "%s %s %s|" "$MBUS_TOPIC" "$MBUS_TIME" "$1"; cat; echo "|"; echo error >&2`
@@ -456,14 +457,14 @@ func TestConsumerCommand(t *testing.T) {
 	if status != 0 || stdout != want || stderr != strings.Repeat("error\n", 4) {
 		t.Errorf("status %d, wrote %.300q, want %.300q, said %s", status, stdout, want, stderr)
 	}
-	// It may leave its input, close it, or end a pipe of its own early.
+	// It may leave its input unread, close it, or end a pipeline early.
 	scripts := []string{
 		"true", "exec 0<&-; true", "head -c 1 >/dev/null", "yes | head -n 1 >/dev/null",
 	}
 	for _, text := range scripts {
 		delivers(t, "", "-log", store.log, "-end", "--", "sh", "-c", text)
 	}
-	// SIGPIPE ends what it runs, and is not ignored.
+	// Commands do not inherit an ignored SIGPIPE.
 	delivers(t, "141\n", "-log", store.log, "-end", "-count", "1", "--", "sh", "-c",
 		`{ sh -c 'kill -PIPE $$'; echo $?; } 2>/dev/null`)
 	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
@@ -471,7 +472,7 @@ func TestConsumerCommand(t *testing.T) {
 	}
 }
 
-// A command that fails ends the consumer, and gets the same message the next time.
+// A command that fails ends the consumer. The next run begins with the same message.
 func TestConsumerCommandFails(t *testing.T) {
 	const message = "message of 2024-06-02T10:39:55 on topic t: "
 	for _, test := range []struct {
@@ -489,8 +490,8 @@ func TestConsumerCommandFails(t *testing.T) {
 	}
 }
 
-// A command that can't be run is reported before there is a message. A command that vanishes
-// later fails as any other does.
+// A command that can't be run is reported before there is a message. If it vanishes later, its
+// message is not delivered.
 func TestConsumerWithoutCommand(t *testing.T) {
 	store := newLogAndState(t)
 	for name, why := range map[string]string{
@@ -516,7 +517,8 @@ func TestConsumerWithoutCommand(t *testing.T) {
 	delivers(t, "2", store.with("-end", "--", "cat")...)
 }
 
-// With -retry a command is run again, which is reported once, and so is its success.
+// With -retry a command that fails is run again. The consumer reports the first failure and
+// the success.
 func TestConsumerRetry(t *testing.T) {
 	store := newLogAndState(t, "1", "2")
 	tries := filepath.Join(t.TempDir(), "tries")
@@ -540,12 +542,12 @@ func TestConsumerRetry(t *testing.T) {
 	delivers(t, "3", store.with("-end", "--", "cat")...)
 }
 
-// A command that runs when the consumer is to stop ends first. If it succeeds, its
-// message was delivered, and if it fails, it is the first of the next run.
+// A consumer that is to stop waits for its command. If the command fails, the next run begins
+// with its message.
 func TestConsumerStopsWithCommand(t *testing.T) {
 	for name, test := range map[string]struct {
 		script string
-		group  bool // the signal reaches the command too, as that of a terminal
+		group  bool // whether the command gets the signal too, as from a terminal
 		again  string
 	}{
 		"succeeds":            {`: > "$0"; while test -e "$0"; do sleep 0.01; done`, false, "2"},
@@ -568,7 +570,7 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 				if err := syscall.Kill(target, syscall.SIGTERM); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(50 * time.Millisecond) // it has the signal by then, as a rule
+				time.Sleep(50 * time.Millisecond) // gives the signal time to arrive
 				os.Remove(mark)
 				if status := subscriber.wait(); status != 0 || subscriber.stderr.String() != "" {
 					t.Errorf("-retry %s: status %d: %s", retry, status, subscriber.stderr)
@@ -579,8 +581,7 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 	}
 }
 
-// A message that never comes does not keep the state back, nor does a log that never
-// ends: the position is saved every second.
+// The position is saved every second, even if the consumer never reaches the end of the log.
 func TestConsumerSavesOnTheWay(t *testing.T) {
 	store := newLogAndState(t)
 	batch := slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)
@@ -599,7 +600,7 @@ func TestConsumerSavesOnTheWay(t *testing.T) {
 	var first, now []byte
 	piece := make([]byte, 100_000)
 	bustest.Until(t, "another position", func() bool {
-		// The end of the log is never in sight.
+		// The log grows faster than it is read.
 		if _, err := io.ReadFull(reader, piece); err != nil {
 			t.Fatal(err)
 		}

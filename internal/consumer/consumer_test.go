@@ -20,7 +20,7 @@ import (
 	"mbus/internal/shared/escape"
 )
 
-// patience is how long a test waits for what must come, at the most.
+// patience is the longest time that a test waits for a result.
 const patience = 20 * time.Second
 
 const stamp = "2024/06/02 10:39:55 "
@@ -83,7 +83,7 @@ func TestFormats(t *testing.T) {
 	}
 }
 
-// Exactly the topics that are asked for are delivered, in the order of the log.
+// Exactly the topics in Config are delivered, in the order of the log.
 func TestTopics(t *testing.T) {
 	topics := []string{
 		"a", "ab", "A", "a'b", `a\b`, "a': 'b", "żółw", "*", " ", `\x27`, "\U0001f422",
@@ -102,14 +102,14 @@ func TestTopics(t *testing.T) {
 	expect(t, both, "0 of 0\n0 of 7\n1 of 0\n1 of 7\n")
 	none := consumer.Config{Input: strings.NewReader(input.String()), Topics: []string{"b"}}
 	expect(t, none, "")
-	// What a broker of a newer Go finds printable comes all the same.
+	// A character that only a newer Go finds printable may be in the log of its broker.
 	const newer = "\U0003fffd"
 	input.Reset()
 	input.WriteString(stamp + "Received new message from topic '" + newer + "': '\u0085'\n")
 	expect(t, consumer.Config{Input: strings.NewReader(input.String())}, "\u0085\n")
 }
 
-// What is not a message is not delivered, and what is not whole is reported.
+// A line that is not a message is not delivered. A torn line is reported.
 func TestOtherLines(t *testing.T) {
 	const (
 		head = stamp + "Received new message from topic '"
@@ -163,7 +163,7 @@ func TestCount(t *testing.T) {
 	}
 }
 
-// Each of these is wrong usage.
+// Validate says what is wrong with each of these, and what would be right.
 func TestValidate(t *testing.T) {
 	long := strings.Repeat("x", 256)
 	command := []string{"x"}
@@ -194,7 +194,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// files is a log, and a state, of a test.
+// files has the paths of a test's log and state.
 type files struct {
 	t          testing.TB
 	log, state string
@@ -218,13 +218,13 @@ func (files files) write(text string) {
 	}
 }
 
-// config returns a consumer of the log, to its end, with the state.
+// config configures a consumer of the log, to its end, with the state.
 func (files files) config() consumer.Config {
 	return consumer.Config{Log: files.log, State: files.state, ToEnd: true}
 }
 
-// Each run goes on where the one before ended, whatever the topics, and wherever the
-// lines are that are not delivered.
+// Each run begins where the run before ended, whatever its topics are. Lines that are not
+// delivered move the position too.
 func TestState(t *testing.T) {
 	files := newFiles(t)
 	files.write(line("a", "1") + line("b", "2"))
@@ -249,7 +249,7 @@ func TestState(t *testing.T) {
 	expect(t, config, "8\n")
 }
 
-// -from decides only where there is no position, or where it is lost.
+// -from has an effect only if there is no position, or if the position is lost.
 func TestFrom(t *testing.T) {
 	files := newFiles(t)
 	files.write(line("a", "1"))
@@ -291,8 +291,8 @@ func TestFrom(t *testing.T) {
 	}
 }
 
-// A crash leaves of the log any part that has the position, perhaps with a torn end, and
-// the broker cuts that off and goes on: the consumer goes on too.
+// A crash can cut the log anywhere after the position. The broker then cuts a torn end off and
+// appends. The consumer delivers the messages that are left and those that are new.
 func TestCrashedLog(t *testing.T) {
 	files := newFiles(t)
 	files.write(line("a", "1"))
@@ -311,9 +311,9 @@ func TestCrashedLog(t *testing.T) {
 			want += data
 		}
 		for text, want := range map[string]string{
-			start + rest[:length]:         want,         // crashed, not started again
-			start + kept + after:          want + "4\n", // started again, the torn end cut off
-			start + rest[:length] + after: want + "4\n", // started again with a log that is not its own
+			start + rest[:length]:         want,         // after the crash
+			start + kept + after:          want + "4\n", // after the next start with -log
+			start + rest[:length] + after: want + "4\n", // after the next start without -log
 		} {
 			for path, text := range map[string]string{files.state: string(state), files.log: text} {
 				if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -327,7 +327,7 @@ func TestCrashedLog(t *testing.T) {
 	}
 }
 
-// Whatever topics and data a broker accepts, they come back from its log, in order.
+// Any topic and data that a broker accepts come back from its log, in order.
 func FuzzBus(f *testing.F) {
 	log := &bytes.Buffer{}
 	config := broker.DefaultConfig()
@@ -384,7 +384,7 @@ func FuzzBus(f *testing.F) {
 	})
 }
 
-// However the bytes of a stream come, the same messages come out.
+// The messages of a stream do not depend on the sizes of its reads.
 func FuzzStream(f *testing.F) {
 	f.Add([]byte(line("a", "1")+"x\n"+line("b", "2\n")+line("a", "torn")[:60]), 3)
 	f.Fuzz(func(t *testing.T, text []byte, size int) {
@@ -408,7 +408,7 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
-// inPieces is a stream that gives a few bytes at a time.
+// inPieces is a stream that returns up to size bytes from each read.
 type inPieces struct {
 	text []byte
 	size int
