@@ -119,7 +119,6 @@ type Consumer struct {
 	end    follow.Position  // where to stop, with Config.ToEnd
 	state  *follow.State    // nil without Config.State
 	output delivery
-	each   bool // whether to save after each message
 
 	message   message // in hand
 	delivered int     // the number of messages delivered
@@ -136,7 +135,7 @@ func New(config *Config) (*Consumer, error) {
 		consumer.wanted[string(escape.AppendName(nil, []byte(topic)))] = true
 	}
 	if len(config.Command) > 0 {
-		consumer.output, consumer.each = &worker{config: config}, true
+		consumer.output = &worker{config: config}
 	} else {
 		consumer.output = newOutput(config.Output, config.Format)
 	}
@@ -338,7 +337,7 @@ func (consumer *Consumer) take(ctx context.Context, line []byte) error {
 		return err
 	}
 	consumer.delivered++
-	if consumer.each {
+	if len(consumer.config.Command) > 0 {
 		return consumer.save()
 	}
 	return nil

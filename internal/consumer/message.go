@@ -33,7 +33,7 @@ func (message *message) unescape(parts logline.Parts) (err error) {
 
 // time returns the broker's local time of the message, as 2024-06-02T10:39:55.
 func (message *message) time() string {
-	text := []byte(string(message.stamp))
+	text := bytes.Clone(message.stamp)
 	text[4], text[7], text[10] = '-', '-', 'T'
 	return string(text)
 }

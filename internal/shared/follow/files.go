@@ -17,6 +17,10 @@ import (
 // listPatience limits how long list waits for two equal looks at the files of a log.
 const listPatience = 10 * time.Second
 
+// errChanged reports that a file of a log was renamed, removed or truncated after it was
+// listed, so that the log must be listed again.
+var errChanged = errors.New("the file has changed since it was listed")
+
 // entry is one file of a log.
 type entry struct {
 	suffix string // of its name, after the log's; empty: it has the log's name
@@ -132,12 +136,11 @@ func compareSuffixes(a, b string) int {
 	return cmp.Or(slices.CompareFunc(x, y, compare), strings.Compare(a, b))
 }
 
-// open opens the file of entry. It returns nil if the file has been renamed or removed since
-// it was listed.
+// open opens the file of entry. The error is errChanged if another file or none has its name.
 func (entry entry) open() (*os.File, error) {
 	file, err := os.Open(entry.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, errChanged
 	}
 	if err != nil {
 		return nil, err
@@ -147,28 +150,27 @@ func (entry entry) open() (*os.File, error) {
 		return file, nil
 	}
 	file.Close()
-	return nil, err
+	return nil, cmp.Or(err, errChanged)
 }
 
-// endOf returns the position after the last line of files, which are the oldest first. If
-// renamed is true, a file has changed since it was listed, and the caller must list again.
-func endOf(files []entry) (end Position, renamed bool, err error) {
+// endOf returns the position after the last line of files, which are the oldest first.
+func endOf(files []entry) (end Position, err error) {
 	for _, entry := range slices.Backward(files) {
 		file, err := entry.open()
-		if err != nil || file == nil {
-			return Position{}, true, err
+		if err != nil {
+			return Position{}, err
 		}
 		last, found, err := lastLine(file)
 		file.Close()
 		if err == io.EOF {
-			return Position{}, true, nil
+			err = errChanged
 		}
 		if found || err != nil {
-			return last, false, err
+			return last, err
 		}
 		end.Time = max(end.Time, entry.info.ModTime().UnixNano())
 	}
-	return end, false, nil
+	return end, nil
 }
 
 // lastLine returns the position after the last line of file. If file has no line, found is

@@ -116,40 +116,34 @@ func (follower *Follower) Seek(position Position) error {
 	}
 	for {
 		files, err := list(follower.path)
-		if err != nil {
-			return err
+		if err == nil {
+			err = follower.find(files, position)
 		}
-		slices.Reverse(files)
-		found, renamed, err := follower.find(files, position)
-		switch {
-		case found || err != nil:
+		if err != errChanged {
 			return err
-		case !renamed:
-			return fmt.Errorf("%s: %w (offset %d)", follower.path, ErrLost, position.Offset)
 		}
 	}
 }
 
-// find goes to position in the first of files that has it. If renamed is true, a file was
-// renamed after the listing, and the caller must list and find again.
-func (follower *Follower) find(files []entry, position Position) (found, renamed bool, err error) {
-	for _, entry := range files {
+// find goes to position in the last of files that has it. The error is ErrLost if none has it.
+func (follower *Follower) find(files []entry, position Position) error {
+	for _, entry := range slices.Backward(files) {
 		file, err := entry.open()
-		if err != nil || file == nil {
-			return false, true, err
+		if err != nil {
+			return err
 		}
 		head, tail, err := readAround(file, position.Offset)
 		if err == nil && positionAfter(position.Offset, head, tail) == position {
 			follower.enter(file, tail, position)
 			follower.head = append(follower.head, head...)
-			return true, false, nil
+			return nil
 		}
 		file.Close()
 		if err != nil && err != io.EOF {
-			return false, false, err
+			return err
 		}
 	}
-	return false, false, nil
+	return fmt.Errorf("%s: %w (offset %d)", follower.path, ErrLost, position.Offset)
 }
 
 // enter makes file the file in hand. If tail is not nil, it is the text before position,
@@ -341,7 +335,10 @@ func (follower *Follower) following(files []entry, own fs.FileInfo) (
 // writer may have written to it until the next file had its first byte.
 func (follower *Follower) prepare(entry entry) error {
 	next, err := entry.open()
-	if err != nil || next == nil {
+	if err == errChanged {
+		return nil // Next looks again
+	}
+	if err != nil {
 		return err
 	}
 	grew, err := follower.read()
@@ -365,8 +362,8 @@ func (follower *Follower) End() (Position, error) {
 		if len(files) == 0 {
 			return Position{}, &fs.PathError{Op: "open", Path: follower.path, Err: fs.ErrNotExist}
 		}
-		end, renamed, err := endOf(files)
-		if err != nil || !renamed {
+		end, err := endOf(files)
+		if err != errChanged {
 			return end, err
 		}
 	}
