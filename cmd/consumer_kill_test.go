@@ -144,7 +144,8 @@ func TestConsumerKilled(t *testing.T) {
 			var texts []string
 			kills := rounds(200)
 			for range kills {
-				texts = append(texts, runUntil(t, path, syscall.SIGKILL, store.with(test.arguments...)...))
+				arguments := store.with(test.arguments...)
+				texts = append(texts, runUntil(t, path, syscall.SIGKILL, arguments...))
 			}
 			count := load.end()
 			_, rest, _ := consume(t, store.with(append([]string{"-end"}, test.arguments...)...)...)
@@ -159,8 +160,8 @@ func TestConsumerKilled(t *testing.T) {
 				}
 				verifyLengths(t, texts, len(whole))
 			}
-			t.Logf("figure: %d kills of a consumer with %s: %d messages, none missing, all in order; "+
-				"%d runs repeated some, at most %d", kills, name, count, again, most)
+			t.Logf("figure: %d kills of a consumer with %s: %d messages, none missing, "+
+				"all in order; %d runs repeated some, at most %d", kills, name, count, again, most)
 		})
 	}
 }
@@ -241,7 +242,8 @@ func TestConsumerKilledWhileBusy(t *testing.T) {
 			}
 			return err
 		}
-		end := time.Now().Add(1200*time.Millisecond + time.Duration(rand.Int64N(int64(time.Second))))
+		random := time.Duration(rand.Int64N(int64(time.Second)))
+		end := time.Now().Add(1200*time.Millisecond + random)
 		for time.Now().Before(end) {
 			if err := take(); err != nil {
 				t.Fatalf("after %d messages: %v: %s", len(came), err, subscriber.stderr)

@@ -135,8 +135,9 @@ func TestConsumerMemory(t *testing.T) {
 		} {
 			peak := peakOf(t, consuming(arguments...), path)
 			what := fmt.Sprint(name, arguments[min(len(arguments), 2):])
-			t.Logf("figure: %s: peak memory %.1f MiB, bound %.1f", what, peak, float64(limit)/(1<<20))
-			if peak > float64(limit)/(1<<20) {
+			bound := float64(limit) / (1 << 20)
+			t.Logf("figure: %s: peak memory %.1f MiB, bound %.1f", what, peak, bound)
+			if peak > bound {
 				t.Errorf("%s: %.1f MiB of memory", what, peak)
 			}
 		}
@@ -187,7 +188,8 @@ func TestConsumerIdle(t *testing.T) {
 		}
 	}
 	for name, arguments := range map[string][]string{
-		"with a log and a state": store.with(), "without the file that has the name": rotated.with(),
+		"with a log and a state":             store.with(),
+		"without the file that has the name": rotated.with(),
 	} {
 		subscriber := subscribe(t, arguments...)
 		subscriber.has("1\n")

@@ -195,10 +195,12 @@ func TestConsumerMisuse(t *testing.T) {
 	misuse(`-topic is not printable UTF-8 at byte 2`, "-topic", "t\n")
 	misuse(`-- without a command: must be with one after it`, "-log", "x", "--")
 	misuse(`-retry without a command: must be with one, after --`, "-retry", "1s")
-	misuse(`-retry -1s: must be a duration of at least 0, such as 30s`, "-retry", "-1s", "--", "cat")
+	misuse(`-retry -1s: must be a duration of at least 0, such as 30s`,
+		"-retry", "-1s", "--", "cat")
 	misuse(`flag needs an argument: -topic`, "-topic", "--", "cat")
 	misuse(`flag provided but not defined: -port`, "-port", "1")
-	misuse(`unexpected argument "cat": a command comes after --, a log after -log`, "-log", "x", "cat")
+	misuse(`unexpected argument "cat": a command comes after --, a log after -log`,
+		"-log", "x", "cat")
 	for _, count := range []string{"0", "x", "99999999999999999999"} {
 		misuse(fmt.Sprintf(`invalid value %q for flag -count: must be a number of messages, `+
 			`from 1 to %d`, count, math.MaxInt), "-count", count)
@@ -270,7 +272,8 @@ func TestConsumerEndOfAnotherLog(t *testing.T) {
 	lines := strings.Split(stdout, "\n")
 	if status != 0 || len(lines) > 1000 || lines[len(lines)-2] != "other" ||
 		!strings.HasSuffix(stderr, ": going on from the start\n") {
-		t.Errorf("status %d, wrote %d lines, the end %.20q, said %s", status, len(lines), lines[len(lines)-2:], stderr)
+		t.Errorf("status %d, wrote %d lines, the end %.20q, said %s",
+			status, len(lines), lines[len(lines)-2:], stderr)
 	}
 }
 
@@ -279,7 +282,8 @@ func TestConsumerOfStandardInput(t *testing.T) {
 	command := consuming("-topic", "t")
 	command.Stdin = strings.NewReader(inLog("t", "1") + inLog("u", "2") + "torn")
 	status, stdout, stderr := finish(t, command)
-	if status != 0 || stdout != "1\n" || stderr != "consumer: skipped a line: it is torn: \"torn\"\n" {
+	const torn = "consumer: skipped a line: it is torn: \"torn\"\n"
+	if status != 0 || stdout != "1\n" || stderr != torn {
 		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
 	}
 	directory, err := os.Open(t.TempDir())
@@ -323,7 +327,8 @@ func TestConsumerFollows(t *testing.T) {
 		subscriber := subscribe(t, store.with()...)
 		for part := range 3 {
 			store.add(fmt.Sprint(i, part, "a"))
-			if err := os.Rename(store.log, fmt.Sprintf("%s-2026112%d", store.log, 3*i+part)); err != nil {
+			rotated := fmt.Sprintf("%s-2026112%d", store.log, 3*i+part)
+			if err := os.Rename(store.log, rotated); err != nil {
 				t.Fatal(err)
 			}
 			store.add(fmt.Sprint(i, part, "b"))
@@ -395,7 +400,9 @@ func TestTwoConsumers(t *testing.T) {
 	first.wait()
 	second := subscribe(t, store.with()...)
 	store.add("2")
-	bustest.Until(t, "the second", func() bool { return strings.HasSuffix(second.stdout.String(), "2\n") })
+	bustest.Until(t, "the second", func() bool {
+		return strings.HasSuffix(second.stdout.String(), "2\n")
+	})
 	second.stop()
 }
 
@@ -418,12 +425,12 @@ func TestConsumerToHead(t *testing.T) {
 func TestConsumerWithoutOutput(t *testing.T) {
 	store := newLogAndState(t, "1")
 	inShell := func(redirection string, arguments ...string) (status int, stdout, stderr string) {
-		script := `exec "$0" "$@" ` + redirection
-		arguments = append([]string{"-c", script, filepath.Join(binaries, "consumer")}, arguments...)
-		return finish(t, exec.Command("sh", arguments...))
+		binary := filepath.Join(binaries, "consumer")
+		script := []string{"-c", `exec "$0" "$@" ` + redirection, binary}
+		return finish(t, exec.Command("sh", append(script, arguments...)...))
 	}
-	const closed = "consumer: standard output is closed (or is /dev/null, opened for reading too): " +
-		"must be open for writing\n"
+	const closed = "consumer: standard output is closed " +
+		"(or is /dev/null, opened for reading too): must be open for writing\n"
 	for _, redirection := range []string{">&-", "<&- >&-", "1<>/dev/null"} {
 		status, _, stderr := inShell(redirection, store.with("-end")...)
 		if status != 1 || stderr != closed {
@@ -509,8 +516,8 @@ func TestConsumerWithoutCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	status, stdout, stderr := consume(t, store.with("-end", "--", script)...)
-	said := fmt.Sprintf("consumer: message of 2024-06-02T10:39:55 on topic t: %s: fork/exec %[1]s: "+
-		"no such file or directory\n", script)
+	said := fmt.Sprintf("consumer: message of 2024-06-02T10:39:55 on topic t: "+
+		"%s: fork/exec %[1]s: no such file or directory\n", script)
 	if status != 1 || stdout != "1" || stderr != said {
 		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
 	}
@@ -545,16 +552,16 @@ func TestConsumerRetry(t *testing.T) {
 // A consumer that is to stop waits for its command. If the command fails, the next run begins
 // with its message.
 func TestConsumerStopsWithCommand(t *testing.T) {
+	const waits = `: > "$0"; while test -e "$0"; do sleep 0.01; done`
 	for name, test := range map[string]struct {
 		script string
 		group  bool // whether the command gets the signal too, as from a terminal
 		again  string
 	}{
-		"succeeds":            {`: > "$0"; while test -e "$0"; do sleep 0.01; done`, false, "2"},
-		"fails":               {`: > "$0"; while test -e "$0"; do sleep 0.01; done; exit 1`, false, "12"},
+		"succeeds":            {waits, false, "2"},
+		"fails":               {waits + "; exit 1", false, "12"},
 		"hangs until it dies": {`: > "$0"; exec sleep 1000`, true, "12"},
-		"ends by the signal": {
-			`exec 2>/dev/null; trap "exit 0" TERM; : > "$0"; while :; do sleep 0.01; done`, true, "2"},
+		"ends by the signal":  {`exec 2>/dev/null; trap "exit 0" TERM; ` + waits, true, "2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, retry := range []string{"0s", "1h"} {
@@ -562,7 +569,10 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 				mark := filepath.Join(t.TempDir(), "mark")
 				subscriber := subscribe(t,
 					store.with("-retry", retry, "--", "sh", "-c", test.script, mark)...)
-				bustest.Until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
+				bustest.Until(t, "the command", func() bool {
+					_, err := os.Stat(mark)
+					return err == nil
+				})
 				target := subscriber.command.Process.Pid
 				if test.group {
 					target = -target

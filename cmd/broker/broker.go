@@ -92,7 +92,7 @@ func newFlags(name string, config *broker.BrokerConfig) *flag.FlagSet {
 	command.Size(flags, &config.MaxPayload, "max-payload",
 		"largest payload accepted, in `bytes`, or with KiB, MiB or GiB")
 	command.Size(flags, &config.MaxQueued, "max-queued",
-		"limit of what is queued, overhead included, in `bytes`, or with KiB, MiB or GiB")
+		"limit of all queues, overhead included, in `bytes`, or with KiB, MiB or GiB")
 	command.Text(flags, &config.LogFile, "log", "a file",
 		"write the log to this `file`, which may be renamed at any time; else to standard error")
 	flags.BoolVar(&config.Sync, "sync", false,

@@ -50,8 +50,8 @@ type Config struct {
 	Retry   time.Duration // for how long to run Command again for one message
 	Command []string      // to run for each message; empty: write messages to Output
 
-	// From is Start or End. A consumer without a position begins there; empty: at Start. A
-	// consumer whose position is lost goes on there; empty: that is an error.
+	// From is Start or End: the place for a consumer without a position, and for one whose
+	// position is lost. Empty means Start for the first, and an error for the second.
 	From string
 
 	Input  io.Reader
@@ -84,7 +84,8 @@ func (config *Config) Validate() error {
 	case !slices.Contains(froms, config.From):
 		return fmt.Errorf("-from %q: must be start or end", config.From)
 	case len(config.Command) > 0 && config.Format != "":
-		return errors.New("-format with a command: must be one of them, a command gets the data alone")
+		return errors.New("-format with a command: must be one of them, " +
+			"a command gets the data alone")
 	case len(config.Command) == 0 && config.Retry != 0:
 		return errors.New("-retry without a command: must be with one, after --")
 	case config.Retry < 0:

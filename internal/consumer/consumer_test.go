@@ -98,10 +98,11 @@ func TestTopics(t *testing.T) {
 		config := consumer.Config{Input: strings.NewReader(input.String()), Topics: []string{topic}}
 		expect(t, config, fmt.Sprintf("0 of %d\n1 of %d\n", i, i))
 	}
-	both := consumer.Config{Input: strings.NewReader(input.String()), Topics: []string{"*", "a", "a"}}
-	expect(t, both, "0 of 0\n0 of 7\n1 of 0\n1 of 7\n")
-	none := consumer.Config{Input: strings.NewReader(input.String()), Topics: []string{"b"}}
-	expect(t, none, "")
+	both := []string{"*", "a", "a"}
+	expect(t, consumer.Config{Input: strings.NewReader(input.String()), Topics: both},
+		"0 of 0\n0 of 7\n1 of 0\n1 of 7\n")
+	none := []string{"b"}
+	expect(t, consumer.Config{Input: strings.NewReader(input.String()), Topics: none}, "")
 	// A character that only a newer Go finds printable may be in the log of its broker.
 	const newer = "\U0003fffd"
 	input.Reset()
@@ -120,7 +121,8 @@ func TestOtherLines(t *testing.T) {
 		stamp + "creating topic Received new message from topic \\x27\n",
 		stamp + "new message dispatched on topic x\n",
 		stamp + "3 new messages dispatched on topic x\n",
-		stamp + "refused payload from 127.0.0.1:1: unknown entry \"Received new message from topic \"\n",
+		stamp + "refused payload from 127.0.0.1:1: " +
+			"unknown entry \"Received new message from topic \"\n",
 		"\n", "goroutine 1 [running]:\n", "Received new message\n",
 	}
 	torn := []string{
@@ -158,8 +160,8 @@ func TestOtherLines(t *testing.T) {
 func TestCount(t *testing.T) {
 	input := line("a", "1") + line("b", "no") + line("a", "2") + "no\n" + line("a", "3")
 	for count, want := range []string{"1\n2\n3\n", "1\n", "1\n2\n", "1\n2\n3\n", "1\n2\n3\n"} {
-		config := consumer.Config{Input: strings.NewReader(input), Topics: []string{"a"}, Count: count}
-		expect(t, config, want)
+		input := strings.NewReader(input)
+		expect(t, consumer.Config{Input: input, Topics: []string{"a"}, Count: count}, want)
 	}
 }
 
@@ -180,16 +182,30 @@ func TestValidate(t *testing.T) {
 		`-retry without a command: must be with one, after --`: {Retry: time.Second},
 		`-format with a command: must be one of them, a command gets the data alone`: {
 			Command: command, Format: "raw"},
-		`-state without -log: must be with the log that the position is in`:   {State: "x"},
-		`-state x: must be another file than the log and its rotated files`:   {Log: "x", State: "x"},
-		`-state x.1: must be another file than the log and its rotated files`: {Log: "x", State: "x.1"},
-		`-state ./x: must be another file than the log and its rotated files`: {Log: "x", State: "./x"},
-		`-state d/x-20261124.1: must be another file than the log and its rotated files`: {
-			Log: "./d/x", State: "d/x-20261124.1"},
-		`-from without -log: standard input is read from where it is`: {From: "end"},
+		`-state without -log: must be with the log that the position is in`: {State: "x"},
+		`-from without -log: standard input is read from where it is`:       {From: "end"},
 	} {
 		if bus, err := consumer.New(&config); err == nil || bus != nil || err.Error() != want {
 			t.Errorf("%+v: %v, want %s", config, err, want)
+		}
+	}
+}
+
+// A state must not have the name of a file of the log.
+func TestValidateState(t *testing.T) {
+	for _, test := range []consumer.Config{
+		{Log: "x", State: "x"}, {Log: "x", State: "./x"}, {Log: "x", State: "x.1"},
+		{Log: "./d/x", State: "d/x-20261124.1"},
+	} {
+		want := "-state " + test.State + ": must be another file than the log and its rotated files"
+		if err := test.Validate(); err == nil || err.Error() != want {
+			t.Errorf("-log %s -state %s: %v, want %s", test.Log, test.State, err, want)
+		}
+	}
+	for _, state := range []string{"x.state", "x.1.state", "x.", "d/x.1", "y"} {
+		config := consumer.Config{Log: "x", State: state}
+		if err := config.Validate(); err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -355,9 +371,11 @@ func FuzzBus(f *testing.F) {
 		}
 		text := log.Bytes()
 		topics := []string{topic}
-		config := consumer.Config{Input: bytes.NewReader(text), Topics: topics, Format: consumer.NUL}
+		config := consumer.Config{Input: bytes.NewReader(text), Topics: topics}
+		config.Format = consumer.NUL
 		expect(t, config, string(first)+"\x00"+string(second)+"\x00")
-		got, _, err := consume(t, consumer.Config{Input: bytes.NewReader(text), Format: consumer.JSON})
+		config = consumer.Config{Input: bytes.NewReader(text), Format: consumer.JSON}
+		got, _, err := consume(t, config)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -119,7 +119,9 @@ func compareSuffixes(a, b string) int {
 		return strings.FieldsFunc(suffix, func(r rune) bool { return r == '.' || r == '-' })
 	}
 	const counted = 4 // a longer number is a date
-	isCount := func(numbers []string) bool { return len(numbers) == 1 && len(numbers[0]) <= counted }
+	isCount := func(numbers []string) bool {
+		return len(numbers) == 1 && len(numbers[0]) <= counted
+	}
 	compare := func(a, b string) int {
 		a, b = strings.TrimLeft(a, "0"), strings.TrimLeft(b, "0")
 		return cmp.Or(len(a)-len(b), strings.Compare(a, b))

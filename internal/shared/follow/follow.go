@@ -40,11 +40,10 @@ const (
 // ErrLost reports that no file of the log has a position.
 var ErrLost = errors.New("the position is in no file of the log any more")
 
-// Follower reads the lines of a log. It begins with the log's oldest file, goes on to the
-// file that has the log's name, and follows each rotation. A file beside the log belongs
-// to it if the rest of its name matches [.-][0-9][0-9.-]*. Files are ordered by their
-// modification times. Among equal times, .1 is newer than .2, and a later date is newer
-// than an earlier one.
+// Follower reads the lines of a log, from its oldest file to the file that has the log's
+// name, and follows each rotation. A file beside the log belongs to it if the rest of its
+// name matches [.-][0-9][0-9.-]*. Files are ordered by their modification times. Among equal
+// times, .1 is newer than .2, and a later date is newer than an earlier one.
 //
 // A Follower must not be used by several goroutines at once. Its memory is bounded by a
 // small multiple of 256 KiB and of the longest line.

@@ -90,7 +90,7 @@ func (reader reader) expect(want string) error {
 			line, err := reader.Next()
 			if err != nil {
 				if got.String() != want {
-					reader.t.Errorf("%q came before %v, want %q", got.String(), err, want)
+					reader.t.Errorf("read %q before %v, want %q", got.String(), err, want)
 				}
 				return err
 			}
@@ -106,7 +106,7 @@ func (reader reader) expect(want string) error {
 		case got.String() == want:
 			return nil
 		case !strings.HasPrefix(want, got.String()) || time.Now().After(deadline):
-			reader.t.Errorf("%q came, want %q", got.String(), want)
+			reader.t.Errorf("read %q, want %q", got.String(), want)
 			return nil
 		}
 	}
@@ -194,7 +194,8 @@ func TestOrder(t *testing.T) {
 			log.write("-20260102", "c\n")
 			log.write("-20260102.1", "d\n")
 			log.write("", "e\n")
-			for _, suffix := range []string{"", "-20251231", "-20260101", "-20260102", "-20260102.1"} {
+			suffixes := []string{"", "-20251231", "-20260101", "-20260102", "-20260102.1"}
+			for _, suffix := range suffixes {
 				log.age(suffix, 60)
 			}
 		}, "b\nc\nd\ne\n", nil},
@@ -618,7 +619,7 @@ func TestManyRotations(t *testing.T) {
 				}
 			}
 			if len(got) != rotations+1 {
-				t.Errorf("%d lines came", len(got))
+				t.Errorf("read %d lines", len(got))
 			}
 		})
 	}
@@ -648,7 +649,7 @@ func TestLastLine(t *testing.T) {
 			var err error
 			for deadline := time.Now().Add(patience); line == nil && err == nil; {
 				if line, err = there.Next(); time.Now().After(deadline) {
-					err = errors.New("it did not come")
+					err = errors.New("no line was read")
 				}
 			}
 			if string(line) != want || err != nil {

@@ -127,7 +127,8 @@ func TestTornState(t *testing.T) {
 			}
 			zeros := append(bytes.Clone(text[:length]), make([]byte, len(text)-length)...)
 			if got := loaded(t, path, zeros); got != want {
-				t.Errorf("%d bytes and zeros after %d saves: it has %d, want %d", length, saves, got, want)
+				t.Errorf("%d bytes and zeros after %d saves: it has %d, want %d",
+					length, saves, got, want)
 			}
 		}
 		next := saved(t, saves+1)
@@ -158,7 +159,8 @@ func TestFlippedState(t *testing.T) {
 					want = saves - 1
 				}
 				if got := loaded(t, path, flipped); got != want {
-					t.Errorf("byte %d ^ %#x after %d saves: it has %d, want %d", at, flip, saves, got, want)
+					t.Errorf("byte %d ^ %#x after %d saves: it has %d, want %d",
+						at, flip, saves, got, want)
 				}
 			}
 		}
@@ -216,8 +218,9 @@ func TestNoState(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	whole := string(saved(t, 3))
 	for _, text := range []string{
-		"x", "mbus tests save", "mbus consumer save 1", whole + "x", whole + whole, "\n" + whole[:511],
-		strings.Repeat("\x00", 600) + "x", "2024/06/02 10:39:43 Broker: start listening\n",
+		"x", "mbus tests save", "mbus consumer save 1", whole + "x", whole + whole,
+		"\n" + whole[:511], strings.Repeat("\x00", 600) + "x",
+		"2024/06/02 10:39:43 Broker: start listening\n",
 	} {
 		if got := loaded(t, path, []byte(text)); got != -1 {
 			t.Errorf("%q was taken: %d", text, got)
@@ -227,7 +230,8 @@ func TestNoState(t *testing.T) {
 		t.TempDir(): "is a directory", os.DevNull: "must be a regular file",
 		filepath.Join(t.TempDir(), "none", "state"): "no such file or directory",
 	} {
-		if _, err := follow.OpenState(path, "test"); err == nil || !strings.HasSuffix(err.Error(), want) {
+		_, err := follow.OpenState(path, "test")
+		if err == nil || !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", path, err, want)
 		}
 	}

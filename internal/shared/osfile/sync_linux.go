@@ -11,7 +11,8 @@ import (
 // file.Sync. An error wraps ErrNotOnDisk.
 func Sync(file *os.File) error {
 	if err := control(file, syscall.Fdatasync); err != nil {
-		return fmt.Errorf("%w: %w", ErrNotOnDisk, &os.PathError{Op: "sync", Path: file.Name(), Err: err})
+		err = &os.PathError{Op: "sync", Path: file.Name(), Err: err}
+		return fmt.Errorf("%w: %w", ErrNotOnDisk, err)
 	}
 	return nil
 }
