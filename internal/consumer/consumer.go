@@ -1,5 +1,6 @@
 // Package consumer delivers the messages of a broker's log to a stream or to a command. It
-// delivers each message at least once, with the bytes that were sent.
+// delivers each message at least once, with the bytes that were sent. The packages follow and
+// logline document the known limits.
 package consumer
 
 import (

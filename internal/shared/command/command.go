@@ -96,10 +96,10 @@ func IsTerminal(file *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0 && !isNull(info)
 }
 
-// IsClosed reports whether the standard output was closed when the process started. In its
-// place the Go runtime opens the null device for reading and writing. A shell's > /dev/null
-// opens it for writing alone. A parent process may open it for both: IsClosed reports true
-// then too.
+// IsClosed reports whether the standard output was closed when the process started. The Go
+// runtime opens the null device, for reading and writing, in place of a closed standard file.
+// A shell's > /dev/null opens the device for writing alone. IsClosed also reports true if the
+// parent process opened the device for both.
 func IsClosed(stdout *os.File) bool {
 	info, err := stdout.Stat()
 	if err != nil || !isNull(info) {

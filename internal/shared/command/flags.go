@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Text adds a flag for a text that must not be empty. The error for an empty text is "must be "
-// and then kind.
+// Text adds a flag for a text that must not be empty. The kind, such as "a file", completes the
+// error for an empty text: must be a file.
 func Text(flags *flag.FlagSet, target *string, name, kind, usage string) {
 	parse := func(text string) (string, error) {
 		if text == "" {

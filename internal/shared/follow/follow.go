@@ -2,10 +2,10 @@
 // truncated. A Position is a place in the log, and a State keeps one in a file. The package
 // does not look into the lines.
 //
-// A position is known by the first KiB of its file and by the KiB before it. Two files of a
-// log that have the same bytes in both cannot be told apart, and then the newest file is
-// read. So a log of constant data must not be rotated twice in one second: the times in its
-// lines are the same then.
+// A known limit: the first KiB of the file and the KiB before the position identify a position.
+// If two files of a log have the same bytes in both places, they cannot be told apart, and the
+// newest file is read. So a log of constant messages must not be rotated twice in one second,
+// in which all its lines have the same time.
 package follow
 
 import (

@@ -25,8 +25,8 @@ const (
 
 // State keeps a position in a file, so that it survives the process and a power loss. The
 // file has two lines of text. Save overwrites the older one in place, and syncs it. If a crash
-// tears that line, the other still has the position before. Only the first Save needs room on
-// the disk.
+// tears that line, the other line still has the previous position. Only the first Save needs
+// room on the disk.
 //
 // A State locks its file, so that no other State uses it. A State must not be used by several
 // goroutines at once.

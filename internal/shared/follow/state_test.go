@@ -110,8 +110,8 @@ func TestState(t *testing.T) {
 	}
 }
 
-// A crash can cut the file or the new line at each length. Then the state has the position
-// before.
+// A crash can cut the file or the new line at each length. Then the state has the previous
+// position.
 func TestTornState(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	for saves := 1; saves <= 3; saves++ {

@@ -33,9 +33,9 @@ type Parts struct {
 // Parse parses a line of the log, with its line feed. If it is not a message's, found is
 // false.
 //
-// A torn line with a whole line glued to it can have exactly the bytes of one message, and
-// Parse returns it as one. A broker that owns its log, with -log, cuts torn ends off. Other
-// streams may have lines of this kind.
+// A known limit: a torn line with a whole line glued to it can have exactly the bytes of one
+// message, and then Parse returns one message. A broker with -log cuts a torn end off before it
+// appends a line, but a log from elsewhere may have one, as on a consumer's standard input.
 func Parse(line []byte) (parts Parts, found bool) {
 	const start = stampSize + len(opening)
 	if len(line) < start || string(line[stampSize:start]) != opening || !isStamp(line[:stampSize]) {
