@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"time"
@@ -75,10 +74,8 @@ func (worker *worker) run(message *message) error {
 	if err := os.Remove(input.Name()); err != nil {
 		return err
 	}
-	if _, err := input.Write(message.data); err != nil {
-		return err
-	}
-	if _, err := input.Seek(0, io.SeekStart); err != nil {
+	// The command begins to read at the file's offset, which WriteAt leaves at 0.
+	if _, err := input.WriteAt(message.data, 0); err != nil {
 		return err
 	}
 	command := worker.config.Command

@@ -373,10 +373,7 @@ func (follower *Follower) End() (Position, error) {
 func (follower *Follower) SeekEnd() error {
 	for {
 		position, err := follower.End()
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		if err == nil {
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
 			err = follower.Seek(position)
 		}
 		if !errors.Is(err, ErrLost) { // which a truncation after End causes
