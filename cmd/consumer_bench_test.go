@@ -18,11 +18,11 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// expression takes the lines of a log apart, without unescaping them.
+// expression is for sed. It prints the data of each message's line, without unescaping it.
 const expression = `s/^[0-9/]* [0-9:]* Received new message from topic '[^']*': '\(.*\)'$/\1/p`
 
-// TestConsumerRatios measures the consumer beside cat and sed, and how late a message
-// comes. make bench runs it.
+// TestConsumerRatios measures the consumer beside cat and sed, and the latency of a message.
+// make bench runs it.
 func TestConsumerRatios(t *testing.T) {
 	if os.Getenv("MBUS_BENCH") == "" {
 		t.Skip("make bench runs this")
@@ -76,7 +76,7 @@ func TestConsumerRatios(t *testing.T) {
 		len(delays), delays.quantile(0.5), delays.quantile(0.99))
 }
 
-// timeOf returns how many seconds a command takes to write to the file output.
+// timeOf runs a command, which writes to the file output, and returns its time in seconds.
 func timeOf(t *testing.T, output string, command *exec.Cmd) float64 {
 	t.Helper()
 	file, err := os.Create(output)
@@ -92,8 +92,8 @@ func timeOf(t *testing.T, output string, command *exec.Cmd) float64 {
 	return time.Since(begin).Seconds()
 }
 
-// latencies returns for each of count messages how many milliseconds after the end of
-// its producer the consumer has written it; the broker is at -interval 0.
+// latencies returns the latency of each of count messages: the milliseconds from the end of its
+// producer until the consumer has written it. The broker runs with -interval 0.
 func latencies(t *testing.T, count int) (delays samples) {
 	log := filepath.Join(t.TempDir(), "mbus.log")
 	broker := startInFile(t, log, "-interval", "0")
@@ -109,7 +109,7 @@ func latencies(t *testing.T, count int) (delays samples) {
 		}
 	}()
 	for i := range count {
-		// At any moment between two looks at the log.
+		// The consumer looks at the log every 75 ms. This chooses a moment in between.
 		time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
 		if status, stderr := broker.produce("t", fmt.Sprint(i)); status != 0 {
 			t.Fatalf("status %d: %s", status, stderr)

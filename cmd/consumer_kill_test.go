@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// rounds returns how often a campaign does something: in its long form, which make
-// torture runs, so many times, and in the short one a tenth of it.
+// rounds returns the number of rounds of a campaign: long in make torture, a tenth of that
+// otherwise.
 func rounds(long int) int {
 	if os.Getenv("MBUS_TORTURE") != "" {
 		return long
@@ -24,15 +24,15 @@ func rounds(long int) int {
 	return long / 10
 }
 
-// load writes numbered messages to a log, and rotates it, until it is stopped.
+// load writes numbered messages to a log and rotates it until end is called.
 type load struct {
 	store   logAndState
 	stop    chan struct{}
-	stopped chan int // takes how many messages there were
+	stopped chan int // receives the number of messages
 }
 
-// startLoad starts a load of messages that have this text after their number: up to most
-// at once, and then a pause.
+// startLoad starts a load. Each message is its number, a space and text. After each pause the
+// load writes up to most messages at once.
 func startLoad(store logAndState, text string, most int, pause time.Duration) *load {
 	load := &load{store, make(chan struct{}), make(chan int, 1)}
 	go func() {
@@ -59,15 +59,15 @@ func startLoad(store logAndState, text string, most int, pause time.Duration) *l
 	return load
 }
 
-// end stops the load and returns how many messages there were.
+// end stops the load and returns the number of messages.
 func (load *load) end() int {
 	close(load.stop)
 	return <-load.stopped
 }
 
-// repeats returns by how many messages each run but the first went back. The texts are
-// what the runs have delivered, in turn, a number at the start of each line. It fails the
-// test if a message is missing, or anything is out of order.
+// repeats returns how many messages each run repeated, if it repeated any. The texts are the
+// outputs of the runs, in turn. Each line starts with the number of its message. repeats fails
+// the test if a message is missing or out of order.
 func repeats(t *testing.T, count int, texts []string) (back []int) {
 	t.Helper()
 	next := 0
@@ -95,8 +95,8 @@ func repeats(t *testing.T, count int, texts []string) (back []int) {
 	return back
 }
 
-// runUntil starts a consumer, sends it a signal at a random moment, and returns what it
-// and its commands have written to the file at path by their end, but for a torn line.
+// runUntil starts a consumer and sends it a signal at a random moment. The consumer and its
+// commands write to the file at path. runUntil returns the whole lines of the file.
 func runUntil(t *testing.T, path string, signal syscall.Signal, arguments ...string) (text string) {
 	t.Helper()
 	output, err := os.Create(path)
@@ -109,12 +109,12 @@ func runUntil(t *testing.T, path string, signal syscall.Signal, arguments ...str
 	subscriber := subscribeWith(t, command)
 	time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
 	subscriber.signal(signal)
-	status := subscriber.wait() // for a command that is left too: it has the standard error
+	status := subscriber.wait() // also for a command that is left, which has standard error open
 	written, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	tooEarly := status == -1 && len(written) == 0 // it did not listen to signals yet
+	tooEarly := status == -1 && len(written) == 0 // before it caught the signal
 	stopped := signal == syscall.SIGKILL || status == 0 || tooEarly
 	if !stopped || subscriber.stderr.String() != "" {
 		t.Errorf("status %d: %s", status, subscriber.stderr)
@@ -122,11 +122,11 @@ func runUntil(t *testing.T, path string, signal syscall.Signal, arguments ...str
 	return string(written[:bytes.LastIndexByte(written, '\n')+1])
 }
 
-// Killed at any moment under load, a consumer leaves no gap and keeps the order. With a
-// command it repeats one message at the most, and never delivers a part of one.
+// A consumer that is killed at any moment under load leaves no gap and keeps the order. With a
+// command it repeats at most one message, and never delivers a part of one.
 func TestConsumerKilled(t *testing.T) {
 	whole := strings.Repeat("x", 100_000)
-	// A shell that had a part of a message would write another length.
+	// For a part of a message the script would write another length.
 	script := `data=$(cat) && echo "${data%% *} ${#data}"`
 	for name, test := range map[string]struct {
 		text      string
@@ -144,7 +144,8 @@ func TestConsumerKilled(t *testing.T) {
 			var texts []string
 			kills := rounds(200)
 			for range kills {
-				texts = append(texts, runUntil(t, path, syscall.SIGKILL, store.with(test.arguments...)...))
+				arguments := store.with(test.arguments...)
+				texts = append(texts, runUntil(t, path, syscall.SIGKILL, arguments...))
 			}
 			count := load.end()
 			_, rest, _ := consume(t, store.with(append([]string{"-end"}, test.arguments...)...)...)
@@ -159,14 +160,14 @@ func TestConsumerKilled(t *testing.T) {
 				}
 				verifyLengths(t, texts, len(whole))
 			}
-			t.Logf("figure: %d kills of a consumer with %s: %d messages, none missing, all in order; "+
-				"%d runs repeated some, at most %d", kills, name, count, again, most)
+			t.Logf("figure: %d kills of a consumer with %s: %d messages, none missing, "+
+				"all in order; %d runs repeated some, at most %d", kills, name, count, again, most)
 		})
 	}
 }
 
-// verifyLengths fails the test unless each line has, after a number, the length of that
-// and a message.
+// verifyLengths fails the test unless each line is a number and the length of its message: the
+// digits, a space and size bytes.
 func verifyLengths(t *testing.T, texts []string, size int) {
 	t.Helper()
 	for _, text := range texts {
@@ -179,7 +180,7 @@ func verifyLengths(t *testing.T, texts []string, size int) {
 	}
 }
 
-// Stopped at any moment under load, a consumer delivers each message once.
+// A consumer that is stopped at any moment under load delivers each message once.
 func TestConsumerStopped(t *testing.T) {
 	for name, arguments := range map[string][]string{"output": nil, "command": {"--", "cat"}} {
 		t.Run(name, func(t *testing.T) {
@@ -196,7 +197,7 @@ func TestConsumerStopped(t *testing.T) {
 					store.with(append(format, arguments...)...)...))
 			}
 			count := load.end()
-			// What is left may take a command for each of a great many messages.
+			// This has no deadline: there may be very many messages left, each for a command.
 			last := consuming(store.with(append(append(format, "-end"), arguments...)...)...)
 			rest, err := last.Output()
 			if err != nil {
@@ -211,8 +212,8 @@ func TestConsumerStopped(t *testing.T) {
 	}
 }
 
-// A consumer that always has something to read saves its position every second: after a
-// kill no more than that is repeated.
+// A busy consumer saves its position every second: after a kill it repeats the messages of a
+// second at most.
 func TestConsumerKilledWhileBusy(t *testing.T) {
 	for range rounds(10) {
 		store := newLogAndState(t)
@@ -232,7 +233,7 @@ func TestConsumerKilledWhileBusy(t *testing.T) {
 		subscriber := subscribeWith(t, command)
 		writer.Close()
 
-		var came []time.Time // when each message came
+		var came []time.Time // the time at which each message was read
 		piece := make([]byte, 100*size)
 		take := func() error {
 			count, err := io.ReadFull(reader, piece)
@@ -241,7 +242,8 @@ func TestConsumerKilledWhileBusy(t *testing.T) {
 			}
 			return err
 		}
-		end := time.Now().Add(1200*time.Millisecond + time.Duration(rand.Int64N(int64(time.Second))))
+		random := time.Duration(rand.Int64N(int64(time.Second)))
+		end := time.Now().Add(1200*time.Millisecond + random)
 		for time.Now().Before(end) {
 			if err := take(); err != nil {
 				t.Fatalf("after %d messages: %v: %s", len(came), err, subscriber.stderr)
@@ -259,7 +261,7 @@ func TestConsumerKilledWhileBusy(t *testing.T) {
 		_, rest, _ := consume(t, store.with("-count", "1")...)
 		first, err := strconv.Atoi(strings.SplitN(rest, " ", 2)[0])
 		if err != nil || first > len(came) {
-			t.Fatalf("after %d messages comes %.20q", len(came), rest)
+			t.Fatalf("the run after %d messages began with %.20q", len(came), rest)
 		}
 		worth := killed.Sub(came[min(first, len(came)-1)])
 		t.Logf("figure: killed while busy after %d messages: %d repeated, %s's worth",

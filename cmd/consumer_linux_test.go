@@ -16,7 +16,7 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// On a full disk nothing counts as delivered, or as saved.
+// On a full disk no message counts as delivered, and no position as saved.
 func TestConsumerOnFullDisk(t *testing.T) {
 	store := newLogAndState(t, "1", "2")
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
@@ -45,14 +45,14 @@ func TestConsumerOnFullDisk(t *testing.T) {
 		}
 		filler += "+"
 	}
-	// A state that is there takes no more room, and a new one is reported at once.
+	// An old state needs no more room. A new one is reported at once.
 	delivers(t, "2\n", "-log", store.log, "-state", state, "-end")
 	status, stdout, stderr := consume(t, "-log", store.log, "-state", state+".new", "-end")
 	const noRoom = "/state.new: no space left on device\n"
 	if status != 1 || stdout != "" || !strings.HasSuffix(stderr, noRoom) {
 		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
 	}
-	// Where there is no room for a command's input, the message is not delivered.
+	// If there is no room for a command's input, the message is not delivered.
 	command = consuming("-log", store.log, "-end", "--", "cat")
 	command.Env = append(os.Environ(), "TMPDIR="+disk)
 	status, stdout, stderr = finish(t, command)
@@ -61,8 +61,8 @@ func TestConsumerOnFullDisk(t *testing.T) {
 	}
 }
 
-// Before a position is saved, what was delivered has been written and synced, and then
-// the log up to the position; the state is synced after it.
+// Before it saves a position, a consumer writes and syncs the messages and then syncs the log.
+// After it, it syncs the state.
 func TestConsumerSyncs(t *testing.T) {
 	strace, err := exec.LookPath("strace")
 	if err != nil {
@@ -111,7 +111,7 @@ func TestConsumerMemory(t *testing.T) {
 	}
 	size := 20 << 20
 	if torture {
-		size = 65 << 20 // beyond a power of two
+		size = 65 << 20 // more than a power of two
 	}
 	for name, line := range map[string]string{
 		"short lines": strings.Repeat(inLog("t", strings.Repeat("x", 128)), size/200),
@@ -135,16 +135,17 @@ func TestConsumerMemory(t *testing.T) {
 		} {
 			peak := peakOf(t, consuming(arguments...), path)
 			what := fmt.Sprint(name, arguments[min(len(arguments), 2):])
-			t.Logf("figure: %s: peak memory %.1f MiB, bound %.1f", what, peak, float64(limit)/(1<<20))
-			if peak > float64(limit)/(1<<20) {
+			bound := float64(limit) / (1 << 20)
+			t.Logf("figure: %s: peak memory %.1f MiB, bound %.1f", what, peak, bound)
+			if peak > bound {
 				t.Errorf("%s: %.1f MiB of memory", what, peak)
 			}
 		}
 	}
 }
 
-// peakOf runs a command to its end, its input from a file and its output to nowhere, and
-// returns the most resident memory that it had, in MiB.
+// peakOf runs a command to its end and returns its peak resident memory in MiB. The command
+// reads the file at path, and its output is discarded.
 func peakOf(t *testing.T, command *exec.Cmd, path string) float64 {
 	t.Helper()
 	input, err := os.Open(path)
@@ -181,20 +182,21 @@ func TestConsumerIdle(t *testing.T) {
 	if err := os.Rename(rotated.log, rotated.log+".1"); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 100 { // as in a directory of logs
+	for i := range 100 { // other files, as in a directory of logs
 		if err := os.WriteFile(fmt.Sprint(rotated.log, ".gz", i), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for name, arguments := range map[string][]string{
-		"with a log and a state": store.with(), "without the file that has the name": rotated.with(),
+		"with a log and a state":             store.with(),
+		"without the file that has the name": rotated.with(),
 	} {
 		subscriber := subscribe(t, arguments...)
 		subscriber.has("1\n")
-		best := 100.0 // of some seconds: on a busy machine each wake-up takes longer
+		best := 100.0 // the lowest of some seconds: a busy machine slows some
 		for second := 0; second < longOrShort(20, 1) || best > 1 && second < 20; second++ {
 			begin, before := time.Now(), processorTime(t, subscriber.command.Process.Pid)
-			time.Sleep(time.Second) // this is what is measured
+			time.Sleep(time.Second) // the time that is measured
 			used := processorTime(t, subscriber.command.Process.Pid) - before
 			best = min(best, 100*used.Seconds()/time.Since(begin).Seconds())
 		}
@@ -206,7 +208,7 @@ func TestConsumerIdle(t *testing.T) {
 	}
 }
 
-// processorTime returns what all threads of a process have used.
+// processorTime returns the processor time of all threads of a process.
 func processorTime(t *testing.T, pid int) (sum time.Duration) {
 	t.Helper()
 	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))

@@ -26,23 +26,24 @@ func receivingRecipes(t *testing.T) []string {
 	return shellRecipes(t, "Receiving", 5)
 }
 
-// kitchen is a directory in which recipes run as they are printed.
+// kitchen is a directory in which the README's recipes run unchanged.
 type kitchen struct {
 	t         *testing.T
 	directory string
 }
 
-// newKitchen makes a directory with build/consumer, and build/producer for a broker at
-// this port.
+// newKitchen makes a directory with build/consumer and build/producer. The producer sends to
+// the broker at this port.
 func newKitchen(t *testing.T, port string) kitchen {
 	t.Helper()
 	kitchen := kitchen{t, t.TempDir()}
 	kitchen.script("build/consumer", fmt.Sprintf("exec '%s/consumer' \"$@\"", binaries))
-	kitchen.script("build/producer", fmt.Sprintf("exec '%s/producer' -port %s \"$@\"", binaries, port))
+	kitchen.script("build/producer",
+		fmt.Sprintf("exec '%s/producer' -port %s \"$@\"", binaries, port))
 	return kitchen
 }
 
-// script makes a command.
+// script writes a shell script to the file with this name.
 func (kitchen kitchen) script(name, text string) {
 	kitchen.t.Helper()
 	path := filepath.Join(kitchen.directory, name)
@@ -54,20 +55,20 @@ func (kitchen kitchen) script(name, text string) {
 	}
 }
 
-// path returns that of a file in the directory.
+// path returns the path of a file in the directory.
 func (kitchen kitchen) path(name string) string {
 	return filepath.Join(kitchen.directory, name)
 }
 
-// cook returns a recipe that is not started.
+// cook returns the command that runs a recipe, not started.
 func (kitchen kitchen) cook(recipe string) *exec.Cmd {
 	command := exec.Command("sh", "-c", recipe)
 	command.Dir = kitchen.directory
 	return command
 }
 
-// await returns the process that runs a program of this kitchen, but for one that was
-// killed: the loop of a recipe starts the next.
+// await waits for a process of this kitchen that runs a program, other than the killed one, and
+// returns its id.
 func (kitchen kitchen) await(program string, killed int) (pid int) {
 	kitchen.t.Helper()
 	bustest.Until(kitchen.t, "a "+program, func() bool {
@@ -77,8 +78,8 @@ func (kitchen kitchen) await(program string, killed int) (pid int) {
 			directory, _ := os.Readlink(entry)
 			executable, _ := os.Readlink(process + "/exe")
 			number, _ := strconv.Atoi(filepath.Base(process))
-			isOne := directory == kitchen.directory && executable == filepath.Join(binaries, program)
-			if isOne && number != killed {
+			isHere := directory == kitchen.directory
+			if isHere && executable == filepath.Join(binaries, program) && number != killed {
 				pid = number
 			}
 		}
@@ -87,7 +88,7 @@ func (kitchen kitchen) await(program string, killed int) (pid int) {
 	return pid
 }
 
-// The README's worker loses no order, and keeps their order, while it and the broker are
+// The README's worker loses no order and handles them in order while it and the broker are
 // killed in turn.
 func TestRecipeWorker(t *testing.T) {
 	recipe := receivingRecipes(t)[0]
@@ -108,7 +109,7 @@ func TestRecipeWorker(t *testing.T) {
 	send := func(count int) {
 		t.Helper()
 		for range count {
-			// The broker may not listen yet. It is not killed meanwhile.
+			// The broker may not listen yet. It is not killed before this ends.
 			status, _, stderr := run(t, "producer", "-port", port, "-retry", "20s",
 				"-topic", "orders", "-message", fmt.Sprint(sent))
 			if status != 0 {
@@ -133,30 +134,38 @@ func TestRecipeWorker(t *testing.T) {
 	}
 	last := strconv.Itoa(sent - 1)
 	bustest.Until(t, "the last order", func() bool { return slices.Contains(handled(), last) })
-	got := handled()
-	twice := 0
-	for i, next := 0, 0; i < len(got); i++ {
-		switch number, err := strconv.Atoi(got[i]); {
-		case err == nil && number == next:
-			next++
-		case err == nil && number < next:
-			twice++ // perhaps by the command of a consumer that was killed
-		default:
-			t.Fatalf("order %q came where %d should be", got[i], next)
-		}
-	}
+	twice := handledAgain(t, handled())
 	if twice > kills/2 {
-		t.Errorf("%d orders came twice, after %d kills of the worker", twice, kills/2)
+		t.Errorf("%d orders were handled twice, after %d kills of the worker", twice, kills/2)
 	}
 	t.Logf("figure: the README's worker and the broker killed in turn, %d times: "+
 		"%d orders, all handled, in order, %d twice", kills, sent, twice)
-	syscall.Kill(kitchen.await("consumer", 0), syscall.SIGTERM) // and the loop ends
+	syscall.Kill(kitchen.await("consumer", 0), syscall.SIGTERM) // also ends the loop
 	if status := worker.wait(); status != 0 {
 		t.Errorf("status %d: %s", status, worker.stderr)
 	}
 }
 
-// What the README's careful worker can't handle goes to the topic failed, and it goes on.
+// handledAgain returns how many of the orders were handled before. It fails the test if an order
+// is missing or out of order.
+func handledAgain(t *testing.T, orders []string) (again int) {
+	t.Helper()
+	next := 0
+	for _, order := range orders {
+		switch number, err := strconv.Atoi(order); {
+		case err == nil && number == next:
+			next++
+		case err == nil && number < next:
+			again++ // perhaps by the command of a consumer that was killed
+		default:
+			t.Fatalf("order %q was handled, want %d", order, next)
+		}
+	}
+	return again
+}
+
+// The README's careful worker sends a message that it can't handle to the topic failed, and
+// handles the next.
 func TestRecipeFailed(t *testing.T) {
 	recipe := receivingRecipes(t)[1]
 	broker := startStore(t, filepath.Join(t.TempDir(), "log"), "-interval", "0")
@@ -184,7 +193,7 @@ func TestRecipeFailed(t *testing.T) {
 	}
 }
 
-// The README's pipelines print what they say.
+// The README's pipelines print the messages.
 func TestRecipePipelines(t *testing.T) {
 	recipes := receivingRecipes(t)
 	toJQ, overSSH, compressed := recipes[2], recipes[3], recipes[4]
@@ -198,7 +207,8 @@ func TestRecipePipelines(t *testing.T) {
 	writer := gzip.NewWriter(&archive)
 	writer.Write([]byte(text))
 	writer.Close()
-	if err := os.WriteFile(kitchen.path("mbus.log-20261124.gz"), archive.Bytes(), 0o600); err != nil {
+	old := kitchen.path("mbus.log-20261124.gz")
+	if err := os.WriteFile(old, archive.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 
@@ -218,7 +228,7 @@ func TestRecipePipelines(t *testing.T) {
 		writes(toJQ, stamp+"look ma!\na new order\n"+stamp+"another\n")
 	}
 
-	// ssh to a machine whose directory is this one.
+	// This ssh runs the command in this directory.
 	kitchen.script("bin/ssh", `test "$1" = shop && shift && exec "$@"`)
 	command := kitchen.cook(overSSH)
 	command.Env = append(os.Environ(), "PATH="+kitchen.path("bin")+":"+os.Getenv("PATH"))

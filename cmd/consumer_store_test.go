@@ -15,8 +15,8 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// A consumer follows the log of a broker that is killed at any moment under load, started
-// again, and rotated, and delivers what the log has then, each message once and in order.
+// A broker is killed at any moment under load and started again, and its log is rotated. A
+// consumer of the log delivers each of its messages once and in order.
 func TestConsumerOfKilledBroker(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mbus.log")
 	subscriber := subscribe(t, "-log", path, "-state", path+".state")
@@ -37,7 +37,7 @@ func TestConsumerOfKilledBroker(t *testing.T) {
 		broker.wait()
 		finish()
 	}
-	broker := startStoreAt(t, address, path, "-interval", "0") // cuts off a torn end
+	broker := startStoreAt(t, address, path, "-interval", "0") // cuts a torn end off
 	if status, stderr := broker.produce("t", "last"); status != 0 {
 		t.Fatalf("status %d: %s", status, stderr)
 	}
@@ -46,7 +46,7 @@ func TestConsumerOfKilledBroker(t *testing.T) {
 	var want strings.Builder
 	for _, name := range append(files, path) {
 		for _, message := range bustest.Messages(t, file(name).String()) {
-			fmt.Fprintln(&want, message.Data) // there is nothing to unescape in it
+			fmt.Fprintln(&want, message.Data) // it has no escapes
 		}
 	}
 	bustest.Until(t, "the last message", func() bool {
@@ -66,7 +66,7 @@ func TestConsumerOfKilledBroker(t *testing.T) {
 		kills, strings.Count(got, "\n"), strings.Count(subscriber.stderr.String(), "\n"))
 }
 
-// pause chooses a moment within the duration.
+// pause sleeps for a random time of up to most, to choose a moment for a kill.
 func pause(most time.Duration) {
 	time.Sleep(time.Duration(rand.Int64N(int64(most))))
 }

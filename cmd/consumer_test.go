@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -61,13 +62,13 @@ type subscriber struct {
 	ended          chan struct{}
 }
 
-// subscribe starts a consumer that ends with the test, with all that it has started.
+// subscribe starts a consumer. At the end of the test it kills the consumer and its commands.
 func subscribe(t *testing.T, arguments ...string) *subscriber {
 	t.Helper()
 	return subscribeWith(t, consuming(arguments...))
 }
 
-// subscribeWith is subscribe for a command that may have a standard output.
+// subscribeWith starts a consumer whose standard output may be set.
 func subscribeWith(t *testing.T, command *exec.Cmd) *subscriber {
 	t.Helper()
 	subscriber := &subscriber{t, command, &bustest.Record{}, &bustest.Record{}, make(chan struct{})}
@@ -112,7 +113,7 @@ func (subscriber *subscriber) wait() int {
 	return subscriber.command.ProcessState.ExitCode()
 }
 
-// stop ends the consumer with SIGTERM, and expects that it says nothing.
+// stop ends the consumer with SIGTERM. It fails the test if the consumer prints an error.
 func (subscriber *subscriber) stop() {
 	subscriber.t.Helper()
 	subscriber.signal(syscall.SIGTERM)
@@ -136,13 +137,13 @@ func inLog(topic, data string) string {
 	return string(append(escape.Append(text, []byte(data)), "'\n"...))
 }
 
-// store is a log and a state in a directory of the test.
+// logAndState has the paths of a log and a state.
 type logAndState struct {
 	t          *testing.T
 	log, state string
 }
 
-// newStore makes a log of these messages on the topic t.
+// newLogAndState makes a log of these messages on the topic t.
 func newLogAndState(t *testing.T, messages ...string) logAndState {
 	t.Helper()
 	directory := t.TempDir()
@@ -168,7 +169,7 @@ func (store logAndState) add(messages ...string) {
 	}
 }
 
-// with returns the arguments of a consumer of the log with the state, and more.
+// with returns -log and -state, followed by arguments.
 func (store logAndState) with(arguments ...string) []string {
 	return append([]string{"-log", store.log, "-state", store.state}, arguments...)
 }
@@ -178,31 +179,40 @@ func TestConsumerMisuse(t *testing.T) {
 		t.Helper()
 		fails(t, 2, line+" (see consumer -h)", arguments...)
 	}
-	misuse(`-log is empty: must be a file`, "-log", "")
-	misuse(`-state is empty: must be a file`, "-log", "x", "-state", "")
+	misuse(`invalid value "" for flag -log: must be a file`, "-log", "")
+	misuse(`invalid value "" for flag -state: must be a file`, "-log", "x", "-state", "")
+	misuse(`invalid value "" for flag -format: must be lines, nul, raw or json`, "-format", "")
+	misuse(`invalid value "" for flag -from: must be start or end`, "-log", "x", "-from", "")
 	misuse(`-state without -log: must be with the log that the position is in`, "-state", "x")
-	misuse(`-state x: must be another file than the log`, "-log", "x", "-state", "x")
+	misuse(`-state x: must be another file than the log and its rotated files`,
+		"-log", "x", "-state", "x")
+	misuse(`-state x.1: must be another file than the log and its rotated files`,
+		"-log", "x", "-state", "x.1")
 	misuse(`-from without -log: standard input is read from where it is`, "-from", "start")
 	misuse(`-from "x": must be start or end`, "-log", "x", "-from", "x")
 	misuse(`-format "x": must be lines, nul, raw or json`, "-format", "x")
-	misuse(`-topic "": must have 1 to 255 bytes`, "-topic", "a", "-topic", "")
+	misuse(`-topic is 0 bytes long, must be 1 to 255`, "-topic", "a", "-topic", "")
+	misuse(`-topic is not printable UTF-8 at byte 2`, "-topic", "t\n")
 	misuse(`-- without a command: must be with one after it`, "-log", "x", "--")
 	misuse(`-retry without a command: must be with one, after --`, "-retry", "1s")
-	misuse(`-retry -1s: must be a duration of at least 0, such as 30s`, "-retry", "-1s", "--", "cat")
+	misuse(`-retry -1s: must be a duration of at least 0, such as 30s`,
+		"-retry", "-1s", "--", "cat")
 	misuse(`flag needs an argument: -topic`, "-topic", "--", "cat")
 	misuse(`flag provided but not defined: -port`, "-port", "1")
-	misuse(`unexpected argument "cat": a command comes after --, a log after -log`, "-log", "x", "cat")
-	misuse(`invalid value "0" for flag -count: must be a number of messages, at least 1`,
-		"-count", "0")
-	misuse(`invalid value "x" for flag -count: must be a number of messages, at least 1`,
-		"-count", "x")
+	misuse(`unexpected argument "cat": a command comes after --, a log after -log`,
+		"-log", "x", "cat")
+	for _, count := range []string{"0", "x", "99999999999999999999"} {
+		misuse(fmt.Sprintf(`invalid value %q for flag -count: must be a number of messages, `+
+			`from 1 to %d`, count, math.MaxInt), "-count", count)
+	}
 	misuse(`invalid value "1" for flag -retry: must be a duration, such as 5s or 100ms`,
 		"-retry", "1", "--", "cat")
 	misuse(`-format with a command: must be one of them, a command gets the data alone`,
 		"-format", "raw", "--", "cat")
 }
 
-// What can't be read, delivered or saved is one line, and status 1.
+// After an error in reading, delivering or saving, the consumer prints one line and ends with
+// status 1.
 func TestConsumerStatuses(t *testing.T) {
 	store := newLogAndState(t, "1", "2")
 	delivers(t, "1\n2\n", "-log", store.log, "-end")
@@ -214,15 +224,26 @@ func TestConsumerStatuses(t *testing.T) {
 	delivers(t, "1\x002\x00", "-log", store.log, "-end", "-format", "nul")
 
 	none := filepath.Join(t.TempDir(), "none")
-	fails(t, 1, "open "+none+": file does not exist", "-log", none, "-end")
-	fails(t, 1, "open "+none+": file does not exist", "-log", none, "-end", "-from", "end")
+	dangling := filepath.Join(t.TempDir(), "dangling")
+	if err := os.Symlink(none, dangling); err != nil {
+		t.Fatal(err)
+	}
+	const noFile = ": names no file, and there is no rotated file beside it: " +
+		"with -end the log must exist"
+	fails(t, 1, none+noFile, "-log", none, "-end")
+	fails(t, 1, none+noFile, "-log", none, "-end", "-from", "end")
+	fails(t, 1, dangling+noFile, "-log", dangling, "-end")
 	if err := os.Rename(store.log, store.log+".1"); err != nil {
 		t.Fatal(err)
 	}
 	delivers(t, "1\n2\n", "-log", store.log, "-end")
 	fails(t, 1, filepath.Dir(none)+": must be a regular file", "-log", filepath.Dir(none))
-	fails(t, 1, store.log+".1: is not a state of a consumer; it was left as it is",
-		"-log", store.log, "-state", store.log+".1")
+	text := filepath.Join(t.TempDir(), "text")
+	if err := os.Link(store.log+".1", text); err != nil {
+		t.Fatal(err)
+	}
+	fails(t, 1, text+": is not a state of a consumer; it was left as it is",
+		"-log", store.log, "-state", text)
 	fails(t, 1, "open "+none+"/state: no such file or directory",
 		"-log", store.log, "-state", none+"/state")
 
@@ -238,7 +259,7 @@ func TestConsumerStatuses(t *testing.T) {
 	}
 }
 
-// With -end, the end is that of the log that is there, should it become another meanwhile.
+// With -end, the consumer stops at the end of the log that has replaced the first one.
 func TestConsumerEndOfAnotherLog(t *testing.T) {
 	store := newLogAndState(t, slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)...)
 	other := filepath.Join(t.TempDir(), "other")
@@ -251,16 +272,18 @@ func TestConsumerEndOfAnotherLog(t *testing.T) {
 	lines := strings.Split(stdout, "\n")
 	if status != 0 || len(lines) > 1000 || lines[len(lines)-2] != "other" ||
 		!strings.HasSuffix(stderr, ": going on from the start\n") {
-		t.Errorf("status %d, wrote %d lines, the end %.20q, said %s", status, len(lines), lines[len(lines)-2:], stderr)
+		t.Errorf("status %d, wrote %d lines, the end %.20q, said %s",
+			status, len(lines), lines[len(lines)-2:], stderr)
 	}
 }
 
-// Without -log, a log comes from standard input, to its end.
+// Without -log, the consumer reads standard input to its end.
 func TestConsumerOfStandardInput(t *testing.T) {
 	command := consuming("-topic", "t")
 	command.Stdin = strings.NewReader(inLog("t", "1") + inLog("u", "2") + "torn")
 	status, stdout, stderr := finish(t, command)
-	if status != 0 || stdout != "1\n" || stderr != "consumer: skipped a line: it is torn: \"torn\"\n" {
+	const torn = "consumer: skipped a line: it is torn: \"torn\"\n"
+	if status != 0 || stdout != "1\n" || stderr != torn {
 		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
 	}
 	directory, err := os.Open(t.TempDir())
@@ -274,7 +297,7 @@ func TestConsumerOfStandardInput(t *testing.T) {
 	if status != 1 || stderr != "consumer: read /dev/stdin: is a directory\n" {
 		t.Errorf("status %d, said %s", status, stderr)
 	}
-	// A message is written while more is awaited, and a signal does not wait for it.
+	// A message is written at once, and a signal ends the wait for more.
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -289,8 +312,8 @@ func TestConsumerOfStandardInput(t *testing.T) {
 	subscriber.stop()
 }
 
-// A consumer awaits its log, follows it through rotation, and stops with status 0 at
-// each signal that asks for it; the next one goes on where it was.
+// A consumer waits for its log, follows it through rotation, and ends with status 0 after each
+// signal to stop. The next consumer begins where it ended.
 func TestConsumerFollows(t *testing.T) {
 	signals := []syscall.Signal{syscall.SIGTERM, syscall.SIGINT}
 	if !signal.Ignored(syscall.SIGHUP) {
@@ -304,7 +327,8 @@ func TestConsumerFollows(t *testing.T) {
 		subscriber := subscribe(t, store.with()...)
 		for part := range 3 {
 			store.add(fmt.Sprint(i, part, "a"))
-			if err := os.Rename(store.log, fmt.Sprintf("%s-2026112%d", store.log, 3*i+part)); err != nil {
+			rotated := fmt.Sprintf("%s-2026112%d", store.log, 3*i+part)
+			if err := os.Rename(store.log, rotated); err != nil {
 				t.Fatal(err)
 			}
 			store.add(fmt.Sprint(i, part, "b"))
@@ -322,10 +346,10 @@ func TestConsumerFollows(t *testing.T) {
 	delivers(t, "", store.with("-end")...)
 }
 
-// holdsNothing starts the script of a command that is not awaited with the consumer.
+// holdsNothing begins a script. It closes the pipes, so that wait does not wait for the script.
 const holdsNothing = "exec >/dev/null 2>&1; "
 
-// What the signals don't end, a second one does.
+// A later signal ends a consumer that waits for its command.
 func TestConsumerSecondSignal(t *testing.T) {
 	store := newLogAndState(t, "1")
 	mark := filepath.Join(t.TempDir(), "mark")
@@ -333,7 +357,7 @@ func TestConsumerSecondSignal(t *testing.T) {
 	subscriber := subscribe(t, store.with("--", "sh", "-c", script, mark)...)
 	bustest.Until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
 	subscriber.signal(syscall.SIGTERM)
-	subscriber.signal(syscall.SIGTERM) // as timeout(1) has it
+	subscriber.signal(syscall.SIGTERM) // as timeout(1) does
 	select {
 	case <-subscriber.ended:
 		t.Error("the first signals ended it")
@@ -347,12 +371,12 @@ func TestConsumerSecondSignal(t *testing.T) {
 	}
 }
 
-// An appended line comes within 200 ms, however the output is read.
+// An appended line is delivered within 200 ms.
 func TestConsumerLatency(t *testing.T) {
 	store := newLogAndState(t, "start")
 	subscriber := subscribe(t, "-log", store.log)
 	subscriber.has("start\n")
-	want, best := "start\n", time.Hour // a busy machine may hold up some
+	want, best := "start\n", time.Hour // the best of ten: a busy machine delays some
 	for i := range 10 {
 		begin := time.Now()
 		store.add(fmt.Sprint(i))
@@ -376,11 +400,13 @@ func TestTwoConsumers(t *testing.T) {
 	first.wait()
 	second := subscribe(t, store.with()...)
 	store.add("2")
-	bustest.Until(t, "the second", func() bool { return strings.HasSuffix(second.stdout.String(), "2\n") })
+	bustest.Until(t, "the second", func() bool {
+		return strings.HasSuffix(second.stdout.String(), "2\n")
+	})
 	second.stop()
 }
 
-// A reader that has had enough ends the consumer, which says nothing.
+// A consumer whose reader closes the pipe ends with status 1 and prints nothing.
 func TestConsumerToHead(t *testing.T) {
 	store := newLogAndState(t, strings.Repeat("x", 10_000))
 	for range 100 {
@@ -394,7 +420,36 @@ func TestConsumerToHead(t *testing.T) {
 	}
 }
 
-// A command gets each message whole, in a file, and its topic and time.
+// A consumer refuses a closed standard output, in whose place the Go runtime opens the null
+// device. With > /dev/null it discards the messages.
+func TestConsumerWithoutOutput(t *testing.T) {
+	store := newLogAndState(t, "1")
+	inShell := func(redirection string, arguments ...string) (status int, stdout, stderr string) {
+		binary := filepath.Join(binaries, "consumer")
+		script := []string{"-c", `exec "$0" "$@" ` + redirection, binary}
+		return finish(t, exec.Command("sh", append(script, arguments...)...))
+	}
+	const closed = "consumer: standard output is closed " +
+		"(or is /dev/null, opened for reading too): must be open for writing\n"
+	for _, redirection := range []string{">&-", "<&- >&-", "1<>/dev/null"} {
+		status, _, stderr := inShell(redirection, store.with("-end")...)
+		if status != 1 || stderr != closed {
+			t.Errorf("%s: status %d, said %s", redirection, status, stderr)
+		}
+	}
+	status, _, stderr := inShell(">&-", store.with("-count", "1", "--", "grep", "-q", "1")...)
+	if status != 0 || stderr != "" {
+		t.Errorf("with a command: status %d, said %s", status, stderr)
+	}
+	store.add("2")
+	status, stdout, stderr := inShell("> /dev/null", store.with("-end")...)
+	if status != 0 || stdout != "" || stderr != "" {
+		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
+	}
+	delivers(t, "", store.with("-end")...)
+}
+
+// A command reads each message whole from a file, and its topic and time from the environment.
 func TestConsumerCommand(t *testing.T) {
 	store := newLogAndState(t, "a", "", "it's\n\x00\xff", strings.Repeat("x", 300_000))
 	check := `printf "%s %s %s|" "$MBUS_TOPIC" "$MBUS_TIME" "$1"; cat; echo "|"; echo error >&2`
@@ -409,14 +464,14 @@ func TestConsumerCommand(t *testing.T) {
 	if status != 0 || stdout != want || stderr != strings.Repeat("error\n", 4) {
 		t.Errorf("status %d, wrote %.300q, want %.300q, said %s", status, stdout, want, stderr)
 	}
-	// It may leave its input, close it, or end a pipe of its own early.
+	// It may leave its input unread, close it, or end a pipeline early.
 	scripts := []string{
 		"true", "exec 0<&-; true", "head -c 1 >/dev/null", "yes | head -n 1 >/dev/null",
 	}
 	for _, text := range scripts {
 		delivers(t, "", "-log", store.log, "-end", "--", "sh", "-c", text)
 	}
-	// SIGPIPE ends what it runs, and is not ignored.
+	// Commands do not inherit an ignored SIGPIPE.
 	delivers(t, "141\n", "-log", store.log, "-end", "-count", "1", "--", "sh", "-c",
 		`{ sh -c 'kill -PIPE $$'; echo $?; } 2>/dev/null`)
 	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
@@ -424,7 +479,7 @@ func TestConsumerCommand(t *testing.T) {
 	}
 }
 
-// A command that fails ends the consumer, and gets the same message the next time.
+// A command that fails ends the consumer. The next run begins with the same message.
 func TestConsumerCommandFails(t *testing.T) {
 	const message = "message of 2024-06-02T10:39:55 on topic t: "
 	for _, test := range []struct {
@@ -433,9 +488,6 @@ func TestConsumerCommandFails(t *testing.T) {
 	}{
 		{"sh: exit status 3", []string{"sh", "-c", "exit 3"}},
 		{"sh: signal: killed", []string{"sh", "-c", "kill -9 $$"}},
-		{`no-such: exec: "no-such": executable file not found in $PATH`, []string{"no-such"}},
-		{"/no/such: fork/exec /no/such: no such file or directory", []string{"/no/such"}},
-		{"/dev/null: fork/exec /dev/null: permission denied", []string{"/dev/null"}},
 	} {
 		store := newLogAndState(t, "1", "2", "3")
 		delivers(t, "1", store.with("-count", "1", "--", "cat")...)
@@ -445,7 +497,35 @@ func TestConsumerCommandFails(t *testing.T) {
 	}
 }
 
-// With -retry a command is run again, which is reported once, and so is its success.
+// A command that can't be run is reported before there is a message. If it vanishes later, its
+// message is not delivered.
+func TestConsumerWithoutCommand(t *testing.T) {
+	store := newLogAndState(t)
+	for name, why := range map[string]string{
+		"no-such":   "executable file not found in $PATH",
+		"/no/such":  "stat /no/such: no such file or directory",
+		"/dev/null": "permission denied",
+		"/":         "is a directory",
+	} {
+		line := fmt.Sprintf("the command can't be run: exec: %q: %s", name, why)
+		fails(t, 1, line, store.with("-retry", "1h", "--", name)...)
+	}
+	store.add("1", "2")
+	script := filepath.Join(t.TempDir(), "script")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\nrm \"$0\"; cat"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	status, stdout, stderr := consume(t, store.with("-end", "--", script)...)
+	said := fmt.Sprintf("consumer: message of 2024-06-02T10:39:55 on topic t: "+
+		"%s: fork/exec %[1]s: no such file or directory\n", script)
+	if status != 1 || stdout != "1" || stderr != said {
+		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
+	}
+	delivers(t, "2", store.with("-end", "--", "cat")...)
+}
+
+// With -retry a command that fails is run again. The consumer reports the first failure and
+// the success.
 func TestConsumerRetry(t *testing.T) {
 	store := newLogAndState(t, "1", "2")
 	tries := filepath.Join(t.TempDir(), "tries")
@@ -469,19 +549,19 @@ func TestConsumerRetry(t *testing.T) {
 	delivers(t, "3", store.with("-end", "--", "cat")...)
 }
 
-// A command that runs when the consumer is to stop ends first. If it succeeds, its
-// message was delivered, and if it fails, it is the first of the next run.
+// A consumer that is to stop waits for its command. If the command fails, the next run begins
+// with its message.
 func TestConsumerStopsWithCommand(t *testing.T) {
+	const waits = `: > "$0"; while test -e "$0"; do sleep 0.01; done`
 	for name, test := range map[string]struct {
 		script string
-		group  bool // the signal reaches the command too, as that of a terminal
+		group  bool // whether the command gets the signal too, as from a terminal
 		again  string
 	}{
-		"succeeds":            {`: > "$0"; while test -e "$0"; do sleep 0.01; done`, false, "2"},
-		"fails":               {`: > "$0"; while test -e "$0"; do sleep 0.01; done; exit 1`, false, "12"},
+		"succeeds":            {waits, false, "2"},
+		"fails":               {waits + "; exit 1", false, "12"},
 		"hangs until it dies": {`: > "$0"; exec sleep 1000`, true, "12"},
-		"ends by the signal": {
-			`exec 2>/dev/null; trap "exit 0" TERM; : > "$0"; while :; do sleep 0.01; done`, true, "2"},
+		"ends by the signal":  {`exec 2>/dev/null; trap "exit 0" TERM; ` + waits, true, "2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, retry := range []string{"0s", "1h"} {
@@ -489,7 +569,10 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 				mark := filepath.Join(t.TempDir(), "mark")
 				subscriber := subscribe(t,
 					store.with("-retry", retry, "--", "sh", "-c", test.script, mark)...)
-				bustest.Until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
+				bustest.Until(t, "the command", func() bool {
+					_, err := os.Stat(mark)
+					return err == nil
+				})
 				target := subscriber.command.Process.Pid
 				if test.group {
 					target = -target
@@ -497,7 +580,7 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 				if err := syscall.Kill(target, syscall.SIGTERM); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(50 * time.Millisecond) // it has the signal by then, as a rule
+				time.Sleep(50 * time.Millisecond) // gives the signal time to arrive
 				os.Remove(mark)
 				if status := subscriber.wait(); status != 0 || subscriber.stderr.String() != "" {
 					t.Errorf("-retry %s: status %d: %s", retry, status, subscriber.stderr)
@@ -508,8 +591,7 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 	}
 }
 
-// A message that never comes does not keep the state back, nor does a log that never
-// ends: the position is saved every second.
+// The position is saved every second, even if the consumer never reaches the end of the log.
 func TestConsumerSavesOnTheWay(t *testing.T) {
 	store := newLogAndState(t)
 	batch := slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)
@@ -528,7 +610,7 @@ func TestConsumerSavesOnTheWay(t *testing.T) {
 	var first, now []byte
 	piece := make([]byte, 100_000)
 	bustest.Until(t, "another position", func() bool {
-		// The end of the log is never in sight.
+		// The log grows faster than it is read.
 		if _, err := io.ReadFull(reader, piece); err != nil {
 			t.Fatal(err)
 		}

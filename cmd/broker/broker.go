@@ -1,10 +1,9 @@
 // Command broker is the mbus daemon. It receives messages from producers and drains them
-// into its log, on standard error. See broker -h.
+// into its log, a file or standard error. See broker -h.
 package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"io"
 	"os"
@@ -15,8 +14,8 @@ import (
 	"mbus/internal/shared/command"
 )
 
-// gcPercent is the garbage collection target. More than the runtime's 100 saves time and
-// costs memory, which BrokerConfig.MemoryLimit bounds.
+// gcPercent is the garbage collection target. A higher one than the runtime's 100 saves time
+// and costs memory. BrokerConfig.MemoryLimit bounds the memory.
 const gcPercent = 200
 
 func main() {
@@ -25,7 +24,7 @@ func main() {
 
 // run is the command. It returns the exit status: 0 if the broker stopped and wrote every
 // message, 1 if it could not start or left a message unwritten, 2 if the arguments are wrong.
-// arguments[0] is the name that the command was called by.
+// arguments[0] is the path of the command.
 func run(arguments []string, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed log is a write error, which the broker handles
 	config := broker.DefaultConfig()
@@ -59,7 +58,7 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	return command.Success
 }
 
-// usage returns what -h prints besides the flags.
+// usage returns the text that -h prints, besides the flags.
 func usage() *command.Usage {
 	return &command.Usage{
 		Synopsis: "[flags]",
@@ -79,7 +78,7 @@ func usage() *command.Usage {
 	}
 }
 
-// newFlags returns the broker's flags, which set config. Its values are the defaults.
+// newFlags returns the broker's flags. They set config, whose values are their defaults.
 func newFlags(name string, config *broker.BrokerConfig) *flag.FlagSet {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	flags.StringVar(&config.ProducerHost, "phost", config.ProducerHost,
@@ -93,16 +92,9 @@ func newFlags(name string, config *broker.BrokerConfig) *flag.FlagSet {
 	command.Size(flags, &config.MaxPayload, "max-payload",
 		"largest payload accepted, in `bytes`, or with KiB, MiB or GiB")
 	command.Size(flags, &config.MaxQueued, "max-queued",
-		"limit of what is queued, overhead included, in `bytes`, or with KiB, MiB or GiB")
-	flags.Func("log",
-		"write the log to this `file`, which may be renamed at any time; else to standard error",
-		func(path string) error {
-			if path == "" {
-				return errors.New("must be a file")
-			}
-			config.LogFile = path
-			return nil
-		})
+		"limit of all queues, overhead included, in `bytes`, or with KiB, MiB or GiB")
+	command.Text(flags, &config.LogFile, "log", "a file",
+		"write the log to this `file`, which may be renamed at any time; else to standard error")
 	flags.BoolVar(&config.Sync, "sync", false,
 		"count a message as written only when it is on disk; needs -log")
 	return flags

@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// notifyCounts has a signal sent to requests whenever the counts are asked for: by SIGUSR1.
+// notifyCounts makes SIGUSR1, which asks for the counts, arrive in requests.
 func notifyCounts(requests chan<- os.Signal) {
 	signal.Notify(requests, syscall.SIGUSR1)
 }

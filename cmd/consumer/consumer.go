@@ -1,11 +1,12 @@
-// Command consumer delivers the messages in an mbus broker's log, each with the bytes
-// that were sent, to standard output or to a command. See consumer -h.
+// Command consumer delivers the messages of an mbus broker's log to standard output or to a
+// command, each with the bytes that were sent. See consumer -h.
 package main
 
 import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"slices"
@@ -20,11 +21,12 @@ func main() {
 	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is the command, whose arguments begin with its name. It returns the exit status: 0 if
-// it ended as it was asked to, 1 if something could not be read, delivered or saved, 2 if
-// the arguments are wrong.
+// run is the command. It returns the exit status: 0 if the consumer ended as it was asked to, 1
+// if something could not be read, delivered or saved, 2 if the arguments are wrong.
+// arguments[0] is the path of the command.
 func run(arguments []string, stdin, stdout, stderr *os.File) int {
-	// Caught, a closed pipe is a write error. Ignored, it would be for commands too.
+	// While SIGPIPE is caught, writing to a closed pipe is an error. The signal must not be
+	// ignored: commands would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	name := command.Name(arguments[0])
@@ -37,8 +39,13 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 	if config.Log == "" && command.IsTerminal(stdin) {
 		report("reading a broker's log, up to the end of input (Ctrl-D)")
 	}
+	if len(config.Command) == 0 && command.IsClosed(stdout) {
+		report("standard output is closed (or is " + os.DevNull +
+			", opened for reading too): must be open for writing")
+		return command.Failure
+	}
 	err := subscriber.Subscribe(ctx)
-	if err != nil && !errors.Is(err, syscall.EPIPE) { // who closed the pipe has had enough
+	if err != nil && !errors.Is(err, syscall.EPIPE) { // as by head, which has had enough
 		report(err.Error())
 	}
 	if err != nil {
@@ -47,8 +54,8 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 	return command.Success
 }
 
-// parse sets config as the arguments say, and returns its consumer. If there is nothing to
-// consume, done is true and status is the exit status.
+// parse parses the arguments into config and returns a consumer of it. If the command is to end
+// at once, done is true and status is the exit status.
 func parse(name string, arguments []string, config *consumer.Config) (
 	subscriber *consumer.Consumer, status int, done bool,
 ) {
@@ -65,11 +72,6 @@ func parse(name string, arguments []string, config *consumer.Config) (
 	if done {
 		return nil, status, true
 	}
-	flags.Visit(func(set *flag.Flag) {
-		if (set.Name == "log" || set.Name == "state") && set.Value.String() == "" {
-			err = fmt.Errorf("-%s is empty: must be a file", set.Name)
-		}
-	})
 	if err == nil {
 		subscriber, err = consumer.New(config)
 	}
@@ -79,7 +81,7 @@ func parse(name string, arguments []string, config *consumer.Config) (
 	return subscriber, command.Success, false
 }
 
-// usage returns what -h prints besides the flags.
+// usage returns the text that -h prints, besides the flags.
 func usage() *command.Usage {
 	return &command.Usage{
 		Synopsis: "[-log FILE [-state FILE]] [-topic T]... [flags] [-- COMMAND [ARG]...]",
@@ -101,26 +103,26 @@ func usage() *command.Usage {
 	}
 }
 
-// define adds the command's flags.
+// define adds the command's flags. They set config.
 func define(flags *flag.FlagSet, config *consumer.Config) {
-	flags.StringVar(&config.Log, "log", "",
+	command.Text(flags, &config.Log, "log", "a file",
 		"follow this broker's log `file`, through rotation; without it, read standard input")
-	flags.StringVar(&config.State, "state", "",
+	command.Text(flags, &config.State, "state", "a file",
 		"keep the position in this `file`, and go on from it; needs -log")
 	flags.Func("topic", "deliver this `topic`, once for each topic; without it, all topics",
 		func(text string) error {
 			config.Topics = append(config.Topics, text)
 			return nil
 		})
-	flags.StringVar(&config.Format, "format", "",
+	command.Text(flags, &config.Format, "format", "lines, nul, raw or json",
 		"write messages in this `format`: lines, nul (a zero byte after each), raw (the data "+
 			"alone) or json (default lines)")
-	flags.StringVar(&config.From, "from", "",
+	command.Text(flags, &config.From, "from", "start or end",
 		"where there is no position, begin at this `place`: start or end (default start)")
 	flags.BoolVar(&config.ToEnd, "end", false, "stop at the end that the log has now")
 	flags.Func("count", "stop after this `number` of messages", func(text string) (err error) {
 		if config.Count, err = strconv.Atoi(text); err != nil || config.Count < 1 {
-			return errors.New("must be a number of messages, at least 1")
+			return fmt.Errorf("must be a number of messages, from 1 to %d", math.MaxInt)
 		}
 		return nil
 	})

@@ -1,5 +1,6 @@
-// Package consumer delivers the messages of a broker's log, each with the bytes that
-// were sent, to a stream or to a command, at least once.
+// Package consumer delivers the messages of a broker's log to a stream or to a command. It
+// delivers each message at least once, with the bytes that were sent. The packages follow and
+// logline document the known limits.
 package consumer
 
 import (
@@ -7,20 +8,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"mbus/internal/apiv1"
+	"mbus/internal/shared/escape"
 	"mbus/internal/shared/follow"
 	"mbus/internal/shared/logline"
 )
 
-// saveInterval is how often the position is saved while messages are delivered to a
-// stream.
+// saveInterval is the time between two saves while messages are delivered to a stream.
 const saveInterval = time.Second
 
 // The formats of messages in a stream.
@@ -28,49 +30,54 @@ const (
 	Lines = "lines" // the data and a line feed
 	NUL   = "nul"   // the data and a zero byte
 	Raw   = "raw"   // the data alone
-	JSON  = "json"  // one object a line: time, topic, and data, or base64 if that is not UTF-8
+	JSON  = "json"  // an object a line: time, topic, and data, or base64 of data not in UTF-8
 )
 
-// Where to begin in a log.
+// The places to begin at in a log.
 const (
-	Start = "start" // with the first line of its oldest file
+	Start = "start" // the first line of its oldest file
 	End   = "end"   // after its last line
 )
 
-// Config is what a consumer is to do. Its zero value delivers all of Input.
+// Config configures a Consumer. If only Input, Output, Errors and Report are set, it delivers all
+// messages of Input to Output.
 type Config struct {
-	Log     string        // the log's file, which is followed; empty: Input is read to its end
-	State   string        // the file that keeps the position in Log; empty: none
-	Topics  []string      // whose messages are delivered; empty: all
+	Log     string        // the path of the log to follow; empty: read Input to its end
+	State   string        // the path of the file that keeps the position; empty: none
+	Topics  []string      // the topics to deliver; empty: all
 	Format  string        // of Output; empty: Lines
-	From    string        // Start or End, without a position, or with one that is lost; or empty
-	ToEnd   bool          // stop at the end that Log has at the start
-	Count   int           // stop after so many messages; 0: never
-	Retry   time.Duration // how long Command is tried again for one message
-	Command []string      // is run for each message; empty: messages go to Output
+	ToEnd   bool          // whether to stop at the end that Log has at the start
+	Count   int           // the number of messages after which to stop; 0: never stop
+	Retry   time.Duration // for how long to run Command again for one message
+	Command []string      // to run for each message; empty: write messages to Output
+
+	// From is Start or End: the place for a consumer without a position, and for one whose
+	// position is lost. Empty means Start for the first, and an error for the second.
+	From string
 
 	Input  io.Reader
-	Output *os.File // the standard output of commands, too
-	Errors *os.File // the standard error of commands
+	Output *os.File // also the standard output of Command
+	Errors *os.File // the standard error of Command
 
-	// Report takes a line about what a person should know, without its end.
+	// Report prints a line for the user. The line has no line feed.
 	Report func(line string)
 }
 
-// Validate returns nil if a consumer can be made of config. Otherwise its error names
-// the flag, its value and what would be right.
+// Validate returns nil if config is valid. Otherwise the error names a flag, its value and
+// what would be right.
 func (config *Config) Validate() error {
 	for _, topic := range config.Topics {
-		if len(topic) == 0 || len(topic) > apiv1.MaxTopic {
-			return fmt.Errorf("-topic %q: must have 1 to %d bytes", topic, apiv1.MaxTopic)
+		if err := apiv1.CheckTopic([]byte(topic)); err != nil {
+			return fmt.Errorf("-topic %w", err)
 		}
 	}
 	formats, froms := []string{"", Lines, NUL, Raw, JSON}, []string{"", Start, End}
 	switch {
 	case config.State != "" && config.Log == "":
 		return errors.New("-state without -log: must be with the log that the position is in")
-	case config.State != "" && config.State == config.Log:
-		return fmt.Errorf("-state %s: must be another file than the log", config.State)
+	case config.State != "" && follow.Belongs(config.State, config.Log):
+		return fmt.Errorf("-state %s: must be another file than the log and its rotated files",
+			config.State)
 	case config.From != "" && config.Log == "":
 		return errors.New("-from without -log: standard input is read from where it is")
 	case !slices.Contains(formats, config.Format):
@@ -78,7 +85,8 @@ func (config *Config) Validate() error {
 	case !slices.Contains(froms, config.From):
 		return fmt.Errorf("-from %q: must be start or end", config.From)
 	case len(config.Command) > 0 && config.Format != "":
-		return errors.New("-format with a command: must be one of them, a command gets the data alone")
+		return errors.New("-format with a command: must be one of them, " +
+			"a command gets the data alone")
 	case len(config.Command) == 0 && config.Retry != 0:
 		return errors.New("-retry without a command: must be with one, after --")
 	case config.Retry < 0:
@@ -89,36 +97,34 @@ func (config *Config) Validate() error {
 	return nil
 }
 
-// source is where lines come from: a log or a stream. Next returns nil if there is no
-// line at present, and Wait waits until there may be one.
+// source is a log or a stream. Next returns nil if there is no line at present, and Wait waits
+// until there may be one.
 type source interface {
 	Next() (line []byte, err error)
 	Wait(ctx context.Context)
 }
 
-// delivery is where messages go: a stream or a command. After an error of deliver, flush
-// returns one too, so that no position after that message is saved.
+// delivery is a stream or a command. After an error of deliver, flush returns an error too, so
+// that no position after that message is saved.
 type delivery interface {
 	deliver(ctx context.Context, message *message) error
-	// flush returns when what was delivered has been written, and if it is to be
-	// durable can't be lost.
+	// flush writes the messages delivered so far. If durable is true, it also syncs them.
 	flush(durable bool) error
 }
 
 // Consumer delivers messages as its Config says.
 type Consumer struct {
 	config *Config
-	wanted map[string]bool // topics as the log has them; empty: all
+	wanted map[string]bool // the topics to deliver, escaped as in the log; empty: all
 	source source
-	log    *follow.Follower // the source, if that is a log
-	end    follow.Position  // where to stop
-	state  *follow.State    // or nil
+	log    *follow.Follower // the source if it is a log; otherwise nil
+	end    follow.Position  // where to stop, with Config.ToEnd
+	state  *follow.State    // nil without Config.State
 	output delivery
-	each   bool // the position is saved after each message
 
 	message   message // in hand
-	delivered int     // how many messages were
-	moved     bool    // there are lines since the last save
+	delivered int     // the number of messages delivered
+	moved     bool    // whether a line was read since the last save
 }
 
 // New returns a Consumer, or the error of Validate.
@@ -127,27 +133,24 @@ func New(config *Config) (*Consumer, error) {
 		return nil, err
 	}
 	consumer := &Consumer{config: config, wanted: make(map[string]bool)}
-	// A broker takes printable topics alone, so nothing else is escaped in them.
-	escaped := strings.NewReplacer(`\`, `\\`, `'`, `\x27`)
 	for _, topic := range config.Topics {
-		consumer.wanted[escaped.Replace(topic)] = true
+		consumer.wanted[string(escape.AppendName(nil, []byte(topic)))] = true
 	}
 	if len(config.Command) > 0 {
-		consumer.output, consumer.each = &worker{config: config}, true
+		consumer.output = &worker{config: config}
 	} else {
 		consumer.output = newOutput(config.Output, config.Format)
 	}
 	return consumer, nil
 }
 
-// Subscribe delivers messages until there are no more, as many have been delivered as
-// were asked for, or ctx ends, which lets the message in hand be delivered. Then the
-// position is saved. It returns nil after these, and else what could not be read,
-// delivered or saved. It is to be called once.
+// Subscribe delivers messages until the end that Config asks for, the end of Input, or the end
+// of ctx. At the end of ctx it still delivers the message in hand. Then it saves the position
+// and returns nil. Otherwise the error says what could not be read, delivered or saved. A
+// Consumer's Subscribe must be called only once.
 //
-// The position is saved after each message that a command took; with Output, every
-// second and whenever there is nothing more to read, when what was delivered has been
-// written.
+// With a command, Subscribe saves the position after each message. With Output, it saves every
+// second and whenever there is nothing more to read, after writing the messages delivered.
 func (consumer *Consumer) Subscribe(ctx context.Context) error {
 	defer consumer.close()
 	if err := consumer.open(); err != nil {
@@ -163,12 +166,17 @@ func (consumer *Consumer) Subscribe(ctx context.Context) error {
 	return err
 }
 
-// open opens what Subscribe needs and goes to the first line. It saves the position
-// there, so that a state that can't be saved is reported before anything is delivered.
+// open opens the log and the state, and goes to the first line. It saves the position there,
+// so that a state that can't be saved is reported before a message is delivered.
 func (consumer *Consumer) open() (err error) {
 	config := consumer.config
 	if runtime.GOOS == "windows" && (config.State != "" || len(config.Command) > 0) {
 		return errors.New("-state and a command are not supported on Windows")
+	}
+	if len(config.Command) > 0 {
+		if _, err := exec.LookPath(config.Command[0]); err != nil {
+			return fmt.Errorf("the command can't be run: %w", err)
+		}
 	}
 	if config.Log == "" {
 		consumer.source = follow.NewReader(config.Input)
@@ -188,7 +196,7 @@ func (consumer *Consumer) open() (err error) {
 	return consumer.save()
 }
 
-// close closes what open opened.
+// close closes the log and the state.
 func (consumer *Consumer) close() {
 	if consumer.log != nil {
 		consumer.log.Close()
@@ -198,34 +206,37 @@ func (consumer *Consumer) close() {
 	}
 }
 
-// begin goes to where the state says, or -from.
+// begin goes to the position of the state or, without one, to the place of -from.
 func (consumer *Consumer) begin() error {
 	if err := consumer.findEnd(); err != nil {
 		return err
 	}
-	if consumer.state == nil {
-		return consumer.seek()
+	if consumer.state != nil {
+		if position, _, found := consumer.state.Load(); found {
+			err := consumer.log.Seek(position)
+			if errors.Is(err, follow.ErrLost) {
+				return consumer.restart(err)
+			}
+			return err
+		}
 	}
-	position, _, found := consumer.state.Load()
-	if !found {
-		return consumer.seek()
-	}
-	err := consumer.log.Seek(position)
-	if errors.Is(err, follow.ErrLost) {
-		return consumer.restart(err)
-	}
-	return err
+	return consumer.seek()
 }
 
-// findEnd finds where to stop, if that is the end of the log.
+// findEnd finds the end of the log, with -end.
 func (consumer *Consumer) findEnd() (err error) {
-	if consumer.config.ToEnd {
-		consumer.end, err = consumer.log.End()
+	if consumer.log == nil || !consumer.config.ToEnd {
+		return nil
+	}
+	consumer.end, err = consumer.log.End()
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: names no file, and there is no rotated file beside it: "+
+			"with -end the log must exist", consumer.config.Log)
 	}
 	return err
 }
 
-// seek goes to where -from says.
+// seek goes to the place of -from.
 func (consumer *Consumer) seek() error {
 	if consumer.config.From == End {
 		return consumer.log.SeekEnd()
@@ -233,7 +244,7 @@ func (consumer *Consumer) seek() error {
 	return consumer.log.Seek(follow.Position{})
 }
 
-// restart goes on where -from says after the position was lost.
+// restart goes to the place of -from after the position was lost.
 func (consumer *Consumer) restart(lost error) error {
 	if consumer.config.From == "" {
 		return fmt.Errorf("%w: -from start or -from end must say where to go on", lost)
@@ -242,9 +253,9 @@ func (consumer *Consumer) restart(lost error) error {
 	return consumer.seek()
 }
 
-// run delivers messages until Subscribe is to end, but for a last save.
+// run is Subscribe without its last save.
 func (consumer *Consumer) run(ctx context.Context) error {
-	var isDue atomic.Bool // cheaper to look at than a ticker's channel
+	var isDue atomic.Bool // faster to read than a ticker's channel
 	timer := time.AfterFunc(saveInterval, func() { isDue.Store(true) })
 	defer timer.Stop()
 	for ctx.Err() == nil && !consumer.isDone() {
@@ -271,29 +282,27 @@ func (consumer *Consumer) run(ctx context.Context) error {
 	return nil
 }
 
-// isDone reports whether everything that was asked for has been delivered.
+// isDone reports whether the consumer has reached -count or -end.
 func (consumer *Consumer) isDone() bool {
 	config := consumer.config
 	return config.Count > 0 && consumer.delivered == config.Count ||
 		config.ToEnd && consumer.log != nil && consumer.log.At(consumer.end)
 }
 
-// pause saves, and waits until there may be another line.
+// pause saves the position and waits until there may be another line.
 func (consumer *Consumer) pause(ctx context.Context) error {
 	if err := consumer.save(); err != nil {
 		return err
 	}
-	if consumer.log != nil { // the file that had the end may be gone
-		if err := consumer.findEnd(); err != nil {
-			return err
-		}
+	if err := consumer.findEnd(); err != nil { // the file that had the end may be gone
+		return err
 	}
 	consumer.source.Wait(ctx)
 	return nil
 }
 
-// save saves the position after the last line, when everything up to it has been
-// delivered, and the log up to there can't be lost any more.
+// save writes the messages delivered, makes the log durable up to the last line, and saves the
+// position after that line. If the position has not moved, it only writes.
 func (consumer *Consumer) save() error {
 	isDue := consumer.state != nil && consumer.moved
 	if err := consumer.output.flush(isDue); err != nil || !isDue {
@@ -309,7 +318,7 @@ func (consumer *Consumer) save() error {
 	return nil
 }
 
-// take delivers the message of a line, if it has one that is wanted.
+// take delivers the message of a line, if the line has one and its topic is wanted.
 func (consumer *Consumer) take(ctx context.Context, line []byte) error {
 	consumer.moved = true
 	parts, found := logline.Parse(line)
@@ -330,14 +339,14 @@ func (consumer *Consumer) take(ctx context.Context, line []byte) error {
 		return err
 	}
 	consumer.delivered++
-	if consumer.each {
+	if len(consumer.config.Command) > 0 {
 		return consumer.save()
 	}
 	return nil
 }
 
-// skip reports a line that is not delivered, up to where its data can begin: that may have
-// been changed.
+// skip reports the start of a line that is not delivered. It leaves out the data, whose bytes
+// may have been unescaped in place.
 func (consumer *Consumer) skip(line []byte, why string) {
 	const shown = len("2024/06/02 10:39:55 Received new message from topic '': '")
 	consumer.config.Report(fmt.Sprintf("skipped a line: %s: %q", why, line[:min(len(line), shown)]))

@@ -20,7 +20,7 @@ import (
 	"mbus/internal/shared/escape"
 )
 
-// patience is how long a test waits for what must come, at the most.
+// patience is the longest time that a test waits for a result.
 const patience = 20 * time.Second
 
 const stamp = "2024/06/02 10:39:55 "
@@ -83,7 +83,7 @@ func TestFormats(t *testing.T) {
 	}
 }
 
-// Exactly the topics that are asked for are delivered, in the order of the log.
+// Exactly the topics in Config are delivered, in the order of the log.
 func TestTopics(t *testing.T) {
 	topics := []string{
 		"a", "ab", "A", "a'b", `a\b`, "a': 'b", "żółw", "*", " ", `\x27`, "\U0001f422",
@@ -98,19 +98,19 @@ func TestTopics(t *testing.T) {
 		config := consumer.Config{Input: strings.NewReader(input.String()), Topics: []string{topic}}
 		expect(t, config, fmt.Sprintf("0 of %d\n1 of %d\n", i, i))
 	}
-	both := consumer.Config{Input: strings.NewReader(input.String()), Topics: []string{"*", "a", "a"}}
-	expect(t, both, "0 of 0\n0 of 7\n1 of 0\n1 of 7\n")
-	none := consumer.Config{Input: strings.NewReader(input.String()), Topics: []string{"b"}}
-	expect(t, none, "")
-	// What a broker of a newer Go finds printable comes all the same.
+	both := []string{"*", "a", "a"}
+	expect(t, consumer.Config{Input: strings.NewReader(input.String()), Topics: both},
+		"0 of 0\n0 of 7\n1 of 0\n1 of 7\n")
+	none := []string{"b"}
+	expect(t, consumer.Config{Input: strings.NewReader(input.String()), Topics: none}, "")
+	// A character that only a newer Go finds printable may be in the log of its broker.
 	const newer = "\U0003fffd"
 	input.Reset()
 	input.WriteString(stamp + "Received new message from topic '" + newer + "': '\u0085'\n")
-	config := consumer.Config{Input: strings.NewReader(input.String()), Topics: []string{newer}}
-	expect(t, config, "\u0085\n")
+	expect(t, consumer.Config{Input: strings.NewReader(input.String())}, "\u0085\n")
 }
 
-// What is not a message is not delivered, and what is not whole is reported.
+// A line that is not a message is not delivered. A torn line is reported.
 func TestOtherLines(t *testing.T) {
 	const (
 		head = stamp + "Received new message from topic '"
@@ -121,7 +121,8 @@ func TestOtherLines(t *testing.T) {
 		stamp + "creating topic Received new message from topic \\x27\n",
 		stamp + "new message dispatched on topic x\n",
 		stamp + "3 new messages dispatched on topic x\n",
-		stamp + "refused payload from 127.0.0.1:1: unknown entry \"Received new message from topic \"\n",
+		stamp + "refused payload from 127.0.0.1:1: " +
+			"unknown entry \"Received new message from topic \"\n",
 		"\n", "goroutine 1 [running]:\n", "Received new message\n",
 	}
 	torn := []string{
@@ -159,21 +160,23 @@ func TestOtherLines(t *testing.T) {
 func TestCount(t *testing.T) {
 	input := line("a", "1") + line("b", "no") + line("a", "2") + "no\n" + line("a", "3")
 	for count, want := range []string{"1\n2\n3\n", "1\n", "1\n2\n", "1\n2\n3\n", "1\n2\n3\n"} {
-		config := consumer.Config{Input: strings.NewReader(input), Topics: []string{"a"}, Count: count}
-		expect(t, config, want)
+		input := strings.NewReader(input)
+		expect(t, consumer.Config{Input: input, Topics: []string{"a"}, Count: count}, want)
 	}
 }
 
-// Each of these is wrong usage.
+// Validate says what is wrong with each of these, and what would be right.
 func TestValidate(t *testing.T) {
 	long := strings.Repeat("x", 256)
 	command := []string{"x"}
 	for want, config := range map[string]consumer.Config{
-		`-topic "": must have 1 to 255 bytes`:             {Topics: []string{"a", ""}},
-		`-topic "` + long + `": must have 1 to 255 bytes`: {Topics: []string{long}},
-		`-format "x": must be lines, nul, raw or json`:    {Format: "x"},
-		`-from "now": must be start or end`:               {Log: "x", From: "now"},
-		`-count -1: must be at least 1`:                   {Count: -1},
+		`-topic is 0 bytes long, must be 1 to 255`:     {Topics: []string{"a", ""}},
+		`-topic is 256 bytes long, must be 1 to 255`:   {Topics: []string{long}},
+		`-topic is not printable UTF-8 at byte 2`:      {Topics: []string{"a\n"}},
+		`-topic is not printable UTF-8 at byte 3`:      {Topics: []string{"ab\xff"}},
+		`-format "x": must be lines, nul, raw or json`: {Format: "x"},
+		`-from "now": must be start or end`:            {Log: "x", From: "now"},
+		`-count -1: must be at least 1`:                {Count: -1},
 		`-retry -1s: must be a duration of at least 0, such as 30s`: {
 			Command: command, Retry: -time.Second},
 		`-retry without a command: must be with one, after --`: {Retry: time.Second},
@@ -188,7 +191,26 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// files is a log, and a state, of a test.
+// A state must not have the name of a file of the log.
+func TestValidateState(t *testing.T) {
+	for _, test := range []consumer.Config{
+		{Log: "x", State: "x"}, {Log: "x", State: "./x"}, {Log: "x", State: "x.1"},
+		{Log: "./d/x", State: "d/x-20261124.1"},
+	} {
+		want := "-state " + test.State + ": must be another file than the log and its rotated files"
+		if err := test.Validate(); err == nil || err.Error() != want {
+			t.Errorf("-log %s -state %s: %v, want %s", test.Log, test.State, err, want)
+		}
+	}
+	for _, state := range []string{"x.state", "x.1.state", "x.", "d/x.1", "y"} {
+		config := consumer.Config{Log: "x", State: state}
+		if err := config.Validate(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// files has the paths of a test's log and state.
 type files struct {
 	t          testing.TB
 	log, state string
@@ -212,13 +234,13 @@ func (files files) write(text string) {
 	}
 }
 
-// config returns a consumer of the log, to its end, with the state.
+// config configures a consumer of the log, to its end, with the state.
 func (files files) config() consumer.Config {
 	return consumer.Config{Log: files.log, State: files.state, ToEnd: true}
 }
 
-// Each run goes on where the one before ended, whatever the topics, and wherever the
-// lines are that are not delivered.
+// Each run begins where the run before ended, whatever its topics are. Lines that are not
+// delivered move the position too.
 func TestState(t *testing.T) {
 	files := newFiles(t)
 	files.write(line("a", "1") + line("b", "2"))
@@ -243,7 +265,7 @@ func TestState(t *testing.T) {
 	expect(t, config, "8\n")
 }
 
-// -from decides only where there is no position, or where it is lost.
+// -from has an effect only if there is no position, or if the position is lost.
 func TestFrom(t *testing.T) {
 	files := newFiles(t)
 	files.write(line("a", "1"))
@@ -285,8 +307,8 @@ func TestFrom(t *testing.T) {
 	}
 }
 
-// A crash leaves of the log any part that has the position, perhaps with a torn end, and
-// the broker cuts that off and goes on: the consumer goes on too.
+// A crash can cut the log anywhere after the position. The broker then cuts a torn end off and
+// appends. The consumer delivers the messages that are left and those that are new.
 func TestCrashedLog(t *testing.T) {
 	files := newFiles(t)
 	files.write(line("a", "1"))
@@ -305,9 +327,9 @@ func TestCrashedLog(t *testing.T) {
 			want += data
 		}
 		for text, want := range map[string]string{
-			start + rest[:length]:         want,         // crashed, not started again
-			start + kept + after:          want + "4\n", // started again, the torn end cut off
-			start + rest[:length] + after: want + "4\n", // started again with a log that is not its own
+			start + rest[:length]:         want,         // after the crash
+			start + kept + after:          want + "4\n", // after the next start with -log
+			start + rest[:length] + after: want + "4\n", // after the next start without -log
 		} {
 			for path, text := range map[string]string{files.state: string(state), files.log: text} {
 				if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -321,7 +343,7 @@ func TestCrashedLog(t *testing.T) {
 	}
 }
 
-// Whatever topics and data a broker accepts, they come back from its log, in order.
+// Any topic and data that a broker accepts come back from its log, in order.
 func FuzzBus(f *testing.F) {
 	log := &bytes.Buffer{}
 	config := broker.DefaultConfig()
@@ -349,9 +371,11 @@ func FuzzBus(f *testing.F) {
 		}
 		text := log.Bytes()
 		topics := []string{topic}
-		config := consumer.Config{Input: bytes.NewReader(text), Topics: topics, Format: consumer.NUL}
+		config := consumer.Config{Input: bytes.NewReader(text), Topics: topics}
+		config.Format = consumer.NUL
 		expect(t, config, string(first)+"\x00"+string(second)+"\x00")
-		got, _, err := consume(t, consumer.Config{Input: bytes.NewReader(text), Format: consumer.JSON})
+		config = consumer.Config{Input: bytes.NewReader(text), Format: consumer.JSON}
+		got, _, err := consume(t, config)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -378,7 +402,7 @@ func FuzzBus(f *testing.F) {
 	})
 }
 
-// However the bytes of a stream come, the same messages come out.
+// The messages of a stream do not depend on the sizes of its reads.
 func FuzzStream(f *testing.F) {
 	f.Add([]byte(line("a", "1")+"x\n"+line("b", "2\n")+line("a", "torn")[:60]), 3)
 	f.Fuzz(func(t *testing.T, text []byte, size int) {
@@ -402,7 +426,7 @@ func FuzzStream(f *testing.F) {
 	})
 }
 
-// inPieces is a stream that gives a few bytes at a time.
+// inPieces is a stream that returns up to size bytes from each read.
 type inPieces struct {
 	text []byte
 	size int

@@ -9,11 +9,10 @@ import (
 	"unicode/utf8"
 )
 
-// outputSize is how many bytes are gathered for one write.
+// outputSize is the size of the buffer, in bytes.
 const outputSize = 64 << 10
 
-// output delivers messages to a stream. An error of the stream is returned by each
-// call after it.
+// output delivers messages to a stream. After an error of the stream each call returns it.
 type output struct {
 	file   *os.File
 	stream *bufio.Writer // to file
@@ -24,7 +23,8 @@ func newOutput(file *os.File, format string) *output {
 	return &output{file, bufio.NewWriterSize(file, outputSize), format}
 }
 
-// deliver writes one message. Of several errors, the stream returns the first again.
+// deliver writes one message. Only the last write's error is checked: a bufio.Writer returns
+// its first error from each later write.
 func (output *output) deliver(_ context.Context, message *message) error {
 	switch output.format {
 	case JSON:
@@ -41,8 +41,8 @@ func (output *output) deliver(_ context.Context, message *message) error {
 	return wrapOutput(output.stream.WriteByte(end))
 }
 
-// flush returns when everything has been written and, if it is to be durable and the
-// stream is a regular file, synced. What is in a pipe can't be.
+// flush writes the buffer. If durable is true and the stream is a regular file, it syncs the
+// file. A pipe can't be synced.
 func (output *output) flush(durable bool) error {
 	err := output.stream.Flush()
 	if err == nil && durable {
@@ -61,7 +61,7 @@ func wrapOutput(err error) error {
 	return fmt.Errorf("standard output: %w", err)
 }
 
-// writeObject writes a message as one line of JSON (RFC 8259), in bounded memory.
+// writeObject writes a message as one line of JSON (RFC 8259), without a copy of its data.
 func (output *output) writeObject(message *message) error {
 	stream := output.stream
 	fmt.Fprintf(stream, `{"time":"%s","topic":"`, message.time())
@@ -79,8 +79,7 @@ func (output *output) writeObject(message *message) error {
 	return wrapOutput(err)
 }
 
-// writeString writes what is between the quotation marks of a JSON string of text,
-// which is UTF-8.
+// writeString writes text, which is UTF-8, as a JSON string without its quotation marks.
 func writeString(stream *bufio.Writer, text []byte) {
 	start := 0
 	for i, b := range text {

@@ -4,30 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"time"
 )
 
 const (
-	// The pauses before a command is run again, the first and the longest.
-	minPause = 100 * time.Millisecond
-	maxPause = 10 * time.Second
+	// The pauses before a command is run again.
+	minPause = 100 * time.Millisecond // the first
+	maxPause = 10 * time.Second       // the longest
 )
 
-// errStopped is the error of a message that is not tried again because the consumer
-// stops.
+// errStopped is the error of a message whose command failed while the consumer was stopping.
 var errStopped = errors.New("stopped")
 
-// worker delivers messages to a command, which it runs once for each.
+// worker delivers messages to a command, and runs it once for each message.
 type worker struct {
 	config *Config
-	failed error // of a message that was not delivered
+	failed error // the error of the message that was not delivered
 }
 
-// deliver runs the command until it has taken the message, or has failed for as long as
-// it is tried. The end of ctx does not interrupt the command, but it is not run again.
+// deliver runs the command until it succeeds, or has failed for Config.Retry. The end of ctx
+// does not interrupt the command, but prevents the next run.
 func (worker *worker) deliver(ctx context.Context, message *message) error {
 	err := worker.run(message)
 	if err == nil {
@@ -36,8 +34,8 @@ func (worker *worker) deliver(ctx context.Context, message *message) error {
 	first, tries := time.Now(), 1
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		left := worker.config.Retry - time.Since(first)
-		// Also before giving up: a terminal's signal may have ended the command
-		// and be about to end ctx.
+		// This also waits before giving up: a signal from a terminal may have ended
+		// the command, and may end ctx a moment later.
 		if !sleep(ctx, max(min(pause, left), minPause)) {
 			worker.failed = errStopped
 			return errStopped
@@ -59,15 +57,14 @@ func (worker *worker) deliver(ctx context.Context, message *message) error {
 	}
 }
 
-// flush returns the error of a message that was not delivered: what comes after it must
-// not count.
+// flush returns the error of the message that was not delivered.
 func (worker *worker) flush(bool) error {
 	return worker.failed
 }
 
-// run runs the command once. The data is in a file that has no name any more, not in a
-// pipe: with a consumer that is killed, a pipe would end early, and the command take a
-// part of the data for the whole.
+// run runs the command once. The command reads the data from an unlinked file and not from a
+// pipe: if the consumer were killed, a pipe would end early, and the command would take a part
+// of the data for all of it.
 func (worker *worker) run(message *message) error {
 	input, err := os.CreateTemp("", "mbus-consumer-")
 	if err != nil {
@@ -77,10 +74,8 @@ func (worker *worker) run(message *message) error {
 	if err := os.Remove(input.Name()); err != nil {
 		return err
 	}
-	if _, err := input.Write(message.data); err != nil {
-		return err
-	}
-	if _, err := input.Seek(0, io.SeekStart); err != nil {
+	// The command begins to read at the file's offset, which WriteAt leaves at 0.
+	if _, err := input.WriteAt(message.data, 0); err != nil {
 		return err
 	}
 	command := worker.config.Command

@@ -26,20 +26,20 @@ const (
 	Misuse  = 2 // wrong flags or arguments
 )
 
-// version is what the Makefile knows with git, set by the linker (-X). Empty: see Parse.
+// version is the Makefile's version, from git. The linker sets it (-X). If it is empty, see
+// Parse.
 var version string
 
-// Name returns the name of a command that was called by path: its last element, without
-// Windows' .exe.
+// Name returns the name of the command at path: the path's last element, without .exe.
 func Name(path string) string {
 	return strings.TrimSuffix(filepath.Base(path), ".exe")
 }
 
-// Parse parses a command's arguments with flags, to which it adds -version. It serves -h and
-// -version itself, on stdout, and reports a wrong argument on stderr, in one line. Then done
-// is true, and the command must exit with status.
+// Parse adds -version to flags and parses a command's arguments. It prints the answers to -h
+// and -version on stdout, and one line about a wrong argument on stderr. Then done is true,
+// and the command must exit with status.
 //
-// The version is that of the Makefile, or else the one that Go has put into the binary.
+// The version is the Makefile's. In a binary built without it, the version is Go's own.
 func Parse(
 	flags *flag.FlagSet, usage *Usage, arguments []string, stdout, stderr io.Writer,
 ) (status int, done bool) {
@@ -64,8 +64,7 @@ func Parse(
 	return Success, false
 }
 
-// UsageError prints err, which is about the arguments, on stderr, with a hint at -h. It
-// returns Misuse.
+// UsageError prints an error of the arguments on stderr, with a hint at -h. It returns Misuse.
 func UsageError(flags *flag.FlagSet, err error, stderr io.Writer) int {
 	Say(stderr, flags.Name(), fmt.Sprintf("%v (see %s -h)", err, flags.Name()))
 	return Misuse
@@ -94,10 +93,25 @@ func Say(stderr io.Writer, name, text string) {
 // IsTerminal reports whether file is a terminal.
 func IsTerminal(file *os.File) bool {
 	info, err := file.Stat()
-	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return false
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && !isNull(info)
+}
+
+// IsClosed reports whether the standard output was closed when the process started. The Go
+// runtime opens the null device, for reading and writing, in place of a closed standard file.
+// A shell's > /dev/null opens the device for writing alone. IsClosed also reports true if the
+// parent process opened the device for both.
+func IsClosed(stdout *os.File) bool {
+	info, err := stdout.Stat()
+	if err != nil || !isNull(info) {
+		return err != nil
 	}
-	// The null device is a character device too, and often a standard input.
+	_, err = stdout.Read(make([]byte, 1))
+	return err == io.EOF // not an error about the descriptor
+}
+
+// isNull reports whether info describes the null device, which is a character device as
+// terminals are.
+func isNull(info os.FileInfo) bool {
 	null, err := os.Stat(os.DevNull)
-	return err != nil || !os.SameFile(info, null)
+	return err == nil && os.SameFile(info, null)
 }

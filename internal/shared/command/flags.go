@@ -10,18 +10,30 @@ import (
 	"time"
 )
 
+// Text adds a flag for a text that must not be empty. The kind, such as "a file", completes the
+// error for an empty text: must be a file.
+func Text(flags *flag.FlagSet, target *string, name, kind, usage string) {
+	parse := func(text string) (string, error) {
+		if text == "" {
+			return "", errors.New("must be " + kind)
+		}
+		return text, nil
+	}
+	flags.Var(flagValue[string]{target, parse, strings.Clone}, name, usage)
+}
+
 // Duration adds a flag for a duration, in the form that time.ParseDuration takes.
 func Duration(flags *flag.FlagSet, target *time.Duration, name, usage string) {
 	flags.Var(flagValue[time.Duration]{target, parseDuration, time.Duration.String}, name, usage)
 }
 
-// Size adds a flag for a number of bytes from 1 to math.MaxInt: plain, or in KiB, MiB or GiB.
-// The usage shows its default in the same form.
+// Size adds a flag for a count of bytes from 1 to math.MaxInt, plain or in KiB, MiB or GiB. The
+// usage shows its default in the same form.
 func Size(flags *flag.FlagSet, target *int, name, usage string) {
 	flags.Var(flagValue[int]{target, parseSize, formatSize}, name, usage)
 }
 
-// flagValue is a flag.Value. Its parse function returns errors that say what would be right.
+// flagValue is a flag.Value. The errors of parse say what would be right.
 type flagValue[T any] struct {
 	target *T
 	parse  func(string) (T, error)

@@ -11,7 +11,7 @@ import (
 	"mbus/internal/shared/command"
 )
 
-// parsed returns what -size is after text, and the error, if there is one.
+// parsed parses -size text, and returns the size and the error.
 func parsed(text string) (int, error) {
 	size := -1
 	flags := flag.NewFlagSet("test", flag.ContinueOnError)
@@ -35,7 +35,7 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// What is no size is refused, and says what is one.
+// A text that is not a size is refused with what would be right.
 func TestSizeRefused(t *testing.T) {
 	const syntax = "must be a count of bytes, at least 1, such as 1000, 64KiB, 16MiB or 1GiB"
 	tooLarge := fmt.Sprintf("must be at most %d bytes", math.MaxInt)
@@ -47,8 +47,8 @@ func TestSizeRefused(t *testing.T) {
 		fmt.Sprintf("%dKiB", math.MaxInt>>10+1): tooLarge,
 		fmt.Sprintf("%dGiB", math.MaxInt>>30+1): tooLarge,
 		"18446744073709551615":                  tooLarge,
-		"18446744073709551617":                  tooLarge, // 1<<64 and 1
-		"17179869185GiB":                        tooLarge, // 1<<64 bytes and 1 GiB
+		"18446744073709551617":                  tooLarge, // 1<<64 + 1
+		"17179869185GiB":                        tooLarge, // 1<<64 + 1<<30
 		"9999999999999999999999GiB":             tooLarge,
 	} {
 		got, err := parsed(text)
@@ -58,7 +58,7 @@ func TestSizeRefused(t *testing.T) {
 	}
 }
 
-// The usage has defaults in the form in which people write sizes, and which is read.
+// The usage shows the default size with its unit, in a form that the flag accepts.
 func TestSizeDefaults(t *testing.T) {
 	for size, want := range map[int]string{
 		1: "1", 1000: "1000", 1 << 10: "1KiB", 1<<10 + 1: "1025", 1536 << 10: "1536KiB",

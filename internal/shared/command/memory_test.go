@@ -8,13 +8,13 @@ import (
 	"mbus/internal/shared/command"
 )
 
-// The environment's GOGC and a lower GOMEMLIMIT outrank what a command wants.
+// GOGC and a lower GOMEMLIMIT in the environment take precedence over SetMemory.
 func TestSetMemory(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(100))
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1))
 	for _, test := range []struct {
 		gogc        string
-		limit       int64 // which the runtime has taken from GOMEMLIMIT
+		limit       int64 // of the runtime, from GOMEMLIMIT
 		wantLimit   int64
 		wantPercent int
 	}{

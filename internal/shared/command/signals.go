@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// Signals within pairTime of the first are one request to stop: timeout(1) and systemd
-	// send two at once.
+	// pairTime is the time after the first signal in which further ones are part of the same
+	// request to stop: timeout(1) and systemd send two at once.
 	pairTime = 200 * time.Millisecond
 
 	// hangupTime is pairTime for SIGHUP. When a terminal is closed, the kernel sends one
@@ -19,7 +19,7 @@ const (
 	hangupTime = time.Second
 )
 
-// signalError is the cause of a context that a signal has ended: the signal's name.
+// signalError is the cause of the end of a SignalContext: the name of the signal.
 type signalError string
 
 // Error implements error.
@@ -34,8 +34,7 @@ func SignalName(ctx context.Context) string {
 	return string(name)
 }
 
-// nameOf returns the name of a signal. Go itself has only its description, such as
-// "terminated".
+// nameOf returns the name of a signal. Go has only a description, such as "terminated".
 func nameOf(received os.Signal) string {
 	switch received {
 	case syscall.SIGTERM:
@@ -59,7 +58,7 @@ func nameOf(received os.Signal) string {
 // A main function calls SignalContext once. Its goroutine runs until a signal arrives.
 func SignalContext(signals ...os.Signal) context.Context {
 	received := make(chan os.Signal, 1)
-	hangups := make(chan os.Signal, 1) // nobody reads it: it only stops the default action
+	hangups := make(chan os.Signal, 1) // never read: it only prevents the default action
 	for _, each := range signals {
 		if signal.Ignored(each) {
 			continue

@@ -8,18 +8,17 @@ import (
 	"strings"
 )
 
-// Usage is what a command explains about itself, besides its flags.
+// Usage is the text that -h prints, besides the flags.
 type Usage struct {
 	Synopsis string   // the arguments, in one line
-	Order    []string // names of flags, in the order in which one needs them
+	Order    []string // names of flags, the most needed first
 	Statuses []string // the meaning of each exit status, from 0
 	Examples []string // command lines, in which NAME is the command's name
 
-	// Confused has the flags that people confuse with the command's own: the name that
-	// they give, and the name that they mean.
+	// Confused maps flags of other commands to the flags that their users mean here.
 	Confused map[string]string
 
-	// Advise returns what to do about an argument that is no flag, or "". It may be nil.
+	// Advise returns advice about an argument that is not a flag, or "". It may be nil.
 	Advise func(argument string) string
 }
 
@@ -70,7 +69,8 @@ func (usage *Usage) printFlags(output io.Writer, flags *flag.FlagSet) {
 	}
 }
 
-// wrap cuts text between words into lines of at most width bytes, where words allow it.
+// wrap cuts text between words into lines of at most width bytes. Only a longer word makes a
+// longer line.
 func wrap(text string, width int) []string {
 	var lines []string
 	line := ""
@@ -84,7 +84,7 @@ func wrap(text string, width int) []string {
 	return append(lines, line)
 }
 
-// explain adds to err, which is about a flag that is not defined, which one is meant.
+// explain adds the flag that is meant to an error about a flag in Confused.
 func (usage *Usage) explain(err error) error {
 	name := strings.TrimPrefix(err.Error(), "flag provided but not defined: -")
 	if meant, confused := usage.Confused[name]; confused {
@@ -93,7 +93,7 @@ func (usage *Usage) explain(err error) error {
 	return err
 }
 
-// unexpected returns the error for an argument that is no flag.
+// unexpected returns the error for an argument that is not a flag.
 func (usage *Usage) unexpected(argument string) error {
 	advice := ""
 	if usage.Advise != nil {

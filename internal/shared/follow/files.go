@@ -14,20 +14,23 @@ import (
 	"time"
 )
 
-// listPatience is how long the files of a log may go on changing while they are
-// listed.
+// listPatience limits how long list waits for two equal looks at the files of a log.
 const listPatience = 10 * time.Second
+
+// errChanged reports that a file of a log was renamed, removed or truncated after it was
+// listed, so that the log must be listed again.
+var errChanged = errors.New("the file has changed since it was listed")
 
 // entry is one file of a log.
 type entry struct {
-	suffix string // what follows the log's name; empty: the log itself
+	suffix string // of its name, after the log's; empty: it has the log's name
 	path   string
 	info   fs.FileInfo
 }
 
-// list returns the files that belong to the log at path, the oldest first. Names
-// move from file to file during a rotation, so it lists until it has seen the same
-// files under the same names twice.
+// list returns the files that belong to the log at path, the oldest first. A rotation moves
+// names from file to file, so list looks until it has seen the same files with the same names
+// twice in a row.
 func list(path string) ([]entry, error) {
 	before, err := glimpse(path)
 	if err != nil {
@@ -49,20 +52,22 @@ func list(path string) ([]entry, error) {
 	}
 }
 
-// glimpse is one look at the names and then at the files, which may have been
-// renamed meanwhile.
+// glimpse looks once at the names, and then at the files. A rename between the two can hide
+// a file.
 func glimpse(path string) ([]entry, error) {
 	directory, base := filepath.Split(path)
 	names, err := os.ReadDir(filepath.Clean(directory))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	var entries []entry
+	suffixes := []string{""}
 	for _, name := range names {
-		suffix, found := strings.CutPrefix(name.Name(), base)
-		if !found || suffix != "" && !isRotated(suffix) {
-			continue
+		if suffix, found := strings.CutPrefix(name.Name(), base); found && isRotated(suffix) {
+			suffixes = append(suffixes, suffix)
 		}
+	}
+	var entries []entry
+	for _, suffix := range suffixes {
 		info, err := os.Stat(path + suffix)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -77,8 +82,15 @@ func glimpse(path string) ([]entry, error) {
 	return entries, nil
 }
 
-// isRotated reports whether suffix is what rotation adds to a log's name, as a
-// number or a date: it matches [.-][0-9][0-9.-]*.
+// Belongs reports whether a file at path would belong to the log at logPath. It compares the
+// paths alone.
+func Belongs(path, logPath string) bool {
+	suffix, found := strings.CutPrefix(filepath.Clean(path), filepath.Clean(logPath))
+	return found && (suffix == "" || isRotated(suffix))
+}
+
+// isRotated reports whether suffix is one that rotation adds to a log's name, a number or a
+// date: whether it matches [.-][0-9][0-9.-]*.
 func isRotated(suffix string) bool {
 	const digits = "0123456789"
 	return len(suffix) >= 2 && strings.IndexByte(".-", suffix[0]) >= 0 &&
@@ -89,8 +101,8 @@ func sameEntry(a, b entry) bool {
 	return a.suffix == b.suffix && os.SameFile(a.info, b.info)
 }
 
-// compareAge orders the files of a log, the oldest first: by the times of their last
-// change, where these are equal by their names, and the log itself last.
+// compareAge orders the files of a log, the oldest first, by their modification times and
+// then by their suffixes. The file that has the log's name is last.
 func compareAge(a, b entry) int {
 	switch {
 	case a.suffix == "":
@@ -107,7 +119,9 @@ func compareSuffixes(a, b string) int {
 		return strings.FieldsFunc(suffix, func(r rune) bool { return r == '.' || r == '-' })
 	}
 	const counted = 4 // a longer number is a date
-	isCount := func(numbers []string) bool { return len(numbers) == 1 && len(numbers[0]) <= counted }
+	isCount := func(numbers []string) bool {
+		return len(numbers) == 1 && len(numbers[0]) <= counted
+	}
 	compare := func(a, b string) int {
 		a, b = strings.TrimLeft(a, "0"), strings.TrimLeft(b, "0")
 		return cmp.Or(len(a)-len(b), strings.Compare(a, b))
@@ -124,11 +138,11 @@ func compareSuffixes(a, b string) int {
 	return cmp.Or(slices.CompareFunc(x, y, compare), strings.Compare(a, b))
 }
 
-// open opens the file of a listing; nil: it has been renamed or removed since.
+// open opens the file of entry. The error is errChanged if another file or none has its name.
 func (entry entry) open() (*os.File, error) {
 	file, err := os.Open(entry.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, errChanged
 	}
 	if err != nil {
 		return nil, err
@@ -138,32 +152,31 @@ func (entry entry) open() (*os.File, error) {
 		return file, nil
 	}
 	file.Close()
-	return nil, err
+	return nil, cmp.Or(err, errChanged)
 }
 
 // endOf returns the position after the last line of files, which are the oldest first.
-// Where one of them has been renamed since the listing, this is to be done anew.
-func endOf(files []entry) (end Position, renamed bool, err error) {
+func endOf(files []entry) (end Position, err error) {
 	for _, entry := range slices.Backward(files) {
 		file, err := entry.open()
-		if err != nil || file == nil {
-			return Position{}, true, err
+		if err != nil {
+			return Position{}, err
 		}
 		last, found, err := lastLine(file)
 		file.Close()
 		if err == io.EOF {
-			return Position{}, true, nil // truncated meanwhile
+			err = errChanged
 		}
 		if found || err != nil {
-			return last, false, err
+			return last, err
 		}
 		end.Time = max(end.Time, entry.info.ModTime().UnixNano())
 	}
-	return end, false, nil
+	return end, nil
 }
 
-// lastLine returns the position after the last line of file; found is false if it
-// has none, and the error io.EOF if it becomes shorter meanwhile.
+// lastLine returns the position after the last line of file. If file has no line, found is
+// false. If file is truncated during the call, the error is io.EOF.
 func lastLine(file *os.File) (position Position, found bool, err error) {
 	info, err := file.Stat()
 	if err != nil {

@@ -1,6 +1,11 @@
-// Package follow reads the lines of a log that grows, is rotated by renaming, and
-// may be truncated; it knows its place in the log, and a State keeps that. It knows
-// nothing of what is in the lines.
+// Package follow reads the lines of a log that grows, is rotated by renaming, and may be
+// truncated. A Position is a place in the log, and a State keeps one in a file. The package
+// does not look into the lines.
+//
+// A known limit: the first KiB of the file and the KiB before the position identify a position.
+// If two files of a log have the same bytes in both places, they cannot be told apart, and the
+// newest file is read. So a log of constant messages must not be rotated twice in one second,
+// in which all its lines have the same time.
 package follow
 
 import (
@@ -18,71 +23,65 @@ import (
 )
 
 const (
-	// pollInterval is the time from one look at the log to the next. Polling
-	// works on file systems of other machines too, which report no changes.
+	// pollInterval is the time from one look at the log to the next. Polling also
+	// works on network file systems, which do not report the changes of others.
 	pollInterval = 75 * time.Millisecond
 
-	// listInterval is how often the directory is listed while the log's name
-	// leads nowhere: a file may have had it between two looks.
+	// listInterval is how often the directory is listed while no file has the
+	// log's name: one may have had it for a moment between two looks.
 	listInterval = time.Second
 
-	// aloneFor is how long ago a removed file must have been known to be the
-	// newest for the next one to be its successor.
+	// aloneFor limits how old the last look may be that found the file in hand to
+	// be the newest. When that file has been removed since, the log's next file is
+	// taken for its successor.
 	aloneFor = time.Second
 )
 
-// ErrLost is the error for a position that is in no file of the log.
+// ErrLost reports that no file of the log has a position.
 var ErrLost = errors.New("the position is in no file of the log any more")
 
-// Follower reads the lines of a log, from its oldest file to the one that has the
-// log's name and is written to, and through each rotation. Files beside the log
-// belong to it if the rest of their name matches [.-][0-9][0-9.-]*. They are ordered
-// by the times of their last change; where these are equal, .1 is newer than .2, and
-// a later date than an earlier one.
+// Follower reads the lines of a log, from its oldest file to the file that has the log's
+// name, and follows each rotation. A file beside the log belongs to it if the rest of its
+// name matches [.-][0-9][0-9.-]*. Files are ordered by their modification times. Among equal
+// times, .1 is newer than .2, and a later date is newer than an earlier one.
 //
-// A Follower must not be used from several goroutines at once. Its memory is bounded
-// by a small multiple of 256 KiB and of the longest line.
+// A Follower must not be used by several goroutines at once. Its memory is bounded by a
+// small multiple of 256 KiB and of the longest line.
 type Follower struct {
 	path string
 	window
 	file *os.File // in hand; nil: none has been found yet
 	end  int64    // the offset in file of the window's end
-	head []byte   // the first bytes of file, up to contextSize of those before end
-	tail []byte   // the last ones before the line in hand, up to contextSize
-	next *os.File // follows file when all lines of that have been returned
+	head []byte   // the first contextSize bytes of file, or all before end
+	tail []byte   // the last contextSize bytes before the line in hand, or all
+	next *os.File // is read after file; nil: it is not known yet
 
-	moved bool     // a line of file has been returned; otherwise ...
-	kept  Position // ... this is the position
+	moved bool     // whether a line of file has been returned
+	kept  Position // the position until then
 
-	synced  int64 // file is durable up to this offset
-	syncErr error // of a file that was followed before
+	synced  int64 // the offset up to which file is durable
+	syncErr error // the first error of a sync
 
-	named  fs.FileInfo // what had the log's name at the last listing; nil: nothing
-	listed time.Time   // when that was, if there was no next file; otherwise zero
-	alone  time.Time   // when nothing newer than file was seen last
+	named  fs.FileInfo // the file that had the log's name at the last listing; nil: none
+	listed time.Time   // of the last listing, if it had no next file; otherwise zero
+	alone  time.Time   // of the last look that found no file newer than file
 
-	around, scratch [2 * contextSize]byte // for intact
+	around, scratch [2 * contextSize]byte // buffers of intact
 }
 
-// New returns a Follower of the log at path, which may not exist yet. It begins with
-// the oldest file; see Seek.
+// New returns a Follower of the log at path. The log may not exist yet.
 func New(path string) *Follower {
 	return &Follower{path: path}
 }
 
-// Close closes the file in hand.
-func (follower *Follower) Close() error {
-	if follower.next != nil {
-		follower.next.Close()
-	}
-	if follower.file == nil {
-		return nil
-	}
-	return follower.file.Close()
+// Close closes the files that the Follower has open.
+func (follower *Follower) Close() {
+	follower.file.Close() // of a nil file, Close does nothing
+	follower.next.Close()
 }
 
-// Position returns the place after the line that Next returned last. While a newer
-// file has no line yet, this is in the older one. It takes some microseconds.
+// Position returns the place after the last line that Next returned. Until a newer file
+// has a line, it is a place in the older file. The call takes some microseconds.
 func (follower *Follower) Position() Position {
 	if !follower.moved {
 		return follower.kept
@@ -90,24 +89,25 @@ func (follower *Follower) Position() Position {
 	return positionAfter(follower.offset(), follower.head[:len(follower.tail)], follower.tail)
 }
 
-// offset returns where the line in hand begins in the file in hand.
+// offset returns the offset of the line in hand in the file in hand.
 func (follower *Follower) offset() int64 {
 	return follower.end - int64(len(follower.rest()))
 }
 
-// At reports whether the Follower is at position, in whichever file.
+// At reports whether the Follower is at position. The file's name does not matter.
 func (follower *Follower) At(position Position) bool {
-	if follower.moved && follower.offset() != position.Offset { // saves the hash
-		return false
+	if follower.moved && follower.offset() != position.Offset {
+		return false // without the cost of the hash
 	}
 	here := follower.Position()
 	return here.Offset == position.Offset && here.Hash == position.Hash
 }
 
-// Seek makes the line after position the next. If several files have the position,
-// the newest does. The error is ErrLost if none has; then the Follower stays where it
-// is. At offset 0 the next line is the first of the oldest file that has changed at
-// position.Time or later, even if there is none yet.
+// Seek makes Next return the line after position. If several files have the position, the
+// newest is read. If none has it, the error is ErrLost and the Follower does not move.
+//
+// Every file has a position at offset 0. After Seek to one, Next returns the first line of
+// the oldest file that was modified at position.Time or later. There may be none yet.
 func (follower *Follower) Seek(position Position) error {
 	if position.Offset == 0 {
 		follower.enter(nil, nil, position)
@@ -115,52 +115,45 @@ func (follower *Follower) Seek(position Position) error {
 	}
 	for {
 		files, err := list(follower.path)
-		if err != nil {
-			return err
+		if err == nil {
+			err = follower.find(files, position)
 		}
-		slices.Reverse(files)
-		found, renamed, err := follower.find(files, position)
-		switch {
-		case found || err != nil:
+		if err != errChanged {
 			return err
-		case !renamed:
-			return fmt.Errorf("%s: %w (offset %d)", follower.path, ErrLost, position.Offset)
 		}
 	}
 }
 
-// find goes to position in the first of files that has it. Where one of them has
-// been renamed since the listing, this is to be done anew.
-func (follower *Follower) find(files []entry, position Position) (found, renamed bool, err error) {
-	for _, entry := range files {
+// find goes to position in the last of files that has it. The error is ErrLost if none has it.
+func (follower *Follower) find(files []entry, position Position) error {
+	for _, entry := range slices.Backward(files) {
 		file, err := entry.open()
-		if err != nil || file == nil {
-			return false, true, err
+		if err != nil {
+			return err
 		}
 		head, tail, err := readAround(file, position.Offset)
 		if err == nil && positionAfter(position.Offset, head, tail) == position {
 			follower.enter(file, tail, position)
 			follower.head = append(follower.head, head...)
-			return true, false, nil
+			return nil
 		}
 		file.Close()
 		if err != nil && err != io.EOF {
-			return false, false, err
+			return err
 		}
 	}
-	return false, false, nil
+	return fmt.Errorf("%s: %w (offset %d)", follower.path, ErrLost, position.Offset)
 }
 
-// enter goes on in file: after tail, which ends at position, or, if that is nil, at its
-// start, where position stays the Follower's until there is a line.
+// enter makes file the file in hand. If tail is not nil, it is the text before position,
+// and reading begins there. Otherwise it begins at the start of file, and position remains
+// the Follower's until there is a line.
 func (follower *Follower) enter(file *os.File, tail []byte, position Position) {
-	follower.Sync() // what fails here fails again when a position in the old file is saved
-	if follower.next != file && follower.next != nil {
+	follower.Sync() // keeps its error for the caller's next Sync
+	if follower.next != file {
 		follower.next.Close()
 	}
-	if follower.file != nil {
-		follower.file.Close()
-	}
+	follower.file.Close()
 	follower.file, follower.next = file, nil
 	follower.window = window{text: follower.text[:0]}
 	follower.head = follower.head[:0]
@@ -173,12 +166,15 @@ func (follower *Follower) enter(file *os.File, tail []byte, position Position) {
 	follower.listed = time.Time{}
 }
 
-// Next returns the next line with its line feed, or nil if there is none at present;
-// see Wait. Bytes after the last line feed of a file are returned, without one, when
-// a newer file has a byte; they don't move the position. The line is valid until the
-// next call, and until then it may be changed. The error is ErrLost where the file in
-// hand was truncated or removed, and the position is in no other; it comes again from
-// each call until Seek finds another place.
+// Next returns the next line with its line feed, or nil if there is none at present; see
+// Wait. The line is valid until the next call of Next, and the caller may change it until
+// then.
+//
+// When a newer file has a byte, Next returns the bytes after the last line feed of the older
+// file as a line without a line feed. They don't move the position.
+//
+// The error is ErrLost if the file in hand was truncated or removed and no other file has
+// the position. Each call returns it until Seek has found another place.
 func (follower *Follower) Next() (line []byte, err error) {
 	for {
 		if line := follower.cut(); line != nil {
@@ -206,7 +202,7 @@ func (follower *Follower) Next() (line []byte, err error) {
 	}
 }
 
-// Wait waits until it is time for another Next, 75 ms, or for the end of ctx.
+// Wait waits for 75 ms or for the end of ctx. Then there may be another line.
 func (follower *Follower) Wait(ctx context.Context) {
 	select {
 	case <-time.After(pollInterval):
@@ -214,10 +210,10 @@ func (follower *Follower) Wait(ctx context.Context) {
 	}
 }
 
-// read reads what the file in hand has beyond the window; grew is false if that is
-// nothing. What was read counts only if the bytes around the line in hand are still
-// in the file then: otherwise it was truncated, or its torn end cut off, and the
-// position is looked for again.
+// read reads the bytes of the file in hand that follow the window. If there are none, grew
+// is false. After reading, it checks that the file still has the bytes around the line in
+// hand. If not, the file was truncated or lost a torn end: read drops what it has read and
+// seeks the position.
 func (follower *Follower) read() (grew bool, err error) {
 	if follower.file == nil {
 		return false, nil
@@ -241,8 +237,8 @@ func (follower *Follower) read() (grew bool, err error) {
 	return count > 0, nil
 }
 
-// intact reports whether the file in hand still starts as it did, and has the bytes
-// around the start of the line in hand.
+// intact reports whether the file in hand still has its first bytes and those around the
+// start of the line in hand.
 func (follower *Follower) intact() (bool, error) {
 	has := func(offset int64, want []byte) (bool, error) {
 		found := follower.scratch[:len(want)]
@@ -262,8 +258,8 @@ func (follower *Follower) intact() (bool, error) {
 	return has(0, follower.head)
 }
 
-// look finds out, when the file in hand has nothing more, whether there is more all
-// the same, or a next file. It lists the directory only where something has changed.
+// look is called when the file in hand has no more bytes. It looks for the next file, and
+// lists the directory only if something has changed. If more is true, Next must try again.
 func (follower *Follower) look() (more bool, err error) {
 	now := time.Now()
 	named, err := os.Stat(follower.path)
@@ -277,8 +273,8 @@ func (follower *Follower) look() (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	current := named != nil && own != nil && os.SameFile(named, own)
-	if current || follower.isSettled(named) && now.Sub(follower.listed) < listInterval {
+	settled := follower.isSettled(named) && now.Sub(follower.listed) < listInterval
+	if settled || os.SameFile(named, own) { // of nil, SameFile reports false
 		follower.alone = now
 		return false, nil
 	}
@@ -298,19 +294,20 @@ func (follower *Follower) look() (more bool, err error) {
 	return true, follower.prepare(following[at])
 }
 
-// isSettled reports whether the log's name leads nowhere, or to an empty file, as it
-// did at the last listing.
+// isSettled reports whether named, which has the log's name, is as it was at the last
+// listing: nil for no file both times, or the same empty file.
 func (follower *Follower) isSettled(named fs.FileInfo) bool {
-	if named == nil || follower.named == nil {
-		return named == nil && follower.named == nil
+	if named == nil {
+		return follower.named == nil
 	}
 	return named.Size() == 0 && os.SameFile(named, follower.named)
 }
 
-// following returns which of the log's files follow the one in hand, which own
-// describes. If that is not among them any more, its position may be found in a copy:
-// moved is true then. Otherwise the next file follows only if nothing else can have
-// been between them.
+// following returns those of the log's files that follow the file in hand, which own
+// describes. If none is in hand, these are the files modified at the position's time or later.
+// If the log has the file in hand no more, following seeks the position; moved is true if
+// another file has it. If none has it, the files modified later follow, but only if the file
+// in hand was the newest a moment ago: otherwise another file may have been removed too.
 func (follower *Follower) following(files []entry, own fs.FileInfo) (
 	following []entry, moved bool, err error) {
 	var since time.Time
@@ -333,11 +330,14 @@ func (follower *Follower) following(files []entry, own fs.FileInfo) (
 	return slices.DeleteFunc(files, isOlder), false, nil
 }
 
-// prepare has the file of a listing follow the one in hand, if that has nothing more:
-// whoever wrote to it may have gone on until the next one had its first byte.
+// prepare makes the file of entry the next one, unless the file in hand has grown: its
+// writer may have written to it until the next file had its first byte.
 func (follower *Follower) prepare(entry entry) error {
 	next, err := entry.open()
-	if err != nil || next == nil {
+	if err == errChanged {
+		return nil // Next looks again
+	}
+	if err != nil {
 		return err
 	}
 	grew, err := follower.read()
@@ -349,9 +349,9 @@ func (follower *Follower) prepare(entry entry) error {
 	return nil
 }
 
-// End returns the position after the log's last line. If no file has a line, this is
-// at offset 0, and what has changed by then is before it. The error is fs.ErrNotExist
-// if no file belongs to the log.
+// End returns the position after the log's last line. If no file has a line, the position is
+// at offset 0, and its time is that of the newest file. The error is fs.ErrNotExist if the
+// log has no file.
 func (follower *Follower) End() (Position, error) {
 	for {
 		files, err := list(follower.path)
@@ -361,32 +361,29 @@ func (follower *Follower) End() (Position, error) {
 		if len(files) == 0 {
 			return Position{}, &fs.PathError{Op: "open", Path: follower.path, Err: fs.ErrNotExist}
 		}
-		end, renamed, err := endOf(files)
-		if err != nil || !renamed {
+		end, err := endOf(files)
+		if err != errChanged {
 			return end, err
 		}
 	}
 }
 
-// SeekEnd makes the first line after the log's last the next, even if there is no log
-// yet.
+// SeekEnd makes Next return the first line after those that the log has. The log may not
+// exist yet.
 func (follower *Follower) SeekEnd() error {
 	for {
 		position, err := follower.End()
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		if err == nil {
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
 			err = follower.Seek(position)
 		}
-		if !errors.Is(err, ErrLost) { // the log may be truncated in between
+		if !errors.Is(err, ErrLost) { // which a truncation after End causes
 			return err
 		}
 	}
 }
 
-// Sync makes the log durable up to the position of every line that Next has
-// returned. After an error every call returns it: what was not written may be gone.
+// Sync makes durable the lines that Next has returned. After an error each call returns
+// that error, because the kernel may have dropped what it could not write.
 func (follower *Follower) Sync() error {
 	if follower.syncErr == nil && follower.file != nil && follower.offset() > follower.synced {
 		follower.syncErr = osfile.Sync(follower.file)

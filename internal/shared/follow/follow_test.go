@@ -14,10 +14,10 @@ import (
 	"mbus/internal/shared/follow"
 )
 
-// patience is how long a test waits for what must come, at the most.
+// patience is the longest time that a test waits for a line.
 const patience = 20 * time.Second
 
-// logFiles is a log under test, which the test writes and rotates.
+// logFiles is a log that the test writes and rotates.
 type logFiles struct {
 	t    *testing.T
 	path string
@@ -34,7 +34,7 @@ func (log logFiles) check(err error) {
 	}
 }
 
-// write appends text to the log, or to the file beside it with this suffix.
+// write appends text to the log's file with this suffix.
 func (log logFiles) write(suffix, text string) {
 	log.t.Helper()
 	file, err := os.OpenFile(log.path+suffix, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -61,7 +61,7 @@ func (log logFiles) copy(from, to string) {
 	log.check(os.WriteFile(log.path+to, text, 0o600))
 }
 
-// age sets the time of a file to so many seconds ago.
+// age sets the modification time of a file to so many seconds ago.
 func (log logFiles) age(suffix string, seconds int) {
 	log.t.Helper()
 	when := time.Now().Truncate(time.Second).Add(-time.Duration(seconds) * time.Second)
@@ -80,8 +80,8 @@ func (log logFiles) follow() reader {
 	return reader{follower, log.t}
 }
 
-// expect reads what comes until it is want, or an error comes, and then that nothing
-// more comes at once.
+// expect reads lines until they are want or there is an error, which it returns. It fails the
+// test if there are other lines, or more lines at once.
 func (reader reader) expect(want string) error {
 	reader.t.Helper()
 	var got strings.Builder
@@ -90,7 +90,7 @@ func (reader reader) expect(want string) error {
 			line, err := reader.Next()
 			if err != nil {
 				if got.String() != want {
-					reader.t.Errorf("%q came before %v, want %q", got.String(), err, want)
+					reader.t.Errorf("read %q before %v, want %q", got.String(), err, want)
 				}
 				return err
 			}
@@ -106,13 +106,13 @@ func (reader reader) expect(want string) error {
 		case got.String() == want:
 			return nil
 		case !strings.HasPrefix(want, got.String()) || time.Now().After(deadline):
-			reader.t.Errorf("%q came, want %q", got.String(), want)
+			reader.t.Errorf("read %q, want %q", got.String(), want)
 			return nil
 		}
 	}
 }
 
-// must is expect where no error may come.
+// must is expect without an error.
 func (reader reader) must(want string) {
 	reader.t.Helper()
 	if err := reader.expect(want); err != nil {
@@ -120,18 +120,18 @@ func (reader reader) must(want string) {
 	}
 }
 
-// long is a line that has more bytes than a position is known by.
+// long is a line of more bytes than identify a position.
 var long = strings.Repeat("long ", 1000) + "\n"
 
-// change is something that happens to the files of a log.
+// change is a test of a change to the files of a log.
 type change struct {
-	before string             // is in the log and read before ...
-	change func(log logFiles) // ... this happens
-	want   string             // comes then, and ...
-	lost   error              // ... this
+	before string             // the lines of the log before the change, which are read
+	change func(log logFiles) // makes the change
+	want   string             // the lines to be read after it
+	lost   error              // the error after these lines
 }
 
-// Lines are read once and in order, through each rotation.
+// Each line is read once and in order through a rotation.
 func TestRotation(t *testing.T) {
 	eachChange(t, map[string]change{
 		"nothing":    {"a\n", func(logFiles) {}, "", nil},
@@ -158,7 +158,7 @@ func TestRotation(t *testing.T) {
 	})
 }
 
-// Several files that came meanwhile are read in their order.
+// Several new files are read in their order.
 func TestOrder(t *testing.T) {
 	eachChange(t, map[string]change{
 		"several numbers": {"a\n", func(log logFiles) {
@@ -194,7 +194,8 @@ func TestOrder(t *testing.T) {
 			log.write("-20260102", "c\n")
 			log.write("-20260102.1", "d\n")
 			log.write("", "e\n")
-			for _, suffix := range []string{"", "-20251231", "-20260101", "-20260102", "-20260102.1"} {
+			suffixes := []string{"", "-20251231", "-20260101", "-20260102", "-20260102.1"}
+			for _, suffix := range suffixes {
 				log.age(suffix, 60)
 			}
 		}, "b\nc\nd\ne\n", nil},
@@ -208,7 +209,8 @@ func TestOrder(t *testing.T) {
 	})
 }
 
-// A log that was copied or truncated is read on where the position is, if it is anywhere.
+// After a copy or a truncation, reading goes on in the file that has the position. If there is
+// none, the position is lost.
 func TestTruncation(t *testing.T) {
 	eachChange(t, map[string]change{
 		"a copy": {"a\n", func(log logFiles) {
@@ -250,8 +252,8 @@ func TestTruncation(t *testing.T) {
 	})
 }
 
-// Torn ends are passed in old files and awaited in the newest, and files that are not of
-// the log are left alone.
+// A torn end of an old file is passed. In the newest file, the rest of its line is awaited.
+// Files beside the log that do not belong to it are not read.
 func TestTornEnds(t *testing.T) {
 	eachChange(t, map[string]change{
 		"other files beside it": {"a\n", func(log logFiles) {
@@ -290,9 +292,8 @@ func TestTornEnds(t *testing.T) {
 	})
 }
 
-// eachChange fails the test unless, through each change, a Follower that is there
-// meanwhile, and one that is not and comes back, read what is wanted, or report that the
-// position is lost.
+// eachChange makes each change. It fails the test unless a Follower from before the change and
+// a new one at its position read what is wanted, or report that the position is lost.
 func eachChange(t *testing.T, changes map[string]change) {
 	for name, test := range changes {
 		t.Run(name, func(t *testing.T) {
@@ -303,11 +304,11 @@ func eachChange(t *testing.T, changes map[string]change) {
 			position := there.Position()
 			test.change(log)
 			if err := there.expect(test.want); !errors.Is(err, test.lost) {
-				t.Errorf("one that was there: %v, want %v", err, test.lost)
+				t.Errorf("the old Follower: %v, want %v", err, test.lost)
 			}
 			back := log.follow()
 			if err := back.Seek(position); !errors.Is(err, test.lost) {
-				t.Errorf("one that was away: %v, want %v", err, test.lost)
+				t.Errorf("the new Follower: %v, want %v", err, test.lost)
 			}
 			if test.lost != nil {
 				return
@@ -317,7 +318,7 @@ func eachChange(t *testing.T, changes map[string]change) {
 			if last != back.Position() || !there.At(last) || !back.At(last) {
 				t.Errorf("positions %v and %v", last, back.Position())
 			}
-			// From where it is, a third one has nothing to read but torn ends.
+			// A third one at their position reads nothing but torn ends and the new line.
 			third := log.follow()
 			if err := third.Seek(last); err != nil {
 				t.Error(err)
@@ -338,8 +339,8 @@ func eachChange(t *testing.T, changes map[string]change) {
 	}
 }
 
-// A file that was removed is read to its end. What follows it follows for one that was
-// there. One that was away is lost, even if the new file has the inode of the old.
+// A Follower reads a removed file to its end, and then the file that follows. A new Follower
+// does not find the position, even if the new file has the inode of the old.
 func TestRemoved(t *testing.T) {
 	log := newLog(t)
 	log.write("", "a\n")
@@ -373,7 +374,7 @@ func TestRemoved(t *testing.T) {
 	}
 }
 
-// A Follower that was too slow for the rotation does not pass what was removed.
+// A Follower does not skip a file that was removed before it had seen the file.
 func TestRemovedUnread(t *testing.T) {
 	log := newLog(t)
 	log.write("", "a\n")
@@ -390,8 +391,8 @@ func TestRemovedUnread(t *testing.T) {
 	}
 }
 
-// What is in a log that has lost what was not synced, or a torn end that the broker
-// has cut off, is read from the position on.
+// A log that has lost its end after the position, in a power loss or because the broker cut a
+// torn end off, is read from the position on.
 func TestCutEnd(t *testing.T) {
 	long := "torn " + strings.Repeat("x", 100_000)
 	for name, torn := range map[string]string{"short": "torn", "long": long} {
@@ -418,7 +419,7 @@ func TestCutEnd(t *testing.T) {
 			})
 		}
 	}
-	// A file that is not the newest any more loses its torn end, too.
+	// A renamed file can lose its torn end, too.
 	log := newLog(t)
 	log.write("", "a\n")
 	log.write("", "torn")
@@ -430,7 +431,7 @@ func TestCutEnd(t *testing.T) {
 	there.must("b\n")
 }
 
-// A line comes once its end has come, however it comes.
+// A line is returned when its line feed has been written, in whatever pieces.
 func TestPieces(t *testing.T) {
 	log := newLog(t)
 	there := log.follow()
@@ -458,7 +459,7 @@ func TestPieces(t *testing.T) {
 	}
 }
 
-// At each line of each file the position is one from which exactly the rest comes.
+// From the position at each line of each file, exactly the rest is read.
 func TestEachPosition(t *testing.T) {
 	log := newLog(t)
 	var all []string
@@ -484,7 +485,7 @@ func TestEachPosition(t *testing.T) {
 	}
 }
 
-// What the log has is read without waiting, even while nothing has its name.
+// Every line is read without waiting, even while no file has the log's name.
 func TestAtOnce(t *testing.T) {
 	log := newLog(t)
 	log.write(".3", "a\n")
@@ -505,7 +506,7 @@ func TestEnd(t *testing.T) {
 	}
 	steps := []struct {
 		change func()
-		want   string // follows the end that was before the change
+		want   string // the lines after the end that was before the change
 	}{
 		{func() { log.write("", "") }, ""},
 		{func() { log.write("", "to") }, ""},
@@ -532,7 +533,7 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// The end of the log is not that of an older file with as many bytes.
+// The end of an older file with as many bytes is not the end of the log.
 func TestEndElsewhere(t *testing.T) {
 	log := newLog(t)
 	log.write(".1", "a\n")
@@ -553,8 +554,7 @@ func TestEndElsewhere(t *testing.T) {
 	}
 }
 
-// Where the end of the log has no line before it, what was there before it is known by
-// its time.
+// If no line is before the end of the log, its time says which files are before it.
 func TestEndOfNothing(t *testing.T) {
 	log := newLog(t)
 	log.write("", "")
@@ -571,7 +571,7 @@ func TestEndOfNothing(t *testing.T) {
 	there.must("a\nb\n")
 }
 
-// With a rotation every 2 ms nothing is lost, whatever the names.
+// With a rotation every 2 ms no line is lost.
 func TestManyRotations(t *testing.T) {
 	rotations := 60
 	if os.Getenv("MBUS_TORTURE") != "" {
@@ -600,7 +600,7 @@ func TestManyRotations(t *testing.T) {
 			}()
 			there := log.follow()
 			var got []string
-			// Every line is in a file of its own, and to find the next takes a listing of all.
+			// Every line has its own file, and each step lists all files.
 			limit := patience + time.Duration(rotations)*patience/60
 			for deadline := time.Now().Add(limit); !slices.Contains(got, "end\n"); {
 				line, err := there.Next()
@@ -619,14 +619,14 @@ func TestManyRotations(t *testing.T) {
 				}
 			}
 			if len(got) != rotations+1 {
-				t.Errorf("%d lines came", len(got))
+				t.Errorf("read %d lines", len(got))
 			}
 		})
 	}
 }
 
-// The last line that was written to a renamed file comes, even if the new file has its
-// first line a moment later, while the Follower looks.
+// The last line of a renamed file is read, even if the new file's first line is written a
+// moment later, while the Follower looks.
 func TestLastLine(t *testing.T) {
 	for range 1000 {
 		log := newLog(t)
@@ -649,7 +649,7 @@ func TestLastLine(t *testing.T) {
 			var err error
 			for deadline := time.Now().Add(patience); line == nil && err == nil; {
 				if line, err = there.Next(); time.Now().After(deadline) {
-					err = errors.New("it did not come")
+					err = errors.New("no line was read")
 				}
 			}
 			if string(line) != want || err != nil {
@@ -669,13 +669,16 @@ func shift(log logFiles, number int) {
 	log.rename("", ".1")
 }
 
-// What can't be the log is an error.
+// A log that can't be one is an error.
 func TestNoLog(t *testing.T) {
 	log := newLog(t)
 	log.check(os.Mkdir(log.path, 0o700))
-	want := log.path + ": must be a regular file"
-	if err := log.follow().expect(""); err == nil || err.Error() != want {
-		t.Error(err)
+	for _, path := range []string{log.path, log.path + "/", log.path + "/..", ".", ".."} {
+		directory := reader{follow.New(path), t}
+		want := path + ": must be a regular file"
+		if err := directory.expect(""); err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", path, err, want)
+		}
 	}
 	nowhere := follow.New(filepath.Join(log.path, "none", "log"))
 	if err := nowhere.Seek(follow.Position{Offset: 1}); !errors.Is(err, follow.ErrLost) {

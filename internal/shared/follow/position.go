@@ -5,31 +5,30 @@ import (
 	"io"
 )
 
-// contextSize is how many bytes before a position, and at the start of its file, it is
-// known by.
+// contextSize is how many bytes identify a position: so many before it, and so many at the
+// start of its file.
 const contextSize = 1 << 10
 
-// Position is a place in a log, at the end of a line. It is known by the bytes that
-// are before it, not by the name or the inode of its file, so that it is found again
-// when the file has been renamed or copied, and not found where the file has been
-// truncated and has grown again. The zero Position is the start of the oldest file.
+// Position is a place in a log, at the end of a line. The bytes before it identify it, not
+// the name or the inode of its file. So it can be found after the file was renamed or copied.
+// It is not found in a file that was truncated and has grown again. The zero Position is the
+// start of the oldest file.
 type Position struct {
 	// Offset is how many bytes of its file are before the position.
 	Offset int64
 
-	// Hash is half the SHA-256 of those bytes: of the first contextSize, and
-	// again of the last. It is zero at offset 0.
+	// Hash is the first half of a SHA-256: of the first KiB of those bytes, or
+	// all, followed by the last KiB, or all. It is zero at offset 0.
 	Hash [sha256.Size / 2]byte
 
-	// Time is in Unix nanoseconds, and used at offset 0 alone, which every file
-	// has: files that were last changed before it are before the position. It
-	// is the time of a file, not of the clock, which is ahead of those by some
-	// milliseconds.
+	// Time is in Unix nanoseconds, and only used at offset 0, which every file
+	// has. Files that were modified before it are before the position. It is the
+	// modification time of a file: the clock is some milliseconds ahead of those.
 	Time int64
 }
 
-// positionAfter returns the position at offset after the bytes head, which start
-// the file, and tail, which end there; each has contextSize bytes or all.
+// positionAfter returns the position at offset. Its file begins with head, and tail ends at
+// the position. Each has contextSize bytes, or offset if that is less.
 func positionAfter(offset int64, head, tail []byte) Position {
 	position := Position{Offset: offset}
 	hash := sha256.New()
@@ -39,7 +38,7 @@ func positionAfter(offset int64, head, tail []byte) Position {
 	return position
 }
 
-// appendContext appends text to context, of which it keeps the last contextSize bytes.
+// appendContext returns the last contextSize bytes of context and text, in context's array.
 func appendContext(context, text []byte) []byte {
 	if len(text) >= contextSize {
 		return append(context[:0], text[len(text)-contextSize:]...)
@@ -50,8 +49,8 @@ func appendContext(context, text []byte) []byte {
 	return append(context, text...)
 }
 
-// readAround returns the bytes of file that identify a position at offset; err is
-// io.EOF where the file is shorter.
+// readAround returns the bytes of file that identify a position at offset. The error is
+// io.EOF if file has fewer bytes.
 func readAround(file io.ReaderAt, offset int64) (head, tail []byte, err error) {
 	size := min(offset, contextSize)
 	head, tail = make([]byte, size), make([]byte, size)

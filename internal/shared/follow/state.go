@@ -8,40 +8,41 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"mbus/internal/shared/osfile"
 )
 
 const (
-	// A state file has two lines of slotSize bytes, of which the last checkSize
-	// are a checksum of the others and the line feed.
+	// A state file has two lines of slotSize bytes. The last checkSize bytes of each
+	// are a CRC-32 (IEEE) of the other bytes, in hexadecimal, and the line feed.
 	slotSize  = 256
 	checkSize = len(" 01234567\n")
 
-	// maxNote is how many bytes of a note have room in a line.
+	// maxNote is the largest number of bytes in a note, so that a line has room for it.
 	maxNote = 96
 )
 
-// State keeps a position in a file, so that it survives the process and a loss of
-// power. The file has two lines of text, which are written in place and in turn, and
-// each is synced before the other is touched: if one was torn by a crash, the other has
-// the position before. So saving takes no room on the disk after the first time.
+// State keeps a position in a file, so that it survives the process and a power loss. The
+// file has two lines of text. Save overwrites the older one in place, and syncs it. If a crash
+// tears that line, the other line still has the previous position. Only the first Save needs
+// room on the disk.
 //
-// The file is locked, so that one State at a time uses it. A State must not be used
-// from several goroutines at once.
+// A State locks its file, so that no other State uses it. A State must not be used by several
+// goroutines at once.
 type State struct {
 	file     *os.File
 	kind     string
 	saves    uint64 // the number of the last save; 0: there is none
-	slot     int64  // of that
+	slot     int64  // the line that has it: 0 or 1
 	position Position
 	note     string
 }
 
-// OpenState opens the state file at path, and makes it if it is missing. The kind is a
-// word for what uses it: a state of another kind is not taken. A file that is empty or
-// all zeros, or starts as a state does and has no whole line, counts as new; any
-// other that is no state is an error, and stays as it is.
+// OpenState opens the state file at path, and makes it if it is missing. The kind is a word
+// for the program that uses it: OpenState refuses a state of another kind. A file without a
+// whole line counts as new if it is empty, is all zeros, or begins as a state does. Any other
+// file that is not a state is an error. OpenState does not change it.
 func OpenState(path, kind string) (*State, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -64,9 +65,7 @@ func (state *State) load() error {
 	if !info.Mode().IsRegular() {
 		return errors.New("must be a regular file")
 	}
-	if err := osfile.Lock(state.file); errors.Is(err, osfile.ErrLocked) {
-		return fmt.Errorf("in use by another %s", state.kind)
-	} else if err != nil {
+	if err := state.lock(); err != nil {
 		return err
 	}
 	text, err := io.ReadAll(io.NewSectionReader(state.file, 0, 2*slotSize+1))
@@ -87,7 +86,20 @@ func (state *State) load() error {
 	return nil
 }
 
-// start returns the bytes that each line begins with.
+// lock locks the file. It tries for 200 ms, because a consumer that was killed while it
+// started a command leaves a child process that holds the lock until it executes the command.
+func (state *State) lock() error {
+	const tries, pause = 20, 10 * time.Millisecond
+	for range tries {
+		if err := osfile.Lock(state.file); !errors.Is(err, osfile.ErrLocked) {
+			return err
+		}
+		time.Sleep(pause)
+	}
+	return fmt.Errorf("in use by another %s", state.kind)
+}
+
+// start returns the text that each line begins with.
 func (state *State) start() []byte {
 	return fmt.Appendf(nil, "mbus %s save ", state.kind)
 }
@@ -100,7 +112,7 @@ func (state *State) format(saves uint64, position Position, note string) []byte 
 	return fmt.Appendf(line, " %08x\n", crc32.ChecksumIEEE(line))
 }
 
-// parse takes what a line of the file has, if that is whole and newer.
+// parse loads a line of the file if it is whole and newer than the one loaded before.
 func (state *State) parse(line []byte, slot int64) {
 	var saves uint64
 	var position Position
@@ -114,19 +126,18 @@ func (state *State) parse(line []byte, slot int64) {
 	if err != nil || saves <= state.saves || position.Offset < 0 || len(note) > maxNote {
 		return
 	}
-	if bytes.Equal(state.format(saves, position, note), line) { // so the checksum is right too
+	if bytes.Equal(state.format(saves, position, note), line) { // the checksum too
 		state.saves, state.slot, state.position, state.note = saves, slot, position, note
 	}
 }
 
-// Load returns what was saved last; found is false if nothing was.
+// Load returns the position and the note of the last Save. If there was none, found is false.
 func (state *State) Load() (position Position, note string, found bool) {
 	return state.position, state.note, state.saves > 0
 }
 
-// Save makes position and note durable, in place of what was saved before. The note is
-// up to 96 bytes of printable ASCII that neither starts nor ends with a space, for what
-// the user of the State has to know besides.
+// Save makes position and note durable, in place of those saved before. The note is the
+// caller's own: up to 96 bytes of printable ASCII, with no space at its start or end.
 func (state *State) Save(position Position, note string) error {
 	if len(note) > maxNote {
 		return fmt.Errorf("a note has %d bytes, must have at most %d", len(note), maxNote)

@@ -7,17 +7,18 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"mbus/internal/shared/follow"
 )
 
-// position returns a position that no log has.
+// position returns a position with this number.
 func position(number int) follow.Position {
 	hash := [16]byte{byte(number), 0xff}
 	return follow.Position{Offset: int64(number), Hash: hash, Time: -int64(number)}
 }
 
-// openState opens a state that is closed at the end of the test.
+// openState opens a state and closes it at the end of the test.
 func openState(t *testing.T, path string) *follow.State {
 	t.Helper()
 	state, err := follow.OpenState(path, "test")
@@ -45,8 +46,8 @@ func saved(t *testing.T, saves int) []byte {
 	return text
 }
 
-// loaded returns the number of the position that a state of this text has, in a file
-// at path; 0: it has none, -1: it is refused, and was left as it is.
+// loaded writes text to a state at path, opens it, and returns the number of its position. It
+// returns 0 if the state has no position, and -1 if OpenState refuses the file.
 func loaded(t *testing.T, path string, text []byte) int {
 	t.Helper()
 	if err := os.WriteFile(path, text, 0o600); err != nil {
@@ -73,7 +74,7 @@ func loaded(t *testing.T, path string, text []byte) int {
 	return number
 }
 
-// A state has what was saved last, and is text.
+// A state has the position that was saved last, and is text.
 func TestState(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	state := openState(t, path)
@@ -98,7 +99,7 @@ func TestState(t *testing.T) {
 	}
 	state = openState(t, filepath.Join(t.TempDir(), "state"))
 	if err := state.Save(position(1), strings.Repeat("x", 97)); err == nil {
-		t.Error("a note was taken that has no room")
+		t.Error("a note of 97 bytes was saved")
 	}
 	largest := follow.Position{Offset: 1<<63 - 1, Hash: [16]byte{0xff}, Time: -1 << 63}
 	if err := state.Save(largest, strings.Repeat("x", 96)); err != nil {
@@ -109,13 +110,13 @@ func TestState(t *testing.T) {
 	}
 }
 
-// A state that was torn by a crash has the position before that, at each length that
-// the file or the line has reached.
+// A crash can cut the file or the new line at each length. Then the state has the previous
+// position.
 func TestTornState(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	for saves := 1; saves <= 3; saves++ {
 		text := saved(t, saves)
-		first := map[int]int{1: 1, 2: 2, 3: 2}[saves] // is in the first line
+		first := map[int]int{1: 1, 2: 2, 3: 2}[saves] // the save in the first line
 		for length := range len(text) {
 			want := first
 			if length < 256 {
@@ -126,7 +127,8 @@ func TestTornState(t *testing.T) {
 			}
 			zeros := append(bytes.Clone(text[:length]), make([]byte, len(text)-length)...)
 			if got := loaded(t, path, zeros); got != want {
-				t.Errorf("%d bytes and zeros after %d saves: it has %d, want %d", length, saves, got, want)
+				t.Errorf("%d bytes and zeros after %d saves: it has %d, want %d",
+					length, saves, got, want)
 			}
 		}
 		next := saved(t, saves+1)
@@ -143,7 +145,7 @@ func TestTornState(t *testing.T) {
 	}
 }
 
-// A byte that is wrong costs at most the line that it is in.
+// A wrong byte invalidates only its line.
 func TestFlippedState(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	for _, flip := range []byte{0x01, 0x20, 0x80, 0xff} {
@@ -157,7 +159,8 @@ func TestFlippedState(t *testing.T) {
 					want = saves - 1
 				}
 				if got := loaded(t, path, flipped); got != want {
-					t.Errorf("byte %d ^ %#x after %d saves: it has %d, want %d", at, flip, saves, got, want)
+					t.Errorf("byte %d ^ %#x after %d saves: it has %d, want %d",
+						at, flip, saves, got, want)
 				}
 			}
 		}
@@ -175,7 +178,7 @@ func TestFlippedState(t *testing.T) {
 	}
 }
 
-// Whatever is wrong with a state that is taken, the next saves are found again.
+// After any damage that OpenState accepts, the next saves are found again.
 func TestSaveAfterCrash(t *testing.T) {
 	whole := saved(t, 3)
 	torn := bytes.Clone(whole)
@@ -199,7 +202,7 @@ func TestSaveAfterCrash(t *testing.T) {
 			if got := loaded(t, copied, text); got != next || len(text) != 512 {
 				t.Errorf("%s: %d bytes, it has %d, want %d, %v", name, len(text), got, next, err)
 			}
-			// The line before is there as a refuge, but for that of a first save.
+			// Without the last line, the line before is found. A first save has none.
 			if next > 90 {
 				text[bytes.Index(text, fmt.Appendf(nil, "note note %d", next))]++
 				if got := loaded(t, copied, text); got != next-1 {
@@ -210,13 +213,14 @@ func TestSaveAfterCrash(t *testing.T) {
 	}
 }
 
-// What is no state is refused and left as it is.
+// A file that is not a state is refused and not changed.
 func TestNoState(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	whole := string(saved(t, 3))
 	for _, text := range []string{
-		"x", "mbus tests save", "mbus consumer save 1", whole + "x", whole + whole, "\n" + whole[:511],
-		strings.Repeat("\x00", 600) + "x", "2024/06/02 10:39:43 Broker: start listening\n",
+		"x", "mbus tests save", "mbus consumer save 1", whole + "x", whole + whole,
+		"\n" + whole[:511], strings.Repeat("\x00", 600) + "x",
+		"2024/06/02 10:39:43 Broker: start listening\n",
 	} {
 		if got := loaded(t, path, []byte(text)); got != -1 {
 			t.Errorf("%q was taken: %d", text, got)
@@ -226,7 +230,8 @@ func TestNoState(t *testing.T) {
 		t.TempDir(): "is a directory", os.DevNull: "must be a regular file",
 		filepath.Join(t.TempDir(), "none", "state"): "no such file or directory",
 	} {
-		if _, err := follow.OpenState(path, "test"); err == nil || !strings.HasSuffix(err.Error(), want) {
+		_, err := follow.OpenState(path, "test")
+		if err == nil || !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", path, err, want)
 		}
 	}
@@ -238,7 +243,16 @@ func TestNoState(t *testing.T) {
 	}
 }
 
-// No hostile state makes a position that was not saved.
+// OpenState waits for a lock that is released soon: the child of a consumer that was killed
+// while it started a command holds the lock for some milliseconds.
+func TestStateIsReleased(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	holder := openState(t, path)
+	time.AfterFunc(20*time.Millisecond, func() { holder.Close() })
+	openState(t, path)
+}
+
+// Whatever text a state has, its offset and its note are in their limits.
 func FuzzState(f *testing.F) {
 	text := bytes.Repeat([]byte(" "), 512)
 	copy(text, "mbus test save 1 offset 2 time 3 hash 00 note")

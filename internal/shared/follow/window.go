@@ -7,21 +7,19 @@ import (
 )
 
 const (
-	// readSize is how many bytes are read at once, at the most, and minRead
-	// for how many there is room at the least.
-	readSize = 256 << 10
-	minRead  = 4 << 10
+	readSize = 256 << 10 // the largest read, in bytes
+	minRead  = 4 << 10   // the smallest room for a read
 )
 
-// window is the part of a source that has been read and not returned.
+// window holds the bytes of a source that have been read and not returned.
 type window struct {
 	text    []byte
-	line    int // where the line in hand begins in text
-	scanned int // where the next line feed is looked for
+	line    int // the line in hand begins at text[line]
+	scanned int // text[line:scanned] has no line feed
 }
 
-// cut returns the line in hand with its line feed, and goes on to the one after
-// it; nil: its end has not been read yet.
+// cut returns the line in hand with its line feed, and makes the one after it the line in
+// hand. It returns nil if the end of the line has not been read yet.
 func (window *window) cut() []byte {
 	length := bytes.IndexByte(window.text[window.scanned:], '\n')
 	if length < 0 {
@@ -34,12 +32,13 @@ func (window *window) cut() []byte {
 	return line
 }
 
-// rest returns what has been read of the line in hand.
+// rest returns those bytes of the line in hand that have been read.
 func (window *window) rest() []byte {
 	return window.text[window.line:]
 }
 
-// room returns where the source is to be read into; add says how much was.
+// room returns free space of text to read into. The caller passes the count of bytes read to
+// add.
 func (window *window) room() []byte {
 	rest := len(window.text) - window.line
 	if window.line > rest || window.line > 0 && cap(window.text)-len(window.text) < minRead {
@@ -57,38 +56,37 @@ func (window *window) room() []byte {
 	return window.text[len(window.text) : len(window.text)+size]
 }
 
-// add takes the first count bytes of room.
+// add adds the first count bytes of room to text.
 func (window *window) add(count int) {
 	window.text = window.text[:len(window.text)+count]
 }
 
-// Reader cuts a stream into lines. Its zero value is of no use; see NewReader. It
-// must not be used from several goroutines at once.
+// Reader cuts a stream into lines. NewReader makes one. A Reader must not be used by several
+// goroutines at once.
 type Reader struct {
 	window
 	source  io.Reader
-	answers chan answer // of the Read that is under way
-	reading bool
-	err     error // that of the source's last Read
+	results chan result // of the Read that is under way
+	reading bool        // whether one is
+	err     error       // the error of the last Read
 }
 
-// answer is what a Read returned.
-type answer struct {
+// result has the results of a Read.
+type result struct {
 	count int
 	err   error
 }
 
-// NewReader returns a Reader of source, which it may read ahead of the lines that
-// it returns, by up to 256 KiB. Memory is bounded by a small multiple of that and
-// of the longest line.
+// NewReader returns a Reader of source. It may read up to 256 KiB more than the lines that it
+// returns. Its memory is bounded by a small multiple of that and of the longest line.
 func NewReader(source io.Reader) *Reader {
-	return &Reader{source: source, answers: make(chan answer, 1)}
+	return &Reader{source: source, results: make(chan result, 1)}
 }
 
-// Next returns the next line with its line feed, or nil if there is none at
-// present. Bytes after the last line feed come last, without one. Then the error is
-// that of reading, io.EOF at the source's end. The line is valid until the next
-// call; until then it may be changed.
+// Next returns the next line with its line feed, or nil if there is none at present; see
+// Wait. The line is valid until the next call of Next, and the caller may change it until
+// then. The last line is that of the bytes after the last line feed, without a line feed.
+// After it the error is that of reading, io.EOF at the end of the source.
 func (reader *Reader) Next() (line []byte, err error) {
 	for {
 		if line := reader.cut(); line != nil {
@@ -105,31 +103,31 @@ func (reader *Reader) Next() (line []byte, err error) {
 			reader.reading = true
 			go func(room []byte) {
 				count, err := reader.source.Read(room)
-				reader.answers <- answer{count, err}
+				reader.results <- result{count, err}
 			}(reader.room())
 		}
 		select {
-		case answer := <-reader.answers:
-			reader.take(answer)
+		case result := <-reader.results:
+			reader.take(result)
 		default:
 			return nil, nil
 		}
 	}
 }
 
-// Wait waits until there may be another line, or for the end of ctx. A Read that is
-// under way then goes on.
+// Wait waits until there may be another line, or for the end of ctx. The end of ctx does not
+// end a Read that is under way.
 func (reader *Reader) Wait(ctx context.Context) {
 	select {
-	case answer := <-reader.answers:
-		reader.take(answer)
+	case result := <-reader.results:
+		reader.take(result)
 	case <-ctx.Done():
 	}
 }
 
-// take ends the Read that was under way.
-func (reader *Reader) take(answer answer) {
+// take takes the results of the Read that was under way.
+func (reader *Reader) take(result result) {
 	reader.reading = false
-	reader.add(answer.count)
-	reader.err = answer.err
+	reader.add(result.count)
+	reader.err = result.err
 }

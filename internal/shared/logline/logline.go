@@ -1,4 +1,4 @@
-// Package logline takes apart the lines that a broker writes for messages.
+// Package logline parses the lines that a broker writes for messages.
 package logline
 
 import (
@@ -12,27 +12,30 @@ import (
 )
 
 const (
-	// stampSize is the length of the time that starts each line of the log, in
-	// the format of the standard log package, with the space after it.
+	// stampSize is the length of the time that starts each line of the log, with
+	// the space after it. It has the format of the standard log package.
 	stampSize = len("2024/06/02 10:39:55 ")
 
-	// A message's line is, after its time, opening, the topic, between, the data,
-	// and closing. There is no apostrophe in the topic as the log has it.
+	// A message's line is its time, opening, the topic, between, the data and
+	// closing. In the topic, an apostrophe is escaped.
 	opening = "Received new message from topic '"
 	between = "': '"
 	closing = "'\n"
 )
 
-// Parts is a line that has a message, in the parts that it has there. They are valid
-// as long as the line is.
+// Parts are the parts of a message's line. They are slices of the line.
 type Parts struct {
 	Time  []byte // as 2024/06/02 10:39:55, the broker's local time
 	Topic []byte // escaped
 	Data  []byte // escaped
 }
 
-// Parse takes a line of the log, with its line feed, apart; found is false if it is not
-// a message's.
+// Parse parses a line of the log, with its line feed. If it is not a message's, found is
+// false.
+//
+// A known limit: a torn line with a whole line glued to it can have exactly the bytes of one
+// message, and then Parse returns one message. A broker with -log cuts a torn end off before it
+// appends a line, but a log from elsewhere may have one, as on a consumer's standard input.
 func Parse(line []byte) (parts Parts, found bool) {
 	const start = stampSize + len(opening)
 	if len(line) < start || string(line[stampSize:start]) != opening || !isStamp(line[:stampSize]) {
@@ -60,10 +63,9 @@ func isStamp(text []byte) bool {
 	return true
 }
 
-// IsTorn reports whether a line that is not a message's may have been one: it has no
-// end, or another line was glued to what there is of it. Each line of a broker starts
-// with a time; a message's is the only one that goes on with an R, and no other has
-// the words that open it.
+// IsTorn reports whether a line that is not a message's may have a part of one: it has no
+// line feed, or it has parts of two lines. A broker starts each line with a time. Only a
+// message's line has an R after it, and only a message's line has the words of opening.
 func IsTorn(line []byte) bool {
 	switch {
 	case !bytes.HasSuffix(line, []byte("\n")), bytes.Contains(line, []byte(opening)):
@@ -74,7 +76,7 @@ func IsTorn(line []byte) bool {
 	return line[0] >= '0' && line[0] <= '9'
 }
 
-// UnescapeTopic returns the topic as it was sent. The error says what is wrong with it.
+// UnescapeTopic returns the topic as it was sent. An error says what is wrong with it.
 func (parts Parts) UnescapeTopic() (string, error) {
 	topic, err := escape.Unescape(nil, parts.Topic)
 	if err != nil {
@@ -86,9 +88,9 @@ func (parts Parts) UnescapeTopic() (string, error) {
 	return string(topic), nil
 }
 
-// AppendData appends the data to buffer as it was sent, and returns the longer buffer.
-// The data has at most as many bytes as Data has, and buffer may be Data[:0]. The error
-// says what is wrong with it.
+// AppendData appends the data to buffer as it was sent, and returns the longer buffer. The
+// data is not longer than Data, and buffer may be Data[:0]. An error says what is wrong with
+// the data.
 func (parts Parts) AppendData(buffer []byte) ([]byte, error) {
 	buffer, err := escape.Unescape(buffer, parts.Data)
 	if err != nil {

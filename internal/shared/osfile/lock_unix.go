@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// Lock locks the file itself, whatever its names, until it is closed or the
-// process ends. It does not wait; see flock(2). Where there is no such call, it fails
-// with errors.ErrUnsupported.
+// Lock locks file until it is closed or the process ends; see flock(2). The lock is on the
+// file itself and not on its name. Lock does not wait: the error is ErrLocked if the file is
+// locked. On systems without flock, it is errors.ErrUnsupported.
 func Lock(file *os.File) error {
 	err := control(file, func(descriptor int) error {
 		return syscall.Flock(descriptor, syscall.LOCK_EX|syscall.LOCK_NB)
@@ -21,8 +21,7 @@ func Lock(file *os.File) error {
 	return err
 }
 
-// syncDirectory syncs an open directory. It ignores the error of file systems that
-// have no such operation.
+// syncDirectory syncs an open directory. It ignores the error of file systems that cannot.
 func syncDirectory(directory *os.File) error {
 	err := directory.Sync()
 	if errors.Is(err, syscall.EINVAL) {
@@ -31,7 +30,7 @@ func syncDirectory(directory *os.File) error {
 	return err
 }
 
-// control calls do with the file's descriptor, again while a signal interrupts it.
+// control calls do with the file's descriptor, and again whenever a signal interrupts it.
 func control(file *os.File, do func(descriptor int) error) error {
 	raw, err := file.SyscallConn()
 	if err != nil {

@@ -1,5 +1,4 @@
-// Package osfile has what a store needs of files and the package os lacks: locks,
-// and writes that survive a power loss.
+// Package osfile locks files, and syncs files and directories.
 package osfile
 
 import (
@@ -9,18 +8,18 @@ import (
 	"path/filepath"
 )
 
-// ErrLocked is the error of Lock for a file that somebody else has locked.
+// ErrLocked is the error of Lock for a file that is locked already.
 var ErrLocked = errors.New("locked by another process")
 
-// ErrNotOnDisk is wrapped by the error of a sync that failed. The error is final: the
-// kernel may have dropped what it could not write, and the next sync would not report
-// that.
+// ErrNotOnDisk is wrapped by the error of a sync that failed. The error is final: the kernel
+// may have dropped the data that it could not write, and the next sync may succeed without
+// it.
 var ErrNotOnDisk = errors.New("not on disk")
 
-// SyncDirectory makes durable that the file at path has its name. Where path is a
-// symbolic link, it is the file behind it that counts. Where there is no such
-// call, it does nothing. An error wraps ErrNotOnDisk if it is the sync's own: a directory
-// that can't be opened may be opened later.
+// SyncDirectory makes the name of the file at path durable. If path is a symbolic link, this
+// is the name of the file that it leads to. On systems without this operation, SyncDirectory
+// does nothing. An error of the sync wraps ErrNotOnDisk. An error of opening the directory
+// does not: it may be opened later.
 func SyncDirectory(path string) error {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// Sync makes durable what was written to file. An error wraps ErrNotOnDisk.
+// Sync makes the data of file durable. An error wraps ErrNotOnDisk.
 func Sync(file *os.File) error {
 	if err := file.Sync(); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotOnDisk, err)
