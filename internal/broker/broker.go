@@ -59,6 +59,7 @@ type Broker struct {
 	ended   chan struct{} // closed: the ticker goroutine has ended
 
 	serving  sync.Mutex    // held while ProducerListen runs
+	served   bool          // guarded by serving: ProducerListen has been called
 	stop     sync.Once     // closes stopping
 	stopping chan struct{} // closed: accept no more producers
 	begin    time.Time     // when the broker was made
@@ -88,8 +89,7 @@ func New(config *BrokerConfig) (*Broker, error) {
 		return nil, err
 	}
 	if err := broker.listen(); err != nil {
-		broker.write(0) // the log says what opening it has cut off
-		broker.closeStore()
+		broker.closeUnserved()
 		return nil, err
 	}
 	return broker, nil
@@ -126,9 +126,11 @@ func (broker *Broker) openLog() error {
 	return err
 }
 
-// closeStore closes a log of the broker's own.
-func (broker *Broker) closeStore() {
-	if broker.store != nil {
+// closeUnserved closes the log of a broker that has not served, if that is its own.
+// Before, it writes the notice of what opening the log has cut off.
+func (broker *Broker) closeUnserved() {
+	if broker.store != nil && broker.store.file != nil {
+		broker.write(0)
 		broker.store.close()
 	}
 }
@@ -144,6 +146,7 @@ func (broker *Broker) Addr() net.Addr {
 func (broker *Broker) ProducerListen() error {
 	broker.serving.Lock()
 	defer broker.serving.Unlock()
+	broker.served = true
 	broker.notify("Broker: start listening for incoming producer messages...")
 	broker.notify(fmt.Sprintf("Broker: listening on %s", broker.Addr()))
 	if address, ok := broker.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() {
@@ -154,7 +157,9 @@ func (broker *Broker) ProducerListen() error {
 	result := make(chan error, 1)
 	go func() {
 		err := broker.tickLoop(served)
-		broker.closeStore()
+		if broker.store != nil {
+			broker.store.close()
+		}
 		result <- err
 		close(broker.ended)
 		broker.stopAccepting()
@@ -171,13 +176,17 @@ func (broker *Broker) Stop(reason string) {
 }
 
 // Close makes ProducerListen serve the connection in hand and those that wait
-// already, drain, and return, and waits until it has. It may be called at any
-// time, by any goroutine, more than once.
+// already, drain, and return, and waits until it has. If ProducerListen was never
+// called, Close closes the log, if that is a file of the broker's own. Any goroutine may
+// call Close at any time, more than once.
 func (broker *Broker) Close() {
 	broker.stopAccepting()
 	broker.serving.Lock()
 	defer broker.serving.Unlock()
 	broker.listener.Close()
+	if !broker.served {
+		broker.closeUnserved()
+	}
 }
 
 // awaitLastDrain waits for the ticker goroutine's end. It gives up when the log

@@ -61,7 +61,6 @@ func TestRotationWithALineInHand(t *testing.T) {
 func rotateWithRoom(t *testing.T, room int, texts []string) {
 	t.Helper()
 	stored := openStored(t, filepath.Join(t.TempDir(), "log"), nil)
-	defer stored.store.close()
 	defer stored.Close()
 	disk := &limited{stored.store, room}
 	stored.log.writer = disk

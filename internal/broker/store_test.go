@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,15 +46,11 @@ func openStored(t *testing.T, path string, set func(*BrokerConfig)) *stored {
 	return stored
 }
 
-// newStored is openStored with a new file, and closes it when the test ends. The broker
-// must not serve.
+// newStored is openStored with a new file. It closes the broker when the test ends.
 func newStored(t *testing.T, set func(*BrokerConfig)) *stored {
 	t.Helper()
 	stored := openStored(t, filepath.Join(t.TempDir(), "log"), set)
-	t.Cleanup(func() {
-		stored.Close()
-		stored.store.close()
-	})
+	t.Cleanup(stored.Close)
 	return stored
 }
 
@@ -174,6 +171,25 @@ func TestTornLineIsReported(t *testing.T) {
 	if got := bustest.Lines(t, file(path)); len(got) != 1 {
 		t.Errorf("the new file has %q", got)
 	}
+}
+
+// A broker that is closed before it serves unlocks its log, which has the line about
+// what was cut off. If the closed broker serves after all, it opens the log anew.
+func TestCloseBeforeServingFreesTheLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	writeFile(t, path, "torn")
+	first := openStored(t, path, nil)
+	first.Close()
+	first.Close() // a second time does no harm
+	const report = "Broker: cut 4 bytes of a torn line off the end of the log"
+	if got := bustest.Lines(t, file(path)); !slices.Equal(got, []string{report}) {
+		t.Errorf("the log has %q", got)
+	}
+	openStored(t, path, nil).Close() // a second broker
+	if err := first.ProducerListen(); err != nil {
+		t.Error(err)
+	}
+	first.Expect("Broker: stopped")
 }
 
 // A log that is made can be read by its group, and written by its owner alone.
