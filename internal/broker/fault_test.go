@@ -175,6 +175,7 @@ func TestFullDisk(t *testing.T) {
 	for _, text := range texts {
 		bus.Accept(bustest.Payload("t", text), 1)
 	}
+	bustest.Until(t, "a full disk", func() bool { return log.budget.Load() == 0 })
 	if strings.Contains(log.String(), "Received") {
 		t.Error("the disk was not full")
 	}
