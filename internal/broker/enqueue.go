@@ -32,17 +32,14 @@ func topicBytes(name string) int {
 func payloadBytes(messages []*apiv1.Message) int {
 	sum := 0
 	counted := make(map[string]bool)
-	var last string
+	var last string // most messages have the topic of the one before
 	for _, message := range messages {
 		sum += messageBytes(message)
-		if message.Topic == last {
-			continue
+		if message.Topic != last && !counted[message.Topic] {
+			counted[message.Topic] = true
+			sum += topicBytes(message.Topic)
 		}
 		last = message.Topic
-		if !counted[last] {
-			counted[last] = true
-			sum += topicBytes(last)
-		}
 	}
 	return sum
 }
@@ -75,46 +72,42 @@ func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) err
 // awaitRoom waits until need bytes fit into the queue. It returns the reason to
 // refuse them if they don't fit at the deadline, or if the log is gone.
 func (broker *Broker) awaitRoom(need int, deadline time.Time) error {
-	for {
-		broker.state.Lock()
-		fits := broker.state.accountedBytes+need <= broker.config.MaxQueued
-		broker.state.roomWanted = !fits
-		broker.state.Unlock()
-		switch {
-		case isClosed(broker.ended):
-			return errors.New(apiv1.LogGone)
-		case fits:
-			return nil
-		case !broker.awaitDrain(deadline):
-			return errors.New(apiv1.QueueFull)
-		}
+	state := &broker.state
+	fits := broker.await(deadline, func() bool {
+		state.roomWanted = state.accountedBytes+need > broker.config.MaxQueued
+		return !state.roomWanted
+	})
+	switch {
+	case isClosed(broker.ended):
+		return errors.New(apiv1.LogGone)
+	case !fits:
+		return errors.New(apiv1.QueueFull)
 	}
+	return nil
 }
 
-// awaitWritten waits until no message is queued. It returns false if that is not
-// before the deadline and before the log is gone.
+// awaitWritten waits until no message is queued, and returns whether that is so.
 func (broker *Broker) awaitWritten(deadline time.Time) bool {
-	for {
-		broker.state.Lock()
-		done := broker.state.queuedMessages == 0
-		broker.state.Unlock()
-		if done || isClosed(broker.ended) || !broker.awaitDrain(deadline) {
-			return done
-		}
-	}
+	return broker.await(deadline, func() bool { return broker.state.queuedMessages == 0 })
 }
 
-// awaitDrain has the ticker goroutine drain, and waits until it has written
-// something or ended. It returns false at the deadline.
-func (broker *Broker) awaitDrain(deadline time.Time) bool {
-	timer := time.NewTimer(time.Until(deadline))
-	defer timer.Stop()
-	wakeUp(broker.wake)
-	select {
-	case <-broker.written:
-	case <-broker.ended:
-	case <-timer.C:
-		return false
+// await has the ticker goroutine drain until condition holds. It gives up at the
+// deadline, or when the log is gone, and returns whether condition holds. It calls
+// condition with the lock of broker.state.
+func (broker *Broker) await(deadline time.Time, condition func() bool) bool {
+	for expired := false; ; {
+		broker.state.Lock()
+		holds := condition()
+		broker.state.Unlock()
+		if holds || expired || isClosed(broker.ended) {
+			return holds
+		}
+		wakeUp(broker.wake)
+		select {
+		case <-broker.written:
+		case <-broker.ended:
+		case <-time.After(time.Until(deadline)):
+			expired = true
+		}
 	}
-	return true
 }
