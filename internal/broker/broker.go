@@ -29,7 +29,7 @@ type Broker struct {
 	decoder  decoder.Decoder
 	encoder  encoder.Encoder
 	listener *net.TCPListener
-	input    []byte            // the loop's buffer: see readPayload
+	input    []byte            // the loop's buffer: see readMessages
 	topics   map[string]*Topic // guarded by state
 
 	// state is what the loop and the ticker goroutine share.
@@ -41,7 +41,10 @@ type Broker struct {
 		queuedMessages int  // in the queues, or taken from them and not written
 		accountedBytes int  // of these and of the topics: see messageBytes, topicBytes
 		roomWanted     bool // the last payload found no room: drain, forget empty topics
-		counts         counts
+
+		// Since the broker was made. An empty payload counts nowhere, and a payload that
+		// was queued counts even if its reply could not be sent.
+		payloadsAccepted, payloadsRefused, messagesAccepted int
 	}
 
 	// What follows is the ticker goroutine's, up to the channels.
@@ -205,9 +208,7 @@ func (broker *Broker) awaitLastDrain(result <-chan error) error {
 			return nil
 		case <-broker.log.progress:
 		case <-timer.C:
-			select {
-			case <-broker.log.progress: // both at once
-			default:
+			if len(broker.log.progress) == 0 { // else both came at once
 				return broker.unwritten(fmt.Errorf("the log took nothing for %s", patience))
 			}
 		}
@@ -228,28 +229,25 @@ func (broker *Broker) unwritten(err error) error {
 // payload or nothing.
 func (broker *Broker) HandleNewMessage(message *apiv1.Message) {
 	state := &broker.state
-	topic := broker.topicLocked(message.Topic)
+	last := len(state.arrivals) - 1
+	if last < 0 || state.arrivals[last].topic.Name != message.Topic {
+		state.arrivals = append(state.arrivals, arrival{topic: broker.topicLocked(message.Topic)})
+		last++
+	}
+	state.arrivals[last].count++
+	topic := state.arrivals[last].topic
 	if topic.fromPayload == 0 {
 		state.payloadTopics = append(state.payloadTopics, topic)
 	}
 	topic.Dispatch(message)
 	state.queuedMessages++
-	state.counts.messagesAccepted++
+	state.messagesAccepted++
 	state.accountedBytes += messageBytes(message)
-	if last := len(state.arrivals) - 1; last >= 0 && state.arrivals[last].topic == topic {
-		state.arrivals[last].count++
-	} else {
-		state.arrivals = append(state.arrivals, arrival{topic, 1})
-	}
 }
 
 // topicLocked returns the topic with that name, and makes it if there is none.
 func (broker *Broker) topicLocked(name string) *Topic {
 	state := &broker.state
-	// The fast path: most payloads have one topic.
-	if last := len(state.payloadTopics) - 1; last >= 0 && state.payloadTopics[last].Name == name {
-		return state.payloadTopics[last]
-	}
 	topic := broker.topics[name]
 	if topic == nil {
 		topic = NewTopic(name)

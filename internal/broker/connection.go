@@ -59,7 +59,7 @@ func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Dura
 // refuse reports to the producer and to the operator why a payload is refused.
 func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
 	broker.state.Lock()
-	broker.state.counts.payloadsRefused++
+	broker.state.payloadsRefused++
 	broker.state.Unlock()
 	broker.notify(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), reason))
 	broker.reply(connection, &apiv1.Reply{Error: reason.Error()})
@@ -90,18 +90,9 @@ func (broker *Broker) reply(connection *net.TCPConn, reply *apiv1.Reply) {
 	}
 }
 
-// readMessages reads until the producer's half-close and decodes what it read.
+// readMessages reads until the producer's half-close and decodes what it read. It
+// reads into the loop's own buffer, or into a larger one if the payload does not fit.
 func (broker *Broker) readMessages(connection *net.TCPConn) ([]*apiv1.Message, error) {
-	payload, err := broker.readPayload(connection)
-	if err != nil {
-		return nil, err
-	}
-	return broker.decoder.Decode(bytes.Clone(payload))
-}
-
-// readPayload reads until the producer's half-close. What it returns may be the
-// loop's own buffer, which a payload that does not fit outgrows for this once.
-func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
 	limit := broker.config.MaxPayload
 	input, length := broker.input, 0
 	for {
@@ -112,18 +103,15 @@ func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
 			}
 		}
 		length += count
-		var broken *net.OpError
 		switch {
 		case length > limit:
 			return nil, fmt.Errorf(apiv1.TooLarge+"more than %d bytes (-max-payload)", limit)
 		case err == io.EOF:
-			return input[:length], nil
+			return broker.decoder.Decode(bytes.Clone(input[:length]))
 		case length == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe may reset
 			return nil, nil
-		case errors.As(err, &broken):
-			return nil, fmt.Errorf(apiv1.Broke+"%w", broken.Err)
-		case err != nil:
-			return nil, err
+		case err != nil: // errors.Unwrap leaves out the addresses
+			return nil, fmt.Errorf(apiv1.Broke+"%w", errors.Unwrap(err))
 		case length == len(input):
 			input = append(make([]byte, 0, min(4*length, limit+1)), input...)
 			input = input[:cap(input)]

@@ -64,7 +64,7 @@ func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) err
 		broker.HandleNewMessage(message)
 	}
 	broker.announceLocked()
-	broker.state.counts.payloadsAccepted++
+	broker.state.payloadsAccepted++
 	broker.state.Unlock()
 	return nil
 }
