@@ -35,12 +35,13 @@ type Broker struct {
 	// state is what the loop and the ticker goroutine share.
 	state struct {
 		sync.Mutex
-		payloadTopics  []*Topic  // that the payload in hand has messages for
-		arrivals       []arrival // of the messages in the queues, in order
-		notices        notices
-		queuedMessages int  // in the queues, or taken from them and not written
-		accountedBytes int  // of these and of the topics: see messageBytes, topicBytes
-		roomWanted     bool // the last payload found no room: drain, forget empty topics
+		payloadTopics   []*Topic  // that the payload in hand has messages for
+		arrivals        []arrival // of the messages in the queues, in order
+		notices         notices
+		waitingMessages int  // in the queues
+		queuedMessages  int  // in the queues, or taken from them and not written
+		accountedBytes  int  // of these and of the topics: see messageBytes, topicBytes
+		roomWanted      bool // the last payload found no room: drain, forget empty topics
 
 		// Since the broker was made. An empty payload counts nowhere, and a payload that
 		// was queued counts even if its reply could not be sent.
@@ -240,6 +241,7 @@ func (broker *Broker) HandleNewMessage(message *apiv1.Message) {
 		state.payloadTopics = append(state.payloadTopics, topic)
 	}
 	topic.Dispatch(message)
+	state.waitingMessages++
 	state.queuedMessages++
 	state.messagesAccepted++
 	state.accountedBytes += messageBytes(message)

@@ -21,31 +21,19 @@ type arrival struct {
 // taken is what the ticker goroutine has taken from the loop and not written yet:
 // lines, those of the notices first.
 type taken struct {
-	notices     []notice
-	noticeBytes int // memory of all notices that were taken together
-	messages    []*apiv1.Message
-	formatted   int // how many of the lines the log writer has
-	written     int // how many of them are written
+	notices   []notice
+	messages  []*apiv1.Message
+	formatted int // how many of the lines the log writer has
+	written   int // how many of them are written
 
 	// Messages that are written and still on the account: they may not be on
 	// disk yet.
 	unsettled struct{ messages, bytes int }
 }
 
-// reset replaces what was taken, all of which is written, by notices.
-func (taken *taken) reset(notices []notice, bytes int) {
-	taken.notices, taken.noticeBytes = notices, bytes
-	taken.messages, taken.formatted, taken.written = taken.messages[:0], 0, 0
-}
-
 // lines returns how many lines were taken.
 func (taken *taken) lines() int {
 	return len(taken.notices) + len(taken.messages)
-}
-
-// accounted returns how many messages were taken and are still on the account.
-func (taken *taken) accounted() int {
-	return len(taken.messages) - max(0, taken.written-len(taken.notices)) + taken.unsettled.messages
 }
 
 // write writes what an error left over, all notices, and the first due messages of
@@ -59,11 +47,9 @@ func (broker *Broker) write(due int) error {
 			err = cmp.Or(broker.settle(), err)
 		}
 	}
-	if err = cmp.Or(broker.settle(), err); err != nil {
-		broker.beginOutage(err)
-		return err
-	}
-	return broker.endOutage()
+	err = cmp.Or(broker.settle(), err)
+	broker.noteOutage(err)
+	return err
 }
 
 // take takes all notices, and about as many messages as one write holds, but at
@@ -74,7 +60,8 @@ func (broker *Broker) take(due int) int {
 	state, taken := &broker.state, &broker.taken
 	state.Lock()
 	defer state.Unlock()
-	taken.reset(state.notices.take())
+	taken.notices, taken.messages = state.notices.take(), taken.messages[:0]
+	taken.formatted, taken.written = 0, 0
 	for size := 0; len(taken.messages) < due && size < gatherSize; {
 		arrival := &state.arrivals[0]
 		message := arrival.topic.Queue.Dequeue()
@@ -85,6 +72,7 @@ func (broker *Broker) take(due int) int {
 			state.arrivals = state.arrivals[1:]
 		}
 	}
+	state.waitingMessages -= len(taken.messages)
 	return len(taken.messages)
 }
 
@@ -108,7 +96,7 @@ func (broker *Broker) writeTaken() error {
 	if err == nil {
 		err = log.flush()
 	}
-	for range log.takeWritten() {
+	for ; log.lines > 0; log.lines-- {
 		if at := taken.written - len(taken.notices); at >= 0 {
 			taken.unsettled.messages++
 			taken.unsettled.bytes += messageBytes(taken.messages[at])
@@ -120,27 +108,23 @@ func (broker *Broker) writeTaken() error {
 }
 
 // settle takes the messages that are written off the account, once they are on disk
-// if that is wanted, and the notices once all of them are written.
+// if that is wanted.
 func (broker *Broker) settle() error {
-	state, taken := &broker.state, &broker.taken
-	settled := taken.unsettled
-	if settled.messages > 0 && broker.store != nil {
+	unsettled := &broker.taken.unsettled
+	if unsettled.messages == 0 {
+		return nil
+	}
+	if broker.store != nil {
 		if err := broker.store.sync(); err != nil {
 			return err
 		}
 	}
-	taken.unsettled.messages, taken.unsettled.bytes = 0, 0
-	state.Lock()
-	state.queuedMessages -= settled.messages
-	state.accountedBytes -= settled.bytes
-	if taken.written >= len(taken.notices) {
-		state.notices.release(taken.noticeBytes)
-		taken.noticeBytes = 0
-	}
-	state.Unlock()
-	if settled.messages > 0 {
-		wakeUp(broker.written)
-	}
+	broker.state.Lock()
+	broker.state.queuedMessages -= unsettled.messages
+	broker.state.accountedBytes -= unsettled.bytes
+	broker.state.Unlock()
+	unsettled.messages, unsettled.bytes = 0, 0
+	wakeUp(broker.written)
 	return nil
 }
 

@@ -39,7 +39,7 @@ type logWriter struct {
 	regular  bool   // the writer is a regular file
 	maxWrite int    // bytes that are written at once
 	buffer   []byte // lines that are not taken yet
-	ends     []int  // where lines end in the buffer
+	lines    int    // that were taken whole, and that writeTaken has not counted yet
 
 	unfinished bool   // the line that ends the buffer has no end yet ...
 	rest       []byte // ... and this is what is left of its data
@@ -79,7 +79,6 @@ func (log *logWriter) appendTime(when time.Time) {
 func (log *logWriter) notice(notice *notice) error {
 	log.appendTime(notice.when)
 	log.buffer = append(notice.append(log.buffer), '\n')
-	log.ends = append(log.ends, len(log.buffer))
 	return log.flushFull()
 }
 
@@ -98,16 +97,12 @@ func (log *logWriter) message(when time.Time, message *apiv1.Message) error {
 // to four times as long as its data, and memory is bounded.
 func (log *logWriter) finish() error {
 	for log.unfinished {
-		part := min(len(log.rest), gatherSize)
-		if part < len(log.rest) {
-			part -= cutRune(log.rest[:part])
-		}
-		log.buffer = escape.Append(log.buffer, log.rest[:part])
-		log.rest = log.rest[part:]
+		part := firstPart(log.rest)
+		log.buffer = escape.Append(log.buffer, part)
+		log.rest = log.rest[len(part):]
 		if len(log.rest) == 0 {
 			log.buffer = append(log.buffer, "'\n"...)
 			log.unfinished = false
-			log.ends = append(log.ends, len(log.buffer))
 		}
 		if err := log.flushFull(); err != nil {
 			return err
@@ -116,18 +111,16 @@ func (log *logWriter) finish() error {
 	return nil
 }
 
-// cutRune returns how many bytes at the end of text begin a character that goes on
-// after it.
-func cutRune(text []byte) int {
-	for size := 1; size < utf8.UTFMax && size <= len(text); size++ {
-		if last := text[len(text)-size:]; utf8.RuneStart(last[0]) {
-			if utf8.FullRune(last) {
-				return 0
-			}
-			return size
-		}
+// firstPart returns text, or about its first gatherSize bytes. It cuts no character.
+func firstPart(text []byte) []byte {
+	if len(text) <= gatherSize {
+		return text
 	}
-	return 0
+	end := gatherSize
+	for end > gatherSize-utf8.UTFMax && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end]
 }
 
 // flushFull writes the buffer if enough is gathered.
@@ -155,6 +148,7 @@ func (log *logWriter) flush() error {
 		var taken int
 		if taken, err = log.writer.Write(piece); taken > 0 {
 			written += taken
+			log.lines += bytes.Count(piece[:taken], []byte{'\n'})
 			wakeUp(log.progress)
 		}
 		if taken < len(piece) && err == nil {
@@ -162,26 +156,12 @@ func (log *logWriter) flush() error {
 		}
 	}
 	log.buffer = append(log.buffer[:0], log.buffer[written:]...)
-	for i := range log.ends {
-		log.ends[i] -= written
-	}
 	return err
-}
-
-// takeWritten returns how many lines were written whole since it was called last.
-func (log *logWriter) takeWritten() int {
-	count := 0
-	for count < len(log.ends) && log.ends[count] <= 0 {
-		count++
-	}
-	log.ends = append(log.ends[:0], log.ends[count:]...)
-	return count
 }
 
 // reset forgets what was not taken, and the line in hand.
 func (log *logWriter) reset() {
-	log.buffer, log.ends = log.buffer[:0], log.ends[:0]
-	log.rest, log.unfinished = nil, false
+	log.buffer, log.rest, log.unfinished = log.buffer[:0], nil, false
 }
 
 // isPermanent returns whether a log that failed with err can never take a line

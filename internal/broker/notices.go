@@ -36,55 +36,35 @@ func (notice *notice) append(buffer []byte) []byte {
 	return escape.AppendName(buffer, []byte(notice.topic.Name))
 }
 
-// bytes returns the memory that the notice takes.
-func (notice *notice) bytes() int {
-	const fields = 64
-	return fields + len(notice.line)
-}
-
 // notices are on their way from the loop to the ticker goroutine.
 type notices struct {
 	waiting     []notice
-	bytes       int  // memory of those that wait or are being written
+	bytes       int  // memory of those that wait
 	full        bool // count what is added, don't keep it
 	dropped     int  // how many were not kept
 	wakePending bool // the ticker goroutine was woken for notices, and has not taken them
 }
 
 // add puts a notice at the end, or counts it.
-func (notices *notices) add(notice notice) {
-	if notices.full {
-		notices.dropped++
+func (pending *notices) add(notice notice) {
+	const fields = 64 // bytes of a notice besides its line
+	if pending.full {
+		pending.dropped++
 		return
 	}
-	notices.waiting = append(notices.waiting, notice)
-	notices.bytes += notice.bytes()
+	pending.waiting = append(pending.waiting, notice)
+	pending.bytes += fields + len(notice.line)
 }
 
-// decide decides whether what is added next is kept. It is not called between the
-// notices of one payload, so these are kept or dropped as a whole. A payload's
-// notices never take more than its messages.
-func (notices *notices) decide() {
-	notices.full = notices.dropped > 0 || notices.bytes >= maxNotices
-}
-
-// take takes all notices, and adds one about those that were dropped. It returns
-// them and the memory that they take until release.
-func (notices *notices) take() ([]notice, int) {
-	if notices.dropped > 0 {
-		notices.waiting = append(notices.waiting, notice{when: time.Now(), line: fmt.Sprintf(
-			"Broker: log lines left out while the log did not keep up: %d", notices.dropped)})
-		notices.dropped = 0
+// take takes all notices, and adds one about those that were dropped.
+func (pending *notices) take() []notice {
+	taken := pending.waiting
+	if pending.dropped > 0 {
+		taken = append(taken, notice{when: time.Now(), line: fmt.Sprintf(
+			"Broker: log lines left out while the log did not keep up: %d", pending.dropped)})
 	}
-	taken := notices.waiting
-	notices.waiting, notices.wakePending = nil, false
-	return taken, notices.bytes
-}
-
-// release takes the memory of notices that are written off the bound.
-func (notices *notices) release(bytes int) {
-	notices.bytes -= bytes
-	notices.decide()
+	*pending = notices{}
+	return taken
 }
 
 // announceLocked ends the queueing of a payload: it adds a notice for each topic
@@ -109,10 +89,12 @@ func (broker *Broker) notify(line string) {
 }
 
 // wakeForNoticesLocked ends the adding of notices that belong together, and wakes
-// the ticker goroutine for them.
+// the ticker goroutine for them. It decides whether the next ones are kept, so the
+// notices of one payload are kept or dropped as a whole. They never take more memory
+// than the payload's messages.
 func (broker *Broker) wakeForNoticesLocked() {
 	notices := &broker.state.notices
-	notices.decide()
+	notices.full = notices.bytes >= maxNotices
 	if !notices.wakePending {
 		notices.wakePending = true
 		wakeUp(broker.wake)

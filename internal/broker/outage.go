@@ -3,38 +3,32 @@ package broker
 import (
 	"fmt"
 	"time"
+
+	"mbus/internal/shared/escape"
 )
 
 // outage is a time in which the log fails.
 type outage struct {
-	err   error // its first error; nil: the log works
-	since time.Time
+	reason string // its first error, printable; empty: the log works
+	since  time.Time
 }
 
-// beginOutage notes that the log failed with err. With a store, one line on standard
-// error says so, unless the failure ends the broker.
-func (broker *Broker) beginOutage(err error) {
-	if broker.outage.err != nil {
-		return
+// noteOutage notes whether the log works: err is nil, or the error with which it fails.
+// With a store, one line on standard error reports that an outage begins, unless it ends
+// the broker. One line of the log reports that an outage is over.
+func (broker *Broker) noteOutage(err error) {
+	outage := &broker.outage
+	switch {
+	case err != nil && outage.reason == "":
+		outage.reason, outage.since = string(escape.Append(nil, []byte(err.Error()))), time.Now()
+		if broker.store != nil && !broker.log.isPermanent(err) {
+			broker.complain("Broker: the log fails, trying on: " + outage.reason)
+		}
+	case err == nil && outage.reason != "":
+		took := time.Since(outage.since).Round(time.Millisecond)
+		broker.notify(fmt.Sprintf("Broker: the log took nothing for %s: %s", took, outage.reason))
+		outage.reason = ""
 	}
-	broker.outage = outage{err, time.Now()}
-	if broker.store != nil && !broker.log.isPermanent(err) {
-		broker.complain(fmt.Sprintf("Broker: the log fails, trying on: %v", err))
-	}
-}
-
-// endOutage writes a line about the outage that is over, if there was one. It is
-// called when all that was taken is written.
-func (broker *Broker) endOutage() error {
-	outage := broker.outage
-	if outage.err == nil {
-		return nil
-	}
-	broker.outage.err = nil
-	took := time.Since(outage.since).Round(time.Millisecond)
-	line := fmt.Sprintf("Broker: the log took nothing for %s: %v", took, outage.err)
-	broker.taken.reset([]notice{{when: time.Now(), line: line}}, 0)
-	return broker.writeTaken()
 }
 
 // complain writes a line to standard error, in the format of the log. It does not

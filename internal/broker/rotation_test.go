@@ -162,6 +162,7 @@ func TestLogCantBeOpened(t *testing.T) {
 			}
 			obstacle.end(t, stored.path)
 			stored.must(stored.drain())
+			stored.must(stored.write(0)) // the line about the outage
 			log := logFiles{stored.path + ".1", stored.path}.String()
 			if got := bustest.Received(t, log)["t"]; !slices.Equal(got, []string{"before", "1", "2", "3"}) {
 				t.Errorf("the log has %q", got)
@@ -173,4 +174,32 @@ func TestLogCantBeOpened(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The path of a log is printed on one line, whatever its bytes.
+func TestOutageOfALogWithAnOddName(t *testing.T) {
+	stored := openStored(t, filepath.Join(t.TempDir(), "it's\na log"), nil)
+	t.Cleanup(stored.Close)
+	rename(t, stored.path, stored.path+".1")
+	if err := os.Mkdir(stored.path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	stored.queue("1")
+	if err := stored.drain(); err == nil {
+		t.Error("a directory is taken for the log")
+	}
+	if err := os.Remove(stored.path); err != nil {
+		t.Fatal(err)
+	}
+	stored.must(stored.drain())
+	stored.must(stored.write(0)) // the line about the outage
+	const reason = `/it's\na log: must be a regular file`
+	lines := bustest.Lines(t, file(stored.path))
+	if last := lines[len(lines)-1]; !strings.HasSuffix(last, reason) || stored.queued() != 0 {
+		t.Errorf("%d messages count as queued, and the last line is %s", stored.queued(), last)
+	}
+	bustest.Until(t, "standard error", func() bool {
+		return strings.HasSuffix(stored.stderr.String(), reason+"\n")
+	})
+	bustest.Lines(t, stored.stderr.String())
 }

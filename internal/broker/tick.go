@@ -92,7 +92,7 @@ func (broker *Broker) lastDrain() error {
 // it; nobody else may while ProducerListen runs.
 func (broker *Broker) Drain() error {
 	broker.state.Lock()
-	due := broker.state.queuedMessages - broker.taken.accounted()
+	due := broker.state.waitingMessages
 	roomWanted := broker.state.roomWanted
 	broker.state.roomWanted = false
 	broker.state.Unlock()
