@@ -16,11 +16,10 @@ import (
 // It belongs to one goroutine.
 type store struct {
 	path   string
-	synced bool        // what is written must be on disk before it counts
-	file   *os.File    // nil: it could not be opened anew
-	info   os.FileInfo // which file it is
-	cut    int64       // bytes of a torn line that open has cut off
-	failed error       // of a sync: what was written may never be on disk
+	synced bool     // what is written must be on disk before it counts
+	file   *os.File // nil: it could not be opened anew
+	cut    int64    // bytes of a torn line that open has cut off
+	failed error    // of a sync: what was written may never be on disk
 
 	progress chan<- struct{} // signalled when a sync has ended
 
@@ -60,17 +59,13 @@ func (store *store) open() error {
 // adopt makes file, which was just opened, the store's. It returns whether the name
 // has moved to another file meanwhile.
 func (store *store) adopt(file *os.File) (moved bool, err error) {
-	info, err := file.Stat()
-	if err != nil {
-		return false, err
-	}
 	switch err := osfile.Lock(file); {
 	case errors.Is(err, osfile.ErrLocked):
 		return false, fmt.Errorf("%s: in use by another broker", store.path)
 	case err != nil:
 		return false, fmt.Errorf("lock %s: %w", store.path, err)
 	}
-	if named, err := os.Stat(store.path); err != nil || !os.SameFile(named, info) {
+	if !store.names(file) {
 		return true, nil
 	}
 	if store.cut, err = store.cutTornLine(file); err != nil {
@@ -91,8 +86,15 @@ func (store *store) adopt(file *os.File) (moved bool, err error) {
 		store.changed("sync directory", nil, 0)
 		wakeUp(store.progress)
 	}
-	store.file, store.info = file, info
+	store.file = file
 	return false, nil
+}
+
+// names returns whether path names file.
+func (store *store) names(file *os.File) bool {
+	named, err := os.Stat(store.path)
+	info, wrong := file.Stat()
+	return err == nil && wrong == nil && os.SameFile(named, info)
 }
 
 // look looks whether path still names the file that is written. If not, it closes
@@ -101,7 +103,7 @@ func (store *store) adopt(file *os.File) (moved bool, err error) {
 // error there is no file, and the next look opens path again.
 func (store *store) look() (moved bool, err error) {
 	if store.file != nil {
-		if named, err := os.Stat(store.path); err == nil && os.SameFile(named, store.info) {
+		if store.names(store.file) {
 			return false, nil
 		}
 		if err := store.leave(); err != nil {
