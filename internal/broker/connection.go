@@ -25,9 +25,6 @@ const (
 	keptInput = 1 << 20
 )
 
-// errStopping refuses a payload that can't be served before the broker ends.
-var errStopping = errors.New(apiv1.Stopping)
-
 // serveConnection serves one producer, start to end. Reading its payload, waiting
 // for room and draining may take the allowed time altogether. A payload that does
 // not end in time is refused because of that, or because the broker is stopping.
@@ -39,7 +36,7 @@ func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Dura
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = fmt.Errorf(apiv1.NoEnd+"%s: half-close after the last byte", broker.config.Timeout)
 		if stopping {
-			err = errStopping
+			err = errors.New(apiv1.Stopping)
 		}
 	}
 	if err == nil {
@@ -66,12 +63,9 @@ func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
 	connection.CloseWrite()
 	// Closing with unread input would reset the connection, and the producer
 	// would lose the reply.
-	end, wait := time.Now().Add(graceTime), discardTime
-	if reason == errStopping {
-		wait = backlogTime // there may be many of these
-	}
+	end := time.Now().Add(graceTime)
 	for discarded := 0; discarded < maxDiscarded; {
-		connection.SetReadDeadline(time.Now().Add(min(wait, time.Until(end))))
+		connection.SetReadDeadline(time.Now().Add(min(discardTime, time.Until(end))))
 		count, err := connection.Read(broker.input)
 		if err != nil {
 			return
