@@ -170,7 +170,13 @@ func (broker *Broker) ProducerListen() error {
 	}()
 	broker.serve()
 	close(served)
-	return broker.awaitLastDrain(result)
+	err := broker.awaitLastDrain(result)
+	if err != nil {
+		broker.state.Lock()
+		defer broker.state.Unlock()
+		err = fmt.Errorf("messages not written: %d: %w", broker.state.queuedMessages, err)
+	}
+	return err
 }
 
 // Stop is Close after a line in the log that gives the reason.
@@ -193,8 +199,8 @@ func (broker *Broker) Close() {
 	}
 }
 
-// awaitLastDrain waits for the ticker goroutine's end. It gives up when the log
-// has taken nothing for the time-out.
+// awaitLastDrain waits for the ticker goroutine's end and returns its error. It gives
+// up when the log has taken nothing for the time-out.
 func (broker *Broker) awaitLastDrain(result <-chan error) error {
 	const minPatience = 200 * time.Millisecond // a log that works may need as long
 	patience := max(broker.config.Timeout, minPatience)
@@ -203,25 +209,15 @@ func (broker *Broker) awaitLastDrain(result <-chan error) error {
 	for {
 		select {
 		case err := <-result:
-			if err != nil {
-				return broker.unwritten(err)
-			}
-			return nil
+			return err
 		case <-broker.log.progress:
 		case <-timer.C:
 			if len(broker.log.progress) == 0 { // else both came at once
-				return broker.unwritten(fmt.Errorf("the log took nothing for %s", patience))
+				return fmt.Errorf("the log took nothing for %s", patience)
 			}
 		}
 		timer.Reset(patience)
 	}
-}
-
-// unwritten adds to err how many messages are still queued.
-func (broker *Broker) unwritten(err error) error {
-	broker.state.Lock()
-	defer broker.state.Unlock()
-	return fmt.Errorf("messages not written: %d: %w", broker.state.queuedMessages, err)
 }
 
 // HandleNewMessage routes message, which must be checked, into its topic, and

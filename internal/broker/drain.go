@@ -31,11 +31,6 @@ type taken struct {
 	unsettled struct{ messages, bytes int }
 }
 
-// lines returns how many lines were taken.
-func (taken *taken) lines() int {
-	return len(taken.notices) + len(taken.messages)
-}
-
 // write writes what an error left over, all notices, and the first due messages of
 // the queues.
 func (broker *Broker) write(due int) error {
@@ -84,7 +79,7 @@ func (broker *Broker) writeTaken() error {
 	if err == nil {
 		err = log.finish()
 	}
-	for taken.formatted < taken.lines() && err == nil {
+	for taken.formatted < len(taken.notices)+len(taken.messages) && err == nil {
 		at := taken.formatted
 		taken.formatted++
 		if at < len(taken.notices) {

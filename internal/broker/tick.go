@@ -100,22 +100,18 @@ func (broker *Broker) Drain() error {
 	err := broker.write(due)
 
 	broker.state.Lock()
-	forgotten := broker.forgetTopicsLocked(roomWanted)
+	broker.forgetTopicsLocked(roomWanted)
 	broker.state.Unlock()
-	if forgotten {
-		wakeUp(broker.written)
-	}
 	return err
 }
 
 // forgetTopicsLocked forgets empty topics: all of them, or those beyond
-// maxEmptyTopics. It returns whether there were any.
-func (broker *Broker) forgetTopicsLocked(all bool) bool {
+// maxEmptyTopics.
+func (broker *Broker) forgetTopicsLocked(all bool) {
 	kept := maxEmptyTopics
 	if all {
 		kept = 0
 	}
-	before := len(broker.topics)
 	for name, topic := range broker.topics {
 		if len(broker.topics) <= kept {
 			break
@@ -123,7 +119,7 @@ func (broker *Broker) forgetTopicsLocked(all bool) bool {
 		if topic.Queue.Len() == 0 {
 			delete(broker.topics, name)
 			broker.state.accountedBytes -= topicBytes(name)
+			wakeUp(broker.written)
 		}
 	}
-	return len(broker.topics) < before
 }
