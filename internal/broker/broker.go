@@ -1,11 +1,11 @@
-// Package broker is the message bus: it takes payloads in over TCP, keeps their
-// messages in one FIFO queue a topic, and drains the queues into its log.
+// Package broker is the message bus. It receives payloads over TCP, keeps their messages in
+// one FIFO queue for each topic, and drains the queues into its log.
 //
-// Two goroutines do all the work. The loop (ProducerListen) serves one
-// connection at a time, start to end, and queues its messages. The ticker
-// goroutine (tickLoop) drains the queues and alone writes the log; the loop hands
-// it its own lines, the notices. One mutex guards what the two share. It is never
-// held during input or output, so neither goroutine waits for the other's.
+// Two goroutines do all the work. The loop (ProducerListen) serves one connection at a
+// time, start to end, and queues its messages. The ticker goroutine (tickLoop) drains the
+// queues, and it alone writes the log. The loop hands it the log's other lines, the
+// notices. One mutex guards the state that the two share. Neither holds it during input or
+// output, so neither waits for the other's.
 package broker
 
 import (
@@ -32,10 +32,10 @@ type Broker struct {
 	input    []byte            // the loop's buffer: see readMessages
 	topics   map[string]*Topic // guarded by state
 
-	// state is what the loop and the ticker goroutine share.
+	// The loop and the ticker goroutine share state.
 	state struct {
 		sync.Mutex
-		payloadTopics   []*Topic  // that the payload in hand has messages for
+		payloadTopics   []*Topic  // of the payload that is being queued
 		arrivals        []arrival // of the messages in the queues, in order
 		notices         notices
 		waitingMessages int  // in the queues
@@ -48,15 +48,15 @@ type Broker struct {
 		payloadsAccepted, payloadsRefused, messagesAccepted int
 	}
 
-	// What follows is the ticker goroutine's, up to the channels.
+	// These belong to the ticker goroutine.
 	log      logWriter
 	taken    taken
-	store    *store    // the log, if it is a file of the broker's own
-	nextLook time.Time // at the name of that file
+	store    *store    // nil without config.LogFile
+	nextLook time.Time // when the store is next asked whether its file was renamed
 	outage   outage
 
-	stderr    io.Writer     // takes complaints about a store
-	complaint chan struct{} // full: stderr has not taken one yet
+	stderr    io.Writer     // for complaints about the store
+	complaint chan struct{} // full while a complaint is being written
 
 	wake    chan struct{} // to the ticker goroutine: there are notices, or a drain is wanted
 	written chan struct{} // to the loop: messages were written, or topics forgotten
@@ -65,14 +65,13 @@ type Broker struct {
 	serving  sync.Mutex    // held while ProducerListen runs
 	served   bool          // guarded by serving: ProducerListen has been called
 	stop     sync.Once     // closes stopping
-	stopping chan struct{} // closed: accept no more producers
-	begin    time.Time     // when the broker was made
+	stopping chan struct{} // closed: accept no more connections
+	begin    time.Time     // when New made the broker
 }
 
-// New returns a broker that listens as config says, and whose Addr works, but
-// which serves nobody before ProducerListen. It keeps config, which must not be
-// changed any more. Its error is config.Validate's, or says why the address
-// can't be listened on.
+// New returns a broker that listens, but serves nobody before ProducerListen. It opens and
+// locks the log if that is a file of its own. It keeps config, which must not change any
+// more. The error is that of config.Validate, of opening the log, or of listening.
 func New(config *BrokerConfig) (*Broker, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -99,7 +98,7 @@ func New(config *BrokerConfig) (*Broker, error) {
 	return broker, nil
 }
 
-// listen binds the address. Its error names it.
+// listen listens on the configured address. The error names the address.
 func (broker *Broker) listen() error {
 	listening := net.ListenConfig{
 		KeepAlive: -1, // no connection lasts long enough for it
@@ -114,7 +113,7 @@ func (broker *Broker) listen() error {
 	return err
 }
 
-// openLog opens the log.
+// openLog prepares the log for writing, and opens it if it is a file of the broker's own.
 func (broker *Broker) openLog() error {
 	writer := cmp.Or[io.Writer](broker.config.Log, os.Stderr)
 	if broker.config.LogFile == "" {
@@ -130,8 +129,9 @@ func (broker *Broker) openLog() error {
 	return err
 }
 
-// closeUnserved closes the log of a broker that has not served, if that is its own.
-// Before, it writes the notice of what opening the log has cut off.
+// closeUnserved closes the log of a broker that has not served, if it is a file of the
+// broker's own. First it writes the notice that New may have left: how much of a torn line
+// was cut off.
 func (broker *Broker) closeUnserved() {
 	if broker.store != nil && broker.store.file != nil {
 		broker.write(0)
@@ -144,9 +144,9 @@ func (broker *Broker) Addr() net.Addr {
 	return broker.listener.Addr()
 }
 
-// ProducerListen serves producers until Close, or until the log is gone. Then it
-// drains all that is queued, and returns nil if everything was written. It may
-// be called once.
+// ProducerListen serves producers until Close, or until the log is gone. Then it drains the
+// queues. It returns nil if all messages were written, otherwise an error that says how many
+// were not, and why. It may be called once.
 func (broker *Broker) ProducerListen() error {
 	broker.serving.Lock()
 	defer broker.serving.Unlock()
@@ -154,7 +154,8 @@ func (broker *Broker) ProducerListen() error {
 	broker.notify("Broker: start listening for incoming producer messages...")
 	broker.notify(fmt.Sprintf("Broker: listening on %s", broker.Addr()))
 	if address, ok := broker.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() {
-		broker.notify("Broker: anybody who reaches this port can send messages: there is no authentication")
+		broker.notify("Broker: anybody who reaches this port can send messages: " +
+			"there is no authentication")
 	}
 
 	served := make(chan struct{})
@@ -179,16 +180,16 @@ func (broker *Broker) ProducerListen() error {
 	return err
 }
 
-// Stop is Close after a line in the log that gives the reason.
+// Stop writes a line with the reason to the log, and closes the broker.
 func (broker *Broker) Stop(reason string) {
 	broker.notify("Broker: stopping: " + reason)
 	broker.Close()
 }
 
-// Close makes ProducerListen serve the connection in hand and those that wait
-// already, drain, and return, and waits until it has. If ProducerListen was never
-// called, Close closes the log, if that is a file of the broker's own. Any goroutine may
-// call Close at any time, more than once.
+// Close makes ProducerListen serve the current connection and those that are waiting, drain,
+// and return. It waits for that. If ProducerListen was never called, Close closes the log if
+// that is a file of the broker's own. Any goroutine may call Close at any time, more than
+// once.
 func (broker *Broker) Close() {
 	broker.stopAccepting()
 	broker.serving.Lock()
@@ -199,8 +200,8 @@ func (broker *Broker) Close() {
 	}
 }
 
-// awaitLastDrain waits for the ticker goroutine's end and returns its error. It gives
-// up when the log has taken nothing for the time-out.
+// awaitLastDrain waits for the ticker goroutine's end and returns its error. It gives up when
+// the log has taken nothing for config.Timeout.
 func (broker *Broker) awaitLastDrain(result <-chan error) error {
 	const minPatience = 200 * time.Millisecond // a log that works may need as long
 	patience := max(broker.config.Timeout, minPatience)
@@ -212,7 +213,7 @@ func (broker *Broker) awaitLastDrain(result <-chan error) error {
 			return err
 		case <-broker.log.progress:
 		case <-timer.C:
-			if len(broker.log.progress) == 0 { // else both came at once
+			if len(broker.log.progress) == 0 { // the timer may be over at the same time
 				return fmt.Errorf("the log took nothing for %s", patience)
 			}
 		}
@@ -220,10 +221,9 @@ func (broker *Broker) awaitLastDrain(result <-chan error) error {
 	}
 }
 
-// HandleNewMessage routes message, which must be checked, into its topic, and
-// makes the topic if there is none. The caller holds the lock of broker.state for
-// all messages of a payload and for announceLocked, so that a drain sees the whole
-// payload or nothing.
+// HandleNewMessage routes message, which must be valid, into its topic. It makes the topic if
+// there is none. The caller holds the lock of broker.state for all messages of a payload
+// and for announceLocked, so that a drain has the whole payload or nothing of it.
 func (broker *Broker) HandleNewMessage(message *apiv1.Message) {
 	state := &broker.state
 	last := len(state.arrivals) - 1

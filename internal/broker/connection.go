@@ -14,21 +14,23 @@ import (
 )
 
 const (
-	// maxDiscarded is how much unread input is discarded, in bytes, so that a
-	// producer that is still sending reads its refusal.
+	// maxDiscarded bounds the input that the broker discards after a refusal, in bytes, so
+	// that a producer that is still sending can read the refusal.
 	maxDiscarded = 4 << 20
 
-	// discardTime is how long more input is awaited after the last that came.
+	// discardTime is how long the broker waits for more input to discard.
 	discardTime = 100 * time.Millisecond
 
-	// keptInput bounds the buffer that the loop keeps for payloads, in bytes.
+	// keptInput is the largest size of the loop's buffer for payloads, in bytes.
 	keptInput = 1 << 20
 )
 
-// serveConnection serves one producer, start to end. Reading its payload, waiting
-// for room and draining may take the allowed time altogether. A payload that does
-// not end in time is refused because of that, or because the broker is stopping.
-func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Duration, stopping bool) {
+// serveConnection serves one producer, start to end. allowed is the time limit for reading the
+// payload, waiting for room and draining together. stopping changes the reason with which a
+// payload that did not end in time is refused.
+func (broker *Broker) serveConnection(
+	connection *net.TCPConn, allowed time.Duration, stopping bool,
+) {
 	defer connection.Close()
 	deadline := time.Now().Add(allowed)
 	connection.SetReadDeadline(deadline)
@@ -46,14 +48,14 @@ func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Dura
 	case err != nil:
 		broker.refuse(connection, err)
 	case broker.config.Interval == 0 && len(messages) > 0 && !broker.awaitWritten(deadline):
-		broker.notify(fmt.Sprintf("no reply to %s: its messages are queued, but were not written in time",
-			connection.RemoteAddr()))
+		broker.notify(fmt.Sprintf("no reply to %s: "+
+			"its messages are queued, but were not written in time", connection.RemoteAddr()))
 	default:
 		broker.reply(connection, &apiv1.Reply{Accepted: len(messages)})
 	}
 }
 
-// refuse reports to the producer and to the operator why a payload is refused.
+// refuse replies with the reason of a refusal and writes it to the log.
 func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
 	broker.state.Lock()
 	broker.state.payloadsRefused++
@@ -61,8 +63,8 @@ func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
 	broker.notify(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), reason))
 	broker.reply(connection, &apiv1.Reply{Error: reason.Error()})
 	connection.CloseWrite()
-	// Closing with unread input would reset the connection, and the producer
-	// would lose the reply.
+	// Closing with unread input would reset the connection before the producer has read
+	// the reply.
 	end := time.Now().Add(graceTime)
 	for discarded := 0; discarded < maxDiscarded; {
 		connection.SetReadDeadline(time.Now().Add(min(discardTime, time.Until(end))))
@@ -74,8 +76,7 @@ func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
 	}
 }
 
-// reply sends reply. The broker ignores errors: a producer may have closed without
-// reading it.
+// reply sends reply. It ignores errors: the producer may have closed without reading a reply.
 func (broker *Broker) reply(connection *net.TCPConn, reply *apiv1.Reply) {
 	encoded, err := broker.encoder.EncodeReply(reply)
 	if err == nil {
@@ -102,7 +103,7 @@ func (broker *Broker) readMessages(connection *net.TCPConn) ([]*apiv1.Message, e
 			return nil, fmt.Errorf(apiv1.TooLarge+"more than %d bytes (-max-payload)", limit)
 		case err == io.EOF:
 			return broker.decoder.Decode(bytes.Clone(input[:length]))
-		case length == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe may reset
+		case length == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe
 			return nil, nil
 		case err != nil: // errors.Unwrap leaves out the addresses
 			return nil, fmt.Errorf(apiv1.Broke+"%w", errors.Unwrap(err))

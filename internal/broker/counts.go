@@ -5,10 +5,9 @@ import (
 	"time"
 )
 
-// LogCounts writes one line: how long the broker is up, its payloads and messages
-// since it was made, and what is queued. The line goes to the log, or to standard
-// error if the log is a file of the broker's own. It may be called at any time, by
-// any goroutine.
+// LogCounts writes one line: how long the broker has been up, how many payloads and messages
+// it has had, and how much is queued. It writes to the log, or to config.Log if the log is a
+// file of the broker's own. Any goroutine may call it at any time.
 func (broker *Broker) LogCounts() {
 	broker.state.Lock()
 	state := &broker.state

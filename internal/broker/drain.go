@@ -8,31 +8,31 @@ import (
 	"mbus/internal/apiv1"
 )
 
-// settleBytes is what the messages count that a drain writes before it syncs.
+// settleBytes is how much of a long drain is written before each sync, in bytes that the
+// messages count as queued.
 const settleBytes = 8 << 20
 
-// arrival is a run of messages that one topic received. Together, the arrivals
-// have the order of all messages in the queues.
+// arrival is a run of messages that were queued on one topic, one after the other. The list of
+// arrivals is the order of all messages in the queues.
 type arrival struct {
 	topic *Topic
 	count int
 }
 
-// taken is what the ticker goroutine has taken from the loop and not written yet:
-// lines, those of the notices first.
+// taken has the notices and messages that the ticker goroutine has taken from the state to
+// write them. Their lines are numbered from 0, those of the notices first.
 type taken struct {
 	notices   []notice
 	messages  []*apiv1.Message
-	formatted int // how many of the lines the log writer has
-	written   int // how many of them are written
+	formatted int // how many lines were given to the log writer
+	written   int // how many lines are written
 
-	// Messages that are written and still on the account: they may not be on
-	// disk yet.
+	// Messages that are written, but count as queued until settle.
 	unsettled struct{ messages, bytes int }
 }
 
-// write writes what an error left over, all notices, and the first due messages of
-// the queues.
+// write writes the lines that the last error has left, all notices, and the first due
+// messages of the queues.
 func (broker *Broker) write(due int) error {
 	err := broker.writeTaken()
 	for more := true; more && err == nil; more = due > 0 {
@@ -47,11 +47,11 @@ func (broker *Broker) write(due int) error {
 	return err
 }
 
-// take takes all notices, and about as many messages as one write holds, but at
-// most due. It returns how many messages it took. Since it takes both under one
-// lock, and notices are written first, no message is written before its notices.
+// take takes all notices, and about as many messages as fit into one write, but at most due.
+// It returns the number of messages. It takes both under one lock, and notices are written
+// first, so no message is written before its notice.
 func (broker *Broker) take(due int) int {
-	const aroundData = 64 // bytes of a line, roughly
+	const aroundData = 64 // bytes of a line without its data, roughly
 	state, taken := &broker.state, &broker.taken
 	state.Lock()
 	defer state.Unlock()
@@ -63,7 +63,7 @@ func (broker *Broker) take(due int) int {
 		taken.messages = append(taken.messages, message)
 		size += aroundData + len(message.Data)
 		if arrival.count--; arrival.count == 0 {
-			arrival.topic = nil // keep no topic alive
+			arrival.topic = nil // so that its memory can be freed
 			state.arrivals = state.arrivals[1:]
 		}
 	}
@@ -71,10 +71,11 @@ func (broker *Broker) take(due int) int {
 	return len(taken.messages)
 }
 
-// writeTaken writes what was taken, or goes on where writing it failed.
+// writeTaken writes all lines that were taken. After an error, the next call continues with
+// the rest.
 func (broker *Broker) writeTaken() error {
 	taken, log := &broker.taken, &broker.log
-	now := time.Now() // for all messages that were taken: one write or a little more
+	now := time.Now() // the time stamp of all messages that were taken
 	err := broker.look(now)
 	if err == nil {
 		err = log.finish()
@@ -95,15 +96,14 @@ func (broker *Broker) writeTaken() error {
 		if at := taken.written - len(taken.notices); at >= 0 {
 			taken.unsettled.messages++
 			taken.unsettled.bytes += messageBytes(taken.messages[at])
-			taken.messages[at] = nil // keep no message alive
+			taken.messages[at] = nil // so that its memory can be freed
 		}
 		taken.written++
 	}
 	return err
 }
 
-// settle takes the messages that are written off the account, once they are on disk
-// if that is wanted.
+// settle stops counting written messages as queued. With config.Sync it syncs the log first.
 func (broker *Broker) settle() error {
 	unsettled := &broker.taken.unsettled
 	if unsettled.messages == 0 {
@@ -123,8 +123,8 @@ func (broker *Broker) settle() error {
 	return nil
 }
 
-// look has a store look at the name of its file, if that is due. If the file is
-// another, the line in hand is written anew, from its beginning.
+// look calls the store's look, if there is a store and that is due. If the store has another
+// file then, the lines that are not written whole are written from their beginning.
 func (broker *Broker) look(now time.Time) error {
 	store := broker.store
 	if store == nil || store.file != nil && now.Before(broker.nextLook) {
@@ -143,10 +143,11 @@ func (broker *Broker) look(now time.Time) error {
 	return nil
 }
 
-// reportCut hands over a notice about a torn line that the store has cut off.
+// reportCut adds a notice if the store has cut off a torn line.
 func (broker *Broker) reportCut() {
-	if store := broker.store; store != nil && store.cut > 0 {
-		broker.notify(fmt.Sprintf("Broker: cut %d bytes of a torn line off the end of the log", store.cut))
-		store.cut = 0
+	if cut := broker.store.cut; cut > 0 {
+		broker.notify(fmt.Sprintf(
+			"Broker: cut %d bytes of a torn line off the end of the log", cut))
+		broker.store.cut = 0
 	}
 }

@@ -8,26 +8,24 @@ import (
 	"mbus/internal/apiv1"
 )
 
-// What a queued message and a known topic take besides their names and data, in
-// bytes: their structures, and their share of the queues and of the payload's
-// framing, rounded up.
+// The memory of a queued message and of a known topic without names and data, in bytes: their
+// structures, and their share of the queues and of the payload's framing, rounded up.
 const (
 	messageOverhead = 128
 	topicOverhead   = 512
 )
 
-// messageBytes returns what message counts towards MaxQueued.
+// messageBytes returns how many bytes of MaxQueued message uses.
 func messageBytes(message *apiv1.Message) int {
 	return messageOverhead + len(message.Topic) + len(message.Data)
 }
 
-// topicBytes returns what a topic counts towards MaxQueued, from its making until
-// the drain forgets it.
+// topicBytes returns how many bytes of MaxQueued a topic uses, until the drain forgets it.
 func topicBytes(name string) int {
 	return topicOverhead + len(name)
 }
 
-// payloadBytes returns what messages count in an empty queue, where all their
+// payloadBytes returns how many bytes of MaxQueued messages and their topics use if all the
 // topics are new.
 func payloadBytes(messages []*apiv1.Message) int {
 	sum := 0
@@ -44,9 +42,8 @@ func payloadBytes(messages []*apiv1.Message) int {
 	return sum
 }
 
-// enqueue queues all messages of a payload. Otherwise it queues none and returns
-// the reason. If there is no room it has the queues drained, and waits for room
-// until the deadline.
+// enqueue queues all messages of a payload, or none, and then returns the reason. If there is
+// no room, it has the queues drained and waits for room until the deadline.
 func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) error {
 	if len(messages) == 0 {
 		return nil
@@ -69,8 +66,8 @@ func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) err
 	return nil
 }
 
-// awaitRoom waits until need bytes fit into the queue. It returns the reason to
-// refuse them if they don't fit at the deadline, or if the log is gone.
+// awaitRoom waits until need bytes fit into the queue. If they don't fit at the deadline, or if
+// the log is gone, it returns that as the reason of a refusal.
 func (broker *Broker) awaitRoom(need int, deadline time.Time) error {
 	state := &broker.state
 	fits := broker.await(deadline, func() bool {
@@ -91,9 +88,9 @@ func (broker *Broker) awaitWritten(deadline time.Time) bool {
 	return broker.await(deadline, func() bool { return broker.state.queuedMessages == 0 })
 }
 
-// await has the ticker goroutine drain until condition holds. It gives up at the
-// deadline, or when the log is gone, and returns whether condition holds. It calls
-// condition with the lock of broker.state.
+// await has the ticker goroutine drain until condition holds, until the deadline, or until the
+// log is gone. It returns whether condition holds. It holds the lock of broker.state while it
+// calls condition.
 func (broker *Broker) await(deadline time.Time, condition func() bool) bool {
 	for expired := false; ; {
 		broker.state.Lock()

@@ -8,16 +8,15 @@ import (
 	"mbus/internal/shared/escape"
 )
 
-// maxNotices bounds the notices that wait for the log, in bytes.
+// maxNotices bounds the notices that wait for the ticker goroutine, in bytes.
 const maxNotices = 1 << 20
 
-// notice is one of the loop's own log lines: a line, or, if that is empty, what
-// happened to a topic.
+// notice is a line of the log that is not a message's. It has either a line or a topic.
 type notice struct {
 	when  time.Time
-	line  string
+	line  string // printable
 	topic *Topic
-	count int // of messages that were queued; 0: topic was made
+	count int // how many messages were queued on topic; 0: topic was made
 }
 
 // append appends the notice's text to buffer.
@@ -36,16 +35,16 @@ func (notice *notice) append(buffer []byte) []byte {
 	return escape.AppendName(buffer, []byte(notice.topic.Name))
 }
 
-// notices are on their way from the loop to the ticker goroutine.
+// notices are the notices that the loop hands to the ticker goroutine.
 type notices struct {
 	waiting     []notice
-	bytes       int  // memory of those that wait
-	full        bool // count what is added, don't keep it
-	dropped     int  // how many were not kept
-	wakePending bool // the ticker goroutine was woken for notices, and has not taken them
+	bytes       int  // memory of the waiting notices
+	full        bool // the next notices are dropped
+	dropped     int  // how many were dropped
+	wakePending bool // the ticker goroutine was woken, and has not taken the notices
 }
 
-// add puts a notice at the end, or counts it.
+// add appends notice, or drops and counts it.
 func (pending *notices) add(notice notice) {
 	const fields = 64 // bytes of a notice besides its line
 	if pending.full {
@@ -56,7 +55,8 @@ func (pending *notices) add(notice notice) {
 	pending.bytes += fields + len(notice.line)
 }
 
-// take takes all notices, and adds one about those that were dropped.
+// take removes and returns all notices. If some were dropped, it appends a notice with their
+// number.
 func (pending *notices) take() []notice {
 	taken := pending.waiting
 	if pending.dropped > 0 {
@@ -67,8 +67,8 @@ func (pending *notices) take() []notice {
 	return taken
 }
 
-// announceLocked ends the queueing of a payload: it adds a notice for each topic
-// that the payload has messages for.
+// announceLocked ends the queueing of a payload. It adds a notice for each topic of the
+// payload's messages.
 func (broker *Broker) announceLocked() {
 	state, now := &broker.state, time.Now()
 	for _, topic := range state.payloadTopics {
@@ -80,7 +80,8 @@ func (broker *Broker) announceLocked() {
 	broker.wakeForNoticesLocked()
 }
 
-// notify hands a line of printable text to the ticker goroutine for the log.
+// notify hands line, which must be printable, to the ticker goroutine for the log. Any goroutine
+// may call it.
 func (broker *Broker) notify(line string) {
 	broker.state.Lock()
 	broker.state.notices.add(notice{when: time.Now(), line: line})
@@ -88,10 +89,9 @@ func (broker *Broker) notify(line string) {
 	broker.state.Unlock()
 }
 
-// wakeForNoticesLocked ends the adding of notices that belong together, and wakes
-// the ticker goroutine for them. It decides whether the next ones are kept, so the
-// notices of one payload are kept or dropped as a whole. They never take more memory
-// than the payload's messages.
+// wakeForNoticesLocked wakes the ticker goroutine after notices that belong together were
+// added. Only here it decides whether the next notices are dropped, so those of one payload
+// are kept or dropped together. They use less memory than the payload's messages.
 func (broker *Broker) wakeForNoticesLocked() {
 	notices := &broker.state.notices
 	notices.full = notices.bytes >= maxNotices

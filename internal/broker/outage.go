@@ -9,13 +9,13 @@ import (
 
 // outage is a time in which the log fails.
 type outage struct {
-	reason string // its first error, printable; empty: the log works
+	reason string // the first error, escaped; empty: the log works
 	since  time.Time
 }
 
-// noteOutage notes whether the log works: err is nil, or the error with which it fails.
-// With a store, one line on standard error reports that an outage begins, unless it ends
-// the broker. One line of the log reports that an outage is over.
+// noteOutage records whether the log works: err is the result of the last write. A line of the
+// log reports the end of an outage. With a store, a line on standard error reports its
+// beginning, unless it ends the broker.
 func (broker *Broker) noteOutage(err error) {
 	outage := &broker.outage
 	switch {
@@ -31,8 +31,8 @@ func (broker *Broker) noteOutage(err error) {
 	}
 }
 
-// complain writes a line to standard error, in the format of the log. It does not
-// wait, and drops the line if standard error has not taken the one before.
+// complain writes a line to standard error, in the format of the log. It does not wait. It
+// drops the line while the line before is still being written.
 func (broker *Broker) complain(line string) {
 	select {
 	case broker.complaint <- struct{}{}:
