@@ -14,7 +14,10 @@ import (
 	"mbus/internal/shared/encoder"
 )
 
-// examples returns the byte sequences that stand in the package comment.
+// exampleBytes matches the lines of one example in the package comment.
+var exampleBytes = regexp.MustCompile(`(?m)(^\t[ 0-9a-f]+\n)+`)
+
+// examples returns the byte sequences in the package comment.
 func examples(t *testing.T) [][]byte {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), "message.go", nil, parser.ParseComments)
@@ -22,7 +25,7 @@ func examples(t *testing.T) [][]byte {
 		t.Fatal(err)
 	}
 	var found [][]byte
-	for _, block := range regexp.MustCompile(`(?m)(^\t[ 0-9a-f]+\n)+`).FindAllString(file.Doc.Text(), -1) {
+	for _, block := range exampleBytes.FindAllString(file.Doc.Text(), -1) {
 		decoded, err := hex.DecodeString(strings.Join(strings.Fields(block), ""))
 		if err != nil {
 			t.Fatalf("%q: %v", block, err)
@@ -32,7 +35,8 @@ func examples(t *testing.T) [][]byte {
 	return found
 }
 
-// The bytes in the protocol's specification mean what it says they mean.
+// The examples in the protocol's specification decode to the values that it gives, and these
+// values are encoded as the examples.
 func TestExamples(t *testing.T) {
 	found := examples(t)
 	payloads := [][]*apiv1.Message{
@@ -41,7 +45,8 @@ func TestExamples(t *testing.T) {
 	}
 	replies := []apiv1.Reply{{Accepted: 2}, {Error: "queue is full"}}
 	if len(found) != len(payloads)+len(replies) {
-		t.Fatalf("%d examples in the package comment, want %d", len(found), len(payloads)+len(replies))
+		t.Fatalf("%d examples in the package comment, want %d",
+			len(found), len(payloads)+len(replies))
 	}
 	for i, want := range payloads {
 		got, err := decoder.NewMsgpackDecoder(1 << 20).Decode(found[i])
@@ -71,7 +76,8 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// Each refusal in the protocol's specification is what its list says it is.
+// Splittable and Retryable hold for the refusals of which the protocol's specification says
+// so.
 func TestRefusals(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "message.go", nil, parser.ParseComments)
 	if err != nil {

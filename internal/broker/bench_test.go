@@ -12,8 +12,15 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// BenchmarkAccept delivers payloads, each over a connection of its own, to a broker
-// whose log is discarded, and to the reading floor.
+// BenchmarkAccept delivers payloads of batch messages with size bytes of data on one topic, each
+// over a new connection, and waits for each reply. The broker discards its log and drains
+// every 3 seconds.
+//
+// The floor is bustest.ServeFloor: it reads the same payloads over the same kind of
+// connection, but decodes and queues nothing. Sender, broker and floor are in this one
+// process; TestRatios in mbus/cmd has processes of their own, and targets. To run it:
+//
+//	go test -run '^$' -bench Accept ./internal/broker
 func BenchmarkAccept(b *testing.B) {
 	for _, size := range []int{16, 128, 1 << 10, 64 << 10} {
 		for _, batch := range []int{1, 10, 1000} {
@@ -58,7 +65,7 @@ func newDiscarding(b *testing.B) *Broker {
 	return broker
 }
 
-// deliver sends payload, of count messages, again and again, and awaits each reply.
+// deliver sends payload, which has count messages, again and again, and waits for each reply.
 func deliver(b *testing.B, address string, payload []byte, count int) {
 	b.Helper()
 	b.SetBytes(int64(len(payload)))
@@ -68,7 +75,11 @@ func deliver(b *testing.B, address string, payload []byte, count int) {
 	b.ReportMetric(float64(b.N)*float64(count)/b.Elapsed().Seconds(), "messages/s")
 }
 
-// BenchmarkDrain drains payloads of 1,000 messages into a log that is discarded.
+// BenchmarkDrain queues 1,000 messages with size bytes of data on one topic, and drains them
+// into a log that is discarded. It has no floor: the one of the sustained rates of TestRatios
+// in mbus/cmd formats as many lines with the log package. To run it:
+//
+//	go test -run '^$' -bench Drain ./internal/broker
 func BenchmarkDrain(b *testing.B) {
 	for _, size := range []int{16, 128, 1 << 10, 64 << 10} {
 		b.Run(fmt.Sprintf("size=%d", size), func(b *testing.B) {

@@ -1,11 +1,11 @@
-// Package broker is the message bus: it takes payloads in over TCP, keeps their
-// messages in one FIFO queue a topic, and drains the queues into its log.
+// Package broker is the message bus. It receives payloads over TCP, keeps their messages in
+// one FIFO queue for each topic, and drains the queues into its log.
 //
-// Two goroutines do all the work. The loop (ProducerListen) serves one
-// connection at a time, start to end, and queues its messages. The ticker
-// goroutine (tickLoop) drains the queues and alone writes the log; the loop hands
-// it its own lines, the notices. One mutex guards what the two share. It is never
-// held during input or output, so neither goroutine waits for the other's.
+// Two goroutines do all the work. The loop (ProducerListen) serves one connection at a
+// time, start to end, and queues its messages. The ticker goroutine (tickLoop) drains the
+// queues, and it alone writes the log. The loop hands it the log's other lines, the
+// notices. One mutex guards the state that the two share. Neither holds it during input or
+// output, so neither waits for the other's.
 package broker
 
 import (
@@ -29,45 +29,49 @@ type Broker struct {
 	decoder  decoder.Decoder
 	encoder  encoder.Encoder
 	listener *net.TCPListener
-	input    []byte            // the loop's buffer: see readPayload
+	input    []byte            // the loop's buffer: see readMessages
 	topics   map[string]*Topic // guarded by state
 
-	// state is what the loop and the ticker goroutine share.
+	// The loop and the ticker goroutine share state.
 	state struct {
 		sync.Mutex
-		payloadTopics  []*Topic  // that the payload in hand has messages for
-		arrivals       []arrival // of the messages in the queues, in order
-		notices        notices
-		queuedMessages int  // in the queues, or taken from them and not written
-		accountedBytes int  // of these and of the topics: see messageBytes, topicBytes
-		roomWanted     bool // the last payload found no room: drain, forget empty topics
-		counts         counts
+		payloadTopics   []*Topic  // of the payload that is being queued
+		arrivals        []arrival // of the messages in the queues, in order
+		notices         notices
+		waitingMessages int  // in the queues
+		queuedMessages  int  // in the queues, or taken from them and not written
+		accountedBytes  int  // of these and of the topics: see messageBytes, topicBytes
+		roomWanted      bool // the last payload found no room: drain, forget empty topics
+
+		// Since the broker was made. An empty payload counts nowhere, and a payload that
+		// was queued counts even if its reply could not be sent.
+		payloadsAccepted, payloadsRefused, messagesAccepted int
 	}
 
-	// What follows is the ticker goroutine's, up to the channels.
+	// These belong to the ticker goroutine.
 	log      logWriter
 	taken    taken
-	store    *store    // the log, if it is a file of the broker's own
-	nextLook time.Time // at the name of that file
+	store    *store    // nil without config.LogFile
+	nextLook time.Time // when the store is next asked whether its file was renamed
 	outage   outage
 
-	stderr    io.Writer     // takes complaints about a store
-	complaint chan struct{} // full: stderr has not taken one yet
+	stderr    io.Writer     // for complaints about the store
+	complaint chan struct{} // full while a complaint is being written
 
 	wake    chan struct{} // to the ticker goroutine: there are notices, or a drain is wanted
 	written chan struct{} // to the loop: messages were written, or topics forgotten
 	ended   chan struct{} // closed: the ticker goroutine has ended
 
 	serving  sync.Mutex    // held while ProducerListen runs
+	served   bool          // guarded by serving: ProducerListen has been called
 	stop     sync.Once     // closes stopping
-	stopping chan struct{} // closed: accept no more producers
-	begin    time.Time     // when the broker was made
+	stopping chan struct{} // closed: accept no more connections
+	begin    time.Time     // when New made the broker
 }
 
-// New returns a broker that listens as config says, and whose Addr works, but
-// which serves nobody before ProducerListen. It keeps config, which must not be
-// changed any more. Its error is config.Validate's, or says why the address
-// can't be listened on.
+// New returns a broker that listens, but serves nobody before ProducerListen. It opens and
+// locks the log if that is a file of its own. It keeps config, which must not change any
+// more. The error is that of config.Validate, of opening the log, or of listening.
 func New(config *BrokerConfig) (*Broker, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -88,14 +92,13 @@ func New(config *BrokerConfig) (*Broker, error) {
 		return nil, err
 	}
 	if err := broker.listen(); err != nil {
-		broker.write(0) // the log says what opening it has cut off
-		broker.closeStore()
+		broker.closeUnserved()
 		return nil, err
 	}
 	return broker, nil
 }
 
-// listen binds the address. Its error names it.
+// listen listens on the configured address. The error names the address.
 func (broker *Broker) listen() error {
 	listening := net.ListenConfig{
 		KeepAlive: -1, // no connection lasts long enough for it
@@ -110,7 +113,7 @@ func (broker *Broker) listen() error {
 	return err
 }
 
-// openLog opens the log.
+// openLog prepares the log for writing, and opens it if it is a file of the broker's own.
 func (broker *Broker) openLog() error {
 	writer := cmp.Or[io.Writer](broker.config.Log, os.Stderr)
 	if broker.config.LogFile == "" {
@@ -126,9 +129,12 @@ func (broker *Broker) openLog() error {
 	return err
 }
 
-// closeStore closes a log of the broker's own.
-func (broker *Broker) closeStore() {
-	if broker.store != nil {
+// closeUnserved closes the log of a broker that has not served, if it is a file of the
+// broker's own. First it writes the notice that New may have left: how much of a torn line
+// was cut off.
+func (broker *Broker) closeUnserved() {
+	if broker.store != nil && broker.store.file != nil {
+		broker.write(0)
 		broker.store.close()
 	}
 }
@@ -138,50 +144,64 @@ func (broker *Broker) Addr() net.Addr {
 	return broker.listener.Addr()
 }
 
-// ProducerListen serves producers until Close, or until the log is gone. Then it
-// drains all that is queued, and returns nil if everything was written. It may
-// be called once.
+// ProducerListen serves producers until Close, or until the log is gone. Then it drains the
+// queues. It returns nil if all messages were written, otherwise an error that says how many
+// were not, and why. It may be called once.
 func (broker *Broker) ProducerListen() error {
 	broker.serving.Lock()
 	defer broker.serving.Unlock()
+	broker.served = true
 	broker.notify("Broker: start listening for incoming producer messages...")
 	broker.notify(fmt.Sprintf("Broker: listening on %s", broker.Addr()))
 	if address, ok := broker.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() {
-		broker.notify("Broker: anybody who reaches this port can send messages: there is no authentication")
+		broker.notify("Broker: anybody who reaches this port can send messages: " +
+			"there is no authentication")
 	}
 
 	served := make(chan struct{})
 	result := make(chan error, 1)
 	go func() {
 		err := broker.tickLoop(served)
-		broker.closeStore()
+		if broker.store != nil {
+			broker.store.close()
+		}
 		result <- err
 		close(broker.ended)
 		broker.stopAccepting()
 	}()
 	broker.serve()
 	close(served)
-	return broker.awaitLastDrain(result)
+	err := broker.awaitLastDrain(result)
+	if err != nil {
+		broker.state.Lock()
+		defer broker.state.Unlock()
+		err = fmt.Errorf("messages not written: %d: %w", broker.state.queuedMessages, err)
+	}
+	return err
 }
 
-// Stop is Close after a line in the log that gives the reason.
+// Stop writes a line with the reason to the log, and closes the broker.
 func (broker *Broker) Stop(reason string) {
 	broker.notify("Broker: stopping: " + reason)
 	broker.Close()
 }
 
-// Close makes ProducerListen serve the connection in hand and those that wait
-// already, drain, and return, and waits until it has. It may be called at any
-// time, by any goroutine, more than once.
+// Close makes ProducerListen serve the current connection and those that are waiting, drain,
+// and return. It waits for that. If ProducerListen was never called, Close closes the log if
+// that is a file of the broker's own. Any goroutine may call Close at any time, more than
+// once.
 func (broker *Broker) Close() {
 	broker.stopAccepting()
 	broker.serving.Lock()
 	defer broker.serving.Unlock()
 	broker.listener.Close()
+	if !broker.served {
+		broker.closeUnserved()
+	}
 }
 
-// awaitLastDrain waits for the ticker goroutine's end. It gives up when the log
-// has taken nothing for the time-out.
+// awaitLastDrain waits for the ticker goroutine's end and returns its error. It gives up when
+// the log has taken nothing for config.Timeout.
 func (broker *Broker) awaitLastDrain(result <-chan error) error {
 	const minPatience = 200 * time.Millisecond // a log that works may need as long
 	patience := max(broker.config.Timeout, minPatience)
@@ -190,57 +210,42 @@ func (broker *Broker) awaitLastDrain(result <-chan error) error {
 	for {
 		select {
 		case err := <-result:
-			if err != nil {
-				return broker.unwritten(err)
-			}
-			return nil
+			return err
 		case <-broker.log.progress:
 		case <-timer.C:
-			select {
-			case <-broker.log.progress: // both at once
-			default:
-				return broker.unwritten(fmt.Errorf("the log took nothing for %s", patience))
+			if len(broker.log.progress) == 0 { // the timer may be over at the same time
+				return fmt.Errorf("the log took nothing for %s", patience)
 			}
 		}
 		timer.Reset(patience)
 	}
 }
 
-// unwritten adds to err how many messages are still queued.
-func (broker *Broker) unwritten(err error) error {
-	broker.state.Lock()
-	defer broker.state.Unlock()
-	return fmt.Errorf("messages not written: %d: %w", broker.state.queuedMessages, err)
-}
-
-// HandleNewMessage routes message, which must be checked, into its topic, and
-// makes the topic if there is none. The caller holds the lock of broker.state for
-// all messages of a payload and for announceLocked, so that a drain sees the whole
-// payload or nothing.
+// HandleNewMessage routes message, which must be valid, into its topic. It makes the topic if
+// there is none. The caller holds the lock of broker.state for all messages of a payload
+// and for announceLocked, so that a drain has the whole payload or nothing of it.
 func (broker *Broker) HandleNewMessage(message *apiv1.Message) {
 	state := &broker.state
-	topic := broker.topicLocked(message.Topic)
+	last := len(state.arrivals) - 1
+	if last < 0 || state.arrivals[last].topic.Name != message.Topic {
+		state.arrivals = append(state.arrivals, arrival{topic: broker.topicLocked(message.Topic)})
+		last++
+	}
+	state.arrivals[last].count++
+	topic := state.arrivals[last].topic
 	if topic.fromPayload == 0 {
 		state.payloadTopics = append(state.payloadTopics, topic)
 	}
 	topic.Dispatch(message)
+	state.waitingMessages++
 	state.queuedMessages++
-	state.counts.messagesAccepted++
+	state.messagesAccepted++
 	state.accountedBytes += messageBytes(message)
-	if last := len(state.arrivals) - 1; last >= 0 && state.arrivals[last].topic == topic {
-		state.arrivals[last].count++
-	} else {
-		state.arrivals = append(state.arrivals, arrival{topic, 1})
-	}
 }
 
 // topicLocked returns the topic with that name, and makes it if there is none.
 func (broker *Broker) topicLocked(name string) *Topic {
 	state := &broker.state
-	// The fast path: most payloads have one topic.
-	if last := len(state.payloadTopics) - 1; last >= 0 && state.payloadTopics[last].Name == name {
-		return state.payloadTopics[last]
-	}
 	topic := broker.topics[name]
 	if topic == nil {
 		topic = NewTopic(name)

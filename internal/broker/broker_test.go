@@ -68,7 +68,7 @@ func TestPayloadOfSeveralTopics(t *testing.T) {
 	}
 }
 
-// However many topics a payload makes, a log that works gets all of its lines.
+// A log that works gets all lines of a payload that makes very many topics.
 func TestPayloadOfManyTopics(t *testing.T) {
 	bus := start(t, nil)
 	const count = 30_000
@@ -117,8 +117,8 @@ func TestOrderOverAllTopics(t *testing.T) {
 	}
 }
 
-// The loop makes topics while the ticker goroutine drains. The race detector finds
-// a drain that iterates over the topics meanwhile, as the tutorial's does.
+// The loop makes topics while the ticker goroutine drains. The race detector would find a drain
+// that iterates over the map of topics without a lock, as the tutorial's does.
 func TestDrainWhileTopicsAreMade(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Interval = time.Microsecond })
 	const count = 2000
@@ -134,7 +134,7 @@ func TestDrainWhileTopicsAreMade(t *testing.T) {
 	if got := bustest.Received(t, bus.Log.String()); !reflect.DeepEqual(got, want) {
 		t.Errorf("logged %d topics, not what was sent in order", len(got))
 	}
-	// No message overtakes its notice.
+	// No message is in the log before its notice.
 	noticed := make(map[string]int)
 	for _, line := range bustest.Lines(t, bus.Log.String()) {
 		if topic, ok := strings.CutPrefix(line, "new message dispatched on topic "); ok {
@@ -142,13 +142,13 @@ func TestDrainWhileTopicsAreMade(t *testing.T) {
 		} else if rest, ok := strings.CutPrefix(line, "Received new message from topic '"); ok {
 			topic, _, _ := strings.Cut(rest, "'")
 			if noticed[topic]--; noticed[topic] < 0 {
-				t.Fatalf("%s: it has no notice yet", line)
+				t.Fatalf("there is no notice before %s", line)
 			}
 		}
 	}
 }
 
-// HandleNewMessage, announceLocked and Drain bring a message into the log.
+// Messages are in the log after HandleNewMessage, announceLocked and Drain.
 func TestHandleNewMessage(t *testing.T) {
 	bus := listen(t, nil)
 	defer bus.Close()

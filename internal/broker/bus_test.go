@@ -9,19 +9,19 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// quiet is an interval that no test outlasts: the only drains are the test's own.
+// quiet is an interval longer than any test, which leaves all drains to the test.
 const quiet = time.Hour
 
-// bus is a broker under test, on a port of its own, and a client of it.
+// bus is a broker under test, on a free port, and a client of it.
 type bus struct {
 	*Broker
 	*bustest.Client
-	ended chan error // what ProducerListen returned
+	ended chan error // receives the error of ProducerListen
 }
 
-// listen returns a broker that does not serve yet. It has no ticks and the other
-// defaults, unless set changes that. When the test ends, the log must have whole lines
-// only.
+// listen returns a broker that does not serve yet. It has the default configuration but for
+// the interval, which is quiet. set may change the configuration. When the test ends, the log
+// must consist of whole lines.
 func listen(t *testing.T, set func(*BrokerConfig)) *bus {
 	t.Helper()
 	config := DefaultConfig()
@@ -43,8 +43,8 @@ func (bus *bus) serve() {
 	go func() { bus.ended <- bus.ProducerListen() }()
 }
 
-// start returns a broker that serves until the test ends. Then no message and no
-// goroutine of it may be left.
+// start returns a broker that serves until the test ends. Then all its messages must be written,
+// and all its goroutines must have ended.
 func start(t *testing.T, set func(*BrokerConfig)) *bus {
 	t.Helper()
 	goroutines := runtime.NumGoroutine()

@@ -1,7 +1,7 @@
 package broker
 
-// wakeUp wakes the one goroutine that receives from channel, at once or when it
-// next receives. channel must have a buffer of one element.
+// wakeUp makes the goroutine that receives from channel continue, now or at its next receive.
+// It never blocks. channel must have a buffer of one element.
 func wakeUp(channel chan<- struct{}) {
 	select {
 	case channel <- struct{}{}:
@@ -9,7 +9,7 @@ func wakeUp(channel chan<- struct{}) {
 	}
 }
 
-// isClosed returns whether channel, on which nothing is sent, is closed.
+// isClosed returns whether channel is closed. Nothing must be sent on it.
 func isClosed(channel <-chan struct{}) bool {
 	select {
 	case <-channel:

@@ -14,7 +14,7 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// Close serves the connection in hand until its deadline, and those in the backlog.
+// Close serves the current connection and those in the backlog.
 func TestCloseServesThoseWhoWait(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
 	inHand := bus.Dial()
@@ -47,7 +47,7 @@ func TestCloseServesThoseWhoWait(t *testing.T) {
 	}
 }
 
-// A connection that a stopping broker can't serve in time gets this as the reason.
+// A broker that stops refuses the connections that it can't serve in time, with that reason.
 func TestCloseRefusesWhomItCantServe(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
 	inHand, silent, waiting := bus.Dial(), bus.Dial(), bus.Dial()
@@ -55,7 +55,7 @@ func TestCloseRefusesWhomItCantServe(t *testing.T) {
 	inHand.Put(message[:1])
 	silent.Put("\x82")
 	waiting.End(bustest.Payload("t", "too late"))
-	bustest.Until(t, "the connection in hand", func() bool {
+	bustest.Until(t, "the broker to serve inHand", func() bool {
 		// While the broker serves it, a probe gets no answer.
 		probe := bus.Dial()
 		defer probe.Close()
@@ -85,7 +85,7 @@ func TestCloseRefusesWhomItCantServe(t *testing.T) {
 	}
 }
 
-// A broker that stops serves the connections that it has, and takes no new ones.
+// A broker that stops serves the connections that it has, and accepts no new ones.
 func TestStopRefusesConnections(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux can keep connections out")
@@ -97,7 +97,7 @@ func TestStopRefusesConnections(t *testing.T) {
 	connection, err := net.DialTimeout("tcp", bus.Address, 100*time.Millisecond)
 	if err == nil {
 		connection.Close()
-		t.Error("a connection came in")
+		t.Error("a new connection was opened")
 	}
 	inHand.End("")
 	inHand.Reply()

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// BrokerConfig is what an operator can set. Each field but Log has the name of
-// its flag of the broker command; LogFile is -log.
+// BrokerConfig is the configuration of a broker. Each field but Log is a flag of the broker
+// command: LogFile is -log, and the others have the flag's name.
 type BrokerConfig struct {
-	// ProducerHost and ProducerPort are where the broker listens for
-	// producers: an address or a name, and a number (0: a free port).
+	// The broker listens for producers on ProducerHost, an address or a name, and
+	// ProducerPort, a number. 0: a free port.
 	ProducerHost string
 	ProducerPort string
 
@@ -20,33 +20,35 @@ type BrokerConfig struct {
 	// drained before its reply is sent.
 	Interval time.Duration
 
-	// Timeout bounds a connection: reading its payload, waiting for room in
-	// the queue and, at interval 0, the drain, altogether. The reply and the
-	// discarding of unread input have one second more. A broker that stops
-	// waits as long for a log that takes nothing. Above 0.
+	// Timeout is the time limit of a connection, above 0. It covers reading the
+	// payload, waiting for room in the queue and, at interval 0, the drain. Sending the
+	// reply and discarding unread input have one second more. A broker that stops gives
+	// up when its log has taken nothing for Timeout.
 	Timeout time.Duration
 
 	// MaxPayload is the largest payload in bytes, at least 1.
 	MaxPayload int
 
-	// MaxQueued bounds what is queued, in bytes, at least 1. See messageBytes
-	// and topicBytes for what counts.
+	// MaxQueued is the limit of all that is queued, in bytes, at least 1. A message
+	// counts as its data, its topic's name and 128 bytes, and a topic as its name and 512
+	// bytes.
 	MaxQueued int
 
-	// LogFile is the path of the log, which the broker opens itself and opens anew
-	// when it was renamed. Empty: the log is Log.
+	// LogFile is the path of the log. The broker opens the file, and opens it again after
+	// it was renamed. Empty: the log is Log.
 	LogFile string
 
-	// Sync has what a drain wrote count as written only when it is on disk. It
-	// needs LogFile.
+	// Sync means that a message counts as written only when it is on disk. It needs
+	// LogFile.
 	Sync bool
 
-	// Log takes the broker's log, or, with LogFile, one line when that fails;
-	// nil means standard error. While the broker
-	// is listening, one goroutine writes to it. After an error the write is
-	// tried again, unless the error wraps syscall.EPIPE or EBADF,
-	// io.ErrClosedPipe or os.ErrClosed, or syscall.EIO of what is not a regular
-	// file. These end the broker.
+	// The broker writes its log to Log. With LogFile it writes only the counts and a line
+	// when the log starts to fail. nil: standard error.
+	//
+	// While the broker serves, one goroutine writes to Log. After an error it tries
+	// again, unless the log is gone: the error wraps syscall.EPIPE or EBADF,
+	// io.ErrClosedPipe or os.ErrClosed, or it wraps syscall.EIO and Log is not a regular
+	// file. Then the broker ends.
 	Log io.Writer
 }
 
@@ -62,8 +64,8 @@ func DefaultConfig() *BrokerConfig {
 	}
 }
 
-// Validate returns nil if a broker can be made of config. Otherwise its error
-// names the flag, its value and what would be right.
+// Validate returns nil if config is valid. Otherwise its error names a flag, its value and what
+// would be right.
 func (config *BrokerConfig) Validate() error {
 	wrong := func(flag string, value any, want string) error {
 		return fmt.Errorf("-%s %v: must be %s", flag, value, want)
@@ -93,15 +95,14 @@ func (config *BrokerConfig) Validate() error {
 	return nil
 }
 
-// MemoryLimit returns how much memory, in bytes, a process that is one broker
-// should have the garbage collector aim at. It keeps the resident memory under
-// 8 MiB + 2.5 * MaxQueued + 6 * MaxPayload: the program, what is queued and its
-// growth, and the garbage of a few payloads. It is for debug.SetMemoryLimit, which
-// does not count the program itself.
+// MemoryLimit returns the argument of debug.SetMemoryLimit, in bytes, for a process that is
+// one broker. It keeps the resident memory under 8 MiB + 2.5 * MaxQueued + 6 * MaxPayload. The
+// first term is the program, which debug.SetMemoryLimit does not count. The second is the
+// queued messages and the growth of their memory. The third is the garbage of a few payloads.
 func (config *BrokerConfig) MemoryLimit() int64 {
 	const (
-		least  = 4 << 20 // what an idle broker takes
-		margin = 0.9     // the limit is a soft one: large allocations overshoot it
+		least  = 4 << 20 // memory of an idle broker
+		margin = 0.9     // large allocations exceed the limit, which is soft
 	)
 	limit := margin * (2.5*float64(config.MaxQueued) + 6*float64(config.MaxPayload))
 	return int64(min(max(limit, least), 1<<62))

@@ -14,24 +14,23 @@ import (
 )
 
 const (
-	// maxDiscarded is how much unread input is discarded, in bytes, so that a
-	// producer that is still sending reads its refusal.
+	// maxDiscarded bounds the input that the broker discards after a refusal, in bytes, so
+	// that a producer that is still sending can read the refusal.
 	maxDiscarded = 4 << 20
 
-	// discardTime is how long more input is awaited after the last that came.
+	// discardTime is how long the broker waits for more input to discard.
 	discardTime = 100 * time.Millisecond
 
-	// keptInput bounds the buffer that the loop keeps for payloads, in bytes.
+	// keptInput is the largest size of the loop's buffer for payloads, in bytes.
 	keptInput = 1 << 20
 )
 
-// errStopping refuses a payload that can't be served before the broker ends.
-var errStopping = errors.New(apiv1.Stopping)
-
-// serveConnection serves one producer, start to end. Reading its payload, waiting
-// for room and draining may take the allowed time altogether. A payload that does
-// not end in time is refused because of that, or because the broker is stopping.
-func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Duration, stopping bool) {
+// serveConnection serves one producer, start to end. allowed is the time limit for reading the
+// payload, waiting for room and draining together. stopping changes the reason with which a
+// payload that did not end in time is refused.
+func (broker *Broker) serveConnection(
+	connection *net.TCPConn, allowed time.Duration, stopping bool,
+) {
 	defer connection.Close()
 	deadline := time.Now().Add(allowed)
 	connection.SetReadDeadline(deadline)
@@ -39,7 +38,7 @@ func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Dura
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = fmt.Errorf(apiv1.NoEnd+"%s: half-close after the last byte", broker.config.Timeout)
 		if stopping {
-			err = errStopping
+			err = errors.New(apiv1.Stopping)
 		}
 	}
 	if err == nil {
@@ -49,29 +48,26 @@ func (broker *Broker) serveConnection(connection *net.TCPConn, allowed time.Dura
 	case err != nil:
 		broker.refuse(connection, err)
 	case broker.config.Interval == 0 && len(messages) > 0 && !broker.awaitWritten(deadline):
-		broker.notify(fmt.Sprintf("no reply to %s: its messages are queued, but were not written in time",
-			connection.RemoteAddr()))
+		broker.notify(fmt.Sprintf("no reply to %s: "+
+			"its messages are queued, but were not written in time", connection.RemoteAddr()))
 	default:
 		broker.reply(connection, &apiv1.Reply{Accepted: len(messages)})
 	}
 }
 
-// refuse reports to the producer and to the operator why a payload is refused.
+// refuse replies with the reason of a refusal and writes it to the log.
 func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
 	broker.state.Lock()
-	broker.state.counts.payloadsRefused++
+	broker.state.payloadsRefused++
 	broker.state.Unlock()
 	broker.notify(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), reason))
 	broker.reply(connection, &apiv1.Reply{Error: reason.Error()})
 	connection.CloseWrite()
-	// Closing with unread input would reset the connection, and the producer
-	// would lose the reply.
-	end, wait := time.Now().Add(graceTime), discardTime
-	if reason == errStopping {
-		wait = backlogTime // there may be many of these
-	}
+	// Closing with unread input would reset the connection before the producer has read
+	// the reply.
+	end := time.Now().Add(graceTime)
 	for discarded := 0; discarded < maxDiscarded; {
-		connection.SetReadDeadline(time.Now().Add(min(wait, time.Until(end))))
+		connection.SetReadDeadline(time.Now().Add(min(discardTime, time.Until(end))))
 		count, err := connection.Read(broker.input)
 		if err != nil {
 			return
@@ -80,8 +76,7 @@ func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
 	}
 }
 
-// reply sends reply. The broker ignores errors: a producer may have closed without
-// reading it.
+// reply sends reply. It ignores errors: the producer may have closed without reading a reply.
 func (broker *Broker) reply(connection *net.TCPConn, reply *apiv1.Reply) {
 	encoded, err := broker.encoder.EncodeReply(reply)
 	if err == nil {
@@ -90,18 +85,9 @@ func (broker *Broker) reply(connection *net.TCPConn, reply *apiv1.Reply) {
 	}
 }
 
-// readMessages reads until the producer's half-close and decodes what it read.
+// readMessages reads until the producer's half-close and decodes what it read. It
+// reads into the loop's own buffer, or into a larger one if the payload does not fit.
 func (broker *Broker) readMessages(connection *net.TCPConn) ([]*apiv1.Message, error) {
-	payload, err := broker.readPayload(connection)
-	if err != nil {
-		return nil, err
-	}
-	return broker.decoder.Decode(bytes.Clone(payload))
-}
-
-// readPayload reads until the producer's half-close. What it returns may be the
-// loop's own buffer, which a payload that does not fit outgrows for this once.
-func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
 	limit := broker.config.MaxPayload
 	input, length := broker.input, 0
 	for {
@@ -112,18 +98,15 @@ func (broker *Broker) readPayload(connection *net.TCPConn) ([]byte, error) {
 			}
 		}
 		length += count
-		var broken *net.OpError
 		switch {
 		case length > limit:
 			return nil, fmt.Errorf(apiv1.TooLarge+"more than %d bytes (-max-payload)", limit)
 		case err == io.EOF:
-			return input[:length], nil
-		case length == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe may reset
+			return broker.decoder.Decode(bytes.Clone(input[:length]))
+		case length == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe
 			return nil, nil
-		case errors.As(err, &broken):
-			return nil, fmt.Errorf(apiv1.Broke+"%w", broken.Err)
-		case err != nil:
-			return nil, err
+		case err != nil: // errors.Unwrap leaves out the addresses
+			return nil, fmt.Errorf(apiv1.Broke+"%w", errors.Unwrap(err))
 		case length == len(input):
 			input = append(make([]byte, 0, min(4*length, limit+1)), input...)
 			input = input[:cap(input)]

@@ -14,9 +14,10 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// malformed has payloads that are not of the protocol, and the reason for each.
+// malformed maps payloads that break the protocol to the reasons of their refusals.
 var malformed = malformedPayloads()
 
+// malformedPayloads returns the value of malformed.
 func malformedPayloads() map[string]string {
 	const (
 		t           = "\x82\xa5Topic\xa1t" // a message's beginning
@@ -55,8 +56,8 @@ func malformedPayloads() map[string]string {
 	}
 }
 
-// Malformed payloads are refused, each with its reason and one line of the log. Nothing
-// of them is queued.
+// Each malformed payload is refused with its reason, has one line in the log, and queues
+// nothing.
 func TestMalformedPayloads(t *testing.T) {
 	bus := start(t, nil)
 	reasons := make(map[string]bool)
@@ -106,7 +107,7 @@ func TestEmptyPayloads(t *testing.T) {
 	}
 }
 
-// A producer that never reads the reply is served all the same. The tutorial's is one.
+// A producer that never reads the reply, as the tutorial's, is served like all others.
 func TestProducerThatHangsUp(t *testing.T) {
 	bus := start(t, nil)
 	for range 20 {
@@ -133,7 +134,7 @@ func TestReset(t *testing.T) {
 	if got := bus.Received("t"); !slices.Equal(got, []string{"kept"}) {
 		t.Errorf("logged %q", got)
 	}
-	// The reset may overtake the ten bytes. Then the connection is a port probe.
+	// The reset may overtake the ten bytes. Then the broker takes it for a port probe.
 	const reason = ": the connection broke: read: connection reset by peer"
 	for _, line := range bustest.Lines(t, bus.Log.String()) {
 		if strings.HasPrefix(line, "refused") && !strings.HasSuffix(line, reason) {
@@ -142,8 +143,8 @@ func TestReset(t *testing.T) {
 	}
 }
 
-// A payload that does not end is refused when its time is up, and the next is served.
-// One client stops after a byte, one after its message, and one sends on.
+// A payload that does not end is refused at the deadline, and the next one is served. The first
+// client stops after a byte, the second after a message, and the third never stops.
 func TestSilentClients(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Second })
 	want := apiv1.Reply{Error: "the payload did not end within 1s: half-close after the last byte"}
@@ -166,9 +167,9 @@ func TestSilentClients(t *testing.T) {
 		if reply := connection.Reply(); *reply != want {
 			t.Errorf("got %+v", *reply)
 		}
-		connection.Close() // else the broker waits for unread input
+		connection.Close() // otherwise the broker waits for more input to discard
 	}
-	// This client is still sending, so it may be reset after the reply.
+	// The third client is still sending, so its connection may be reset after the reply.
 	answer := make([]byte, 4096)
 	count, err := io.ReadAtLeast(slow, answer, 50)
 	if err != nil || !strings.Contains(string(answer[:count]), want.Error) {
@@ -198,8 +199,8 @@ func TestMaxPayload(t *testing.T) {
 	tiny.Refuse("\x90\x90", "the payload is too large: more than 1 bytes (-max-payload)")
 }
 
-// A producer that is refused while it is sending can read the reason, and can go on
-// sending for a while.
+// A producer that is refused while it is sending can read the reason, and can send more for
+// some time.
 func TestRefusalReachesASender(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.MaxPayload = 1000 })
 	want := apiv1.Reply{Error: "the payload is too large: more than 1000 bytes (-max-payload)"}
@@ -213,11 +214,12 @@ func TestRefusalReachesASender(t *testing.T) {
 		t.Errorf("got %+v", *reply)
 	}
 	for range 10 {
-		sending.Put(strings.Repeat("x", 100_000)) // after the reply's end, too
+		sending.Put(strings.Repeat("x", 100_000)) // even after the reply
 	}
 	sending.Close()
 
-	// A producer that sends more than the broker discards is reset, after the reply.
+	// The connection of a producer that sends more than the broker discards is reset after
+	// the reply.
 	flood := bus.Dial()
 	if _, err := flood.Write(bytes.Repeat([]byte("\x82"), 64<<20)); err == nil {
 		t.Error("64 MiB were taken")
@@ -228,7 +230,7 @@ func TestRefusalReachesASender(t *testing.T) {
 	bus.Accept("", 0)
 }
 
-// A refused producer that stays delays others for a second, not for the time-out.
+// A refused producer that does not close delays others for a second, not for the time-out.
 func TestRefusedProducerThatStays(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) {
 		config.MaxPayload = 1000
@@ -239,12 +241,12 @@ func TestRefusedProducerThatStays(t *testing.T) {
 	bus.Accept(bustest.Payload("t", "1"), 1)
 }
 
-// A client of another protocol is refused after its first byte. It delays others only
-// until the broker knows that it sends no more.
+// A client of another protocol is refused after its first byte. It delays others for less than
+// a second, even if it keeps the connection.
 func TestOtherProtocolsAreRefusedAtOnce(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Hour })
 	want := apiv1.Reply{Error: "message 1: is an integer, must be a map of Topic and Data"}
-	best := time.Hour // a busy machine may delay some
+	best := time.Hour // of several tries, because a busy machine may delay some
 	for range 5 {
 		begin := time.Now()
 		browser := bus.Dial()

@@ -5,26 +5,17 @@ import (
 	"time"
 )
 
-// counts are what a broker has done since it was made. An empty payload counts
-// nowhere, and a payload that was queued counts even if its reply could not be sent.
-type counts struct {
-	payloadsAccepted int
-	payloadsRefused  int
-	messagesAccepted int
-}
-
-// LogCounts writes one line: how long the broker is up, its payloads and messages
-// since it was made, and what is queued. The line goes to the log, or to standard
-// error if the log is a file of the broker's own. It may be called at any time, by
-// any goroutine.
+// LogCounts writes one line: how long the broker has been up, how many payloads and messages
+// it has had, and how much is queued. It writes to the log, or to config.Log if the log is a
+// file of the broker's own. Any goroutine may call it at any time.
 func (broker *Broker) LogCounts() {
 	broker.state.Lock()
 	state := &broker.state
 	line := fmt.Sprintf("Broker: up %s, payloads %d accepted %d refused, "+
 		"messages %d accepted %d written %d queued, %d of %d bytes queued, %d topics",
 		time.Since(broker.begin).Round(time.Second),
-		state.counts.payloadsAccepted, state.counts.payloadsRefused, state.counts.messagesAccepted,
-		state.counts.messagesAccepted-state.queuedMessages, state.queuedMessages,
+		state.payloadsAccepted, state.payloadsRefused, state.messagesAccepted,
+		state.messagesAccepted-state.queuedMessages, state.queuedMessages,
 		state.accountedBytes, broker.config.MaxQueued, len(broker.topics))
 	broker.state.Unlock()
 	if broker.store != nil {

@@ -22,15 +22,17 @@ func counted(t *testing.T, text string) string {
 	return found[len(found)-1][1]
 }
 
-// The counts are those of what was sent, and add up, while messages wait and after.
+// The counts are those of the payloads and messages that were sent.
 func TestCounts(t *testing.T) {
 	bus := start(t, nil)
 	expect := func(format string, values ...any) {
 		t.Helper()
-		want := fmt.Sprintf(format, values...) + fmt.Sprintf(" of %d bytes queued", bus.config.MaxQueued)
-		before := strings.Count(bus.Log.String(), "Broker: up ")
+		want := fmt.Sprintf(format, values...) +
+			fmt.Sprintf(" of %d bytes queued", bus.config.MaxQueued)
+		lines := func() int { return strings.Count(bus.Log.String(), "Broker: up ") }
+		before := lines()
 		bus.LogCounts()
-		bustest.Until(t, "the counts", func() bool { return strings.Count(bus.Log.String(), "Broker: up ") > before })
+		bustest.Until(t, "the counts", func() bool { return lines() > before })
 		if got := counted(t, bus.Log.String()); !strings.HasPrefix(got, want) {
 			t.Errorf("the counts are %q, want %q", got, want)
 		}
@@ -44,18 +46,18 @@ func TestCounts(t *testing.T) {
 	hangsUp := bus.Dial()
 	hangsUp.Put(bustest.Payload("t", "5"))
 	hangsUp.Close()
-	bus.Accept("", 0) // after that one
+	bus.Accept("", 0) // the broker has served hangsUp
 	want := 5*(messageOverhead+2) + 2*(topicOverhead+1)
 	expect("payloads 3 accepted 1 refused, messages 5 accepted 0 written 5 queued, %d", want)
 	if got := counted(t, bus.Log.String()); !strings.HasSuffix(got, ", 2 topics") {
 		t.Errorf("the counts are %q", got)
 	}
 	bus.Close()
-	bus.LogCounts() // after the end it does no harm
+	bus.LogCounts() // does nothing after the end
 }
 
-// With a log of its own, a broker has its counts on standard error, even while the
-// log is not written.
+// A broker whose log is a file of its own writes its counts to standard error, even while it
+// does not write the log.
 func TestCountsOfAStore(t *testing.T) {
 	stderr := &bustest.Record{}
 	bus := listen(t, func(config *BrokerConfig) {
@@ -70,29 +72,36 @@ func TestCountsOfAStore(t *testing.T) {
 		"payloads 1 accepted 0 refused, messages 2 accepted 2 written 0 queued, 513 of ",
 	} {
 		bus.LogCounts()
-		bustest.Until(t, "the counts", func() bool { return strings.Contains(stderr.String(), want) })
+		bustest.Until(t, "the counts", func() bool {
+			return strings.Contains(stderr.String(), want)
+		})
 		if err := bus.Drain(); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-// A stop is in the log, with its reason at its begin, and as the last line.
+// The log has a line with the reason when a stop begins, and its last line reports the end.
 func TestStopIsLogged(t *testing.T) {
 	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
 	bus.Accept(bustest.Payload("t", "1"), 1)
 	bus.Stop("SIGTERM")
 	got := bustest.Lines(t, bus.Log.String())
 	at := 0
-	for i, line := range []string{"Broker: stopping: SIGTERM", "Received new message from topic 't': '1'", "Broker: stopped"} {
+	for i, line := range []string{
+		"Broker: stopping: SIGTERM",
+		"Received new message from topic 't': '1'",
+		"Broker: stopped",
+	} {
 		for at < len(got) && got[at] != line {
 			at++
 		}
 		if at == len(got) {
-			t.Errorf("line %d, %s, is not in its place in\n%s", i, line, strings.Join(got, "\n"))
+			t.Errorf("line %d, %s, is missing or out of order in\n%s",
+				i, line, strings.Join(got, "\n"))
 		}
 	}
 	if at != len(got)-1 {
-		t.Errorf("there is more in\n%s", strings.Join(got, "\n"))
+		t.Errorf("there are lines after the last in\n%s", strings.Join(got, "\n"))
 	}
 }

@@ -20,16 +20,19 @@ import (
 	"mbus/internal/apiv1"
 )
 
-// inode is a file as the kernel has it, and as it is on disk for certain.
+// inode is the content of a file.
 type inode struct {
-	cached, synced []byte
-	common         int  // so many bytes are the same in both
-	torn           bool // an earlier power loss may have torn its end
+	cached []byte // in the kernel
+	synced []byte // certainly on disk
+	common int    // how many bytes at the beginning are the same in both
+	torn   bool   // an earlier power loss may have torn its end
 }
 
-// variants returns what a power loss may leave of the file: each prefix of what is
-// not on disk (each up to edge bytes and from the last edge bytes on, and between them
-// one each stride bytes), or all of it but one block, or all up to a block.
+// variants returns the contents that a power loss may leave of the file: synced, cached, and
+// mixtures of both. Some are prefixes of cached, as long as the common bytes or longer: all
+// that end less than edge bytes from the first or last of these, and between them one every
+// stride bytes. In the others, one block of cached, or all from one block on, has zeros or
+// the bytes of synced.
 func (inode *inode) variants(stride, edge int) [][]byte {
 	cached, synced, common := inode.cached, inode.synced, inode.common
 	found := [][]byte{synced, cached}
@@ -54,51 +57,52 @@ func (inode *inode) variants(stride, edge int) [][]byte {
 	return found
 }
 
-// remnant is what a power loss leaves of a file.
+// remnant is a file after a power loss.
 type remnant struct {
 	data   []byte
-	synced bool // all of it was on disk
+	synced bool // all of the file was on disk
 }
 
-// life is a broker on a directory, up to a power loss.
+// life is a broker with its log in a directory, until a power loss.
 type life struct {
 	crashes *crashes
 	*Broker
 	path     string              // of the log
-	names    []map[string]*inode // on disk, and after each change since then
+	names    []map[string]*inode // the directory on disk, and after each change since then
 	file     *inode              // the file that the broker writes
-	first    int                 // message that this life sends
-	sent     int                 // how many it sends
-	before   []int               // messages that earlier lives acknowledged
-	again    bool                // a broker lives on in what this one leaves
-	room     int                 // bytes for which the disk has room
-	rotateAt string              // the next such change is followed by a rotation
+	first    int                 // the first message that this life sends
+	sent     int                 // how many messages it has sent
+	before   []int               // the messages that earlier lives acknowledged
+	again    bool                // second lives begin with the files of this one
+	room     int                 // how many bytes fit on the disk
+	rotateAt string              // rotate after the next change of this name
 }
 
-// crashes are all states that power losses leave.
+// crashes has the states after all power losses.
 type crashes struct {
 	*testing.T
 	directory string
 	seed      maphash.Seed
 	states    map[uint64]bool
-	lives     int // second ones
-	sparse    int // one of so many states is tried, where there are many that are alike
+	lives     int // how many second lives there were
+	sparse    int // try one of so many states, where many are alike
 }
 
-// crashMessages are the sizes of the messages that are sent: the first life's, and
-// those of the life after a power loss.
+// crashMessages are the sizes of the messages of the first life, followed by those of each
+// second life, in bytes.
 var crashMessages = []int{10, 60, 2500, 20, 2500, 30, 70_000, 40, 50, 2600, 20}
 
-// lastMessages is how many messages the second life sends.
+// lastMessages is how many messages a second life sends.
 const lastMessages = 2
 
-// crashMessage returns the text of a message. It has apostrophes, after which a cut
-// line looks like a whole one, and no block in common with another message.
+// crashMessage returns the text of message i. A line that is cut after one of its apostrophes
+// looks whole but for the line feed. No two messages have a block in common.
 func crashMessage(i int) string {
 	return strings.Repeat(fmt.Sprintf("%d's ", i), crashMessages[i]/4)
 }
 
-// begin starts a life on what is left in files.
+// begin returns a life in a new directory of files. before is the messages that earlier lives
+// acknowledged.
 func (crashes *crashes) begin(files map[string]remnant, before []int) *life {
 	life := &life{crashes: crashes, before: before, room: endless}
 	names := make(map[string]*inode)
@@ -110,7 +114,7 @@ func (crashes *crashes) begin(files map[string]remnant, before []int) *life {
 	return life
 }
 
-// open has a broker open the log, as New does, but observed.
+// open makes a broker that opens the log as New does, but whose store is observed.
 func (life *life) open() {
 	config := DefaultConfig()
 	config.ProducerPort, config.MaxPayload = "0", 1
@@ -125,7 +129,7 @@ func (life *life) open() {
 	life.must(life.store.open())
 }
 
-// Write is the broker's log: the store, on a disk that may be full.
+// Write implements io.Writer. It writes to the store, as far as the disk has room.
 func (life *life) Write(text []byte) (int, error) {
 	taken := min(len(text), life.room)
 	life.room -= taken
@@ -136,7 +140,8 @@ func (life *life) Write(text []byte) (int, error) {
 	return count, err
 }
 
-// changed follows what the store does, and then loses power.
+// changed does to the life's inodes what the store has done to the files, and then tries all
+// power losses.
 func (life *life) changed(change string, data []byte, size int64) {
 	current := life.names[len(life.names)-1]
 	switch change {
@@ -164,7 +169,7 @@ func (life *life) changed(change string, data []byte, size int64) {
 	}
 }
 
-// rotate renames the log, and has the broker look.
+// rotate renames the log, and makes the broker look at its name at the next write.
 func (life *life) rotate() {
 	current := maps.Clone(life.names[len(life.names)-1])
 	old := fmt.Sprint("log.", len(current))
@@ -198,19 +203,19 @@ func (life *life) must(err error) {
 	}
 }
 
-// end ends the life, and checks that the files are what the test takes them for.
+// end closes the broker, and checks that the files are as the inodes.
 func (life *life) end() {
 	life.Close()
 	life.store.close()
 	for name, inode := range life.names[len(life.names)-1] {
 		data, err := os.ReadFile(filepath.Join(filepath.Dir(life.path), name))
 		if err != nil || !bytes.Equal(data, inode.cached) {
-			life.crashes.Fatalf("%s is not as the store reports: %v", name, err)
+			life.crashes.Fatalf("%s is not as the store reported: %v", name, err)
 		}
 	}
 }
 
-// lose loses power, in all ways, and has a broker recover.
+// lose tries all contents that a power loss may leave of the files.
 func (life *life) lose() {
 	acked := slices.Clone(life.before)
 	for i := range life.sent - life.state.queuedMessages {
@@ -225,9 +230,10 @@ func (life *life) lose() {
 			for _, data := range inode.variants(stride, edge) {
 				files := make(map[string]remnant)
 				for name, other := range names {
-					files[name] = remnant{other.cached, !other.torn && bytes.Equal(other.cached, other.synced)}
+					synced := !other.torn && bytes.Equal(other.cached, other.synced)
+					files[name] = remnant{other.cached, synced}
 					if other == inode {
-						files[name] = remnant{data, files[name].synced}
+						files[name] = remnant{data, synced}
 					}
 				}
 				life.crashes.recover(files, acked, life.again)
@@ -239,8 +245,9 @@ func (life *life) lose() {
 	}
 }
 
-// recover has a broker open what is left, and checks it. Now and then the broker
-// lives on, and loses power again.
+// recover opens files with a store, as a broker does after a power loss, and checks the result.
+// If again is true, some of the states are the beginning of a second life, which loses power
+// too.
 func (crashes *crashes) recover(files map[string]remnant, acked []int, again bool) {
 	var hash maphash.Hash
 	hash.SetSeed(crashes.seed)
@@ -273,7 +280,7 @@ func (crashes *crashes) recover(files map[string]remnant, acked []int, again boo
 	}
 }
 
-// make makes a directory of files.
+// make makes a directory with files, and returns its path.
 func (crashes *crashes) make(files map[string]remnant) string {
 	directory, err := os.MkdirTemp(crashes.directory, "")
 	if err != nil {
@@ -287,8 +294,8 @@ func (crashes *crashes) make(files map[string]remnant) string {
 	return directory
 }
 
-// check fails the test unless the messages in directory, over all files, are some of
-// those that were sent, in order, each once, with all that were acknowledged.
+// check fails the test unless all files of directory together have only messages that were sent,
+// in order, each once, and have all messages that were acknowledged.
 func (crashes *crashes) check(directory string, files map[string]remnant, acked []int) {
 	var found []int
 	for _, name := range []string{"log.1", "log.2", "log.3", "log"} {
@@ -304,14 +311,14 @@ func (crashes *crashes) check(directory string, files map[string]remnant, acked 
 	}
 	for _, i := range acked {
 		if !slices.Contains(found, i) {
-			crashes.Fatalf("messages %d were acknowledged, and %d are there", acked, found)
+			crashes.Fatalf("messages %d were acknowledged, and the log has %d", acked, found)
 		}
 	}
 }
 
-// messages returns which messages a file has. It fails the test if the file has
-// anything else than whole lines that were written. A line with a zero byte is none,
-// and readers skip it. A file that was renamed when the power went may have a torn end.
+// messages returns the messages in the text of a file. It fails the test if there is anything
+// but whole lines that were written. It ignores a line with a zero byte, as readers do. If
+// mayBeTorn is true, it ignores a last line without an end.
 func (crashes *crashes) messages(name, text string, mayBeTorn bool) (found []int) {
 	for line := range strings.Lines(text) {
 		switch i, ok := crashMessageOf(line); {
@@ -333,7 +340,7 @@ func (crashes *crashes) messages(name, text string, mayBeTorn bool) (found []int
 // timeStamp matches the beginning of a line.
 var timeStamp = regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d `)
 
-// crashMessageOf returns which message the line has.
+// crashMessageOf returns the number of the message that line has. ok is false if it has none.
 func crashMessageOf(line string) (i int, ok bool) {
 	const before = "Received new message from topic 't': '"
 	rest, _ := strings.CutPrefix(timeStamp.ReplaceAllString(line, ""), before)
@@ -341,8 +348,8 @@ func crashMessageOf(line string) (i int, ok bool) {
 	return i, i >= 0 && i < len(crashMessages) && rest == crashMessage(i)+"'\n"
 }
 
-// Whenever the power fails, what was acknowledged is there afterwards, in order, each
-// message once, and nothing is there that was not sent.
+// After a power loss at any time, the log has all messages that were acknowledged, in order,
+// each once, and nothing that was not sent.
 func TestEveryCrash(t *testing.T) {
 	crashes := &crashes{T: t, directory: inMemory(t), sparse: 211}
 	if os.Getenv("MBUS_TORTURE") != "" {
@@ -354,9 +361,9 @@ func TestEveryCrash(t *testing.T) {
 	life.open()
 	life.must(life.send(2))
 	life.must(life.send(1))
-	life.rotate() // while all is written
+	life.rotate() // with all lines written
 	life.must(life.send(1))
-	life.room = 1500 // a full disk: a line is in hand
+	life.room = 1500 // the disk is full in the middle of a line
 	if err := life.send(1); err == nil {
 		t.Fatal("the log did not fail")
 	}
@@ -367,6 +374,6 @@ func TestEveryCrash(t *testing.T) {
 	life.must(life.send(2))
 	life.must(life.send(1))
 	life.end()
-	t.Logf("figure: %d crash states, and from %d of them those of a second life",
+	t.Logf("figure: %d crash states, %d second lives",
 		len(crashes.states), crashes.lives)
 }

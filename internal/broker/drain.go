@@ -8,48 +8,31 @@ import (
 	"mbus/internal/apiv1"
 )
 
-// settleBytes is what the messages count that a drain writes before it syncs.
+// settleBytes is how much of a long drain is written before each sync, in bytes that the
+// messages count as queued.
 const settleBytes = 8 << 20
 
-// arrival is a run of messages that one topic received. Together, the arrivals
-// have the order of all messages in the queues.
+// arrival is a run of messages that were queued on one topic, one after the other. The list of
+// arrivals is the order of all messages in the queues.
 type arrival struct {
 	topic *Topic
 	count int
 }
 
-// taken is what the ticker goroutine has taken from the loop and not written yet:
-// lines, those of the notices first.
+// taken has the notices and messages that the ticker goroutine has taken from the state to
+// write them. Their lines are numbered from 0, those of the notices first.
 type taken struct {
-	notices     []notice
-	noticeBytes int // memory of all notices that were taken together
-	messages    []*apiv1.Message
-	formatted   int // how many of the lines the log writer has
-	written     int // how many of them are written
+	notices   []notice
+	messages  []*apiv1.Message
+	formatted int // how many lines were given to the log writer
+	written   int // how many lines are written
 
-	// Messages that are written and still on the account: they may not be on
-	// disk yet.
+	// Messages that are written, but count as queued until settle.
 	unsettled struct{ messages, bytes int }
 }
 
-// reset replaces what was taken, all of which is written, by notices.
-func (taken *taken) reset(notices []notice, bytes int) {
-	taken.notices, taken.noticeBytes = notices, bytes
-	taken.messages, taken.formatted, taken.written = taken.messages[:0], 0, 0
-}
-
-// lines returns how many lines were taken.
-func (taken *taken) lines() int {
-	return len(taken.notices) + len(taken.messages)
-}
-
-// accounted returns how many messages were taken and are still on the account.
-func (taken *taken) accounted() int {
-	return len(taken.messages) - max(0, taken.written-len(taken.notices)) + taken.unsettled.messages
-}
-
-// write writes what an error left over, all notices, and the first due messages of
-// the queues.
+// write writes the lines that the last error has left, all notices, and the first due
+// messages of the queues.
 func (broker *Broker) write(due int) error {
 	err := broker.writeTaken()
 	for more := true; more && err == nil; more = due > 0 {
@@ -59,44 +42,45 @@ func (broker *Broker) write(due int) error {
 			err = cmp.Or(broker.settle(), err)
 		}
 	}
-	if err = cmp.Or(broker.settle(), err); err != nil {
-		broker.beginOutage(err)
-		return err
-	}
-	return broker.endOutage()
+	err = cmp.Or(broker.settle(), err)
+	broker.noteOutage(err)
+	return err
 }
 
-// take takes all notices, and about as many messages as one write holds, but at
-// most due. It returns how many messages it took. Since it takes both under one
-// lock, and notices are written first, no message is written before its notices.
+// take takes all notices, and about as many messages as fit into one write, but at most due.
+// It returns the number of messages. It takes both under one lock, and notices are written
+// first, so no message is written before its notice.
 func (broker *Broker) take(due int) int {
-	const aroundData = 64 // bytes of a line, roughly
+	const aroundData = 64 // bytes of a line without its data, roughly
 	state, taken := &broker.state, &broker.taken
 	state.Lock()
 	defer state.Unlock()
-	taken.reset(state.notices.take())
+	taken.notices, taken.messages = state.notices.take(), taken.messages[:0]
+	taken.formatted, taken.written = 0, 0
 	for size := 0; len(taken.messages) < due && size < gatherSize; {
 		arrival := &state.arrivals[0]
 		message := arrival.topic.Queue.Dequeue()
 		taken.messages = append(taken.messages, message)
 		size += aroundData + len(message.Data)
 		if arrival.count--; arrival.count == 0 {
-			arrival.topic = nil // keep no topic alive
+			arrival.topic = nil // so that its memory can be freed
 			state.arrivals = state.arrivals[1:]
 		}
 	}
+	state.waitingMessages -= len(taken.messages)
 	return len(taken.messages)
 }
 
-// writeTaken writes what was taken, or goes on where writing it failed.
+// writeTaken writes all lines that were taken. After an error, the next call continues with
+// the rest.
 func (broker *Broker) writeTaken() error {
 	taken, log := &broker.taken, &broker.log
-	now := time.Now() // for all messages that were taken: one write or a little more
+	now := time.Now() // the time stamp of all messages that were taken
 	err := broker.look(now)
 	if err == nil {
 		err = log.finish()
 	}
-	for taken.formatted < taken.lines() && err == nil {
+	for taken.formatted < len(taken.notices)+len(taken.messages) && err == nil {
 		at := taken.formatted
 		taken.formatted++
 		if at < len(taken.notices) {
@@ -108,44 +92,39 @@ func (broker *Broker) writeTaken() error {
 	if err == nil {
 		err = log.flush()
 	}
-	for range log.takeWritten() {
+	for ; log.lines > 0; log.lines-- {
 		if at := taken.written - len(taken.notices); at >= 0 {
 			taken.unsettled.messages++
 			taken.unsettled.bytes += messageBytes(taken.messages[at])
-			taken.messages[at] = nil // keep no message alive
+			taken.messages[at] = nil // so that its memory can be freed
 		}
 		taken.written++
 	}
 	return err
 }
 
-// settle takes the messages that are written off the account, once they are on disk
-// if that is wanted, and the notices once all of them are written.
+// settle stops counting written messages as queued. With config.Sync it syncs the log first.
 func (broker *Broker) settle() error {
-	state, taken := &broker.state, &broker.taken
-	settled := taken.unsettled
-	if settled.messages > 0 && broker.store != nil {
+	unsettled := &broker.taken.unsettled
+	if unsettled.messages == 0 {
+		return nil
+	}
+	if broker.store != nil {
 		if err := broker.store.sync(); err != nil {
 			return err
 		}
 	}
-	taken.unsettled.messages, taken.unsettled.bytes = 0, 0
-	state.Lock()
-	state.queuedMessages -= settled.messages
-	state.accountedBytes -= settled.bytes
-	if taken.written >= len(taken.notices) {
-		state.notices.release(taken.noticeBytes)
-		taken.noticeBytes = 0
-	}
-	state.Unlock()
-	if settled.messages > 0 {
-		wakeUp(broker.written)
-	}
+	broker.state.Lock()
+	broker.state.queuedMessages -= unsettled.messages
+	broker.state.accountedBytes -= unsettled.bytes
+	broker.state.Unlock()
+	unsettled.messages, unsettled.bytes = 0, 0
+	wakeUp(broker.written)
 	return nil
 }
 
-// look has a store look at the name of its file, if that is due. If the file is
-// another, the line in hand is written anew, from its beginning.
+// look calls the store's look, if there is a store and that is due. If the store has another
+// file then, the lines that are not written whole are written from their beginning.
 func (broker *Broker) look(now time.Time) error {
 	store := broker.store
 	if store == nil || store.file != nil && now.Before(broker.nextLook) {
@@ -164,10 +143,11 @@ func (broker *Broker) look(now time.Time) error {
 	return nil
 }
 
-// reportCut hands over a notice about a torn line that the store has cut off.
+// reportCut adds a notice if the store has cut off a torn line.
 func (broker *Broker) reportCut() {
-	if store := broker.store; store != nil && store.cut > 0 {
-		broker.notify(fmt.Sprintf("Broker: cut %d bytes of a torn line off the end of the log", store.cut))
-		store.cut = 0
+	if cut := broker.store.cut; cut > 0 {
+		broker.notify(fmt.Sprintf(
+			"Broker: cut %d bytes of a torn line off the end of the log", cut))
+		broker.store.cut = 0
 	}
 }

@@ -8,48 +8,42 @@ import (
 	"mbus/internal/apiv1"
 )
 
-// What a queued message and a known topic take besides their names and data, in
-// bytes: their structures, and their share of the queues and of the payload's
-// framing, rounded up.
+// The memory of a queued message and of a known topic without names and data, in bytes: their
+// structures, and their share of the queues and of the payload's framing, rounded up.
 const (
 	messageOverhead = 128
 	topicOverhead   = 512
 )
 
-// messageBytes returns what message counts towards MaxQueued.
+// messageBytes returns how many bytes of MaxQueued message uses.
 func messageBytes(message *apiv1.Message) int {
 	return messageOverhead + len(message.Topic) + len(message.Data)
 }
 
-// topicBytes returns what a topic counts towards MaxQueued, from its making until
-// the drain forgets it.
+// topicBytes returns how many bytes of MaxQueued a topic uses, until the drain forgets it.
 func topicBytes(name string) int {
 	return topicOverhead + len(name)
 }
 
-// payloadBytes returns what messages count in an empty queue, where all their
+// payloadBytes returns how many bytes of MaxQueued messages and their topics use if all the
 // topics are new.
 func payloadBytes(messages []*apiv1.Message) int {
 	sum := 0
 	counted := make(map[string]bool)
-	var last string
+	var last string // most messages have the topic of the one before
 	for _, message := range messages {
 		sum += messageBytes(message)
-		if message.Topic == last {
-			continue
+		if message.Topic != last && !counted[message.Topic] {
+			counted[message.Topic] = true
+			sum += topicBytes(message.Topic)
 		}
 		last = message.Topic
-		if !counted[last] {
-			counted[last] = true
-			sum += topicBytes(last)
-		}
 	}
 	return sum
 }
 
-// enqueue queues all messages of a payload. Otherwise it queues none and returns
-// the reason. If there is no room it has the queues drained, and waits for room
-// until the deadline.
+// enqueue queues all messages of a payload, or none, and then returns the reason. If there is
+// no room, it has the queues drained and waits for room until the deadline.
 func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) error {
 	if len(messages) == 0 {
 		return nil
@@ -67,54 +61,50 @@ func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) err
 		broker.HandleNewMessage(message)
 	}
 	broker.announceLocked()
-	broker.state.counts.payloadsAccepted++
+	broker.state.payloadsAccepted++
 	broker.state.Unlock()
 	return nil
 }
 
-// awaitRoom waits until need bytes fit into the queue. It returns the reason to
-// refuse them if they don't fit at the deadline, or if the log is gone.
+// awaitRoom waits until need bytes fit into the queue. If they don't fit at the deadline, or if
+// the log is gone, it returns that as the reason of a refusal.
 func (broker *Broker) awaitRoom(need int, deadline time.Time) error {
-	for {
-		broker.state.Lock()
-		fits := broker.state.accountedBytes+need <= broker.config.MaxQueued
-		broker.state.roomWanted = !fits
-		broker.state.Unlock()
-		switch {
-		case isClosed(broker.ended):
-			return errors.New(apiv1.LogGone)
-		case fits:
-			return nil
-		case !broker.awaitDrain(deadline):
-			return errors.New(apiv1.QueueFull)
-		}
+	state := &broker.state
+	fits := broker.await(deadline, func() bool {
+		state.roomWanted = state.accountedBytes+need > broker.config.MaxQueued
+		return !state.roomWanted
+	})
+	switch {
+	case isClosed(broker.ended):
+		return errors.New(apiv1.LogGone)
+	case !fits:
+		return errors.New(apiv1.QueueFull)
 	}
+	return nil
 }
 
-// awaitWritten waits until no message is queued. It returns false if that is not
-// before the deadline and before the log is gone.
+// awaitWritten waits until no message is queued, and returns whether that is so.
 func (broker *Broker) awaitWritten(deadline time.Time) bool {
-	for {
-		broker.state.Lock()
-		done := broker.state.queuedMessages == 0
-		broker.state.Unlock()
-		if done || isClosed(broker.ended) || !broker.awaitDrain(deadline) {
-			return done
-		}
-	}
+	return broker.await(deadline, func() bool { return broker.state.queuedMessages == 0 })
 }
 
-// awaitDrain has the ticker goroutine drain, and waits until it has written
-// something or ended. It returns false at the deadline.
-func (broker *Broker) awaitDrain(deadline time.Time) bool {
-	timer := time.NewTimer(time.Until(deadline))
-	defer timer.Stop()
-	wakeUp(broker.wake)
-	select {
-	case <-broker.written:
-	case <-broker.ended:
-	case <-timer.C:
-		return false
+// await has the ticker goroutine drain until condition holds, until the deadline, or until the
+// log is gone. It returns whether condition holds. It holds the lock of broker.state while it
+// calls condition.
+func (broker *Broker) await(deadline time.Time, condition func() bool) bool {
+	for expired := false; ; {
+		broker.state.Lock()
+		holds := condition()
+		broker.state.Unlock()
+		if holds || expired || isClosed(broker.ended) {
+			return holds
+		}
+		wakeUp(broker.wake)
+		select {
+		case <-broker.written:
+		case <-broker.ended:
+		case <-time.After(time.Until(deadline)):
+			expired = true
+		}
 	}
-	return true
 }

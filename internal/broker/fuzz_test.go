@@ -15,7 +15,8 @@ import (
 	"mbus/internal/shared/decoder"
 )
 
-// model is the bus as it should be, in plain slices, beside the bus that is tested.
+// model is a simple model of the bus, made of slices and maps, and the bus that is compared
+// with it.
 type model struct {
 	*testing.T
 	bus      *bus
@@ -23,12 +24,12 @@ type model struct {
 	limit    int // MaxQueued
 	topics   map[string]bool
 	accepted []string // every accepted message, as "topic data", in order
-	sizes    []int    // what each of them counts as queued
+	sizes    []int    // messageBytes of each of them
 	notices  []string // every notice about topics, in order
-	full     bool     // the last payload found no room, and no drain has begun since
+	full     bool     // the last payload found no room, and no drain has begun since then
 }
 
-// accountedBytes returns what counts as queued once the first written messages are
+// accountedBytes returns how many bytes count as queued when the first written messages were
 // written.
 func (model *model) accountedBytes(written int) int {
 	sum := 0
@@ -41,9 +42,9 @@ func (model *model) accountedBytes(written int) int {
 	return sum
 }
 
-// FuzzBus compares the bus with the model after each of a random sequence of
-// payloads and drains, under random limits, with a log that fails now and then.
-// Every two bytes of steps are one step: what to do, and how much of it.
+// FuzzBus compares the bus with the model after each of a random sequence of payloads and
+// drains, with random limits and a log that fails sometimes. Every two bytes of steps are one
+// step: the first selects what to do, the second is a size.
 func FuzzBus(f *testing.F) {
 	f.Add(uint16(2000), []byte{1, 1, 2, 2, 200, 0, 3, 3, 130, 50, 1, 9, 200, 0})
 	f.Add(uint16(900), []byte{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 200, 0, 1, 1})
@@ -78,8 +79,8 @@ func FuzzBus(f *testing.F) {
 	})
 }
 
-// payload queues one message for each bit of what, on topics that depend on it,
-// with much bytes of data each, and compares the outcome.
+// payload queues one message for each bit of what, on a topic that depends on the bit, with
+// about much bytes of data, and compares the outcome.
 func (model *model) payload(what byte, much int) {
 	var messages []*apiv1.Message
 	count := make(map[string]int) // of the payload's messages on each topic
@@ -114,8 +115,8 @@ func (model *model) payload(what byte, much int) {
 	}
 }
 
-// enqueue queues messages, which need so many bytes of an empty queue, and returns
-// whether that was right. It fails the test if the bus takes the other decision.
+// enqueue queues messages, which need so many bytes of an empty queue. It returns whether the
+// model accepts them, and fails the test if the bus does the opposite.
 func (model *model) enqueue(messages []*apiv1.Message, need int) bool {
 	state := &model.bus.state
 	before := state.accountedBytes
@@ -153,8 +154,8 @@ func (model *model) enqueue(messages []*apiv1.Message, need int) bool {
 	return true
 }
 
-// drain drains into a log that takes budget bytes, and compares the log and what still
-// counts.
+// drain drains into a log that accepts budget bytes. It compares the log, and how much still
+// counts as queued.
 func (model *model) drain(budget int64) {
 	model.log.budget.Store(budget)
 	err := model.bus.Drain()
@@ -191,13 +192,12 @@ func (model *model) drain(budget int64) {
 	model.full = model.full && err != nil && state.roomWanted
 }
 
-// compareLog fails the test unless the log has the first of the accepted messages and
-// of the notices, in order, and each message after its notice. It returns how many
-// there are.
+// compareLog fails the test unless the log has the first accepted messages and the first
+// notices, in order, and each message after its notice. It returns how many of each it has.
 func (model *model) compareLog() (messages, notices int) {
 	text := model.log.String()
 	text = text[:strings.LastIndexByte(text, '\n')+1] // a torn line may follow
-	noticed := make(map[string]int)                   // messages on each topic without a line yet
+	noticed := make(map[string]int)                   // messages that have only a notice, by topic
 	for _, line := range bustest.Lines(model, text) {
 		if rest, ok := strings.CutPrefix(line, "Received new message from topic '"); ok {
 			topic, data, _ := strings.Cut(strings.TrimSuffix(rest, "'"), "': '")
@@ -226,9 +226,9 @@ func (model *model) compareLog() (messages, notices int) {
 	return messages, notices
 }
 
-// FuzzConnection sends any bytes, in pieces, and ends in one of three ways. The broker
-// must acknowledge and log what the decoder accepts, and nothing else. Then it must serve
-// the next connection.
+// FuzzConnection sends any bytes, in pieces, and ends the connection in one of three ways. The
+// broker must acknowledge and log the messages that the decoder accepts, and nothing else. Then
+// it must serve the next connection.
 func FuzzConnection(f *testing.F) {
 	for payload := range malformed {
 		f.Add([]byte(payload), uint8(len(payload)), uint8(0))
@@ -261,7 +261,7 @@ func FuzzConnection(f *testing.F) {
 		connection := client.Dial()
 		for part := range slices.Chunk(payload, 16*int(piece)+1) {
 			if _, err := connection.Write(part); err != nil {
-				break // it is refused already
+				break // the broker has refused the payload
 			}
 		}
 		switch end % 3 {

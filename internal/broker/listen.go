@@ -9,26 +9,25 @@ import (
 )
 
 const (
-	// graceTime bounds what follows a connection's deadline: the reply and the
-	// discarding of unread input. A broker that stops serves those who wait for
-	// as long.
+	// graceTime is the time limit for the reply, and for discarding unread input. A broker
+	// that stops serves the waiting connections for as long.
 	graceTime = time.Second
 
-	// backlogTime is how long a broker that stops waits for one more connection.
+	// backlogTime is how long a broker that stops waits for another connection.
 	backlogTime = 10 * time.Millisecond
 
-	// emptyLooks is how many such waits without a connection mean that none is
-	// left. One is not enough: if this goroutine is stalled, the wait is over
-	// before the kernel is asked.
+	// No connection is left after emptyLooks waits without one. A single wait is not
+	// enough: if this goroutine is stalled, the wait is over before Accept asks the
+	// kernel.
 	emptyLooks = 3
 
-	// The pause after an Accept that failed doubles from minBackoff to maxBackoff.
+	// After each Accept that fails, the pause doubles, from minBackoff to maxBackoff.
 	minBackoff = 5 * time.Millisecond
 	maxBackoff = time.Second
 )
 
-// serve is the loop: it accepts and serves one connection after the other until
-// stopping is closed, and then those that wait already.
+// serve is the loop. It accepts and serves one connection after the other until stopping is
+// closed, and then the connections that are waiting.
 func (broker *Broker) serve() {
 	defer broker.listener.Close()
 	var pause time.Duration
@@ -56,8 +55,8 @@ func (broker *Broker) serve() {
 	broker.serveBacklog()
 }
 
-// serveBacklog serves those that wait for a broker that stops. After graceTime it
-// refuses the others, for as long again at most.
+// serveBacklog serves the connections that are waiting when the broker stops. After graceTime
+// it refuses those that are left, for at most graceTime.
 func (broker *Broker) serveBacklog() {
 	end := time.Now().Add(graceTime)
 	for looks := 0; looks < emptyLooks && time.Since(end) < graceTime; {

@@ -6,10 +6,11 @@ import (
 	"time"
 )
 
-// deferAccept keeps a connection in the kernel until its first byte or its end
-// comes, for an hour, so that a client that sends nothing delays nobody; see
-// tcp(7), TCP_DEFER_ACCEPT. Without it, a silent client is served like any other,
-// so an error does no harm. It is the Control function of a net.ListenConfig.
+// deferAccept keeps a connection in the kernel until its first byte or its end arrives, for an
+// hour. So a client that sends nothing delays nobody. See tcp(7), TCP_DEFER_ACCEPT. It
+// ignores errors: a broker that can't defer serves silent clients as all others.
+//
+// It is the Control function of a net.ListenConfig.
 func deferAccept(_, _ string, raw syscall.RawConn) error {
 	return raw.Control(func(descriptor uintptr) {
 		syscall.SetsockoptInt(int(descriptor), syscall.IPPROTO_TCP, syscall.TCP_DEFER_ACCEPT,
@@ -17,17 +18,16 @@ func deferAccept(_, _ string, raw syscall.RawConn) error {
 	})
 }
 
-// refuseConnections makes the kernel drop every packet that would open another
-// connection to the listening socket. Connections that are open or about to be can
-// still be accepted. If the socket were closed instead, the kernel would reset a
-// connection completed at the last moment, and its producer could not know whether
-// its payload was read.
+// refuseConnections makes the kernel drop each packet that opens a new connection to listener.
+// Connections that were opened before can still be accepted. If the listener were closed
+// instead, the kernel would reset a connection that was opened at the last moment. Its
+// producer could not know whether the broker has read its payload.
 //
-// The filter is a program of classic BPF, which sees packets from the TCP header
-// on; see socket(7), SO_ATTACH_FILTER. Without it, connections are accepted a
-// little longer, so an error does no harm.
+// The filter is a program of classic BPF, which is given packets from the TCP header on; see
+// socket(7), SO_ATTACH_FILTER. refuseConnections ignores errors: without the filter, the
+// broker accepts connections a little longer.
 func refuseConnections(listener *net.TCPListener) {
-	const flags, syn = 13, 0x02 // the header's byte of flags, and the flag that opens (RFC 9293, 3.1)
+	const flags, syn = 13, 0x02 // the place of the flags, and SYN's bit (RFC 9293, 3.1)
 	raw, err := listener.SyscallConn()
 	if err != nil {
 		return

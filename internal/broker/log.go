@@ -15,42 +15,42 @@ import (
 )
 
 const (
-	// gatherSize is how many bytes of lines are gathered for one write.
+	// gatherSize is how many bytes of lines are collected before they are written.
 	gatherSize = 64 << 10
 
-	// fileWrite is how many bytes are written at once to a regular file at most.
+	// fileWrite is the largest write to a regular file, in bytes.
 	fileWrite = 4 * gatherSize
 
-	// pipeWrite is the same for anything else. A pipe takes as many at once or
-	// none (pipe(7), PIPE_BUF), so lines of several writers don't mix, and a
-	// reader that is slow can be told from one that is gone.
+	// pipeWrite is the largest write to any other file, in bytes. A pipe accepts so many
+	// bytes together or none of them (pipe(7), PIPE_BUF). So the lines of several writers
+	// don't mix, and each write that ends shows that the reader is alive.
 	pipeWrite = 4 << 10
 )
 
-// stampFormat is how a line begins: as with the standard log package.
+// stampFormat is the format of a line's time stamp, which is that of the standard log package.
 const stampFormat = "2006/01/02 15:04:05 "
 
-// logWriter writes whole lines, in the format of the standard log package, to a
-// writer that may fail and may take a part of what it is given. What was not taken
-// stays in the buffer and is written first the next time, so that no line is torn
-// or repeated. It belongs to one goroutine, except for progress.
+// logWriter writes lines, in the format of the standard log package, to a writer that may fail
+// and may write only a part of its input. The rest stays in the buffer, and the next write
+// begins with it, so no line is torn or repeated. Only one goroutine may use a logWriter, but
+// any may receive from progress.
 type logWriter struct {
 	writer   io.Writer
 	regular  bool   // the writer is a regular file
-	maxWrite int    // bytes that are written at once
-	buffer   []byte // lines that are not taken yet
-	ends     []int  // where lines end in the buffer
+	maxWrite int    // the largest write, in bytes
+	buffer   []byte // lines that are not written yet
+	lines    int    // that are written whole; writeTaken reads it and sets it to 0
 
-	unfinished bool   // the line that ends the buffer has no end yet ...
-	rest       []byte // ... and this is what is left of its data
+	unfinished bool   // the last line in the buffer is not whole
+	rest       []byte // the rest of that line's data
 
-	second int64  // the Unix time ...
-	stamp  []byte // ... of this time stamp
+	second int64  // the Unix time of stamp
+	stamp  []byte // the last time stamp
 
-	progress chan struct{} // signalled when bytes were taken
+	progress chan struct{} // signalled after each write of at least a byte
 }
 
-// start prepares log for writing to writer.
+// start prepares log to write to writer.
 func (log *logWriter) start(writer io.Writer) {
 	log.writer, log.maxWrite = writer, pipeWrite
 	log.progress = make(chan struct{}, 1)
@@ -66,7 +66,7 @@ func (log *logWriter) start(writer io.Writer) {
 	}
 }
 
-// appendTime starts a line.
+// appendTime appends the time stamp of a new line to the buffer.
 func (log *logWriter) appendTime(when time.Time) {
 	if second := when.Unix(); second != log.second || log.stamp == nil {
 		log.second = second
@@ -75,16 +75,15 @@ func (log *logWriter) appendTime(when time.Time) {
 	log.buffer = append(log.buffer, log.stamp...)
 }
 
-// notice adds a notice's line to the buffer, and writes if that is enough.
+// notice appends a notice's line to the buffer, and writes the buffer if it is full.
 func (log *logWriter) notice(notice *notice) error {
 	log.appendTime(notice.when)
 	log.buffer = append(notice.append(log.buffer), '\n')
-	log.ends = append(log.ends, len(log.buffer))
 	return log.flushFull()
 }
 
-// message adds a message's line to the buffer, and writes if that is enough. After
-// an error, finish adds what is missing of the line.
+// message appends a message's line to the buffer, and writes the buffer if it is full. After
+// an error, finish appends the rest of the line.
 func (log *logWriter) message(when time.Time, message *apiv1.Message) error {
 	log.appendTime(when)
 	log.buffer = append(log.buffer, "Received new message from topic '"...)
@@ -94,20 +93,16 @@ func (log *logWriter) message(when time.Time, message *apiv1.Message) error {
 	return log.finish()
 }
 
-// finish adds what is missing of an unfinished line, a part at a time: a line is up
-// to four times as long as its data, and memory is bounded.
+// finish appends the rest of an unfinished line to the buffer. It does so in parts, and writes
+// between them, to bound the memory: a line is up to four times as long as its data.
 func (log *logWriter) finish() error {
 	for log.unfinished {
-		part := min(len(log.rest), gatherSize)
-		if part < len(log.rest) {
-			part -= cutRune(log.rest[:part])
-		}
-		log.buffer = escape.Append(log.buffer, log.rest[:part])
-		log.rest = log.rest[part:]
+		part := firstPart(log.rest)
+		log.buffer = escape.Append(log.buffer, part)
+		log.rest = log.rest[len(part):]
 		if len(log.rest) == 0 {
 			log.buffer = append(log.buffer, "'\n"...)
 			log.unfinished = false
-			log.ends = append(log.ends, len(log.buffer))
 		}
 		if err := log.flushFull(); err != nil {
 			return err
@@ -116,21 +111,20 @@ func (log *logWriter) finish() error {
 	return nil
 }
 
-// cutRune returns how many bytes at the end of text begin a character that goes on
-// after it.
-func cutRune(text []byte) int {
-	for size := 1; size < utf8.UTFMax && size <= len(text); size++ {
-		if last := text[len(text)-size:]; utf8.RuneStart(last[0]) {
-			if utf8.FullRune(last) {
-				return 0
-			}
-			return size
-		}
+// firstPart returns the first gatherSize bytes of text, or a few less so that no character is
+// cut.
+func firstPart(text []byte) []byte {
+	if len(text) <= gatherSize {
+		return text
 	}
-	return 0
+	end := gatherSize
+	for end > gatherSize-utf8.UTFMax && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end]
 }
 
-// flushFull writes the buffer if enough is gathered.
+// flushFull writes the buffer if it has gatherSize bytes.
 func (log *logWriter) flushFull() error {
 	if len(log.buffer) < gatherSize {
 		return nil
@@ -138,10 +132,10 @@ func (log *logWriter) flushFull() error {
 	return log.flush()
 }
 
-// flush writes the buffer, and keeps what was not taken. Each write ends with the
-// end of a line if it has one, so that several writers on one pipe or file don't cut
-// each other's lines. The head of an unfinished line waits for the rest of it,
-// unless it fills a write.
+// flush writes the buffer, and keeps the bytes that were not written. Each write ends with the
+// end of a line if it has one, so that several writers on one pipe or file don't cut each
+// other's lines. The beginning of an unfinished line stays in the buffer unless it fills a
+// write.
 func (log *logWriter) flush() error {
 	var err error
 	written := 0
@@ -150,11 +144,12 @@ func (log *logWriter) flush() error {
 		if end := bytes.LastIndexByte(piece, '\n'); end >= 0 {
 			piece = piece[:end+1]
 		} else if len(piece) < log.maxWrite {
-			break // the head of an unfinished line
+			break // the beginning of an unfinished line
 		}
 		var taken int
 		if taken, err = log.writer.Write(piece); taken > 0 {
 			written += taken
+			log.lines += bytes.Count(piece[:taken], []byte{'\n'})
 			wakeUp(log.progress)
 		}
 		if taken < len(piece) && err == nil {
@@ -162,31 +157,16 @@ func (log *logWriter) flush() error {
 		}
 	}
 	log.buffer = append(log.buffer[:0], log.buffer[written:]...)
-	for i := range log.ends {
-		log.ends[i] -= written
-	}
 	return err
 }
 
-// takeWritten returns how many lines were written whole since it was called last.
-func (log *logWriter) takeWritten() int {
-	count := 0
-	for count < len(log.ends) && log.ends[count] <= 0 {
-		count++
-	}
-	log.ends = append(log.ends[:0], log.ends[count:]...)
-	return count
-}
-
-// reset forgets what was not taken, and the line in hand.
+// reset discards the buffer and the unfinished line.
 func (log *logWriter) reset() {
-	log.buffer, log.ends = log.buffer[:0], log.ends[:0]
-	log.rest, log.unfinished = nil, false
+	log.buffer, log.rest, log.unfinished = log.buffer[:0], nil, false
 }
 
-// isPermanent returns whether a log that failed with err can never take a line
-// again: a pipe without a reader, a terminal that hung up (EIO), a closed file, one
-// that could not be synced.
+// isPermanent returns whether no later write can succeed after err: the log is a pipe without a
+// reader, a terminal that hung up (EIO), a closed file, or a file that could not be synced.
 func (log *logWriter) isPermanent(err error) bool {
 	return errors.Is(err, osfile.ErrNotOnDisk) ||
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EBADF) ||

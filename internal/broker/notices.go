@@ -8,16 +8,15 @@ import (
 	"mbus/internal/shared/escape"
 )
 
-// maxNotices bounds the notices that wait for the log, in bytes.
+// maxNotices bounds the notices that wait for the ticker goroutine, in bytes.
 const maxNotices = 1 << 20
 
-// notice is one of the loop's own log lines: a line, or, if that is empty, what
-// happened to a topic.
+// notice is a line of the log that is not a message's. It has either a line or a topic.
 type notice struct {
 	when  time.Time
-	line  string
+	line  string // printable
 	topic *Topic
-	count int // of messages that were queued; 0: topic was made
+	count int // how many messages were queued on topic; 0: topic was made
 }
 
 // append appends the notice's text to buffer.
@@ -36,59 +35,40 @@ func (notice *notice) append(buffer []byte) []byte {
 	return escape.AppendName(buffer, []byte(notice.topic.Name))
 }
 
-// bytes returns the memory that the notice takes.
-func (notice *notice) bytes() int {
-	const fields = 64
-	return fields + len(notice.line)
-}
-
-// notices are on their way from the loop to the ticker goroutine.
+// notices are the notices that the loop hands to the ticker goroutine.
 type notices struct {
 	waiting     []notice
-	bytes       int  // memory of those that wait or are being written
-	full        bool // count what is added, don't keep it
-	dropped     int  // how many were not kept
-	wakePending bool // the ticker goroutine was woken for notices, and has not taken them
+	bytes       int  // memory of the waiting notices
+	full        bool // the next notices are dropped
+	dropped     int  // how many were dropped
+	wakePending bool // the ticker goroutine was woken, and has not taken the notices
 }
 
-// add puts a notice at the end, or counts it.
-func (notices *notices) add(notice notice) {
-	if notices.full {
-		notices.dropped++
+// add appends notice, or drops and counts it.
+func (pending *notices) add(notice notice) {
+	const fields = 64 // bytes of a notice besides its line
+	if pending.full {
+		pending.dropped++
 		return
 	}
-	notices.waiting = append(notices.waiting, notice)
-	notices.bytes += notice.bytes()
+	pending.waiting = append(pending.waiting, notice)
+	pending.bytes += fields + len(notice.line)
 }
 
-// decide decides whether what is added next is kept. It is not called between the
-// notices of one payload, so these are kept or dropped as a whole. A payload's
-// notices never take more than its messages.
-func (notices *notices) decide() {
-	notices.full = notices.dropped > 0 || notices.bytes >= maxNotices
-}
-
-// take takes all notices, and adds one about those that were dropped. It returns
-// them and the memory that they take until release.
-func (notices *notices) take() ([]notice, int) {
-	if notices.dropped > 0 {
-		notices.waiting = append(notices.waiting, notice{when: time.Now(), line: fmt.Sprintf(
-			"Broker: log lines left out while the log did not keep up: %d", notices.dropped)})
-		notices.dropped = 0
+// take removes and returns all notices. If some were dropped, it appends a notice with their
+// number.
+func (pending *notices) take() []notice {
+	taken := pending.waiting
+	if pending.dropped > 0 {
+		taken = append(taken, notice{when: time.Now(), line: fmt.Sprintf(
+			"Broker: log lines left out while the log did not keep up: %d", pending.dropped)})
 	}
-	taken := notices.waiting
-	notices.waiting, notices.wakePending = nil, false
-	return taken, notices.bytes
+	*pending = notices{}
+	return taken
 }
 
-// release takes the memory of notices that are written off the bound.
-func (notices *notices) release(bytes int) {
-	notices.bytes -= bytes
-	notices.decide()
-}
-
-// announceLocked ends the queueing of a payload: it adds a notice for each topic
-// that the payload has messages for.
+// announceLocked ends the queueing of a payload. It adds a notice for each topic of the
+// payload's messages.
 func (broker *Broker) announceLocked() {
 	state, now := &broker.state, time.Now()
 	for _, topic := range state.payloadTopics {
@@ -100,7 +80,8 @@ func (broker *Broker) announceLocked() {
 	broker.wakeForNoticesLocked()
 }
 
-// notify hands a line of printable text to the ticker goroutine for the log.
+// notify hands line, which must be printable, to the ticker goroutine for the log. Any goroutine
+// may call it.
 func (broker *Broker) notify(line string) {
 	broker.state.Lock()
 	broker.state.notices.add(notice{when: time.Now(), line: line})
@@ -108,11 +89,12 @@ func (broker *Broker) notify(line string) {
 	broker.state.Unlock()
 }
 
-// wakeForNoticesLocked ends the adding of notices that belong together, and wakes
-// the ticker goroutine for them.
+// wakeForNoticesLocked wakes the ticker goroutine after notices that belong together were
+// added. Only here it decides whether the next notices are dropped, so those of one payload
+// are kept or dropped together. They use less memory than the payload's messages.
 func (broker *Broker) wakeForNoticesLocked() {
 	notices := &broker.state.notices
-	notices.decide()
+	notices.full = notices.bytes >= maxNotices
 	if !notices.wakePending {
 		notices.wakePending = true
 		wakeUp(broker.wake)

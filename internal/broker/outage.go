@@ -3,42 +3,36 @@ package broker
 import (
 	"fmt"
 	"time"
+
+	"mbus/internal/shared/escape"
 )
 
 // outage is a time in which the log fails.
 type outage struct {
-	err   error // its first error; nil: the log works
-	since time.Time
+	reason string // the first error, escaped; empty: the log works
+	since  time.Time
 }
 
-// beginOutage notes that the log failed with err. With a store, one line on standard
-// error says so, unless the failure ends the broker.
-func (broker *Broker) beginOutage(err error) {
-	if broker.outage.err != nil {
-		return
-	}
-	broker.outage = outage{err, time.Now()}
-	if broker.store != nil && !broker.log.isPermanent(err) {
-		broker.complain(fmt.Sprintf("Broker: the log fails, trying on: %v", err))
+// noteOutage records whether the log works: err is the result of the last write. A line of the
+// log reports the end of an outage. With a store, a line on standard error reports its
+// beginning, unless it ends the broker.
+func (broker *Broker) noteOutage(err error) {
+	outage := &broker.outage
+	switch {
+	case err != nil && outage.reason == "":
+		outage.reason, outage.since = string(escape.Append(nil, []byte(err.Error()))), time.Now()
+		if broker.store != nil && !broker.log.isPermanent(err) {
+			broker.complain("Broker: the log fails, trying on: " + outage.reason)
+		}
+	case err == nil && outage.reason != "":
+		took := time.Since(outage.since).Round(time.Millisecond)
+		broker.notify(fmt.Sprintf("Broker: the log took nothing for %s: %s", took, outage.reason))
+		outage.reason = ""
 	}
 }
 
-// endOutage writes a line about the outage that is over, if there was one. It is
-// called when all that was taken is written.
-func (broker *Broker) endOutage() error {
-	outage := broker.outage
-	if outage.err == nil {
-		return nil
-	}
-	broker.outage.err = nil
-	took := time.Since(outage.since).Round(time.Millisecond)
-	line := fmt.Sprintf("Broker: the log took nothing for %s: %v", took, outage.err)
-	broker.taken.reset([]notice{{when: time.Now(), line: line}}, 0)
-	return broker.writeTaken()
-}
-
-// complain writes a line to standard error, in the format of the log. It does not
-// wait, and drops the line if standard error has not taken the one before.
+// complain writes a line to standard error, in the format of the log. It does not wait. It
+// drops the line while the line before is still being written.
 func (broker *Broker) complain(line string) {
 	select {
 	case broker.complaint <- struct{}{}:

@@ -17,15 +17,14 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// A broker that has nothing to do looks at its log's name all the same, each second,
-// whenever it has looked before.
+// A broker that has nothing to write looks at its log's name each second.
 func TestLookWhileIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stored := newStored(t, nil)
 		served, result := make(chan struct{}), make(chan error, 1)
 		go func() { result <- stored.tickLoop(served) }()
 		time.Sleep(lookInterval / 2)
-		stored.notify("a reason to write, and so to look")
+		stored.notify("a notice, before which the broker looks too")
 		time.Sleep(lookInterval / 4)
 		rename(t, stored.path, stored.path+".1")
 		time.Sleep(lookInterval / 2)
@@ -40,8 +39,8 @@ func TestLookWhileIdle(t *testing.T) {
 	})
 }
 
-// Whatever byte a line is torn at when the log is renamed: its beginning is cut off the
-// old file, and it is written whole to the new one.
+// A log is renamed while a line of it is torn, at any byte. The broker cuts the beginning of the
+// line off the old file, and writes the whole line to the new one.
 func TestRotationWithALineInHand(t *testing.T) {
 	for _, test := range []struct{ size, step int }{
 		{100, 1}, {7 * gatherSize, 40_009}, // a line of several writes
@@ -56,12 +55,11 @@ func TestRotationWithALineInHand(t *testing.T) {
 	}
 }
 
-// rotateWithRoom rotates a log with room for so many bytes, less than the lines of texts
-// need.
+// rotateWithRoom rotates a log on a disk that has room for so many bytes, which is less than the
+// lines of texts need.
 func rotateWithRoom(t *testing.T, room int, texts []string) {
 	t.Helper()
 	stored := openStored(t, filepath.Join(t.TempDir(), "log"), nil)
-	defer stored.store.close()
 	defer stored.Close()
 	disk := &limited{stored.store, room}
 	stored.log.writer = disk
@@ -78,22 +76,24 @@ func rotateWithRoom(t *testing.T, room int, texts []string) {
 	if old := file(stored.path + ".1"); old != want {
 		t.Fatalf("%d bytes: the old file ends with %q", room, old[max(0, len(old)-100):])
 	}
-	os.Remove(stored.path + ".1") // which gives room
+	os.Remove(stored.path + ".1") // to make room
 	disk.room = endless
 	stored.must(stored.drain())
 	got := bustest.Received(t, want+file(stored.path))["t"]
 	wanted := []string{texts[0], strings.ReplaceAll(texts[1], "\n", `\n`), texts[2], texts[3]}
 	if !slices.Equal(got, wanted) || stored.queued() > 0 {
-		t.Fatalf("%d bytes: %d messages over both files, %d queued", room, len(got), stored.queued())
+		t.Fatalf("%d bytes: %d messages in both files, %d queued",
+			room, len(got), stored.queued())
 	}
 }
 
-// obstacle is why a log can't be opened after a rotation.
+// obstacle is something that keeps a broker from opening its log after a rotation.
 type obstacle struct {
 	begin, end func(t *testing.T, path string)
 	reason     string // the error, with %s for the path
 }
 
+// obstacles returns obstacles by name.
 func obstacles() map[string]obstacle {
 	remove := func(_ *testing.T, path string) { os.Remove(path) }
 	away := func(path string) string { return filepath.Dir(path) + ".away" }
@@ -137,8 +137,8 @@ func obstacles() map[string]obstacle {
 	}
 }
 
-// While the log can't be opened, messages are kept and it is tried again. One line on
-// standard error reports that, and afterwards one in the log.
+// While the log can't be opened, the broker keeps the messages and tries again. One line on
+// standard error reports the beginning, and one line in the log the end.
 func TestLogCantBeOpened(t *testing.T) {
 	for name, obstacle := range obstacles() {
 		t.Run(name, func(t *testing.T) {
@@ -149,10 +149,13 @@ func TestLogCantBeOpened(t *testing.T) {
 			obstacle.begin(t, stored.path)
 			for kept := 1; kept <= 3; kept++ {
 				stored.queue(fmt.Sprint(kept))
-				if err := stored.drain(); err == nil || err.Error() != reason || stored.log.isPermanent(err) {
+				err := stored.drain()
+				if err == nil || err.Error() != reason || stored.log.isPermanent(err) {
 					t.Fatalf("Drain returns %v, want %s", err, reason)
 				}
-				bustest.Until(t, "standard error", func() bool { return len(stored.complaint) == 0 })
+				bustest.Until(t, "standard error", func() bool {
+					return len(stored.complaint) == 0
+				})
 				if stored.queued() != kept {
 					t.Errorf("%d messages of %d count as queued", stored.queued(), kept)
 				}
@@ -163,8 +166,10 @@ func TestLogCantBeOpened(t *testing.T) {
 			}
 			obstacle.end(t, stored.path)
 			stored.must(stored.drain())
+			stored.must(stored.write(0)) // the line about the outage
 			log := logFiles{stored.path + ".1", stored.path}.String()
-			if got := bustest.Received(t, log)["t"]; !slices.Equal(got, []string{"before", "1", "2", "3"}) {
+			got, want := bustest.Received(t, log)["t"], []string{"before", "1", "2", "3"}
+			if !slices.Equal(got, want) {
 				t.Errorf("the log has %q", got)
 			}
 			lines := bustest.Lines(t, log)
@@ -174,4 +179,32 @@ func TestLogCantBeOpened(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The path of a log is printed on one line, whatever its bytes.
+func TestOutageOfALogWithAnOddName(t *testing.T) {
+	stored := openStored(t, filepath.Join(t.TempDir(), "it's\na log"), nil)
+	t.Cleanup(stored.Close)
+	rename(t, stored.path, stored.path+".1")
+	if err := os.Mkdir(stored.path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	stored.queue("1")
+	if err := stored.drain(); err == nil {
+		t.Error("Drain returns nil without a log")
+	}
+	if err := os.Remove(stored.path); err != nil {
+		t.Fatal(err)
+	}
+	stored.must(stored.drain())
+	stored.must(stored.write(0)) // the line about the outage
+	const reason = `/it's\na log: must be a regular file`
+	lines := bustest.Lines(t, file(stored.path))
+	if last := lines[len(lines)-1]; !strings.HasSuffix(last, reason) || stored.queued() != 0 {
+		t.Errorf("%d messages count as queued, and the last line is %s", stored.queued(), last)
+	}
+	bustest.Until(t, "standard error", func() bool {
+		return strings.HasSuffix(stored.stderr.String(), reason+"\n")
+	})
+	bustest.Lines(t, stored.stderr.String())
 }

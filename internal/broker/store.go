@@ -11,30 +11,28 @@ import (
 	"mbus/internal/shared/osfile"
 )
 
-// store is a log in a file that the broker opens itself, for appending. The file has
-// one broker, which has locked it, and ends with a whole line whenever it is opened.
-// It belongs to one goroutine.
+// store is a log in a file that the broker opens and locks. Whenever it opens the file, it cuts
+// off a line without an end. Only one goroutine may use a store.
 type store struct {
 	path   string
-	synced bool        // what is written must be on disk before it counts
-	file   *os.File    // nil: it could not be opened anew
-	info   os.FileInfo // which file it is
-	cut    int64       // bytes of a torn line that open has cut off
-	failed error       // of a sync: what was written may never be on disk
+	synced bool     // messages count as written only when they are on disk
+	file   *os.File // nil: it is closed, or could not be opened again
+	cut    int64    // how many bytes of a torn line open has cut off
+	failed error    // of a sync, which makes each later sync fail
 
-	progress chan<- struct{} // signalled when a sync has ended
+	progress chan<- struct{} // signalled after each sync
 
-	// observe is nil, or a test's function that is called after each change of a
-	// file: with "open", "truncate", "write", "sync" or "sync directory", and the
-	// bytes that were written or, for a truncation, are left.
+	// observe is nil, except in tests. It is called after each change of a file: with
+	// "open", "truncate", "write", "sync" or "sync directory". data is the bytes that
+	// were written. size is the size of the file after a truncation.
 	observe func(change string, data []byte, size int64)
 }
 
-// openAttempts bounds how often a file is opened whose name moves meanwhile.
+// openAttempts is how often open tries to open a file that is renamed at the same time.
 const openAttempts = 10
 
-// open opens the file that path names, makes it with mode 0640 if it is missing, locks
-// it, and cuts it back to its last line end.
+// open opens the file that path names, locks it, and cuts off a line without an end. It makes
+// the file, with mode 0640, if it is missing.
 func (store *store) open() error {
 	for range openAttempts {
 		if info, err := os.Stat(store.path); err == nil && !info.Mode().IsRegular() {
@@ -57,33 +55,30 @@ func (store *store) open() error {
 	return fmt.Errorf("%s: another file at each look", store.path)
 }
 
-// adopt makes file, which was just opened, the store's. It returns whether the name
-// has moved to another file meanwhile.
+// adopt locks file, which was just opened, cuts off a line without an end, and makes it the
+// store's file. If path names another file by then, it does not, and returns that the name has
+// moved.
 func (store *store) adopt(file *os.File) (moved bool, err error) {
-	info, err := file.Stat()
-	if err != nil {
-		return false, err
-	}
 	switch err := osfile.Lock(file); {
 	case errors.Is(err, osfile.ErrLocked):
 		return false, fmt.Errorf("%s: in use by another broker", store.path)
 	case err != nil:
 		return false, fmt.Errorf("lock %s: %w", store.path, err)
 	}
-	if named, err := os.Stat(store.path); err != nil || !os.SameFile(named, info) {
+	if !store.names(file) {
 		return true, nil
 	}
 	if store.cut, err = store.cutTornLine(file); err != nil {
 		return false, err
 	}
 	if store.synced {
-		// Else blocks of the torn line could be left between those of new lines.
+		// Otherwise a power loss could leave blocks of the torn line between new lines.
 		if err := store.syncFile(file); err != nil {
 			return false, err
 		}
 		err := osfile.SyncDirectory(store.path)
 		if errors.Is(err, fs.ErrNotExist) {
-			return true, nil // the name has just gone
+			return true, nil // the file was renamed just now
 		}
 		if err != nil {
 			return false, err
@@ -91,17 +86,24 @@ func (store *store) adopt(file *os.File) (moved bool, err error) {
 		store.changed("sync directory", nil, 0)
 		wakeUp(store.progress)
 	}
-	store.file, store.info = file, info
+	store.file = file
 	return false, nil
 }
 
-// look looks whether path still names the file that is written. If not, it closes
-// the file, without a line that is not written whole, opens path anew, and returns
-// that it has moved: the line in hand must be written from its beginning. After an
-// error there is no file, and the next look opens path again.
+// names returns whether path names file.
+func (store *store) names(file *os.File) bool {
+	named, err := os.Stat(store.path)
+	info, wrong := file.Stat()
+	return err == nil && wrong == nil && os.SameFile(named, info)
+}
+
+// look checks whether path still names the store's file. If not, it leaves the file, opens path
+// again, and returns that the name has moved. Then a line that was not written whole must be
+// written from its beginning. After an error the store has no file, and the next look opens
+// path.
 func (store *store) look() (moved bool, err error) {
 	if store.file != nil {
-		if named, err := os.Stat(store.path); err == nil && os.SameFile(named, store.info) {
+		if store.names(store.file) {
 			return false, nil
 		}
 		if err := store.leave(); err != nil {
@@ -111,8 +113,8 @@ func (store *store) look() (moved bool, err error) {
 	return true, store.open()
 }
 
-// leave ends the file: it has whole lines only, on disk if that is wanted, and is
-// closed. Readers skip a torn line, so it does no harm if that can't be cut off.
+// leave cuts off a line without an end, syncs the file if that is wanted, and closes it. It
+// ignores an error of the cut, because readers skip a torn line.
 func (store *store) leave() error {
 	defer store.close()
 	store.cutTornLine(store.file)
@@ -127,14 +129,14 @@ func (store *store) close() {
 	}
 }
 
-// cutTornLine cuts file back to its last line end. It returns how many bytes went.
+// cutTornLine cuts off the bytes of file after its last line end. It returns their number.
 func (store *store) cutTornLine(file *os.File) (int64, error) {
 	size, err := file.Seek(0, io.SeekEnd)
 	if err != nil {
 		return 0, err
 	}
 	block := make([]byte, 64<<10)
-	whole := size // nothing after this is a line end
+	whole := size // there is no line end after this
 	for whole > 0 {
 		part := block[:min(whole, int64(len(block)))]
 		if _, err := file.ReadAt(part, whole-int64(len(part))); err != nil {
@@ -165,8 +167,8 @@ func (store *store) Write(lines []byte) (int, error) {
 	return count, err
 }
 
-// sync puts on disk what was written, if that is wanted. Without a file it has
-// nothing to do: leave has synced the last one. After a sync that failed it fails.
+// sync makes the file's lines durable if that is wanted. Without a file it does nothing, because
+// leave has synced the last one. After a sync that failed it returns the same error.
 func (store *store) sync() error {
 	if !store.synced || store.file == nil {
 		return store.failed
@@ -174,7 +176,7 @@ func (store *store) sync() error {
 	return store.syncFile(store.file)
 }
 
-// syncFile puts on disk what was written to file, and what was cut off.
+// syncFile makes all changes of file durable. After a sync that failed it returns the same error.
 func (store *store) syncFile(file *os.File) error {
 	if store.failed == nil {
 		store.failed = osfile.Sync(file)

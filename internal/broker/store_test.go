@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,18 +17,19 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// stored is a broker whose log is a file of its own.
+// stored is a broker whose log is a file of its own, and a client of it.
 type stored struct {
 	*Broker
 	*bustest.Client // its Log is the file
 	t               *testing.T
 	path            string
 	stderr          *bustest.Record
-	ended           chan error // what ProducerListen returned
+	ended           chan error // receives the error of ProducerListen
 }
 
-// openStored returns a broker that does not serve yet, whose log is the file path. It
-// has no ticks and the other defaults, unless set changes that.
+// openStored returns a broker that does not serve yet, whose log is the file path. It has the
+// default configuration but for the interval, which is quiet. set may change the
+// configuration.
 func openStored(t *testing.T, path string, set func(*BrokerConfig)) *stored {
 	t.Helper()
 	stored := &stored{t: t, path: path, stderr: &bustest.Record{}, ended: make(chan error, 1)}
@@ -45,19 +47,16 @@ func openStored(t *testing.T, path string, set func(*BrokerConfig)) *stored {
 	return stored
 }
 
-// newStored is openStored with a new file, and closes it when the test ends. The broker
-// must not serve.
+// newStored is openStored with a new file. It closes the broker when the test ends.
 func newStored(t *testing.T, set func(*BrokerConfig)) *stored {
 	t.Helper()
 	stored := openStored(t, filepath.Join(t.TempDir(), "log"), set)
-	t.Cleanup(func() {
-		stored.Close()
-		stored.store.close()
-	})
+	t.Cleanup(stored.Close)
 	return stored
 }
 
-// serve has the broker serve until the test ends, when it must have written all.
+// serve starts ProducerListen. When the test ends, serve closes the broker, which must write all
+// messages.
 func (stored *stored) serve() {
 	stored.t.Helper()
 	go func() { stored.ended <- stored.ProducerListen() }()
@@ -78,7 +77,7 @@ func (stored *stored) queue(texts ...string) {
 	stored.announceLocked()
 }
 
-// drain has the broker look at its log's name and drain, as at a tick.
+// drain makes the broker look at its log's name and drain, as at a tick.
 func (stored *stored) drain() error {
 	stored.nextLook = time.Time{}
 	return stored.Drain()
@@ -99,7 +98,7 @@ func (stored *stored) queued() int {
 	return stored.state.queuedMessages
 }
 
-// logFiles is a log in several files, the oldest first. One may be missing.
+// logFiles has the paths of a log in several files, the oldest first. Files may be missing.
 type logFiles []string
 
 func (paths logFiles) String() string {
@@ -111,7 +110,7 @@ func (paths logFiles) String() string {
 	return log.String()
 }
 
-// rename renames a file.
+// rename renames the file from to to.
 func rename(t *testing.T, from, to string) {
 	t.Helper()
 	if err := os.Rename(from, to); err != nil {
@@ -119,7 +118,7 @@ func rename(t *testing.T, from, to string) {
 	}
 }
 
-// writeFile makes a file of text.
+// writeFile makes the file path with text.
 func writeFile(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -127,7 +126,7 @@ func writeFile(t *testing.T, path, text string) {
 	}
 }
 
-// A torn line is cut off, however long it is and wherever its blocks begin.
+// A torn line is cut off, whatever its length and its place in the file.
 func TestTornLineIsCut(t *testing.T) {
 	const block = 64 << 10
 	path := filepath.Join(t.TempDir(), "log")
@@ -153,8 +152,8 @@ func file(path string) string {
 	return logFiles{path}.String()
 }
 
-// The log has a line about each torn line that was cut off: when the broker starts, and
-// when it opens another file.
+// A line of the log reports a torn line that was cut off when the broker started, or when it
+// opened another file.
 func TestTornLineIsReported(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	const line = "2026/01/02 03:04:05 Received new message from topic 't': 'it'\n"
@@ -176,7 +175,26 @@ func TestTornLineIsReported(t *testing.T) {
 	}
 }
 
-// A log that is made can be read by its group, and written by its owner alone.
+// A broker that is closed before it serves unlocks its log, which has the line about
+// what was cut off. If the closed broker serves after all, it opens the log anew.
+func TestCloseBeforeServingFreesTheLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	writeFile(t, path, "torn")
+	first := openStored(t, path, nil)
+	first.Close()
+	first.Close() // a second time does no harm
+	const report = "Broker: cut 4 bytes of a torn line off the end of the log"
+	if got := bustest.Lines(t, file(path)); !slices.Equal(got, []string{report}) {
+		t.Errorf("the log has %q", got)
+	}
+	openStored(t, path, nil).Close() // a second broker
+	if err := first.ProducerListen(); err != nil {
+		t.Error(err)
+	}
+	first.Expect("Broker: stopped")
+}
+
+// The broker makes a log that its owner can write, and that its owner and group can read.
 func TestLogMode(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0))
 	stored := newStored(t, nil)
@@ -185,7 +203,7 @@ func TestLogMode(t *testing.T) {
 	}
 }
 
-// refuseLog fails the test unless a broker can't have path as its log for that reason.
+// refuseLog fails the test unless New refuses the log path for that reason.
 func refuseLog(t *testing.T, path, reason string) {
 	t.Helper()
 	config := DefaultConfig()
@@ -195,7 +213,7 @@ func refuseLog(t *testing.T, path, reason string) {
 	}
 }
 
-// A file is the log of one broker, by whatever name.
+// A file is the log of at most one broker, by any of its names.
 func TestLogOfAnotherBroker(t *testing.T) {
 	path := newStored(t, nil).path
 	directory := filepath.Dir(path)
@@ -218,7 +236,8 @@ func TestLogOfAnotherBroker(t *testing.T) {
 func TestLogIsARegularFile(t *testing.T) {
 	directory := t.TempDir()
 	fifo, symbolic := filepath.Join(directory, "fifo"), filepath.Join(directory, "symbolic")
-	if err := errors.Join(syscall.Mkfifo(fifo, 0o600), os.Symlink(directory, symbolic)); err != nil {
+	err := errors.Join(syscall.Mkfifo(fifo, 0o600), os.Symlink(directory, symbolic))
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range []string{directory, fifo, symbolic, os.DevNull} {
@@ -228,8 +247,8 @@ func TestLogIsARegularFile(t *testing.T) {
 	refuseLog(t, missing, "open "+missing+": no such file or directory")
 }
 
-// The name may move while the file is opened: the file that has it in the end is the
-// log.
+// A file that is renamed while it is opened is not the log. The file that has the name in the
+// end is.
 func TestNameMovesWhileOpening(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	for _, moves := range []int{1, openAttempts - 1, openAttempts} {
@@ -246,15 +265,15 @@ func TestNameMovesWhileOpening(t *testing.T) {
 			}
 			continue
 		}
-		named, wrong := os.Stat(path)
-		if err := errors.Join(err, wrong); err != nil || !os.SameFile(named, store.info) {
-			t.Errorf("open takes another file: %v", err)
+		if err != nil || !store.names(store.file) {
+			t.Errorf("open opens another file, error %v", err)
 		}
 		store.close()
 	}
 }
 
-// A directory that is renamed while a file in it is opened is no failed sync.
+// If the log's directory is renamed while the log is opened, the error is not that of a failed
+// sync, and opening can be tried again.
 func TestDirectoryMovesWhileOpening(t *testing.T) {
 	directory := filepath.Join(t.TempDir(), "directory")
 	if err := os.Mkdir(directory, 0o700); err != nil {
@@ -277,7 +296,8 @@ func TestDirectoryMovesWhileOpening(t *testing.T) {
 	}
 }
 
-// inMemory returns a directory in memory, where there is one: a sync costs nothing.
+// inMemory returns a directory in memory, where a sync costs nothing, or a temporary one on
+// disk.
 func inMemory(t *testing.T) string {
 	directory, err := os.MkdirTemp("/dev/shm", "mbus")
 	if err != nil {
@@ -287,10 +307,10 @@ func inMemory(t *testing.T) string {
 	return directory
 }
 
-// limited is a store on a disk that has room for so many bytes more.
+// limited is a store on a disk with little room.
 type limited struct {
 	*store
-	room int
+	room int // in bytes
 }
 
 func (limited *limited) Write(text []byte) (int, error) {

@@ -16,24 +16,24 @@ import (
 	"mbus/internal/shared/osfile"
 )
 
-// receive receives from a channel.
+// receive receives a value from channel, or fails the test after Patience.
 func receive[T any](t *testing.T, channel <-chan T) (value T) {
 	t.Helper()
 	select {
 	case value = <-channel:
 	case <-time.After(bustest.Patience):
-		t.Fatal("waited in vain")
+		t.Fatalf("received nothing within %s", bustest.Patience)
 	}
 	return value
 }
 
-// hasMessage returns whether lines of the log have a message.
+// hasMessage returns whether data, which are lines of a log, has a message.
 func hasMessage(data []byte) bool {
 	return strings.Contains(string(data), "Received")
 }
 
-// A sync that fails is final. Nobody is told that a message is accepted, and the broker
-// ends with the reason, which is not on standard error twice.
+// A sync that fails is final. The broker sends no reply, and ends with the reason. It writes no
+// complaint to standard error, because the command writes the reason.
 func TestFailedSync(t *testing.T) {
 	stored := newStored(t, func(config *BrokerConfig) { config.Interval, config.Sync = 0, true })
 	stored.store.observe = func(_ string, data []byte, _ int64) {
@@ -57,7 +57,7 @@ func TestFailedSync(t *testing.T) {
 	}
 }
 
-// So is the sync of an old file, after a rotation in the middle of a drain.
+// A failed sync of the old file is final too, after a rotation in the middle of a drain.
 func TestFailedSyncOfAnOldFile(t *testing.T) {
 	stored := newStored(t, func(config *BrokerConfig) { config.Sync = true })
 	stored.store.observe = func(_ string, data []byte, _ int64) {
@@ -104,7 +104,7 @@ func TestSyncsPerDrain(t *testing.T) {
 	}
 }
 
-// slowSync has the sync of messages last until the test receives from done.
+// slowSync makes each sync of messages send to begun, and last until the test sends to done.
 func (stored *stored) slowSync() (begun <-chan struct{}, done chan<- struct{}) {
 	entered, leave := make(chan struct{}, 1), make(chan struct{}, 1)
 	unsynced := false
@@ -126,7 +126,7 @@ func TestReplyAfterSync(t *testing.T) {
 	connection := stored.Dial()
 	connection.End(bustest.Payload("t", "1"))
 	receive(t, begun)
-	connection.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // a reply would be here
+	connection.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // enough for a reply
 	if count, err := connection.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%d bytes of a reply before the end of the sync, error %v", count, err)
 	}
@@ -137,7 +137,7 @@ func TestReplyAfterSync(t *testing.T) {
 	}
 }
 
-// While a sync lasts, messages are accepted, and those that it is for count as queued.
+// During a sync the broker accepts messages. The messages that are synced count as queued.
 func TestSlowSync(t *testing.T) {
 	stored := newStored(t, func(config *BrokerConfig) {
 		config.Interval, config.Sync, config.Timeout = 10*time.Millisecond, true, time.Hour
@@ -159,8 +159,8 @@ func TestSlowSync(t *testing.T) {
 	bustest.Until(t, "an empty queue", func() bool { return stored.queued() == 0 })
 }
 
-// A disk that takes seconds for each write and sync, but less than the time-out, gets
-// everything when the broker stops.
+// A broker that stops writes all messages to a slow disk, as long as each write and each sync
+// ends within the time-out.
 func TestStopWithASlowDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stored := newStored(t, func(config *BrokerConfig) {

@@ -6,28 +6,27 @@ import (
 )
 
 const (
-	// retryInterval is the time between two drains at interval 0, where only
-	// a log that failed needs them.
+	// retryInterval is the time between two ticks at interval 0. Only a log that has
+	// failed needs these.
 	retryInterval = time.Second
 
-	// noticeTime is how long notices wait for others: a wake-up for each
-	// would cost a busy broker more than queueing does.
+	// noticeTime is how long notices wait for others. To wake the ticker goroutine for
+	// each would cost a busy broker more than queueing the messages.
 	noticeTime = 10 * time.Millisecond
 
-	// lookInterval is how often a store looks at the name of its file at least.
+	// lookInterval is the longest time between two looks of a store at its file's name.
 	lookInterval = time.Second
 
 	// lastRetry is the time between two drains of a broker that stops.
 	lastRetry = 100 * time.Millisecond
 
-	// maxEmptyTopics is how many topics may be known before the drain forgets
-	// those that are empty.
+	// While more than maxEmptyTopics topics are known, the drain forgets empty ones.
 	maxEmptyTopics = 10_000
 )
 
-// tickLoop is the ticker goroutine: it writes the log until served is closed and
-// everything is written, or until the log is gone. It drains at each tick, or when
-// the loop waits for that, and writes the notices as they come.
+// tickLoop is the ticker goroutine. It drains at each tick and when the loop waits for a drain,
+// and writes notices within noticeTime. It returns when served is closed and everything is
+// written, or when the log is gone.
 func (broker *Broker) tickLoop(served <-chan struct{}) error {
 	ticker := time.NewTicker(cmp.Or(broker.config.Interval, retryInterval))
 	defer ticker.Stop()
@@ -69,8 +68,8 @@ func (broker *Broker) drainWanted() bool {
 	return broker.state.roomWanted || broker.config.Interval == 0
 }
 
-// lastDrain drains until everything is written, the line that the broker is stopped
-// last, or the log is gone.
+// lastDrain drains until everything is written, or until the log is gone. The last line reports
+// that the broker has stopped.
 func (broker *Broker) lastDrain() error {
 	for stopped := false; ; {
 		broker.nextLook = time.Time{}
@@ -86,13 +85,13 @@ func (broker *Broker) lastDrain() error {
 	}
 }
 
-// Drain writes all notices, and a line for every message that is queued when it
-// begins, in the order of arrival. A message whose line can't be written stays
-// queued, in its place, and Drain returns the error. The ticker goroutine calls
-// it; nobody else may while ProducerListen runs.
+// Drain writes all notices, and a line for each message that is queued when it begins, in the
+// order of arrival. If it can't write a line, it returns the error, and that message and those
+// after it stay queued, in their order. While ProducerListen runs, only the ticker goroutine
+// may call Drain.
 func (broker *Broker) Drain() error {
 	broker.state.Lock()
-	due := broker.state.queuedMessages - broker.taken.accounted()
+	due := broker.state.waitingMessages
 	roomWanted := broker.state.roomWanted
 	broker.state.roomWanted = false
 	broker.state.Unlock()
@@ -100,22 +99,17 @@ func (broker *Broker) Drain() error {
 	err := broker.write(due)
 
 	broker.state.Lock()
-	forgotten := broker.forgetTopicsLocked(roomWanted)
+	broker.forgetTopicsLocked(roomWanted)
 	broker.state.Unlock()
-	if forgotten {
-		wakeUp(broker.written)
-	}
 	return err
 }
 
-// forgetTopicsLocked forgets empty topics: all of them, or those beyond
-// maxEmptyTopics. It returns whether there were any.
-func (broker *Broker) forgetTopicsLocked(all bool) bool {
+// forgetTopicsLocked forgets all empty topics, or as many as are known beyond maxEmptyTopics.
+func (broker *Broker) forgetTopicsLocked(all bool) {
 	kept := maxEmptyTopics
 	if all {
 		kept = 0
 	}
-	before := len(broker.topics)
 	for name, topic := range broker.topics {
 		if len(broker.topics) <= kept {
 			break
@@ -123,7 +117,7 @@ func (broker *Broker) forgetTopicsLocked(all bool) bool {
 		if topic.Queue.Len() == 0 {
 			delete(broker.topics, name)
 			broker.state.accountedBytes -= topicBytes(name)
+			wakeUp(broker.written)
 		}
 	}
-	return len(broker.topics) < before
 }

@@ -12,7 +12,7 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// All lines but the drain's are in the log within 100 ms, and need no tick.
+// Notices are in the log within 100 ms, without a tick.
 func TestNoticesComeAtOnce(t *testing.T) {
 	bus := start(t, nil)
 	tries := 0
@@ -32,7 +32,7 @@ func TestNoticesComeAtOnce(t *testing.T) {
 	}
 }
 
-// Notices are in the log within 100 ms even while others keep coming.
+// Notices are in the log within 100 ms even while others are added.
 func TestNoticesDoNotWaitForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bus := listen(t, nil)
@@ -58,8 +58,7 @@ func TestNoticesDoNotWaitForOthers(t *testing.T) {
 	})
 }
 
-// The ticker goroutine drains at every interval, and only then. It writes notices as
-// they come.
+// The ticker goroutine drains at each tick, and only then. It writes notices between the ticks.
 func TestTick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bus := listen(t, func(config *BrokerConfig) { config.Interval = 3 * time.Second })
@@ -83,7 +82,7 @@ func TestTick(t *testing.T) {
 			}
 		}
 		queue("1")
-		queue("2") // its notice goes with the other
+		queue("2") // both notices are written together
 		time.Sleep(noticeTime - time.Nanosecond)
 		expect(0)
 		time.Sleep(time.Nanosecond)
@@ -108,8 +107,8 @@ func TestTick(t *testing.T) {
 	})
 }
 
-// The drain forgets empty topics while there are many. They are made again when they are
-// used.
+// The drain forgets empty topics while there are many. A forgotten topic is made again when a
+// message needs it.
 func TestTopicsAreForgotten(t *testing.T) {
 	bus := listen(t, nil)
 	defer bus.Close()

@@ -5,13 +5,13 @@ import (
 	"mbus/internal/shared/queue"
 )
 
-// Topic is a name and the messages that wait under it. It is not safe for
-// concurrent use: the lock of Broker.state guards it.
+// Topic is a name and the queue of the messages with that topic. It is not safe for concurrent
+// use. The lock of Broker.state guards it.
 type Topic struct {
 	Name  string
 	Queue *queue.MessageQueue
 
-	fromPayload int // messages of the payload that is being queued
+	fromPayload int // how many messages the payload that is being queued has for it
 }
 
 // NewTopic returns a topic with an empty queue.

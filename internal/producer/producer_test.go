@@ -25,8 +25,8 @@ const foreign = "the answer is not a reply of mbus, is -port right?"
 
 var message = []*apiv1.Message{{Topic: "t", Data: []byte("text")}}
 
-// withTimeout returns a producer for address. Its time-out is a second if want has the
-// text for that, and else longer than anything takes.
+// withTimeout returns a producer for address. Its time-out is a second if want has the text of
+// a time-out, and otherwise longer than the test.
 func withTimeout(t *testing.T, address, want string) *producer.Producer {
 	t.Helper()
 	timeout := bustest.Patience
@@ -77,7 +77,7 @@ func TestSendToABroker(t *testing.T) {
 	}
 }
 
-// Whatever answers, the error says what is known.
+// The error says whether the messages were accepted, whatever the server answers.
 func TestSendToOthers(t *testing.T) {
 	const accepted, fault = "\x82\xa8Accepted", "\xa5Error"
 	const noMap = foreign + " the reply is an integer, must be a map of Accepted and Error"
@@ -152,7 +152,7 @@ func TestSendBreaksOff(t *testing.T) {
 	}
 }
 
-// A payload that is not sent was not accepted.
+// After a payload that was not sent, the error says that nothing was accepted.
 func TestSendToNobody(t *testing.T) {
 	for address, want := range map[string]string{
 		bustest.FreeAddress(t):      ": not accepted: connect: connection refused",

@@ -107,8 +107,8 @@ func messages(count int) []*apiv1.Message {
 	return all
 }
 
-// A batch is sent 100 ms after its first message. It is sent at once if it is full or the
-// last, and as soon as the sender is ready if that was busy.
+// A batch is sent 100 ms after its first message. It is sent at once if it is full or the last.
+// If the sender is busy at that time, the batch is sent as soon as the sender is ready.
 func TestCollect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pieces, batches := make(chan []*apiv1.Message), make(chan []*apiv1.Message)
@@ -134,7 +134,7 @@ func TestCollect(t *testing.T) {
 		pieces <- messages(full)
 		expect(full, 0)
 
-		time.Sleep(150 * time.Millisecond) // the next batch has a time of its own
+		time.Sleep(150 * time.Millisecond) // the next batch waits for 100 ms from its own start
 		begin = time.Now()
 		pieces <- messages(1)
 		expect(1, 100*time.Millisecond)

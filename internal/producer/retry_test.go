@@ -78,7 +78,7 @@ func TestOutageReports(t *testing.T) {
 	}
 }
 
-// The attempts end with -retry, and the error is that of the last.
+// The attempts end after -retry. The error is that of the last attempt.
 func TestRetryEnds(t *testing.T) {
 	for _, retry := range []time.Duration{0, 300 * time.Millisecond} {
 		server := startServer(t, func(int, int) string { return apiv1.QueueFull })
@@ -159,7 +159,7 @@ func TestRetryIsInterrupted(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
-	// A Read that never returns does not keep SendLines.
+	// SendLines returns even if a call of Read never does.
 	reader, writer := io.Pipe()
 	defer writer.Close()
 	_, _, err = server.sendLines(ctx, time.Hour, reader)

@@ -33,13 +33,13 @@ func newProducer(
 	return sender
 }
 
-// retrying returns a producer for address with -retry.
+// retrying returns a producer for address that sends again.
 func retrying(t *testing.T, address string, retry time.Duration) *producer.Producer {
 	t.Helper()
 	return newProducer(t, address, func(config *producer.ProducerConfig) { config.Retry = retry })
 }
 
-// server is a broker of the test's own, which accepts and refuses as the test wants.
+// server is a broker that accepts and refuses payloads as the test wants.
 type server struct {
 	address string
 	t       *testing.T
@@ -48,7 +48,7 @@ type server struct {
 	payloads []payload
 }
 
-// payload is a payload that a server has received.
+// payload is one payload that a server has received.
 type payload struct {
 	messages []*apiv1.Message
 	size     int // in bytes
@@ -107,7 +107,7 @@ func (server *server) serve(connection net.Conn, refuse func(number, size int) s
 	return err
 }
 
-// received returns all payloads that have come.
+// received returns all payloads that the server has received.
 func (server *server) received() []payload {
 	server.mutex.Lock()
 	defer server.mutex.Unlock()
@@ -127,8 +127,8 @@ func (server *server) accepted() []string {
 	return data
 }
 
-// sendLines sends the lines of input on the topic t. Besides the error it returns what
-// SendLines has counted as accepted: messages, and bytes of input.
+// sendLines sends the lines of input on the topic t. It returns how many messages and bytes of
+// input SendLines has reported as accepted, and its error.
 func (server *server) sendLines(
 	ctx context.Context, retry time.Duration, input io.Reader,
 ) (messages, bytes int, err error) {
@@ -141,7 +141,7 @@ func (server *server) sendLines(
 	return messages, bytes, err
 }
 
-// acceptAll is for a server that accepts everything.
+// acceptAll is the refuse function of a server that accepts everything.
 func acceptAll(int, int) string { return "" }
 
 // serveOne starts a server for one connection, and returns its address. Others can connect,

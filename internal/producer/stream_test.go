@@ -22,8 +22,8 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// A line is what comes before a line feed, and the rest of the input if there is one:
-// whatever its bytes are, and however Read cuts the input.
+// A line ends before a line feed or at the end of input, whatever its bytes, and however Read
+// cuts the input.
 func TestLines(t *testing.T) {
 	long := strings.Repeat("x", 70_000)
 	for input, want := range map[string][]string{
@@ -83,7 +83,7 @@ func TestSendAll(t *testing.T) {
 	if err == nil || err.Error() != "not accepted: why" {
 		t.Errorf("got %v", err)
 	}
-	// Nothing to send is an error, unless it is a file that is empty.
+	// An empty input is an error unless it is a regular file.
 	err = send(server, strings.NewReader(""))
 	const want = "not accepted: the input is empty: to send an empty message, use -message ''"
 	if err == nil || err.Error() != want || len(server.received()) > 0 {
@@ -100,8 +100,7 @@ func TestSendAll(t *testing.T) {
 	}
 }
 
-// A payload of several lines has at most 1 MiB, and not much less if there is enough
-// input.
+// A payload of several lines has at most 1 MiB, and not much less if there is more input.
 func TestPayloadSizes(t *testing.T) {
 	topic := strings.Repeat("t", apiv1.MaxTopic)
 	for name, input := range map[string]string{
@@ -162,7 +161,7 @@ func TestReadingAhead(t *testing.T) {
 	bustest.Until(t, "the lines that are read ahead", func() bool {
 		return sent.Load() > 0 && ahead() >= least
 	})
-	time.Sleep(200 * time.Millisecond) // for what would be too much
+	time.Sleep(200 * time.Millisecond) // in which a wrong producer would read more
 	if got := ahead(); got > most {
 		t.Errorf("%d bytes are read ahead", got)
 	}
@@ -185,7 +184,7 @@ func tooLarge(_, size int) string {
 	return ""
 }
 
-// A batch that is refused for its size goes in parts. The producer remembers the size.
+// A batch that is refused for its size is sent in parts. The producer remembers the size.
 func TestHalving(t *testing.T) {
 	var input strings.Builder
 	for i := range 30_000 {
@@ -207,7 +206,7 @@ func TestHalving(t *testing.T) {
 	}
 }
 
-// A batch that is too much for a slow link goes in parts too: it is not sent again whole.
+// A batch that is too large for a slow link is sent in parts too. It is not sent again whole.
 func TestHalvingOverASlowLink(t *testing.T) {
 	input := strings.Repeat(strings.Repeat("x", 100)+"\n", 900)
 	server := startServer(t, func(_, size int) string {
@@ -234,7 +233,8 @@ func TestLineTooLarge(t *testing.T) {
 	}
 }
 
-// After a slow time, payloads grow again, but not to a size that the broker never accepts.
+// When a slow link is fast again, payloads grow, but not to a size that the broker never
+// accepts.
 func TestGrowingAgain(t *testing.T) {
 	input := strings.Repeat(strings.Repeat("x", 127)+"\n", 200_000)
 	for name, test := range map[string]struct {
@@ -280,7 +280,7 @@ func refuseSecond(number, _ int) string {
 	return ""
 }
 
-// The error says where to go on, or which lines are in doubt.
+// The error names the first line that was not accepted, or the lines whose outcome is unknown.
 func TestWhereItEnds(t *testing.T) {
 	lines := strings.Repeat(strings.Repeat("x", 99)+"\n", 20_000)
 	long := strings.Repeat("x", 1<<20)

@@ -1,9 +1,8 @@
-// Package bustest has what the tests of a bus need: a client, a reader of the log,
-// inputs, and the floor that benchmarks compare with.
+// Package bustest helps to test a bus. It has a client, functions that parse the log, an
+// endless input, and the floor with which benchmarks compare the broker.
 //
-// The package knows a bus by its address and its log, so it serves the tests of
-// the broker itself, of the producer, and of the commands. It does not import any
-// of them.
+// The package needs only the address and the log of a bus. So the tests of the broker, of the
+// producer and of the commands can use it. It imports none of these.
 package bustest
 
 import (
@@ -15,12 +14,11 @@ import (
 	"time"
 )
 
-// Patience is the longest time that a test waits for anything. Nothing takes so
-// long unless it never comes.
+// Patience is how long a test waits for anything before it fails.
 const Patience = 20 * time.Second
 
-// Until polls until condition holds. After Patience it fails the test, and names
-// what it waited for.
+// Until polls until condition holds. After Patience it fails the test with a message that
+// names what.
 func Until(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(Patience); !condition(); time.Sleep(time.Millisecond) {
@@ -30,14 +28,14 @@ func Until(t testing.TB, what string, condition func() bool) {
 	}
 }
 
-// Record keeps in memory what is written to it. The zero value is empty. It is safe
-// for concurrent use, so a test can read the log while the broker writes it.
+// Record is an io.Writer that keeps everything in memory. The zero value is empty. It is
+// safe for concurrent use, so a test can read the log while the broker writes it.
 type Record struct {
 	mutex sync.Mutex
 	text  bytes.Buffer
 }
 
-// Write implements io.Writer. It takes all of text and never fails.
+// Write implements io.Writer. It never fails.
 func (record *Record) Write(text []byte) (int, error) {
 	record.mutex.Lock()
 	defer record.mutex.Unlock()
@@ -59,7 +57,7 @@ func (record *Record) Reset() {
 }
 
 // Listen listens on a free port of the loopback interface until the test ends. The
-// kernel completes connections to it even if the test never accepts one.
+// kernel completes connections to the listener even if the test never accepts one.
 func Listen(t testing.TB) *net.TCPListener {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// A line of a log is taken apart, and what is none is an error.
+// Lines of a log are parsed. Other text is an error.
 func TestParse(t *testing.T) {
 	const stamp = "2024/06/02 10:39:55 "
 	when := time.Date(2024, 6, 2, 10, 39, 55, 0, time.Local)
@@ -31,18 +31,18 @@ func TestParse(t *testing.T) {
 	for _, line := range []string{"", "\n", "x\n", stamp, stamp + "text", "2024/13/02 10:39:55 \n",
 		"2024/06/02 10:39:55\n"} {
 		if _, text, err := parseLine(line); err == nil {
-			t.Errorf("%q is taken for a line: %q", line, text)
+			t.Errorf("%q is parsed as a line: %q", line, text)
 		}
 	}
 	for _, text := range []string{"", "': '", "t': '", "t': 'd", "t'", "it's': 'd'"} {
 		text = "Received new message from topic '" + text
 		if topic, data, found, err := parseMessage(text); found || err == nil {
-			t.Errorf("%q is taken for a message: %q, %q", text, topic, data)
+			t.Errorf("%q is parsed as a message: %q, %q", text, topic, data)
 		}
 	}
 }
 
-// An endless input goes on until it is stopped, and ends with a whole line.
+// An endless input ends with a whole line after Stop.
 func TestEndless(t *testing.T) {
 	input := &Endless{}
 	lines := bufio.NewScanner(input)

@@ -14,9 +14,8 @@ import (
 	"mbus/internal/shared/encoder"
 )
 
-// Client sends payloads to a bus and looks at its log. A failure of a method ends
-// the test, so only the test's own goroutine may call methods, Post and Received
-// apart.
+// Client sends payloads to a bus and reads its log. A method that fails ends the test, so only
+// the test's own goroutine may call methods. Any goroutine may call Post and Received.
 type Client struct {
 	Address string       // where the bus listens, as host:port
 	Log     fmt.Stringer // everything that the bus has logged
@@ -40,6 +39,7 @@ func (client *Client) Dial() *Conn {
 	return &Conn{TCPConn: connection, t: client.t}
 }
 
+// dial connects to address. The connection's deadline is Patience from the call.
 func dial(address string) (*net.TCPConn, error) {
 	connection, err := net.Dial("tcp", address)
 	if err != nil {
@@ -49,9 +49,9 @@ func dial(address string) (*net.TCPConn, error) {
 	return connection.(*net.TCPConn), nil
 }
 
-// Post sends payload over a connection of its own and returns the reply. The bus may
-// refuse a payload before its end, so Post returns a whole reply even if sending
-// failed or the connection was reset afterwards.
+// Post sends payload over a new connection and returns the reply. The bus may refuse a
+// payload before its end. So Post returns a reply even if sending failed, or if the
+// connection was reset after the reply.
 func (client *Client) Post(payload string) (*apiv1.Reply, error) {
 	connection, err := dial(client.Address)
 	if err != nil {
@@ -68,16 +68,16 @@ func (client *Client) Post(payload string) (*apiv1.Reply, error) {
 	return reply, nil
 }
 
+// decodeReply returns the reply that answer encodes.
 func decodeReply(answer []byte) (*apiv1.Reply, error) {
-	const limit = 1 << 20 // no reply is as long as this
-	reply, err := decoder.NewMsgpackDecoder(limit).DecodeReply(answer)
+	reply, err := decoder.NewMsgpackDecoder(0).DecodeReply(answer) // a reply has no messages
 	if err != nil {
 		return nil, fmt.Errorf("the answer is %.300q: %w", answer, err)
 	}
 	return reply, nil
 }
 
-// Send is Post that fails the test if there is no reply.
+// Send is Post, but fails the test if there is no reply.
 func (client *Client) Send(payload string) *apiv1.Reply {
 	client.t.Helper()
 	reply, err := client.Post(payload)
@@ -103,7 +103,7 @@ func (client *Client) Refuse(payload, reason string) {
 }
 
 // exchange fails the test unless all of payload is sent, the reply is want, and the
-// connection ends after it. It returns the client's end of the connection.
+// connection ends after the reply. It returns the client's address of the connection.
 func (client *Client) exchange(payload string, want apiv1.Reply) net.Addr {
 	client.t.Helper()
 	connection := client.Dial()
@@ -115,7 +115,7 @@ func (client *Client) exchange(payload string, want apiv1.Reply) net.Addr {
 	return connection.LocalAddr()
 }
 
-// Expect waits for a line of the log. The line is given without its time stamp.
+// Expect waits until the log has line, which is without its time stamp.
 func (client *Client) Expect(line string) {
 	client.t.Helper()
 	Until(client.t, "the line "+line, func() bool {
@@ -123,7 +123,8 @@ func (client *Client) Expect(line string) {
 	})
 }
 
-// Received returns the data of the log's messages on topic, still escaped.
+// Received returns the data of the log's messages on topic. The data is escaped, as in the
+// log.
 func (client *Client) Received(topic string) []string {
 	client.t.Helper()
 	return Received(client.t, client.Log.String())[topic]
@@ -135,7 +136,7 @@ type Conn struct {
 	t testing.TB
 }
 
-// Put sends text and leaves the payload open.
+// Put sends text as a part of the payload.
 func (connection *Conn) Put(text string) {
 	connection.t.Helper()
 	if _, err := io.WriteString(connection, text); err != nil {
@@ -143,7 +144,7 @@ func (connection *Conn) Put(text string) {
 	}
 }
 
-// End sends text and ends the payload with it.
+// End sends text as the last part of the payload.
 func (connection *Conn) End(text string) {
 	connection.t.Helper()
 	connection.Put(text)
@@ -152,7 +153,7 @@ func (connection *Conn) End(text string) {
 	}
 }
 
-// Reply reads the reply, and the end of the connection that must follow it.
+// Reply reads the reply and returns it. The connection must end after the reply.
 func (connection *Conn) Reply() *apiv1.Reply {
 	connection.t.Helper()
 	answer, err := io.ReadAll(connection)
@@ -175,8 +176,8 @@ func Payload(topic string, data ...string) string {
 	return Encode(messages...)
 }
 
-// Encode returns the payload of messages. It panics if the encoder fails, which it
-// does for no message.
+// Encode returns the payload of messages. It panics if the encoder fails. The encoder fails
+// for no message.
 func Encode(messages ...*apiv1.Message) string {
 	payload, err := encoder.NewMsgpackEncoder().Encode(messages)
 	if err != nil {

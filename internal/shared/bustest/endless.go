@@ -6,21 +6,21 @@ import (
 	"sync/atomic"
 )
 
-// Endless is an input of numbered lines, from "1\n", that goes on until Stop is
-// called. The zero value is ready to use. One goroutine may read while others call
+// Endless is an input of numbered lines, the first of which is "1\n". It ends after a call of
+// Stop. The zero value is ready to use. One goroutine may call Read while others call
 // the other methods.
 type Endless struct {
-	OneLine bool // leave out the line feeds: the only line is endless
+	OneLine bool // leave out the line feeds, so there is one endless line
 
-	rest    []byte // the lines that are made and not read
+	rest    []byte // the lines that are made but not read
 	made    []byte // the memory of rest
 	lines   atomic.Int64
 	bytes   atomic.Int64
 	stopped atomic.Bool
 }
 
-// Read implements io.Reader. It never blocks. After Stop it returns what is left of
-// the lines in hand, and then io.EOF.
+// Read implements io.Reader. It never blocks. After Stop it returns the rest of the lines that
+// are made, and then io.EOF.
 func (input *Endless) Read(buffer []byte) (int, error) {
 	if len(input.rest) == 0 {
 		if input.stopped.Load() {
@@ -34,7 +34,7 @@ func (input *Endless) Read(buffer []byte) (int, error) {
 	return count, nil
 }
 
-// makeLines makes some lines, so that a Read does not have to make each for itself.
+// makeLines makes the next few hundred lines.
 func (input *Endless) makeLines() {
 	const size = 4096
 	number := input.lines.Load()
@@ -50,13 +50,12 @@ func (input *Endless) makeLines() {
 	input.lines.Store(number)
 }
 
-// Stop ends the input after a whole line, a few thousand bytes later at most.
+// Stop ends the input after a whole line, within a few thousand bytes.
 func (input *Endless) Stop() {
 	input.stopped.Store(true)
 }
 
-// Lines returns how many lines the input has had. It is exact once Read has returned
-// io.EOF; before that, some of them may still be unread.
+// Lines returns how many lines were made. Once Read has returned io.EOF, all of them were read.
 func (input *Endless) Lines() int {
 	return int(input.lines.Load())
 }

@@ -8,18 +8,17 @@ import (
 	"testing"
 )
 
-// ListenFloor listens on a free port of the loopback interface for ServeFloor. Its
-// socket has the options of the broker's.
+// ListenFloor listens on a free port of the loopback interface for ServeFloor. It sets the
+// same socket options as the broker.
 func ListenFloor() (net.Listener, error) {
 	config := net.ListenConfig{KeepAlive: -1}
 	config.SetMultipathTCP(false)
 	return config.Listen(context.Background(), "tcp", "127.0.0.1:0")
 }
 
-// ServeFloor is the reading floor: a broker that does the least that any broker could
-// do. It serves one connection at a time, reads it to its end, replies that it
-// accepted one message, and closes. It returns the error of the listener, which comes
-// when the listener is closed.
+// ServeFloor is the reading floor: it does the least that any broker must do. It serves one
+// connection at a time, reads it to its end, replies that it accepted one message, and
+// closes the connection. When listener is closed, it returns the error of Accept.
 func ServeFloor(listener net.Listener) error {
 	buffer := make([]byte, 64<<10)
 	for {
@@ -35,8 +34,8 @@ func ServeFloor(listener net.Listener) error {
 	}
 }
 
-// Deliver sends payload to a bus or a floor and awaits the reply. It fails the test
-// unless something was accepted. It does no more than that needs, for benchmarks.
+// Deliver sends payload to a bus or a floor and waits for the reply. It fails the test if
+// nothing was accepted. It does nothing else, because benchmarks measure it.
 func Deliver(t testing.TB, address string, payload []byte) {
 	t.Helper()
 	connection, err := net.Dial("tcp", address)

@@ -7,16 +7,15 @@ import (
 	"time"
 )
 
-// Message is a message as a line of the log has it: topic and data are still
-// escaped.
+// Message is a message in a line of the log. Its topic and data are escaped, as in the log.
 type Message struct {
-	Time  time.Time // when the line was formatted, in local time, to the second
+	Time  time.Time // the line's time stamp
 	Topic string
 	Data  string
 }
 
-// Lines returns the lines of a log without time stamps and line ends. It fails the
-// test if a line has no time stamp or the last line has no end.
+// Lines returns the lines of a log without time stamps and line ends. It fails the test if a
+// line has no time stamp, or if the last line has no end.
 func Lines(t testing.TB, log string) []string {
 	t.Helper()
 	var lines []string
@@ -30,9 +29,9 @@ func Lines(t testing.TB, log string) []string {
 	return lines
 }
 
-// Messages returns the messages in a log, in its order. It leaves out the other
-// lines, and a last line without an end. It fails the test if any other line has no
-// time stamp or is a message only by its beginning.
+// Messages returns the messages in a log, in the log's order. It ignores a last line without
+// an end. It fails the test if another line has no time stamp, or has the beginning of a
+// message but not its end.
 func Messages(t testing.TB, log string) []Message {
 	t.Helper()
 	var messages []Message
@@ -52,8 +51,8 @@ func Messages(t testing.TB, log string) []Message {
 	return messages
 }
 
-// Received returns the data of the messages in a log by topic, in the log's order.
-// It fails the test as Messages does.
+// Received returns the data of the messages in a log by topic, in the log's order. It fails
+// the test when Messages does.
 func Received(t testing.TB, log string) map[string][]string {
 	t.Helper()
 	received := make(map[string][]string)
@@ -63,8 +62,8 @@ func Received(t testing.TB, log string) map[string][]string {
 	return received
 }
 
-// parseLine returns when a line was formatted, and its text. The format is that of the
-// log package with log.LstdFlags.
+// parseLine returns the time stamp and the text of a line, which has the format of the log
+// package with log.LstdFlags.
 func parseLine(line string) (at time.Time, text string, err error) {
 	const layout = "2006/01/02 15:04:05 "
 	line, found := strings.CutSuffix(line, "\n")
@@ -78,8 +77,9 @@ func parseLine(line string) (at time.Time, text string, err error) {
 	return at, line[len(layout):], err
 }
 
-// parseMessage returns the parts of a line's text if it is a message. An apostrophe
-// in a topic is escaped, so the first one ends the topic.
+// parseMessage returns the topic and the data of text, which is a line's, if text has the
+// beginning of a message. An apostrophe in a topic is escaped, so the first one ends the
+// topic.
 func parseMessage(text string) (topic, data string, found bool, err error) {
 	text, found = strings.CutPrefix(text, "Received new message from topic '")
 	if !found {
@@ -88,7 +88,7 @@ func parseMessage(text string) (topic, data string, found bool, err error) {
 	topic, data, separated := strings.Cut(text, "': '")
 	data, ended := strings.CutSuffix(data, "'")
 	if !separated || !ended || strings.Contains(topic, "'") {
-		return "", "", false, errors.New("it is a message only by its beginning")
+		return "", "", false, errors.New("it has the beginning of a message, but not its end")
 	}
 	return topic, data, true, nil
 }

@@ -17,8 +17,8 @@ const (
 	// key "Topic", a topic of one byte, the key "Data", and nil.
 	smallestMessage = 1 + 6 + 2 + 5 + 1
 
-	// maxChunk bounds how many messages are allocated together. They are also
-	// freed together.
+	// maxChunk bounds how many messages are allocated together. The garbage collector
+	// frees them together too.
 	maxChunk = 1024
 
 	// quotedKey is how many bytes of an unknown key a reason quotes. A quoted
@@ -26,20 +26,20 @@ const (
 	quotedKey = 32
 )
 
-// MsgpackDecoder is the Decoder of the protocol's msgpack. It reads headers with
-// the msgpack library's primitives, which allocate nothing for a length that they
-// read. It checks the length of each string and binary against the bytes that
-// remain, and returns a part of the payload. It never skips a value, so nested
-// input can't make it recurse. It is not safe for concurrent use.
+// MsgpackDecoder is the Decoder of the protocol's msgpack. It is not safe for concurrent use.
+//
+// It reads headers with the msgpack library's primitives, which allocate nothing for a
+// length that they read. It checks the length of each string and binary against the bytes
+// that remain. It never skips a value, so nested input can't make it recurse.
 type MsgpackDecoder struct {
 	maxMessages int           // that a payload may have
-	input       []byte        // what is being decoded
+	input       []byte        // the payload or reply to decode
 	reader      *bytes.Reader // over input; the library adds no buffer of its own to it
 	msgpack     *msgpack.Decoder
 
-	// The last message's bytes up to its data, if the topic comes first, and
-	// its topic. In most payloads each message begins with the same bytes, which
-	// need not be decoded, checked and copied again.
+	// lastHead is the last message's bytes up to its data, if its topic is before its
+	// data. lastTopic is that topic. In most payloads all messages begin with the same
+	// bytes, so these are decoded, checked and copied once.
 	lastHead  []byte
 	lastTopic string
 }
@@ -55,8 +55,7 @@ func NewMsgpackDecoder(maxMessages int) *MsgpackDecoder {
 	}
 }
 
-// Decode implements Decoder. It allocates at most six times len(payload), and
-// what an error takes.
+// Decode implements Decoder. It allocates at most six times len(payload), besides an error.
 func (d *MsgpackDecoder) Decode(payload []byte) ([]*apiv1.Message, error) {
 	if len(payload) == 0 {
 		return nil, nil
@@ -75,7 +74,7 @@ func (d *MsgpackDecoder) Decode(payload []byte) ([]*apiv1.Message, error) {
 				uint32(count), d.maxMessages)
 		}
 	}
-	// A count may be false; how many messages the rest can hold is not.
+	// The count may be false, so the size of the rest bounds the allocation.
 	room := min(count, d.reader.Len()/smallestMessage)
 	messages := make([]*apiv1.Message, 0, room)
 	var chunk []apiv1.Message
@@ -250,7 +249,7 @@ func notAMap(kind kind, names string) error {
 	return fmt.Errorf("is %s, must be a map of %s", kind, names)
 }
 
-// key reads a map's key, the number-th.
+// key reads the key of a map's entry. number is 1 for the first entry, 2 for the second.
 func (d *MsgpackDecoder) key(number int) ([]byte, error) {
 	if kind := d.peek(); kind != aString && kind != endOfInput {
 		return nil, fmt.Errorf("key %d is %s, must be a string", number, kind)
@@ -258,8 +257,8 @@ func (d *MsgpackDecoder) key(number int) ([]byte, error) {
 	return d.bytes([...]string{"key 1", "key 2"}[number-1])
 }
 
-// bytes reads a string, a binary or nil and returns its bytes, a part of the
-// input. Its error names it by name.
+// bytes reads a string, a binary or nil, and returns its bytes, which are a part of the
+// input. The error calls the value by name.
 func (d *MsgpackDecoder) bytes(name string) ([]byte, error) {
 	length, err := d.msgpack.DecodeBytesLen()
 	if err != nil {
@@ -304,8 +303,8 @@ const (
 	extension  kind = "an extension"
 )
 
-// peek returns the kind of the next value without reading it. The library's
-// DecodeMapLen and DecodeBytesLen take more than one kind, so this comes first.
+// peek returns the kind of the next value without reading it. Callers check it first,
+// because the library's DecodeMapLen and DecodeBytesLen accept more than one kind.
 func (d *MsgpackDecoder) peek() kind {
 	rest := d.input[d.offset():]
 	if len(rest) == 0 {

@@ -8,7 +8,10 @@ import (
 	"mbus/internal/shared/encoder"
 )
 
-// BenchmarkEncode encodes payloads.
+// BenchmarkEncode encodes one payload again and again: batch messages of size bytes of data.
+// It has no floor. To run it:
+//
+//	go test -run '^$' -bench Encode ./internal/shared/encoder
 func BenchmarkEncode(b *testing.B) {
 	for _, size := range []int{16, 128, 1 << 10, 64 << 10} {
 		for _, batch := range []int{1, 10, 1000} {

@@ -6,8 +6,8 @@ import "mbus/internal/apiv1"
 // Encoder encodes what apiv1 specifies. An implementation need not be safe for
 // concurrent use.
 type Encoder interface {
-	// Encode returns the payload of messages: one message stands alone,
-	// any other number in an array.
+	// Encode returns the payload of messages: one message by itself, or an array of any
+	// other number of messages.
 	Encode(messages []*apiv1.Message) ([]byte, error)
 
 	// EncodeReply returns the bytes of reply.

@@ -9,10 +9,10 @@ import (
 	"mbus/internal/apiv1"
 )
 
-// PayloadFraming is what a payload takes besides its messages, in bytes, at most.
+// PayloadFraming is the largest size of a payload without its messages, in bytes.
 const PayloadFraming = 5
 
-// MessageSize returns what message takes in a payload, in bytes, at most.
+// MessageSize returns the largest size of message in a payload, in bytes.
 func MessageSize(message *apiv1.Message) int {
 	const framing = 1 + 6 + 2 + 5 + 5 // the map, and the keys and headers of the entries
 	return framing + len(message.Topic) + len(message.Data)

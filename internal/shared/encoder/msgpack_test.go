@@ -28,7 +28,8 @@ func TestEncode(t *testing.T) {
 	} {
 		got, err := encoder.NewMsgpackEncoder().Encode(test.messages)
 		if err != nil || string(got) != test.want {
-			t.Errorf("%d messages: %.80q, error %v, want %.80q", len(test.messages), got, err, test.want)
+			t.Errorf("%d messages: %.80q, error %v, want %.80q",
+				len(test.messages), got, err, test.want)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package escape makes any bytes one line of printable text from which they can
-// be recovered exactly.
+// Package escape turns any bytes into printable text on one line, and such text back into
+// the same bytes.
 package escape
 
 import (
@@ -28,15 +28,16 @@ func Append(line, text []byte) []byte {
 	return appendEscaped(line, text, false)
 }
 
-// AppendName is Append for a text between apostrophes that other text follows: it
-// writes an apostrophe as \x27.
+// AppendName is Append, but escapes an apostrophe as \x27. It is for a name between
+// apostrophes.
 func AppendName(line, name []byte) []byte {
 	return appendEscaped(line, name, true)
 }
 
-// allPlain returns whether all 8 bytes are plain. It looks for a byte below n, and so
-// for a zero byte, in all of them at once; see "Determine if a word has a byte less
-// than n" in https://graphics.stanford.edu/~seander/bithacks.html.
+// allPlain returns whether all 8 bytes are plain. It looks for a byte below n in all of them
+// at once; see "Determine if a word has a byte less than n" in
+// https://graphics.stanford.edu/~seander/bithacks.html. A byte that equals b is below 1
+// after an exclusive or with b.
 func allPlain(bytes uint64) bool {
 	const (
 		ones = 0x0101010101010101
@@ -60,13 +61,15 @@ func plainPrefix(text []byte) int {
 	return at
 }
 
-// Unescape appends to text what Append or AppendName made escaped of, and returns
-// the longer text. It takes every escape of a Go string literal, and any character
-// outside ASCII as it is: which of them are printable differs between versions of
-// Go. The error names the first byte, from 1, that is neither, such as a control
-// character or the start of an unknown or cut escape; what is before it has been
-// appended. As a text is never longer than its escaped form, it may take the place of
-// that: Unescape(escaped[:0], escaped).
+// Unescape appends to text the bytes that Append or AppendName escaped, and returns the
+// longer text. It accepts every escape of a Go string literal. It does not change a
+// character outside ASCII, printable or not: versions of Go differ about which are.
+//
+// The error names the first wrong byte, counted from 1: a control character, a byte that is
+// not UTF-8, or the start of an unknown or cut escape. The bytes before it were appended.
+//
+// A text is never longer than its escaped form, so Unescape can overwrite its input:
+// Unescape(escaped[:0], escaped).
 func Unescape(text, escaped []byte) ([]byte, error) {
 	for at := 0; at < len(escaped); {
 		start := at
@@ -105,6 +108,7 @@ func Unescape(text, escaped []byte) ([]byte, error) {
 	return text, nil
 }
 
+// appendEscaped is AppendName if apostrophe is true, otherwise Append.
 func appendEscaped(line, text []byte, apostrophe bool) []byte {
 	for at := 0; at < len(text); {
 		start := at
@@ -125,7 +129,7 @@ func appendEscaped(line, text []byte, apostrophe bool) []byte {
 		case character >= utf8.RuneSelf && strconv.IsPrint(character):
 			line = append(line, text[at:at+size]...)
 		default:
-			// Quoted as a rune, everything left looks as it does in a string.
+			// A character that is left is escaped in a rune literal as in a string literal.
 			quoted := strconv.AppendQuoteRune(line, character)
 			line = append(line, quoted[len(line)+1:len(quoted)-1]...)
 		}

@@ -34,7 +34,7 @@ func TestAppend(t *testing.T) {
 	}
 }
 
-// What is found eight bytes at a time is found wherever it stands.
+// Append looks at eight bytes at a time. It finds a byte to escape at each place among them.
 func TestEachByteAtEachPlace(t *testing.T) {
 	for b := range 128 {
 		escaped := escape.Append(nil, []byte{byte(b)})
@@ -50,7 +50,7 @@ func TestEachByteAtEachPlace(t *testing.T) {
 	}
 }
 
-// unescape is what the documentation promises: a Go string literal.
+// unescape returns the text of line, which must be a Go string literal without its quotes.
 func unescape(t *testing.T, line []byte) []byte {
 	t.Helper()
 	text, err := strconv.Unquote(`"` + strings.ReplaceAll(string(line), `"`, `\"`) + `"`)
@@ -60,6 +60,8 @@ func unescape(t *testing.T, line []byte) []byte {
 	return []byte(text)
 }
 
+// FuzzAppend checks that the escaped form of any bytes is printable and has the same text as
+// a Go string literal.
 func FuzzAppend(f *testing.F) {
 	every := make([]byte, 256)
 	for i := range every {

@@ -28,16 +28,15 @@ func TestUnescape(t *testing.T) {
 	}
 }
 
-// What Append can't have written is an error that names its place.
+// Text that Append can't have written is refused. The error names the first wrong byte.
 func TestUnescapeRefuses(t *testing.T) {
+	const control, notUTF8, noEscape = "is a control character", "is not UTF-8", "starts no escape"
 	for escaped, want := range map[string]string{
-		"\n": "is a control character", "\x00": "is a control character", "\x7f": "is a control character",
-		"\t": "is a control character", "\xff": "is not UTF-8", "\xe6\xb3": "is not UTF-8",
-		"\xed\xa0\x80": "is not UTF-8", "\x80": "is not UTF-8",
-		`\`: "starts no escape", `\q`: "starts no escape", `\'`: "starts no escape", `\x`: "starts no escape",
-		`\x1`: "starts no escape", `\xg0`: "starts no escape", `\01`: "starts no escape", `\400`: "starts no escape",
-		`\8`: "starts no escape", `\u123`: "starts no escape", `\ud800`: "starts no escape",
-		`\U00110000`: "starts no escape", `\U0000000`: "starts no escape", "\\\n": "starts no escape",
+		"\n": control, "\x00": control, "\x7f": control, "\t": control,
+		"\xff": notUTF8, "\xe6\xb3": notUTF8, "\xed\xa0\x80": notUTF8, "\x80": notUTF8,
+		`\`: noEscape, `\q`: noEscape, `\'`: noEscape, `\x`: noEscape, `\x1`: noEscape,
+		`\xg0`: noEscape, `\01`: noEscape, `\400`: noEscape, `\8`: noEscape, `\u123`: noEscape,
+		`\ud800`: noEscape, `\U00110000`: noEscape, `\U0000000`: noEscape, "\\\n": noEscape,
 	} {
 		for before := range 20 {
 			start := strings.Repeat("~", before)
@@ -50,8 +49,9 @@ func TestUnescapeRefuses(t *testing.T) {
 	}
 }
 
-// FuzzUnescape checks that text comes back from its escaped form, and that
-// Unescape takes or refuses what any bytes are as the literal that they are in Go.
+// FuzzUnescape checks that Unescape returns each text from its escaped form. Of any bytes
+// that Unescape accepts, it checks that the text is not longer than they are, can be
+// escaped and unescaped, and can be written over them.
 func FuzzUnescape(f *testing.F) {
 	f.Add([]byte(`"\'\x27` + "'\\\n\u0085\u2028\xf0\x9f\x90"))
 	f.Add([]byte(`\u00e9\U0001f422\377\q`))
@@ -62,25 +62,28 @@ func FuzzUnescape(f *testing.F) {
 			}
 		}
 		got, err := escape.Unescape(nil, text)
-		if err == nil {
-			if again, err := escape.Unescape(nil, escape.Append(nil, got)); err != nil || !bytes.Equal(again, got) {
-				t.Errorf("%q became %q, and that %q, %v", text, got, again, err)
-			}
-			if len(got) > len(text) {
-				t.Errorf("%q grew to %q", text, got)
-			}
-			inPlace := bytes.Clone(text)
-			if again, err := escape.Unescape(inPlace[:0], inPlace); err != nil || !bytes.Equal(again, got) {
-				t.Errorf("in its place, %q became %q, want %q, %v", text, again, got, err)
-			}
+		if err != nil {
+			return
+		}
+		again, err := escape.Unescape(nil, escape.Append(nil, got))
+		if err != nil || !bytes.Equal(again, got) {
+			t.Errorf("%q became %q, and that %q, %v", text, got, again, err)
+		}
+		if len(got) > len(text) {
+			t.Errorf("%q grew to %q", text, got)
+		}
+		inPlace := bytes.Clone(text)
+		again, err = escape.Unescape(inPlace[:0], inPlace)
+		if err != nil || !bytes.Equal(again, got) {
+			t.Errorf("in its place, %q became %q, want %q, %v", text, again, got, err)
 		}
 	})
 }
 
-// BenchmarkUnescape takes plain text and text of escapes back; the floor of
-// BenchmarkAppend is its floor too.
+// BenchmarkUnescape unescapes plain text of 128 bytes (plain), and the escapes of as many
+// bytes (control). Its floor is that of BenchmarkAppend.
 func BenchmarkUnescape(b *testing.B) {
-	for name, text := range map[string][]byte{"plain": bytes.Repeat([]byte("x"), 128), "control": make([]byte, 128)} {
+	for name, text := range texts(128) {
 		b.Run(name, func(b *testing.B) {
 			line := escape.Append(nil, text)
 			b.SetBytes(int64(len(line)))

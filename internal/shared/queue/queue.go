@@ -15,9 +15,8 @@ type MessageQueue struct {
 	length int
 }
 
-// run is an element of the list: messages that came together, in order. A list
-// element for each message would take more time and memory than all else in the
-// queue.
+// run is an element of the list: messages of one payload, in order. A list element for each
+// message would need more time and memory than the rest of the queue.
 type run struct {
 	messages []*apiv1.Message
 }
@@ -33,8 +32,8 @@ func (q *MessageQueue) Enqueue(message *apiv1.Message) {
 	q.length++
 }
 
-// Extend puts message at the end, into the element of the message before it if
-// that is still there. It is Enqueue for messages that came together.
+// Extend is Enqueue for a message of the same payload as the last message. If the last message
+// is still queued, both share a list element.
 func (q *MessageQueue) Extend(message *apiv1.Message) {
 	back := q.runs.Back()
 	if back == nil {
@@ -46,7 +45,7 @@ func (q *MessageQueue) Extend(message *apiv1.Message) {
 	q.length++
 }
 
-// Dequeue takes the message at the front, or returns nil if the queue is empty.
+// Dequeue removes and returns the message at the front, or returns nil if the queue is empty.
 func (q *MessageQueue) Dequeue() *apiv1.Message {
 	front := q.runs.Front()
 	if front == nil {

@@ -13,7 +13,7 @@ func TestQueueIsFIFO(t *testing.T) {
 		t.Fatal("a new queue is not empty")
 	}
 	var in, out []*apiv1.Message
-	// Three in and two out, so that the queue is used while it grows.
+	// Three in and two out, so that the queue grows while messages are taken.
 	for round := range 100 {
 		for i := range 3 {
 			message := &apiv1.Message{Topic: "t"}
@@ -35,7 +35,7 @@ func TestQueueIsFIFO(t *testing.T) {
 		out = append(out, messages.Dequeue())
 	}
 	if messages.Dequeue() != nil {
-		t.Error("an emptied queue still gives a message")
+		t.Error("Dequeue of an empty queue returns a message")
 	}
 	if len(out) != len(in) {
 		t.Fatalf("%d messages went in, %d came out", len(in), len(out))
