@@ -71,19 +71,16 @@ func (session *session) take(batch *batch, line []byte) error {
 	if !found {
 		return nil
 	}
-	if !bytes.Equal(parts.Topic, session.topic) { // topics repeat
-		topic, err := parts.UnescapeTopic()
-		if err != nil {
-			return err
-		}
-		session.topic = bytes.Clone(parts.Topic)
-		session.subject = string(appendSubject([]byte(session.config.prefix), topic))
+	topic, err := parts.UnescapeTopic()
+	if err != nil {
+		return err
 	}
 	data, err := parts.AppendData(parts.Data[:0])
 	if err != nil {
 		return err
 	}
-	batch.messages = append(batch.messages, message{session.subject, bytes.Clone(data)})
+	batch.messages = append(batch.messages, message{
+		subject(session.config.prefix, topic), bytes.Clone(data)})
 	batch.size += len(data)
 	return nil
 }

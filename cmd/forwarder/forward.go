@@ -86,9 +86,6 @@ type forwarder struct {
 	doubt bool   // the stream may have taken messages beyond place, or may still do so
 	limit int    // how many messages are sent as one batch
 
-	topic   []byte // of the message that was read last, as the log has it
-	subject string // of that
-
 	away  time.Time // when sending failed; zero: a batch was taken since then
 	pause time.Duration
 }
