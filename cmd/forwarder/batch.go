@@ -2,9 +2,7 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"fmt"
 
 	"mbus/internal/shared/follow"
 	"mbus/internal/shared/logline"
@@ -40,22 +38,16 @@ func (batch *batch) hash() digest {
 
 // read appends messages of the log to batch until it has count, or is full, or the log has
 // no more at present. What it has read before an error is in batch.
-func (session *session) read(batch *batch, count int) error {
-	defer func() { batch.end = session.log.Position() }()
+func (forwarder *forwarder) read(batch *batch, count int) error {
+	defer func() { batch.end = forwarder.log.Position() }()
 	for len(batch.messages) < count && batch.size < fullSize {
-		if session.ctx.Err() != nil {
-			return context.Cause(session.ctx)
-		}
-		line, err := session.log.Next()
-		if errors.Is(err, follow.ErrLost) {
-			return err // the next session decides
-		}
+		line, err := forwarder.log.Next()
 		if line == nil || err != nil {
-			return final(err)
+			return err
 		}
-		if err := session.take(batch, line); err != nil {
-			const shown = len("2024/06/02 10:39:55 Received new message from topic '': '")
-			session.report(fmt.Sprintf("skipped a line: %v: %q", err, line[:min(len(line), shown)]))
+		if err := forwarder.take(batch, line); err != nil {
+			const shown = 60
+			forwarder.report("skipped a line: %v: %q", err, line[:min(len(line), shown)])
 		}
 	}
 	return nil
@@ -63,7 +55,7 @@ func (session *session) read(batch *batch, count int) error {
 
 // take appends the message of a line to batch, if it has one, and changes the line. The
 // error says why it can't be read.
-func (session *session) take(batch *batch, line []byte) error {
+func (forwarder *forwarder) take(batch *batch, line []byte) error {
 	parts, found := logline.Parse(line)
 	if !found && logline.IsTorn(line) {
 		return errors.New("it is torn")
@@ -80,7 +72,7 @@ func (session *session) take(batch *batch, line []byte) error {
 		return err
 	}
 	batch.messages = append(batch.messages, message{
-		subject(session.config.prefix, topic), bytes.Clone(data)})
+		subject(forwarder.config.prefix, topic), bytes.Clone(data)})
 	batch.size += len(data)
 	return nil
 }

@@ -21,8 +21,7 @@ type config struct {
 
 	timeout time.Duration
 
-	servers string       // those of url, without what is secret
-	client  nats.Options // without what belongs to a session
+	servers string // those of url, without what is secret
 }
 
 // define adds the command's flags.
@@ -67,12 +66,12 @@ func (config *config) validate() error {
 	return config.setServers()
 }
 
-// setServers takes -url apart. The error does not show it: there may be a password in it.
+// setServers checks url and sets servers. The error does not show -url: there may be a password in it.
 func (config *config) setServers() error {
 	schemes := []string{"nats", "tls", "ws", "wss"} // that the client knows
-	var names []string
+	var servers []string
+	config.url = strings.ReplaceAll(config.url, " ", "") // as the client does
 	for i, text := range strings.Split(config.url, ",") {
-		text = strings.TrimSpace(text)
 		if !strings.Contains(text, "://") {
 			text = "nats://" + text
 		}
@@ -80,30 +79,32 @@ func (config *config) setServers() error {
 		if err != nil || server.Hostname() == "" || !slices.Contains(schemes, server.Scheme) {
 			return fmt.Errorf("-url: server %d must be as nats://host:4222 or tls://host:4222", i+1)
 		}
-		config.client.Servers = append(config.client.Servers, text)
-		names = append(names, server.Scheme+"://"+server.Host)
+		servers = append(servers, server.Scheme+"://"+server.Host)
 	}
-	config.servers = strings.Join(names, ",")
+	config.servers = strings.Join(servers, ",")
 	return nil
 }
 
-// setClient sets the client's options, and checks the files that they name.
-func (config *config) setClient() error {
-	servers := config.client.Servers
-	client := &config.client
-	*client = nats.GetDefaultOptions()
-	client.Servers, client.Name = servers, "mbus forwarder to "+config.stream
+// client returns the client's options, and checks the files that they name. The client
+// does not reconnect: only the stream's end says what a lost connection has left behind.
+func (config *config) client() (nats.Options, error) {
+	client := nats.GetDefaultOptions()
+	client.Servers = strings.Split(config.url, ",")
+	client.Name = "mbus forwarder to " + config.stream
 	client.AllowReconnect = false
 	client.Timeout, client.FlusherTimeout = config.timeout, config.timeout
+	client.AsyncErrorCB = func(connection *nats.Conn, _ *nats.Subscription, _ error) {
+		connection.Close() // an answer that is awaited will never come
+	}
 	if config.ca != "" {
-		if err := nats.RootCAs(config.ca)(client); err != nil {
-			return fmt.Errorf("-ca: %w", err)
+		if err := nats.RootCAs(config.ca)(&client); err != nil {
+			return client, fmt.Errorf("-ca: %w", err)
 		}
 	}
 	if config.creds != "" {
-		if err := nats.UserCredentials(config.creds)(client); err != nil {
-			return fmt.Errorf("-creds: %w", err)
+		if err := nats.UserCredentials(config.creds)(&client); err != nil {
+			return client, fmt.Errorf("-creds: %w", err)
 		}
 	}
-	return nil
+	return client, nil
 }

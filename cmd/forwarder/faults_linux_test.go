@@ -76,7 +76,7 @@ func TestSyncFails(t *testing.T) {
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
 	source.write(10)
-	process, _ := traced(engine, source, "-e", "inject=fdatasync:error=EIO")
+	process, _ := traced(engine, source, "-P", source.path, "-e", "inject=fdatasync:error=EIO")
 	process.expect(1, source.path+": input/output error")
 	if state, _ := state(stream); state.LastSeq != 0 {
 		t.Errorf("the stream has %d messages", state.LastSeq)

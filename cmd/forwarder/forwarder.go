@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"mbus/internal/shared/command"
 	"mbus/internal/shared/follow"
@@ -20,6 +21,10 @@ import (
 // collection: the buffers of a long line are large.
 const garbage = 10
 
+// stopPatience is how long a forwarder that is to stop waits for an answer. It need not wait
+// for longer: the state is always as it must be for the next start.
+const stopPatience = 3 * time.Second
+
 func main() {
 	os.Exit(run(os.Args, os.Stdout, os.Stderr))
 }
@@ -28,7 +33,7 @@ func main() {
 // after a signal to stop, 1 if it can't go on, 2 if the arguments are wrong.
 func run(arguments []string, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE) // that nobody reads what it reports is no reason to stop
-	ctx := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	stop := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	flags := flag.NewFlagSet(command.Name(arguments[0]), flag.ContinueOnError)
 	config := new(config)
 	config.define(flags)
@@ -39,9 +44,14 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 		return command.UsageError(flags, err, stderr)
 	}
 	debug.SetGCPercent(garbage)
-	report := func(line string) { command.Say(stderr, flags.Name(), line) }
-	if err := forward(ctx, config, report); err != nil {
-		report(err.Error())
+	context.AfterFunc(stop, func() {
+		time.AfterFunc(stopPatience, func() { os.Exit(command.Success) })
+	})
+	report := func(format string, arguments ...any) {
+		command.Say(stderr, flags.Name(), fmt.Sprintf(format, arguments...))
+	}
+	if err := forward(stop, config, report); err != nil {
+		report("%v", err)
 		return command.Failure
 	}
 	return command.Success
@@ -66,9 +76,10 @@ func usage() *command.Usage {
 	}
 }
 
-// forward forwards until ctx ends, or something is wrong that an operator must know.
-func forward(ctx context.Context, config *config, report func(string)) error {
-	if err := config.setClient(); err != nil {
+// forward forwards until stop ends, or until something is wrong that an operator must know.
+func forward(stop context.Context, config *config, report func(string, ...any)) error {
+	client, err := config.client()
+	if err != nil {
 		return err
 	}
 	state, err := follow.OpenState(config.state, "forwarder")
@@ -78,9 +89,11 @@ func forward(ctx context.Context, config *config, report func(string)) error {
 	defer state.Close()
 	log := follow.New(config.log)
 	defer log.Close()
-	forwarder := &forwarder{config: config, report: report, log: log, state: state}
+	forwarder := &forwarder{
+		config: config, report: report, client: client, log: log, state: state, limit: maxMessages,
+	}
 	if err := forwarder.load(); err != nil {
 		return fmt.Errorf("%s: %w", config.state, err)
 	}
-	return forwarder.run(ctx)
+	return forwarder.run(stop)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -76,10 +77,10 @@ func (forwarder *forwarder) save(pending bool) error {
 		return nil
 	}
 	if err := forwarder.log.Sync(); err != nil {
-		return final(err)
+		return err
 	}
 	if err := forwarder.state.Save(place.position, place.note()); err != nil {
-		return final(err)
+		return err
 	}
 	forwarder.saved = place
 	return nil
@@ -87,41 +88,41 @@ func (forwarder *forwarder) save(pending bool) error {
 
 // find goes to the first message of the log that the stream does not have. It compares
 // those that the stream has beyond the place.
-func (session *session) find() error {
-	end, err := session.end()
+func (forwarder *forwarder) find(stop context.Context) error {
+	end, err := forwarder.end(stop)
 	if err != nil {
 		return err
 	}
-	place := session.place
+	place := forwarder.place
 	switch {
 	case place == nil:
-		return session.begin(end, nil)
-	case end < session.last:
-		return session.begin(end, fmt.Errorf("stream %s has lost messages or was made anew: "+
-			"it ends at %d, and had %d", session.config.stream, end, session.last))
+		return forwarder.begin(end, nil)
+	case end < forwarder.last:
+		return forwarder.begin(end, fmt.Errorf("stream %s has lost messages or was made anew: "+
+			"it ends at %d, and had %d", forwarder.config.stream, end, forwarder.last))
 	}
-	if err := session.log.Seek(place.position); errors.Is(err, follow.ErrLost) {
-		return session.begin(end, err)
+	if err := forwarder.log.Seek(place.position); errors.Is(err, follow.ErrLost) {
+		return forwarder.begin(end, err)
 	} else if err != nil {
-		return final(err)
+		return err
 	}
 	if place.hash != (digest{}) {
-		if err := session.compare(place.sequence, place.hash); err != nil {
+		if err := forwarder.compare(stop, place.sequence, place.hash); err != nil {
 			return err
 		}
 	}
-	return session.skip(end)
+	return forwarder.skip(stop, end)
 }
 
 // end returns the stream's last sequence. If that is behind what is known, it waits a
 // moment.
-func (session *session) end() (uint64, error) {
-	for deadline := time.Now().Add(lagPatience); ; session.log.Wait(session.ctx) {
-		info, err := session.stream.Info(session.ctx)
+func (forwarder *forwarder) end(stop context.Context) (uint64, error) {
+	for deadline := time.Now().Add(lagPatience); ; forwarder.log.Wait(stop) {
+		info, err := forwarder.stream.Info(stop)
 		if err != nil {
-			return 0, fmt.Errorf("stream %s: %w", session.config.stream, err)
+			return 0, forwarder.away(err)
 		}
-		if info.State.LastSeq >= session.last || time.Now().After(deadline) {
+		if info.State.LastSeq >= forwarder.last || time.Now().After(deadline) {
 			return info.State.LastSeq, nil
 		}
 	}
@@ -129,83 +130,82 @@ func (session *session) end() (uint64, error) {
 
 // begin makes a place where -from says, with the stream ending at end. There is none yet,
 // or lost says why it is of no use.
-func (session *session) begin(end uint64, lost error) error {
-	config := session.config
+func (forwarder *forwarder) begin(end uint64, lost error) error {
+	config := forwarder.config
 	if lost == nil && end > 0 {
 		lost = fmt.Errorf("stream %s ends at %d, and %s knows nothing of it",
 			config.stream, end, config.state)
 	}
 	switch {
 	case lost != nil && config.from == "":
-		return finalf("%w: -from start must say to send the log again, "+
+		return fmt.Errorf("%v: -from start must say to send the log again, "+
 			"or -from end what comes now", lost)
 	case lost != nil:
-		session.report(fmt.Sprintf("%v: going on from the %s of the log", lost, config.from))
+		forwarder.report("%v: going on from the %s of the log", lost, config.from)
 	}
 	var err error
 	if config.from == "end" {
-		err = session.log.SeekEnd()
+		err = forwarder.log.SeekEnd()
 	} else {
-		err = session.log.Seek(follow.Position{})
+		err = forwarder.log.Seek(follow.Position{})
 	}
-	session.place = &place{position: session.log.Position(), sequence: end}
-	session.last, session.doubt = end, false
-	session.saved = place{} // it is to be saved before anything is sent
-	return final(err)
+	forwarder.place = &place{position: forwarder.log.Position(), sequence: end}
+	forwarder.last, forwarder.doubt = end, false
+	return err
 }
 
 // skip passes the messages of the log that the stream has up to end.
-func (session *session) skip(end uint64) error {
+func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
 	patience := time.Now().Add(lagPatience)
-	for session.place.sequence < end {
-		sequence := session.place.sequence + 1
+	for forwarder.place.sequence < end && stop.Err() == nil {
+		sequence := forwarder.place.sequence + 1
 		var batch batch
-		if err := session.read(&batch, 1); err != nil {
+		if err := forwarder.read(&batch, 1); err != nil {
 			return err
 		}
 		switch {
 		case len(batch.messages) > 0:
 			patience = time.Now().Add(lagPatience)
 		case time.Now().After(patience):
-			return finalf("stream %s ends at %d, and the log at %d: somebody else publishes to it",
-				session.config.stream, end, sequence-1)
+			return fmt.Errorf("stream %s ends at %d, and the log at %d: somebody else publishes to it",
+				forwarder.config.stream, end, sequence-1)
 		default:
-			session.log.Wait(session.ctx)
+			forwarder.log.Wait(stop)
 			continue
 		}
 		hash := batch.hash()
 		batch.messages = nil // a large one makes room for the stream's
-		if err := session.compare(sequence, hash); err != nil {
+		if err := forwarder.compare(stop, sequence, hash); err != nil {
 			return err
 		}
-		session.place = &place{position: batch.end, sequence: sequence, hash: hash}
-		if time.Since(session.savedAt) > saveInterval {
-			if err := session.save(session.doubt); err != nil {
+		forwarder.place = &place{position: batch.end, sequence: sequence, hash: hash}
+		if time.Since(forwarder.savedAt) > saveInterval {
+			if err := forwarder.save(forwarder.doubt); err != nil {
 				return err
 			}
 		}
 	}
-	session.last = end
+	forwarder.last = end
 	return nil
 }
 
 // compare returns an error unless the stream has the log's message at sequence. It may have
 // removed it, but not if nothing can have been sent with this sequence.
-func (session *session) compare(sequence uint64, want digest) error {
-	name := fmt.Sprintf("message %d of stream %s", sequence, session.config.stream)
+func (forwarder *forwarder) compare(stop context.Context, sequence uint64, want digest) error {
+	name := fmt.Sprintf("message %d of stream %s", sequence, forwarder.config.stream)
 	// So the leader is asked: other replicas may not have the last messages yet.
-	session.stream.CachedInfo().Config.AllowDirect = false
-	stored, err := session.stream.GetMsg(session.ctx, sequence)
+	forwarder.stream.CachedInfo().Config.AllowDirect = false
+	stored, err := forwarder.stream.GetMsg(stop, sequence)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		if sequence > session.place.sequence && !session.doubt {
-			return finalf("%s was removed, and was not sent from the log: "+
+		if sequence > forwarder.place.sequence && !forwarder.doubt {
+			return fmt.Errorf("%s was removed, and was not sent from the log: "+
 				"somebody else publishes to it", name)
 		}
 	case err != nil:
-		return fmt.Errorf("%s: %w", name, err)
+		return forwarder.away(err)
 	case digestOf(stored.Subject, stored.Data) != want:
-		return finalf("%s, %d bytes for %s, is not the log's: somebody else publishes to the stream, "+
+		return fmt.Errorf("%s, %d bytes for %s, is not the log's: somebody else publishes to the stream, "+
 			"or it was made anew", name, len(stored.Data), stored.Subject)
 	}
 	return nil
