@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 
+	"github.com/nats-io/nats.go"
+
 	"mbus/internal/shared/follow"
 	"mbus/internal/shared/logline"
 )
@@ -17,23 +19,17 @@ const (
 	fullSize = 3 << 20
 )
 
-// message is a message of the log, as the engine has it.
-type message struct {
-	subject string
-	data    []byte
-}
-
-// batch is messages of the log, and the position after them.
+// batch is messages of the log, with subjects and data, and the position after them.
 type batch struct {
-	messages []message
+	messages []*nats.Msg
 	size     int // of their data, in bytes
 	end      follow.Position
 }
 
-// hash returns the digest of the last message.
-func (batch *batch) hash() digest {
+// hash returns the hash of the last message.
+func (batch *batch) hash() string {
 	last := batch.messages[len(batch.messages)-1]
-	return digestOf(last.subject, last.data)
+	return hash(last.Subject, last.Data)
 }
 
 // read appends messages of the log to batch until it has count, or is full, or the log has
@@ -45,34 +41,36 @@ func (forwarder *forwarder) read(batch *batch, count int) error {
 		if line == nil || err != nil {
 			return err
 		}
-		if err := forwarder.take(batch, line); err != nil {
-			const shown = 60
-			forwarder.report("skipped a line: %v: %q", err, line[:min(len(line), shown)])
+		message, err := forwarder.parse(line)
+		if err != nil {
+			forwarder.report("skipped a line: %v: %.60q", err, line)
+		}
+		if message != nil {
+			batch.messages = append(batch.messages, message)
+			batch.size += len(message.Data)
 		}
 	}
 	return nil
 }
 
-// take appends the message of a line to batch, if it has one, and changes the line. The
-// error says why it can't be read.
-func (forwarder *forwarder) take(batch *batch, line []byte) error {
+// parse returns the message of a line, if it has one, and changes the line. The error says
+// why it can't be read.
+func (forwarder *forwarder) parse(line []byte) (*nats.Msg, error) {
 	parts, found := logline.Parse(line)
-	if !found && logline.IsTorn(line) {
-		return errors.New("it is torn")
-	}
-	if !found {
-		return nil
+	switch {
+	case !found && logline.IsTorn(line):
+		return nil, errors.New("it is torn")
+	case !found:
+		return nil, nil
 	}
 	topic, err := parts.UnescapeTopic()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	data, err := parts.AppendData(parts.Data[:0])
 	if err != nil {
-		return err
+		return nil, err
 	}
-	batch.messages = append(batch.messages, message{
-		subject(forwarder.config.prefix, topic), bytes.Clone(data)})
-	batch.size += len(data)
-	return nil
+	subject := subject(forwarder.config.prefix, topic)
+	return &nats.Msg{Subject: subject, Data: bytes.Clone(data)}, nil
 }

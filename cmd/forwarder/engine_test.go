@@ -343,11 +343,11 @@ func saved(t *testing.T, path string) (sequence uint64, pending bool) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
-	line := regexp.MustCompile(`save (\d+) .*sequence (\d+) message \w+( pending)?`)
+	line := regexp.MustCompile(`save (\d+) .*sequence (\d+) message \w+ pending (true|false)`)
 	newest := 0
 	for _, match := range line.FindAllStringSubmatch(string(text), -1) {
 		if save, _ := strconv.Atoi(match[1]); save >= newest {
-			newest, pending = save, match[3] != ""
+			newest, pending = save, match[3] == "true"
 			sequence, _ = strconv.ParseUint(match[2], 10, 64)
 		}
 	}

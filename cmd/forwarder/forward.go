@@ -19,12 +19,13 @@ import (
 )
 
 const (
-	// saveInterval is how often the place is saved while there is more to send.
-	saveInterval = 100 * time.Millisecond
-
 	// The pauses before another session, the shortest and the longest.
 	minPause = time.Second
 	maxPause = 30 * time.Second
+
+	// saveInterval is how often the place is saved while there is more to send. Saving for
+	// each batch would halve the speed.
+	saveInterval = 100 * time.Millisecond
 )
 
 // awayError is an error of the engine, or of the way to it, after which another session may
@@ -178,8 +179,8 @@ func (forwarder *forwarder) exchange(current *batch) (next batch, err error) {
 	answer := make(chan error, 1)
 	go func() { answer <- forwarder.deliver(current.messages) }()
 	if current.size < 2*fullSize { // otherwise memory is for what is larger
-		forwarder.read(&next, maxMessages) // an error comes again
-		forwarder.log.Sync()               // here too
+		forwarder.read(&next, maxMessages) // the next call returns an error again
+		forwarder.log.Sync()               // and so does this
 	}
 	if time.Since(forwarder.savedAt) > saveInterval {
 		err = forwarder.save(true)
@@ -193,7 +194,7 @@ func (forwarder *forwarder) exchange(current *batch) (next batch, err error) {
 }
 
 // deliver sends messages as one batch, or as several if the engine does not take so many.
-func (forwarder *forwarder) deliver(messages []message) error {
+func (forwarder *forwarder) deliver(messages []*nats.Msg) error {
 	for first := 0; first < len(messages); {
 		count := min(len(messages)-first, forwarder.limit)
 		err := forwarder.send(messages[first : first+count])
@@ -211,21 +212,16 @@ func (forwarder *forwarder) deliver(messages []message) error {
 		case count > 1 && (isTooLarge || isRefusal && !isMisplaced):
 			forwarder.limit = count / 2
 		case isTooLarge:
-			return forwarder.tooLarge(first, &messages[first])
+			return fmt.Errorf("message %d after offset %d of %s is too large for the engine: "+
+				"%d bytes for %s, and headers; max_payload is %d, max_msg_size %d (-1: no limit)",
+				first+1, forwarder.place.position.Offset, forwarder.config.log,
+				len(messages[first].Data), messages[first].Subject, forwarder.connection.MaxPayload(),
+				forwarder.stream.CachedInfo().Config.MaxMsgSize)
 		default:
 			return forwarder.away(err)
 		}
 	}
 	return nil
-}
-
-// tooLarge returns the error for a message, which has an index in the current batch.
-func (forwarder *forwarder) tooLarge(index int, message *message) error {
-	return fmt.Errorf("message %d after offset %d of %s is too large for the engine: %d bytes for %s, "+
-		"and headers; max_payload is %d, max_msg_size %d (-1: no limit)",
-		index+1, forwarder.place.position.Offset, forwarder.config.log, len(message.data),
-		message.subject, forwarder.connection.MaxPayload(),
-		forwarder.stream.CachedInfo().Config.MaxMsgSize)
 }
 
 // acknowledged counts messages that the stream has taken.
@@ -241,29 +237,25 @@ func (forwarder *forwarder) acknowledged(count int) {
 
 // send sends messages as one atomic batch after the stream's last, and awaits the answer.
 // See ADR-50 of the engine's architecture documents for the headers.
-func (forwarder *forwarder) send(messages []message) error {
-	id, end := rand.Text(), len(messages)-1
-	wire := &nats.Msg{Header: nats.Header{
-		"Nats-Batch-Id":                 {id},
-		jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(forwarder.last, 10)},
-		jetstream.ExpectedStreamHeader:  {forwarder.config.stream},
-	}}
+func (forwarder *forwarder) send(messages []*nats.Msg) error {
+	id := rand.Text()
 	for i, message := range messages {
-		wire.Subject, wire.Data = message.subject, message.data
-		wire.Header["Nats-Batch-Sequence"] = []string{strconv.Itoa(i + 1)}
-		if i == end {
-			break
+		message.Header = nats.Header{
+			"Nats-Batch-Id": {id}, "Nats-Batch-Sequence": {strconv.Itoa(i + 1)},
 		}
-		if err := forwarder.connection.PublishMsg(wire); err != nil {
+	}
+	first, last := messages[0].Header, messages[len(messages)-1]
+	first.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(forwarder.last, 10))
+	first.Set(jetstream.ExpectedStreamHeader, forwarder.config.stream)
+	last.Header.Set("Nats-Batch-Commit", "1")
+	for _, message := range messages[:len(messages)-1] {
+		if err := forwarder.connection.PublishMsg(message); err != nil {
 			return err // without its last message it is no batch
 		}
-		delete(wire.Header, jetstream.ExpectedLastSeqHeader)
-		delete(wire.Header, jetstream.ExpectedStreamHeader)
 	}
-	wire.Header["Nats-Batch-Commit"] = []string{"1"}
 	doubt := forwarder.doubt
 	forwarder.doubt = true
-	reply, err := forwarder.connection.RequestMsg(wire, forwarder.config.timeout)
+	reply, err := forwarder.connection.RequestMsg(last, forwarder.config.timeout)
 	if err == nil {
 		err = forwarder.check(reply.Data, id, len(messages))
 	}
@@ -280,7 +272,6 @@ func (forwarder *forwarder) check(reply []byte, id string, count int) error {
 		Stream   string              `json:"stream"`
 		Sequence uint64              `json:"seq"`
 		Batch    string              `json:"batch"`
-		Count    int                 `json:"count"`
 		Error    *jetstream.APIError `json:"error"`
 	}
 	err := json.Unmarshal(reply, &answer)
@@ -288,7 +279,7 @@ func (forwarder *forwarder) check(reply []byte, id string, count int) error {
 		return answer.Error
 	}
 	isRight := answer.Stream == forwarder.config.stream && answer.Batch == id &&
-		answer.Count == count && answer.Sequence == forwarder.last+uint64(count)
+		answer.Sequence == forwarder.last+uint64(count)
 	if err != nil || !isRight {
 		return fmt.Errorf("the answer to %d messages after %d is %.200q: "+
 			"does something besides the stream answer?", count, forwarder.last, reply)

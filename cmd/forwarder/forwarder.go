@@ -17,10 +17,6 @@ import (
 	"mbus/internal/shared/follow"
 )
 
-// garbage is how much memory, in percent of what is in use, may be garbage before the next
-// collection: the buffers of a long line are large.
-const garbage = 10
-
 // stopPatience is how long a forwarder that is to stop waits for an answer. It need not wait
 // for longer: the state is always as it must be for the next start.
 const stopPatience = 3 * time.Second
@@ -43,7 +39,7 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	if err := config.validate(); err != nil {
 		return command.UsageError(flags, err, stderr)
 	}
-	debug.SetGCPercent(garbage)
+	debug.SetGCPercent(10) // the buffers of a long line are large
 	context.AfterFunc(stop, func() {
 		time.AfterFunc(stopPatience, func() { os.Exit(command.Success) })
 	})
@@ -93,7 +89,7 @@ func forward(stop context.Context, config *config, report func(string, ...any)) 
 		config: config, report: report, client: client, log: log, state: state, limit: maxMessages,
 	}
 	if err := forwarder.load(); err != nil {
-		return fmt.Errorf("%s: %w", config.state, err)
+		return err
 	}
 	return forwarder.run(stop)
 }

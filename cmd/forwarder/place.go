@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,33 +18,33 @@ import (
 // behind for a moment.
 const lagPatience = 5 * time.Second
 
+// noteFormat is the form of the note that a state has of a place.
+const noteFormat = "sequence %d message %s pending %t"
+
+// unknown is the hash of a message that is not known.
+const unknown = "unknown"
+
 // place is where the log and the stream agree: the stream's messages up to sequence are
 // those of the log up to position.
 type place struct {
 	position follow.Position
 	sequence uint64
-	hash     digest // of the message at sequence; zero: not known
+	hash     string // of the message at sequence; or unknown
 	pending  bool   // beyond it, the stream may have taken messages, or may still do so
 }
 
-// digest is half the SHA-256 of a message: of its subject, a zero byte, and its data.
-type digest [sha256.Size / 2]byte
-
-func digestOf(subject string, data []byte) (half digest) {
+// hash returns half the SHA-256, in hexadecimal, of a message: of its subject, a zero byte,
+// and its data.
+func hash(subject string, data []byte) string {
 	whole := sha256.New()
 	whole.Write(append([]byte(subject), 0))
 	whole.Write(data)
-	copy(half[:], whole.Sum(nil))
-	return half
+	return hex.EncodeToString(whole.Sum(nil)[:sha256.Size/2])
 }
 
 // note returns what a state keeps of place beside the position.
-func (place place) note() string {
-	note := fmt.Sprintf("sequence %d message %x", place.sequence, place.hash)
-	if place.pending {
-		note += " pending"
-	}
-	return note
+func (place *place) note() string {
+	return fmt.Sprintf(noteFormat, place.sequence, place.hash, place.pending)
 }
 
 // load takes the place from the state, if that has one.
@@ -53,12 +53,10 @@ func (forwarder *forwarder) load() error {
 	if !found {
 		return nil
 	}
-	place := &place{position: position, pending: strings.HasSuffix(note, " pending")}
-	var hash []byte
-	fmt.Sscanf(note, "sequence %d message %x", &place.sequence, &hash)
-	copy(place.hash[:], hash)
+	place := &place{position: position}
+	fmt.Sscanf(note, noteFormat, &place.sequence, &place.hash, &place.pending)
 	if note != place.note() {
-		return fmt.Errorf("the note %q is not a forwarder's", note)
+		return fmt.Errorf("%s: the note %q is not a forwarder's", forwarder.config.state, note)
 	}
 	forwarder.place, forwarder.last, forwarder.doubt = place, place.sequence, place.pending
 	return nil
@@ -67,7 +65,6 @@ func (forwarder *forwarder) load() error {
 // save saves the place, if it is not what was saved last. The log is made durable before:
 // otherwise a power loss could take from it what the state has passed.
 func (forwarder *forwarder) save(pending bool) error {
-	forwarder.savedAt = time.Now()
 	if forwarder.place == nil {
 		return nil
 	}
@@ -82,7 +79,7 @@ func (forwarder *forwarder) save(pending bool) error {
 	if err := forwarder.state.Save(place.position, place.note()); err != nil {
 		return err
 	}
-	forwarder.saved = place
+	forwarder.saved, forwarder.savedAt = place, time.Now()
 	return nil
 }
 
@@ -106,8 +103,8 @@ func (forwarder *forwarder) find(stop context.Context) error {
 	} else if err != nil {
 		return err
 	}
-	if place.hash != (digest{}) {
-		if err := forwarder.compare(stop, place.sequence, place.hash); err != nil {
+	if place.hash != unknown {
+		if err := forwarder.compare(stop, place); err != nil {
 			return err
 		}
 	}
@@ -149,7 +146,7 @@ func (forwarder *forwarder) begin(end uint64, lost error) error {
 	} else {
 		err = forwarder.log.Seek(follow.Position{})
 	}
-	forwarder.place = &place{position: forwarder.log.Position(), sequence: end}
+	forwarder.place = &place{position: forwarder.log.Position(), sequence: end, hash: unknown}
 	forwarder.last, forwarder.doubt = end, false
 	return err
 }
@@ -173,12 +170,12 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
 			forwarder.log.Wait(stop)
 			continue
 		}
-		hash := batch.hash()
+		place := &place{position: batch.end, sequence: sequence, hash: batch.hash()}
 		batch.messages = nil // a large one makes room for the stream's
-		if err := forwarder.compare(stop, sequence, hash); err != nil {
+		if err := forwarder.compare(stop, place); err != nil {
 			return err
 		}
-		forwarder.place = &place{position: batch.end, sequence: sequence, hash: hash}
+		forwarder.place = place
 		if time.Since(forwarder.savedAt) > saveInterval {
 			if err := forwarder.save(forwarder.doubt); err != nil {
 				return err
@@ -189,24 +186,25 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
 	return nil
 }
 
-// compare returns an error unless the stream has the log's message at sequence. It may have
-// removed it, but not if nothing can have been sent with this sequence.
-func (forwarder *forwarder) compare(stop context.Context, sequence uint64, want digest) error {
-	name := fmt.Sprintf("message %d of stream %s", sequence, forwarder.config.stream)
+// compare returns an error unless the stream's message at place is the log's. The stream may
+// have removed it, but not if it can't have been sent.
+func (forwarder *forwarder) compare(stop context.Context, place *place) error {
+	name := fmt.Sprintf("message %d of stream %s", place.sequence, forwarder.config.stream)
 	// So the leader is asked: other replicas may not have the last messages yet.
 	forwarder.stream.CachedInfo().Config.AllowDirect = false
-	stored, err := forwarder.stream.GetMsg(stop, sequence)
+	stored, err := forwarder.stream.GetMsg(stop, place.sequence)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		if sequence > forwarder.place.sequence && !forwarder.doubt {
+		if place.sequence > forwarder.place.sequence && !forwarder.doubt {
 			return fmt.Errorf("%s was removed, and was not sent from the log: "+
 				"somebody else publishes to it", name)
 		}
 	case err != nil:
 		return forwarder.away(err)
-	case digestOf(stored.Subject, stored.Data) != want:
-		return fmt.Errorf("%s, %d bytes for %s, is not the log's: somebody else publishes to the stream, "+
-			"or it was made anew", name, len(stored.Data), stored.Subject)
+	case hash(stored.Subject, stored.Data) != place.hash:
+		return fmt.Errorf("%s, %d bytes for %s, is not the log's: "+
+			"somebody else publishes to the stream, or it was made anew",
+			name, len(stored.Data), stored.Subject)
 	}
 	return nil
 }
