@@ -2,9 +2,15 @@ package main
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"mbus/internal/shared/follow"
 	"mbus/internal/shared/logline"
@@ -73,4 +79,98 @@ func (forwarder *forwarder) parse(line []byte) (*nats.Msg, error) {
 	}
 	subject := subject(forwarder.config.prefix, topic)
 	return &nats.Msg{Subject: subject, Data: bytes.Clone(data)}, nil
+}
+
+// deliver sends messages as one batch, or as several if the engine does not take so many.
+func (forwarder *forwarder) deliver(messages []*nats.Msg) error {
+	for first := 0; first < len(messages); {
+		count := min(len(messages)-first, forwarder.limit)
+		err := forwarder.send(messages[first : first+count])
+		refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
+		isTooLarge := errors.Is(err, nats.ErrMaxPayload) ||
+			isRefusal && refusal.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum
+		isMisplaced := isRefusal && refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+		switch {
+		case err == nil:
+			first += count
+			forwarder.acknowledged(count)
+		case isMisplaced && !forwarder.doubt:
+			return fmt.Errorf("stream %s should end at %d: %w: somebody else publishes to it, "+
+				"or it was made anew", forwarder.config.stream, forwarder.last, refusal)
+		case count > 1 && (isTooLarge || isRefusal && !isMisplaced):
+			forwarder.limit = count / 2
+		case isTooLarge:
+			return fmt.Errorf("message %d after offset %d of %s is too large for the engine: "+
+				"%d bytes for %s, and headers; max_payload is %d, max_msg_size %d (-1: no limit)",
+				first+1, forwarder.place.position.Offset, forwarder.config.log,
+				len(messages[first].Data), messages[first].Subject, forwarder.connection.MaxPayload(),
+				forwarder.stream.CachedInfo().Config.MaxMsgSize)
+		default:
+			return forwarder.away(err)
+		}
+	}
+	return nil
+}
+
+// acknowledged counts messages that the stream has taken.
+func (forwarder *forwarder) acknowledged(count int) {
+	forwarder.last += uint64(count)
+	forwarder.limit = min(forwarder.limit+forwarder.limit/10+1, maxMessages)
+	if !forwarder.failed.IsZero() {
+		forwarder.report("%s: back after %s",
+			forwarder.config.servers, time.Since(forwarder.failed).Round(time.Second))
+		forwarder.failed = time.Time{}
+	}
+}
+
+// send sends messages as one atomic batch after the stream's last, and awaits the answer.
+// See ADR-50 of the engine's architecture documents for the headers.
+func (forwarder *forwarder) send(messages []*nats.Msg) error {
+	id := rand.Text()
+	for i, message := range messages {
+		message.Header = nats.Header{
+			"Nats-Batch-Id": {id}, "Nats-Batch-Sequence": {strconv.Itoa(i + 1)},
+		}
+	}
+	first, last := messages[0].Header, messages[len(messages)-1]
+	first.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(forwarder.last, 10))
+	first.Set(jetstream.ExpectedStreamHeader, forwarder.config.stream)
+	last.Header.Set("Nats-Batch-Commit", "1")
+	for _, message := range messages[:len(messages)-1] {
+		if err := forwarder.connection.PublishMsg(message); err != nil {
+			return err // without its last message it is no batch
+		}
+	}
+	doubt := forwarder.doubt
+	forwarder.doubt = true
+	reply, err := forwarder.connection.RequestMsg(last, forwarder.config.timeout)
+	if err == nil {
+		err = forwarder.check(reply.Data, id, len(messages))
+	}
+	refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
+	if errors.Is(err, nats.ErrMaxPayload) || isRefusal && refusal.Code < 500 {
+		forwarder.doubt = doubt // it was not sent, or is certain not to be taken
+	}
+	return err
+}
+
+// check returns nil if reply says that the stream has taken a batch at its place.
+func (forwarder *forwarder) check(reply []byte, id string, count int) error {
+	var answer struct {
+		Stream   string              `json:"stream"`
+		Sequence uint64              `json:"seq"`
+		Batch    string              `json:"batch"`
+		Error    *jetstream.APIError `json:"error"`
+	}
+	err := json.Unmarshal(reply, &answer)
+	if err == nil && answer.Error != nil {
+		return answer.Error
+	}
+	isRight := answer.Stream == forwarder.config.stream && answer.Batch == id &&
+		answer.Sequence == forwarder.last+uint64(count)
+	if err != nil || !isRight {
+		return fmt.Errorf("the answer to %d messages after %d is %.200q: "+
+			"does something besides the stream answer?", count, forwarder.last, reply)
+	}
+	return nil
 }

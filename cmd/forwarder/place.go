@@ -86,11 +86,16 @@ func (forwarder *forwarder) save(pending bool) error {
 // find goes to the first message of the log that the stream does not have. It compares
 // those that the stream has beyond the place.
 func (forwarder *forwarder) find(stop context.Context) error {
-	end, err := forwarder.end(stop)
-	if err != nil {
-		return err
+	info, err := forwarder.stream.Info(stop)
+	deadline := time.Now().Add(lagPatience)
+	for err == nil && info.State.LastSeq < forwarder.last && time.Now().Before(deadline) {
+		forwarder.log.Wait(stop)
+		info, err = forwarder.stream.Info(stop)
 	}
-	place := forwarder.place
+	if err != nil {
+		return forwarder.away(err)
+	}
+	place, end := forwarder.place, info.State.LastSeq
 	switch {
 	case place == nil:
 		return forwarder.begin(end, nil)
@@ -109,20 +114,6 @@ func (forwarder *forwarder) find(stop context.Context) error {
 		}
 	}
 	return forwarder.skip(stop, end)
-}
-
-// end returns the stream's last sequence. If that is behind what is known, it waits a
-// moment.
-func (forwarder *forwarder) end(stop context.Context) (uint64, error) {
-	for deadline := time.Now().Add(lagPatience); ; forwarder.log.Wait(stop) {
-		info, err := forwarder.stream.Info(stop)
-		if err != nil {
-			return 0, forwarder.away(err)
-		}
-		if info.State.LastSeq >= forwarder.last || time.Now().After(deadline) {
-			return info.State.LastSeq, nil
-		}
-	}
 }
 
 // begin makes a place where -from says, with the stream ending at end. There is none yet,
