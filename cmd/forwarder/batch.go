@@ -126,21 +126,25 @@ func (forwarder *forwarder) acknowledged(count int) {
 // send sends messages as one atomic batch after the stream's last, and awaits the answer.
 // See ADR-50 of the engine's architecture documents for the headers.
 func (forwarder *forwarder) send(messages []*nats.Msg) error {
-	id := rand.Text()
-	for i, message := range messages {
-		message.Header = nats.Header{
-			"Nats-Batch-Id": {id}, "Nats-Batch-Sequence": {strconv.Itoa(i + 1)},
-		}
+	id, last := rand.Text(), messages[len(messages)-1]
+	header := nats.Header{
+		"Nats-Batch-Id":                 {id},
+		jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(forwarder.last, 10)},
+		jetstream.ExpectedStreamHeader:  {forwarder.config.stream},
 	}
-	first, last := messages[0].Header, messages[len(messages)-1]
-	first.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(forwarder.last, 10))
-	first.Set(jetstream.ExpectedStreamHeader, forwarder.config.stream)
-	last.Header.Set("Nats-Batch-Commit", "1")
-	for _, message := range messages[:len(messages)-1] {
+	for i, message := range messages {
+		message.Header = header
+		header.Set("Nats-Batch-Sequence", strconv.Itoa(i+1))
+		if message == last {
+			break
+		}
 		if err := forwarder.connection.PublishMsg(message); err != nil {
 			return err // without its last message it is no batch
 		}
+		header.Del(jetstream.ExpectedLastSeqHeader) // for the first message only
+		header.Del(jetstream.ExpectedStreamHeader)
 	}
+	header.Set("Nats-Batch-Commit", "1")
 	doubt := forwarder.doubt
 	forwarder.doubt = true
 	reply, err := forwarder.connection.RequestMsg(last, forwarder.config.timeout)
