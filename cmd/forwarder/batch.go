@@ -17,18 +17,19 @@ import (
 )
 
 const (
-	// maxMessages is the engine's own limit for a batch.
+	// maxMessages is the engine's limit for a batch.
 	maxMessages = 1000
 
-	// fullSize is how many bytes of data make a batch full. With the largest message that
-	// the engine takes by default, it has at most 4 MiB.
+	// fullSize is the number of bytes of data that makes a batch full. The message that
+	// exceeds it is still in the batch, which so has at most 4 MiB with the engine's default
+	// limit for a message.
 	fullSize = 3 << 20
 )
 
-// batch is messages of the log, with subjects and data, and the position after them.
+// batch has messages of the log, with subjects and data, and the position after them.
 type batch struct {
 	messages []*nats.Msg
-	size     int // of their data, in bytes
+	size     int // bytes of data
 	end      follow.Position
 }
 
@@ -38,8 +39,8 @@ func (batch *batch) hash() string {
 	return hash(last.Subject, last.Data)
 }
 
-// read appends messages of the log to batch until it has count, or is full, or the log has
-// no more at present. What it has read before an error is in batch.
+// read appends messages of the log to batch, until batch has count messages or is full, or
+// until the log has no more at present. After an error, batch has the messages before it.
 func (forwarder *forwarder) read(batch *batch, count int) error {
 	defer func() { batch.end = forwarder.log.Position() }()
 	for len(batch.messages) < count && batch.size < fullSize {
@@ -59,8 +60,8 @@ func (forwarder *forwarder) read(batch *batch, count int) error {
 	return nil
 }
 
-// parse returns the message of a line, if it has one, and changes the line. The error says
-// why it can't be read.
+// parse returns the message of a line, or nil if the line has none. It changes the line. The
+// error is for a line that has part of a message.
 func (forwarder *forwarder) parse(line []byte) (*nats.Msg, error) {
 	parts, found := logline.Parse(line)
 	switch {
@@ -81,7 +82,7 @@ func (forwarder *forwarder) parse(line []byte) (*nats.Msg, error) {
 	return &nats.Msg{Subject: subject, Data: bytes.Clone(data)}, nil
 }
 
-// deliver sends messages as one batch, or as several if the engine does not take so many.
+// deliver sends messages as one batch, or as several smaller ones if the engine refuses it.
 func (forwarder *forwarder) deliver(messages []*nats.Msg) error {
 	for first := 0; first < len(messages); {
 		count := min(len(messages)-first, forwarder.limit)
@@ -96,15 +97,15 @@ func (forwarder *forwarder) deliver(messages []*nats.Msg) error {
 			forwarder.acknowledged(count)
 		case isMisplaced && !forwarder.doubt:
 			return fmt.Errorf("stream %s should end at %d: %w: somebody else publishes to it, "+
-				"or it was made anew", forwarder.config.stream, forwarder.last, refusal)
+				"or it was recreated", forwarder.config.stream, forwarder.last, refusal)
 		case count > 1 && (isTooLarge || isRefusal && !isMisplaced):
 			forwarder.limit = count / 2
 		case isTooLarge:
 			return fmt.Errorf("message %d after offset %d of %s is too large for the engine: "+
 				"%d bytes for %s, and headers; max_payload is %d, max_msg_size %d (-1: no limit)",
 				first+1, forwarder.place.position.Offset, forwarder.config.log,
-				len(messages[first].Data), messages[first].Subject, forwarder.connection.MaxPayload(),
-				forwarder.stream.CachedInfo().Config.MaxMsgSize)
+				len(messages[first].Data), messages[first].Subject,
+				forwarder.connection.MaxPayload(), forwarder.stream.CachedInfo().Config.MaxMsgSize)
 		default:
 			return forwarder.away(err)
 		}
@@ -112,7 +113,8 @@ func (forwarder *forwarder) deliver(messages []*nats.Msg) error {
 	return nil
 }
 
-// acknowledged counts messages that the stream has taken.
+// acknowledged counts messages that the stream has stored. It lets batches grow again, and
+// reports the end of an outage.
 func (forwarder *forwarder) acknowledged(count int) {
 	forwarder.last += uint64(count)
 	forwarder.limit = min(forwarder.limit+forwarder.limit/10+1, maxMessages)
@@ -123,8 +125,9 @@ func (forwarder *forwarder) acknowledged(count int) {
 	}
 }
 
-// send sends messages as one atomic batch after the stream's last, and awaits the answer.
-// See ADR-50 of the engine's architecture documents for the headers.
+// send sends messages as one atomic batch, which the stream stores directly after the message
+// at last, or not at all. It waits for the answer. ADR-50 of the engine's architecture
+// documents describes the headers.
 func (forwarder *forwarder) send(messages []*nats.Msg) error {
 	id, last := rand.Text(), messages[len(messages)-1]
 	header := nats.Header{
@@ -139,7 +142,7 @@ func (forwarder *forwarder) send(messages []*nats.Msg) error {
 			break
 		}
 		if err := forwarder.connection.PublishMsg(message); err != nil {
-			return err // without its last message it is no batch
+			return err // the stream drops a batch without its last message
 		}
 		header.Del(jetstream.ExpectedLastSeqHeader) // for the first message only
 		header.Del(jetstream.ExpectedStreamHeader)
@@ -153,12 +156,13 @@ func (forwarder *forwarder) send(messages []*nats.Msg) error {
 	}
 	refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
 	if errors.Is(err, nats.ErrMaxPayload) || isRefusal && refusal.Code < 500 {
-		forwarder.doubt = doubt // it was not sent, or is certain not to be taken
+		forwarder.doubt = doubt // the stream did not store the batch, and never will
 	}
 	return err
 }
 
-// check returns nil if reply says that the stream has taken a batch at its place.
+// check returns nil if reply says that the stream stored count messages, the batch of this
+// id, directly after last.
 func (forwarder *forwarder) check(reply []byte, id string, count int) error {
 	var answer struct {
 		Stream   string              `json:"stream"`

@@ -20,16 +20,18 @@ const (
 	minPause = time.Second
 	maxPause = 30 * time.Second
 
-	// saveInterval is how often the place is saved while there is more to send. Saving for
-	// each batch would halve the speed.
+	// saveInterval is the time between two saves of the place while the log has more
+	// messages. A save for each batch would make the forwarder much slower.
 	saveInterval = 100 * time.Millisecond
 )
 
-// awayError is an error of the engine, or of the way to it, after which another session may
-// do better. Any other error ends the forwarder.
+// awayError is an error of the engine or of the network. Another session may succeed after
+// it. Any other error ends the forwarder.
 type awayError struct{ error }
 
-// forwarder carries messages from a log into a stream, as its config says.
+// forwarder sends the messages of a log to a stream. It works in sessions, each with a
+// connection of its own: after an error the next session reads the stream's end, skips the
+// messages that the stream has, and sends the rest.
 type forwarder struct {
 	config *config
 	report func(format string, arguments ...any)
@@ -37,27 +39,27 @@ type forwarder struct {
 	log    *follow.Follower
 	state  *follow.State
 
-	connection *nats.Conn // of the session, as is stream
-	stream     jetstream.Stream
+	connection *nats.Conn       // of this session
+	stream     jetstream.Stream // of this session
 
 	place   *place // nil: there is none yet
 	saved   place  // by this process
 	savedAt time.Time
 
-	last  uint64 // the stream's last sequence, as far as this process knows
-	doubt bool   // the stream may have taken messages beyond place, or may still do so
-	limit int    // how many messages are sent as one batch
+	last  uint64 // the last sequence of the stream that this process knows
+	doubt bool   // the stream may have messages of the log beyond place, or may get them yet
+	limit int    // messages in one batch, at most
 
-	failed time.Time // when sending failed; zero: a batch was taken since then
+	failed time.Time // when the first session since the last acknowledgement failed; or zero
 }
 
-// run runs sessions until stop ends, or one has an error that another would not change.
+// run runs sessions until stop ends, or until an error that another session would repeat.
 func (forwarder *forwarder) run(stop context.Context) error {
 	for stop.Err() == nil {
 		err := forwarder.session(stop)
 		_, isAway := errors.AsType[awayError](err)
 		switch {
-		case errors.Is(err, follow.ErrLost): // the next session decides
+		case errors.Is(err, follow.ErrLost): // the next session looks for the place
 		case err != nil && !isAway:
 			return err
 		case stop.Err() == nil:
@@ -67,8 +69,8 @@ func (forwarder *forwarder) run(stop context.Context) error {
 	return forwarder.save(forwarder.doubt)
 }
 
-// pause waits before another session, for as long as sending has failed, within limits. It
-// reports the first error.
+// pause waits before the next session, for as long as sessions have failed so far, within
+// limits. It reports only the first error.
 func (forwarder *forwarder) pause(stop context.Context, err error) {
 	if forwarder.failed.IsZero() {
 		forwarder.failed = time.Now()
@@ -80,7 +82,7 @@ func (forwarder *forwarder) pause(stop context.Context, err error) {
 	}
 }
 
-// session connects, finds the place, and forwards, until an error or the end of stop.
+// session connects, finds the place, and forwards until an error or the end of stop.
 func (forwarder *forwarder) session(stop context.Context) (err error) {
 	if forwarder.connection, err = forwarder.client.Connect(); err != nil {
 		return awayError{err}
@@ -95,7 +97,7 @@ func (forwarder *forwarder) session(stop context.Context) (err error) {
 	return forwarder.forward(stop)
 }
 
-// away returns the awayError for a call of the client that has failed with err.
+// away returns the awayError for err, which a call of the client returned.
 func (forwarder *forwarder) away(err error) error {
 	if lost := forwarder.connection.LastError(); lost != nil {
 		err = fmt.Errorf("disconnected: %w", lost)
@@ -105,9 +107,9 @@ func (forwarder *forwarder) away(err error) error {
 	return awayError{err}
 }
 
-// open opens the stream, and checks that it takes what is to come: an older server, or
-// another configuration, would store each message of a batch by itself. The error shows the
-// command that makes it right.
+// open opens the stream, and checks its configuration. The error shows the command that
+// corrects it. Without AllowAtomicPublish, or with a server older than 2.12, the stream would
+// store each message of a batch by itself.
 func (forwarder *forwarder) open(stop context.Context) error {
 	name, prefix := forwarder.config.stream, forwarder.config.prefix
 	timeout := jetstream.WithDefaultTimeout(forwarder.config.timeout)
@@ -129,8 +131,8 @@ func (forwarder *forwarder) open(stop context.Context) error {
 	})
 	switch {
 	case !config.AllowAtomicPublish:
-		return fmt.Errorf("stream %s takes no atomic batches, as of nats-server 2.12 and later: "+
-			"nats stream edit %s --allow-batch", name, name)
+		return fmt.Errorf("stream %s takes no atomic batches, "+
+			"which need nats-server 2.12 or later: nats stream edit %s --allow-batch", name, name)
 	case config.NoAck:
 		return fmt.Errorf("stream %s acknowledges nothing: nats stream edit %s --ack", name, name)
 	case !isCovered:
@@ -141,16 +143,16 @@ func (forwarder *forwarder) open(stop context.Context) error {
 	return nil
 }
 
-// forward sends what the log has, and what comes, until stop ends.
+// forward sends the messages of the log, and waits for more, until stop ends.
 func (forwarder *forwarder) forward(stop context.Context) error {
-	if err := forwarder.save(true); err != nil { // before anything is sent
+	if err := forwarder.save(true); err != nil { // must be pending before a message is sent
 		return err
 	}
 	var current batch
 	for stop.Err() == nil {
 		err := forwarder.read(&current, maxMessages)
 		switch {
-		case len(current.messages) > 0: // those before an error too: it comes again
+		case len(current.messages) > 0: // an error can wait: the next read returns it again
 			current, err = forwarder.exchange(&current)
 		case err == nil && forwarder.connection.IsClosed():
 			err = forwarder.away(nats.ErrConnectionClosed)
@@ -166,18 +168,18 @@ func (forwarder *forwarder) forward(stop context.Context) error {
 	return nil
 }
 
-// exchange sends a batch, and returns the one after it, which it reads while the answer is
-// awaited. The log is durable up to what is sent: otherwise a power loss could leave the
-// stream ahead of it.
+// exchange sends a batch. While it waits for the answer, it reads the next batch, which it
+// returns. It syncs the log before it sends: otherwise a power loss could leave the stream
+// with messages that the log has lost.
 func (forwarder *forwarder) exchange(current *batch) (next batch, err error) {
 	if err := forwarder.log.Sync(); err != nil {
 		return next, err
 	}
 	answer := make(chan error, 1)
 	go func() { answer <- forwarder.deliver(current.messages) }()
-	if current.size < 2*fullSize { // otherwise memory is for what is larger
-		forwarder.read(&next, maxMessages) // the next call returns an error again
-		forwarder.log.Sync()               // and so does this
+	if current.size < 2*fullSize { // a larger one leaves no memory for another
+		forwarder.read(&next, maxMessages) // forward's read returns an error again
+		forwarder.log.Sync()               // so does the next exchange's Sync
 	}
 	if time.Since(forwarder.savedAt) > saveInterval {
 		err = forwarder.save(true)

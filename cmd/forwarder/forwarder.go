@@ -24,8 +24,8 @@ import (
 	"mbus/internal/shared/follow"
 )
 
-// stopPatience is how long a forwarder that is to stop waits for an answer. It need not wait
-// for longer: the state is always as it must be for the next start.
+// stopPatience is how long a stop waits for an answer of the engine. Then it ends the process,
+// which loses nothing: the next start finds its place in the same way as after a kill.
 const stopPatience = 3 * time.Second
 
 func main() {
@@ -35,7 +35,7 @@ func main() {
 // run is the command, whose arguments begin with its name. It returns the exit status: 0
 // after a signal to stop, 1 if it can't go on, 2 if the arguments are wrong.
 func run(arguments []string, stdout, stderr io.Writer) int {
-	signal.Ignore(syscall.SIGPIPE) // that nobody reads what it reports is no reason to stop
+	signal.Ignore(syscall.SIGPIPE) // a closed standard error must not end the forwarder
 	stop := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	flags := flag.NewFlagSet(command.Name(arguments[0]), flag.ContinueOnError)
 	config := new(config)
@@ -46,7 +46,7 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	if err := config.validate(); err != nil {
 		return command.UsageError(flags, err, stderr)
 	}
-	debug.SetGCPercent(10) // the buffers of a long line are large
+	debug.SetGCPercent(10) // a long line needs large buffers; little of them may be garbage
 	context.AfterFunc(stop, func() {
 		time.AfterFunc(stopPatience, func() { os.Exit(command.Success) })
 	})
@@ -60,7 +60,7 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	return command.Success
 }
 
-// usage returns what -h prints besides the flags.
+// usage returns the text that -h prints besides the flags.
 func usage() *command.Usage {
 	return &command.Usage{
 		Synopsis: "-log FILE -state FILE -stream NAME [flags]",
@@ -74,12 +74,12 @@ func usage() *command.Usage {
 		},
 		Examples: []string{
 			"NAME -log mbus.log -state forwarder.state -stream ORDERS",
-			"NAME -log mbus.log -state HOST1.state -stream HOST1 -prefix mbus.host1. -url tls://nats:4222",
+			"NAME -log mbus.log -state state -stream HOST1 -prefix mbus.host1. -url tls://nats:4222",
 		},
 	}
 }
 
-// forward forwards until stop ends, or until something is wrong that an operator must know.
+// forward forwards messages until stop ends. Its error is one that an operator must mend.
 func forward(stop context.Context, config *config, report func(string, ...any)) error {
 	client, err := config.client()
 	if err != nil {
@@ -101,34 +101,34 @@ func forward(stop context.Context, config *config, report func(string, ...any)) 
 	return forwarder.run(stop)
 }
 
-// config is what a forwarder is to do. The fields are the flags of these names.
+// config has the flags of the same names.
 type config struct {
 	log, state, stream, url, creds, ca, prefix, from string
 
 	timeout time.Duration
 
-	servers string // those of url, without what is secret
+	servers string // url without user names and passwords, for reports
 }
 
 // define adds the command's flags.
 func (config *config) define(flags *flag.FlagSet) {
 	flags.StringVar(&config.log, "log", "", "follow this broker's log `file`, through rotation")
-	flags.StringVar(&config.state, "state", "", "keep the position in this `file`, and go on from it")
+	flags.StringVar(&config.state, "state", "", "keep the position in this `file`, and start there")
 	flags.StringVar(&config.stream, "stream", "", "publish into the stream of this `name`")
 	flags.StringVar(&config.url, "url", nats.DefaultURL, "connect to one of these `servers`, "+
-		"with commas between them; others on this machine can see a password in it")
+		"separated by commas; other users of this machine can see a password in it")
 	flags.StringVar(&config.creds, "creds", "", "use the credentials in this `file`")
 	flags.StringVar(&config.ca, "ca", "", "trust the certificates in this `file`, and use TLS")
 	flags.StringVar(&config.prefix, "prefix", "mbus.", "put this `prefix` before each topic")
 	flags.StringVar(&config.from, "from", "",
-		"where there is no position to go on from, begin at this `place`: start or end")
+		"without a valid position, start at this `place` of the log: start or end")
 	config.timeout = 30 * time.Second
 	command.Duration(flags, &config.timeout, "timeout",
-		"give connecting, and each answer, this `duration`, above 0")
+		"wait this `duration`, above 0, for a connection and for each answer")
 }
 
-// validate returns nil if a forwarder can be made of config. Otherwise its error names
-// the flag, its value and what would be right.
+// validate checks the flags, and sets servers. The error names the flag, its value and a
+// right one.
 func (config *config) validate() error {
 	const maxPrefix = 255
 	prefix := regexp.MustCompile(`^([A-Za-z0-9_-]+\.)+$`)
@@ -140,7 +140,8 @@ func (config *config) validate() error {
 	case config.stream == "":
 		return errors.New("-stream is missing: must be the name of a stream")
 	case strings.ContainsAny(config.stream, " \t\r\n\f.*>/\\"):
-		return fmt.Errorf("-stream %q: must have no white space, dots, slashes, * and >", config.stream)
+		return fmt.Errorf("-stream %q: must have no white space, dots, slashes, * or >",
+			config.stream)
 	case !prefix.MatchString(config.prefix) || len(config.prefix) > maxPrefix:
 		return fmt.Errorf("-prefix %q: must be letters, digits, _ and - with a dot at the end, "+
 			"such as mbus. or mbus.host1., at most %d bytes", config.prefix, maxPrefix)
@@ -152,9 +153,10 @@ func (config *config) validate() error {
 	return config.setServers()
 }
 
-// setServers checks url and sets servers. The error does not show -url: there may be a password in it.
+// setServers checks url, and sets servers. The error does not show url, which may have a
+// password.
 func (config *config) setServers() error {
-	schemes := []string{"nats", "tls", "ws", "wss"} // that the client knows
+	schemes := []string{"nats", "tls", "ws", "wss"} // the client's
 	var servers []string
 	config.url = strings.ReplaceAll(config.url, " ", "") // as the client does
 	for i, text := range strings.Split(config.url, ",") {
@@ -163,7 +165,8 @@ func (config *config) setServers() error {
 		}
 		server, err := url.Parse(text)
 		if err != nil || server.Hostname() == "" || !slices.Contains(schemes, server.Scheme) {
-			return fmt.Errorf("-url: server %d must be as nats://host:4222 or tls://host:4222", i+1)
+			return fmt.Errorf("-url: server %d must be like nats://host:4222 or tls://host:4222",
+				i+1)
 		}
 		servers = append(servers, server.Scheme+"://"+server.Host)
 	}
@@ -171,8 +174,9 @@ func (config *config) setServers() error {
 	return nil
 }
 
-// client returns the client's options, and checks the files that they name. The client
-// does not reconnect: only the stream's end says what a lost connection has left behind.
+// client returns the options of the NATS client, and checks the files that they name. The
+// client does not reconnect by itself: after a lost connection, the forwarder must first
+// read the stream's end, to know which messages the stream has.
 func (config *config) client() (nats.Options, error) {
 	client := nats.GetDefaultOptions()
 	client.Servers = strings.Split(config.url, ",")
@@ -180,7 +184,7 @@ func (config *config) client() (nats.Options, error) {
 	client.AllowReconnect = false
 	client.Timeout, client.FlusherTimeout = config.timeout, config.timeout
 	client.AsyncErrorCB = func(connection *nats.Conn, _ *nats.Subscription, _ error) {
-		connection.Close() // an answer that is awaited will never come
+		connection.Close() // after a permission error the server sends no answer
 	}
 	if config.ca != "" {
 		if err := nats.RootCAs(config.ca)(&client); err != nil {

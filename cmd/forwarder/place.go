@@ -13,15 +13,15 @@ import (
 	"mbus/internal/shared/follow"
 )
 
-// lagPatience is how long the stream may be behind the state, or the log behind the stream,
-// before one of them must have lost something. A new leader of a replicated stream may be
-// behind for a moment.
+// lagPatience is how long find waits for the missing messages of a stream that ends before
+// last, and skip for those of a log that ends before the stream. A new leader of a replicated
+// stream may lag for a moment, and a log is missing for a moment when it is rotated.
 const lagPatience = 5 * time.Second
 
-// noteFormat is the form of the note that a state has of a place.
+// noteFormat is the form of a place in a state, beside the position.
 const noteFormat = "sequence %d message %s pending %t"
 
-// unknown is the hash of a message that is not known.
+// unknown is a place's hash if the message there is not known.
 const unknown = "unknown"
 
 // place is where the log and the stream agree: the stream's messages up to sequence are
@@ -29,12 +29,12 @@ const unknown = "unknown"
 type place struct {
 	position follow.Position
 	sequence uint64
-	hash     string // of the message at sequence; or unknown
-	pending  bool   // beyond it, the stream may have taken messages, or may still do so
+	hash     string // of the message at sequence, or unknown
+	pending  bool   // in a state: the forwarder's doubt when it starts from this place
 }
 
-// hash returns half the SHA-256, in hexadecimal, of a message: of its subject, a zero byte,
-// and its data.
+// hash returns the hash of a message: half the SHA-256, in hexadecimal, of its subject, a
+// zero byte, and its data.
 func hash(subject string, data []byte) string {
 	whole := sha256.New()
 	whole.Write(append([]byte(subject), 0))
@@ -42,12 +42,12 @@ func hash(subject string, data []byte) string {
 	return hex.EncodeToString(whole.Sum(nil)[:sha256.Size/2])
 }
 
-// note returns what a state keeps of place beside the position.
+// note returns place, without the position, in noteFormat.
 func (place *place) note() string {
 	return fmt.Sprintf(noteFormat, place.sequence, place.hash, place.pending)
 }
 
-// load takes the place from the state, if that has one.
+// load sets the place to the one in the state, if there is one.
 func (forwarder *forwarder) load() error {
 	position, note, found := forwarder.state.Load()
 	if !found {
@@ -62,8 +62,8 @@ func (forwarder *forwarder) load() error {
 	return nil
 }
 
-// save saves the place, if it is not what was saved last. The log is made durable before:
-// otherwise a power loss could take from it what the state has passed.
+// save saves the place, unless it is the one that was saved last. It syncs the log before:
+// otherwise a power loss could leave the state with a position that the log has lost.
 func (forwarder *forwarder) save(pending bool) error {
 	if forwarder.place == nil {
 		return nil
@@ -83,8 +83,8 @@ func (forwarder *forwarder) save(pending bool) error {
 	return nil
 }
 
-// find goes to the first message of the log that the stream does not have. It compares
-// those that the stream has beyond the place.
+// find makes the log's first message that the stream does not have the next to be read. It
+// compares the messages that the stream has beyond the place with the log's.
 func (forwarder *forwarder) find(stop context.Context) error {
 	info, err := forwarder.stream.Info(stop)
 	deadline := time.Now().Add(lagPatience)
@@ -100,8 +100,8 @@ func (forwarder *forwarder) find(stop context.Context) error {
 	case place == nil:
 		return forwarder.begin(end, nil)
 	case end < forwarder.last:
-		return forwarder.begin(end, fmt.Errorf("stream %s has lost messages or was made anew: "+
-			"it ends at %d, and had %d", forwarder.config.stream, end, forwarder.last))
+		return forwarder.begin(end, fmt.Errorf("stream %s has lost messages or was recreated: "+
+			"it ends at %d, and ended at %d before", forwarder.config.stream, end, forwarder.last))
 	}
 	if err := forwarder.log.Seek(place.position); errors.Is(err, follow.ErrLost) {
 		return forwarder.begin(end, err)
@@ -116,18 +116,18 @@ func (forwarder *forwarder) find(stop context.Context) error {
 	return forwarder.skip(stop, end)
 }
 
-// begin makes a place where -from says, with the stream ending at end. There is none yet,
-// or lost says why it is of no use.
+// begin makes a new place: in the log, the one that -from names, and in the stream, end. The
+// error lost says why the place before is not valid; it is nil if there is none.
 func (forwarder *forwarder) begin(end uint64, lost error) error {
 	config := forwarder.config
 	if lost == nil && end > 0 {
-		lost = fmt.Errorf("stream %s ends at %d, and %s knows nothing of it",
+		lost = fmt.Errorf("stream %s ends at %d, but %s has no position",
 			config.stream, end, config.state)
 	}
 	switch {
 	case lost != nil && config.from == "":
-		return fmt.Errorf("%v: -from start must say to send the log again, "+
-			"or -from end what comes now", lost)
+		return fmt.Errorf("%v: use -from start to send the whole log, "+
+			"or -from end to send only new messages", lost)
 	case lost != nil:
 		forwarder.report("%v: going on from the %s of the log", lost, config.from)
 	}
@@ -142,7 +142,7 @@ func (forwarder *forwarder) begin(end uint64, lost error) error {
 	return err
 }
 
-// skip passes the messages of the log that the stream has up to end.
+// skip reads the messages of the log that the stream has up to end, and compares them.
 func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
 	patience := time.Now().Add(lagPatience)
 	for forwarder.place.sequence < end && stop.Err() == nil {
@@ -155,14 +155,14 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
 		case len(batch.messages) > 0:
 			patience = time.Now().Add(lagPatience)
 		case time.Now().After(patience):
-			return fmt.Errorf("stream %s ends at %d, and the log at %d: somebody else publishes to it",
-				forwarder.config.stream, end, sequence-1)
+			return fmt.Errorf("stream %s ends at %d, and the log at %d: "+
+				"somebody else publishes to it", forwarder.config.stream, end, sequence-1)
 		default:
 			forwarder.log.Wait(stop)
 			continue
 		}
 		place := &place{position: batch.end, sequence: sequence, hash: batch.hash()}
-		batch.messages = nil // a large one makes room for the stream's
+		batch.messages = nil // frees memory for the stream's message, which may be large
 		if err := forwarder.compare(stop, place); err != nil {
 			return err
 		}
@@ -177,11 +177,11 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
 	return nil
 }
 
-// compare returns an error unless the stream's message at place is the log's. The stream may
-// have removed it, but not if it can't have been sent.
+// compare returns an error if the stream's message at place is not the log's. A message that
+// the stream has removed is an error only if the forwarder can't have sent it.
 func (forwarder *forwarder) compare(stop context.Context, place *place) error {
 	name := fmt.Sprintf("message %d of stream %s", place.sequence, forwarder.config.stream)
-	// So the leader is asked: other replicas may not have the last messages yet.
+	// Without direct access the leader answers; other replicas may lack the last messages.
 	forwarder.stream.CachedInfo().Config.AllowDirect = false
 	stored, err := forwarder.stream.GetMsg(stop, place.sequence)
 	switch {
@@ -194,7 +194,7 @@ func (forwarder *forwarder) compare(stop context.Context, place *place) error {
 		return forwarder.away(err)
 	case hash(stored.Subject, stored.Data) != place.hash:
 		return fmt.Errorf("%s, %d bytes for %s, is not the log's: "+
-			"somebody else publishes to the stream, or it was made anew",
+			"somebody else publishes to the stream, or it was recreated",
 			name, len(stored.Data), stored.Subject)
 	}
 	return nil

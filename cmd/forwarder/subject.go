@@ -5,10 +5,11 @@ import (
 	"strings"
 )
 
-// subject returns the subject of a topic's messages: prefix and the topic, of which letters,
-// digits, _ and - stay, and so does a dot between two other bytes. Every other byte, % too,
-// is written as % and its value in hexadecimal. So no two topics have the same subject, and
-// the engine takes all of them: it refuses empty tokens, white space and wildcards.
+// subject returns the subject for the messages of a topic: prefix and the escaped topic.
+// Letters, digits, _, -, and a dot between two bytes that are not dots stay as they are.
+// Every other byte, % too, is written as % and two hexadecimal digits. So no two topics have
+// the same subject. The engine accepts each subject: none has an empty token, white space or
+// a wildcard.
 func subject(prefix, topic string) string {
 	subject := []byte(prefix)
 	for i := range len(topic) {
