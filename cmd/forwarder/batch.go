@@ -20,9 +20,8 @@ const (
 	// maxMessages is the engine's limit for a batch.
 	maxMessages = 1000
 
-	// fullSize is the number of bytes of data that makes a batch full. The message that
-	// exceeds it is still in the batch, which so has at most 4 MiB with the engine's default
-	// limit for a message.
+	// fullSize is the number of bytes of data that makes a batch full. The last message may
+	// exceed it. The engine's default limit for a message is 1 MiB, and so for a batch 4 MiB.
 	fullSize = 3 << 20
 )
 
@@ -125,8 +124,8 @@ func (forwarder *forwarder) acknowledged(count int) {
 	}
 }
 
-// send sends messages as one atomic batch, which the stream stores directly after the message
-// at last, or not at all. It waits for the answer. ADR-50 of the engine's architecture
+// send sends messages as one atomic batch, and waits for the answer. The stream stores all of
+// them directly after its sequence last, or none of them. ADR-50 of the engine's architecture
 // documents describes the headers.
 func (forwarder *forwarder) send(messages []*nats.Msg) error {
 	id, last := rand.Text(), messages[len(messages)-1]
@@ -161,8 +160,8 @@ func (forwarder *forwarder) send(messages []*nats.Msg) error {
 	return err
 }
 
-// check returns nil if reply says that the stream stored count messages, the batch of this
-// id, directly after last.
+// check returns nil if reply says that the stream stored the count messages of the batch id
+// directly after last.
 func (forwarder *forwarder) check(reply []byte, id string, count int) error {
 	var answer struct {
 		Stream   string              `json:"stream"`

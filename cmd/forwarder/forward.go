@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// The pauses before another session, the shortest and the longest.
+	// minPause and maxPause limit the pause after a session that failed.
 	minPause = time.Second
 	maxPause = 30 * time.Second
 
@@ -29,9 +29,9 @@ const (
 // it. Any other error ends the forwarder.
 type awayError struct{ error }
 
-// forwarder sends the messages of a log to a stream. It works in sessions, each with a
-// connection of its own: after an error the next session reads the stream's end, skips the
-// messages that the stream has, and sends the rest.
+// forwarder sends the messages of a log to a stream. It works in sessions. Each makes a new
+// connection, reads the stream's end, skips the messages that the stream has, and sends the
+// others until an error ends it.
 type forwarder struct {
 	config *config
 	report func(format string, arguments ...any)
@@ -43,14 +43,14 @@ type forwarder struct {
 	stream     jetstream.Stream // of this session
 
 	place   *place // nil: there is none yet
-	saved   place  // by this process
+	saved   place  // the last one that this process saved
 	savedAt time.Time
 
 	last  uint64 // the last sequence of the stream that this process knows
-	doubt bool   // the stream may have messages of the log beyond place, or may get them yet
+	doubt bool   // the stream may have messages of the log beyond place, or may store them yet
 	limit int    // messages in one batch, at most
 
-	failed time.Time // when the first session since the last acknowledgement failed; or zero
+	failed time.Time // the first error since the last acknowledgement; zero: none
 }
 
 // run runs sessions until stop ends, or until an error that another session would repeat.
@@ -66,11 +66,11 @@ func (forwarder *forwarder) run(stop context.Context) error {
 			forwarder.pause(stop, err)
 		}
 	}
-	return forwarder.save(forwarder.doubt)
+	return forwarder.save(forwarder.doubt, 0)
 }
 
-// pause waits before the next session, for as long as sessions have failed so far, within
-// limits. It reports only the first error.
+// pause waits before the next session: for the time since the first error, between minPause
+// and maxPause. It reports only the first error.
 func (forwarder *forwarder) pause(stop context.Context, err error) {
 	if forwarder.failed.IsZero() {
 		forwarder.failed = time.Now()
@@ -145,7 +145,7 @@ func (forwarder *forwarder) open(stop context.Context) error {
 
 // forward sends the messages of the log, and waits for more, until stop ends.
 func (forwarder *forwarder) forward(stop context.Context) error {
-	if err := forwarder.save(true); err != nil { // must be pending before a message is sent
+	if err := forwarder.save(true, 0); err != nil { // must be pending before a message is sent
 		return err
 	}
 	var current batch
@@ -158,7 +158,7 @@ func (forwarder *forwarder) forward(stop context.Context) error {
 			err = forwarder.away(nats.ErrConnectionClosed)
 		case err == nil:
 			forwarder.place.position = current.end
-			err = forwarder.save(true)
+			err = forwarder.save(true, 0)
 			forwarder.log.Wait(stop)
 		}
 		if err != nil {
@@ -178,13 +178,9 @@ func (forwarder *forwarder) exchange(current *batch) (next batch, err error) {
 	answer := make(chan error, 1)
 	go func() { answer <- forwarder.deliver(current.messages) }()
 	if current.size < 2*fullSize { // a larger one leaves no memory for another
-		forwarder.read(&next, maxMessages) // forward's read returns an error again
-		forwarder.log.Sync()               // so does the next exchange's Sync
+		forwarder.read(&next, maxMessages) // forward's next read returns an error again
 	}
-	if time.Since(forwarder.savedAt) > saveInterval {
-		err = forwarder.save(true)
-	}
-	if err := cmp.Or(err, <-answer); err != nil {
+	if err := cmp.Or(forwarder.save(true, saveInterval), <-answer); err != nil {
 		return next, err
 	}
 	forwarder.place = &place{position: current.end, sequence: forwarder.last, hash: current.hash()}

@@ -13,9 +13,9 @@ import (
 	"mbus/internal/shared/follow"
 )
 
-// lagPatience is how long find waits for the missing messages of a stream that ends before
-// last, and skip for those of a log that ends before the stream. A new leader of a replicated
-// stream may lag for a moment, and a log is missing for a moment when it is rotated.
+// lagPatience is how long find waits for a stream that ends before last, and for a log that
+// ends before the stream. A new leader of a replicated stream may lag for a moment, and a log
+// may be missing for a moment when it is rotated.
 const lagPatience = 5 * time.Second
 
 // noteFormat is the form of a place in a state, beside the position.
@@ -62,10 +62,11 @@ func (forwarder *forwarder) load() error {
 	return nil
 }
 
-// save saves the place, unless it is the one that was saved last. It syncs the log before:
-// otherwise a power loss could leave the state with a position that the log has lost.
-func (forwarder *forwarder) save(pending bool) error {
-	if forwarder.place == nil {
+// save saves the place, unless it is the one that was saved last, or interval has not passed
+// since then. It syncs the log before: otherwise a power loss could leave the state with a
+// position that the log has lost.
+func (forwarder *forwarder) save(pending bool, interval time.Duration) error {
+	if forwarder.place == nil || time.Since(forwarder.savedAt) < interval {
 		return nil
 	}
 	place := *forwarder.place
@@ -83,8 +84,8 @@ func (forwarder *forwarder) save(pending bool) error {
 	return nil
 }
 
-// find makes the log's first message that the stream does not have the next to be read. It
-// compares the messages that the stream has beyond the place with the log's.
+// find reads the log up to the first message that the stream does not have. It compares the
+// messages that the stream has beyond the place with those of the log.
 func (forwarder *forwarder) find(stop context.Context) error {
 	info, err := forwarder.stream.Info(stop)
 	deadline := time.Now().Add(lagPatience)
@@ -142,7 +143,7 @@ func (forwarder *forwarder) begin(end uint64, lost error) error {
 	return err
 }
 
-// skip reads the messages of the log that the stream has up to end, and compares them.
+// skip reads the messages of the log that the stream has, up to end, and compares them.
 func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
 	patience := time.Now().Add(lagPatience)
 	for forwarder.place.sequence < end && stop.Err() == nil {
@@ -167,10 +168,8 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
 			return err
 		}
 		forwarder.place = place
-		if time.Since(forwarder.savedAt) > saveInterval {
-			if err := forwarder.save(forwarder.doubt); err != nil {
-				return err
-			}
+		if err := forwarder.save(forwarder.doubt, saveInterval); err != nil {
+			return err
 		}
 	}
 	forwarder.last = end
