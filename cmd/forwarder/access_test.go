@@ -50,7 +50,7 @@ func TestPermissions(t *testing.T) {
 		engine.url = strings.Replace(url, "//", "//admin:admin@", 1)
 		stream := engine.stream(jetstream.StreamConfig{})
 		source.write(100)
-		process := engine.forward(source,
+		process := engine.forward(source, "-timeout", "5m", // the report must not wait for it
 			"-url", strings.Replace(url, "//", "//forwarder:s3cret@", 1))
 		process.says(test.want)
 		text, err := os.ReadFile(engine.config)
@@ -94,6 +94,17 @@ func TestWrongPassword(t *testing.T) {
 	if said := process.stderr.String(); strings.Contains(said, "s3cret") {
 		t.Errorf("it said:\n%s", said)
 	}
+}
+
+// -url may name several servers, with and without a scheme, and spaces between them.
+func TestServers(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(10)
+	forwardAll(engine, source, stream,
+		"-url", "nats://"+bustest.FreeAddress(t)+", "+strings.TrimPrefix(engine.url, "nats://"))
+	compare(t, stream, source.count)
 }
 
 // With tls:// the connection is encrypted; -ca names the certificates that it trusts.

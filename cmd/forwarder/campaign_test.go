@@ -195,6 +195,18 @@ func TestAway(t *testing.T) {
 	}
 }
 
+// A forwarder that has nothing to send reports the end of its connection, too.
+func TestAwayWhileIdle(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	engine.stream(jetstream.StreamConfig{})
+	process := engine.forward(source)
+	awaitSession(t, source.path+"_state")
+	engine.process.kill()
+	process.says(engine.url + ": disconnected: ")
+	process.stop("; trying again")
+}
+
 // The forwarder works with a standard error that is a closed pipe.
 func TestClosedStandardError(t *testing.T) {
 	t.Parallel()

@@ -163,7 +163,6 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
 			continue
 		}
 		place := &place{position: batch.end, sequence: sequence, hash: batch.hash()}
-		batch.messages = nil // frees memory for the stream's message, which may be large
 		if err := forwarder.compare(stop, place); err != nil {
 			return err
 		}
