@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -55,6 +56,9 @@ func (forwarder *forwarder) read(batch *batch, count int) error {
 			batch.messages = append(batch.messages, message)
 			batch.size += len(message.Data)
 		}
+	}
+	if batch.size >= 2*fullSize {
+		runtime.GC() // frees the batch before this one, which may be as large
 	}
 	return nil
 }
