@@ -74,7 +74,7 @@ func usage() *command.Usage {
 		},
 		Examples: []string{
 			"NAME -log mbus.log -state forwarder.state -stream ORDERS",
-			"NAME -log mbus.log -state state -stream HOST1 -prefix mbus.host1. -url tls://nats:4222",
+			"NAME -log mbus.log -state state -stream HOST1 -prefix mbus.host1. -url tls://nats",
 		},
 	}
 }
