@@ -24,21 +24,23 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// authorization is a configuration with an administrator, and a forwarder with permissions.
+// authorization returns the configuration of two users: an administrator, and a forwarder
+// with permissions.
 func authorization(permissions string) string {
 	return fmt.Sprintf("authorization { users: [{user: admin, password: admin}, "+
 		"{user: forwarder, password: s3cret, permissions: {%s}}] }", permissions)
 }
 
-// needed is what a forwarder needs, and no more.
+// needed has the permissions that a forwarder needs, and no more.
 const needed = `publish: ["mbus.>", "$JS.API.STREAM.INFO.ORDERS", "$JS.API.STREAM.MSG.GET.ORDERS"],
 	subscribe: ["_INBOX.>"]`
 
-// A forwarder that may not do something says so, and waits until it may.
+// A forwarder without a permission reports it, and waits until it has the permission.
 func TestPermissions(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ permissions, want string }{
-		{`publish: ["$JS.API.>"]`, `permissions violation: Permissions Violation for Publish to "mbus.`},
+		{`publish: ["$JS.API.>"]`,
+			`permissions violation: Permissions Violation for Publish to "mbus.`},
 		{`publish: ["mbus.>"]`, `Publish to "$JS.API.STREAM.INFO.ORDERS"`},
 		{strings.Replace(needed, "_INBOX.>", "other", 1), `Subscription to "_INBOX`},
 	} {
@@ -48,7 +50,8 @@ func TestPermissions(t *testing.T) {
 		engine.url = strings.Replace(url, "//", "//admin:admin@", 1)
 		stream := engine.stream(jetstream.StreamConfig{})
 		source.write(100)
-		process := engine.forward(source, "-url", strings.Replace(url, "//", "//forwarder:s3cret@", 1))
+		process := engine.forward(source, "-timeout", "5m", // the report must not wait for it
+			"-url", strings.Replace(url, "//", "//forwarder:s3cret@", 1))
 		process.says(test.want)
 		text, err := os.ReadFile(engine.config)
 		if err != nil {
@@ -58,7 +61,7 @@ func TestPermissions(t *testing.T) {
 		if err := os.WriteFile(engine.config, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		engine.process.command.Process.Signal(syscall.SIGHUP) // reads it again
+		engine.process.command.Process.Signal(syscall.SIGHUP) // reloads the configuration
 		await(t, stream, source.count, process)
 		process.stop("; trying again", ": back after ")
 		compare(t, stream, source.count)
@@ -69,7 +72,7 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
-// A wrong password is reported without showing it, and tried again.
+// The forwarder reports a wrong password, without printing it, and tries again.
 func TestWrongPassword(t *testing.T) {
 	t.Parallel()
 	engine, source := prepareEngine(t, "", authorization(needed)), newSource(t)
@@ -93,7 +96,18 @@ func TestWrongPassword(t *testing.T) {
 	}
 }
 
-// With tls:// and -ca the connection is encrypted, and the server known.
+// -url may name several servers, with and without a scheme, and spaces between them.
+func TestServers(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(10)
+	forwardAll(engine, source, stream,
+		"-url", "nats://"+bustest.FreeAddress(t)+", "+strings.TrimPrefix(engine.url, "nats://"))
+	compare(t, stream, source.count)
+}
+
+// With tls:// the connection is encrypted; -ca names the certificates that it trusts.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	certificate, key := writeCertificate(t)
@@ -119,7 +133,7 @@ func TestTLS(t *testing.T) {
 	compare(t, stream, source.count)
 }
 
-// writeCertificate writes a certificate for the loopback interface, and its key.
+// writeCertificate writes a certificate for 127.0.0.1 and its key, and returns their files.
 func writeCertificate(t *testing.T) (certificate, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -128,7 +142,8 @@ func writeCertificate(t *testing.T) (certificate, key string) {
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour),
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
-	public, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	public, err := x509.CreateCertificate(
+		rand.Reader, template, template, &private.PublicKey, private)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,10 +163,10 @@ func writeCertificate(t *testing.T) (certificate, key string) {
 	return write("certificate", "CERTIFICATE", public), write("key", "PRIVATE KEY", secret)
 }
 
-// While nobody answers, SIGTERM ends the forwarder all the same.
+// SIGTERM ends a forwarder that waits for a connection.
 func TestTerminateWhileAway(t *testing.T) {
 	t.Parallel()
-	mute := bustest.Listen(t) // completes connections, and says nothing
+	mute := bustest.Listen(t) // accepts connections, and sends nothing
 	for _, address := range []string{bustest.FreeAddress(t), mute.Addr().String()} {
 		source := newSource(t)
 		process := start(t, forwarder, "-log", source.path, "-state", source.path+"_state",
@@ -160,7 +175,7 @@ func TestTerminateWhileAway(t *testing.T) {
 			_, err := os.Stat(source.path + "_state")
 			return err == nil
 		})
-		time.Sleep(100 * time.Millisecond) // somewhere in connecting
+		time.Sleep(100 * time.Millisecond) // the moment: while it connects
 		asked := time.Now()
 		process.command.Process.Signal(syscall.SIGTERM)
 		<-process.ended

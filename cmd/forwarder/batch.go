@@ -2,88 +2,186 @@ package main
 
 import (
 	"bytes"
-	"context"
+	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"mbus/internal/shared/follow"
 	"mbus/internal/shared/logline"
 )
 
 const (
-	// maxMessages is the engine's own limit for a batch.
+	// maxMessages is the engine's limit for a batch.
 	maxMessages = 1000
 
-	// fullSize is how many bytes of data make a batch full. With the largest message that
-	// the engine takes by default, it has at most 4 MiB.
+	// fullSize is the number of bytes of data that makes a batch full. The last message may
+	// exceed it. The engine's default limit for a message is 1 MiB, and so for a batch 4 MiB.
 	fullSize = 3 << 20
 )
 
-// message is a message of the log, as the engine has it.
-type message struct {
-	subject string
-	data    []byte
-}
-
-// batch is messages of the log, and the position after them.
+// batch has messages of the log, with subjects and data, and the position after them.
 type batch struct {
-	messages []message
-	size     int // of their data, in bytes
+	messages []*nats.Msg
+	size     int // bytes of data
 	end      follow.Position
 }
 
-// hash returns the digest of the last message.
-func (batch *batch) hash() digest {
+// hash returns the hash of the last message.
+func (batch *batch) hash() string {
 	last := batch.messages[len(batch.messages)-1]
-	return digestOf(last.subject, last.data)
+	return hash(last.Subject, last.Data)
 }
 
-// read appends messages of the log to batch until it has count, or is full, or the log has
-// no more at present. What it has read before an error is in batch.
-func (session *session) read(batch *batch, count int) error {
-	defer func() { batch.end = session.log.Position() }()
+// read appends messages of the log to batch, until batch has count messages or is full, or
+// until the log has no more at present. After an error, batch has the messages before it.
+func (forwarder *forwarder) read(batch *batch, count int) error {
+	defer func() { batch.end = forwarder.log.Position() }()
 	for len(batch.messages) < count && batch.size < fullSize {
-		if session.ctx.Err() != nil {
-			return context.Cause(session.ctx)
-		}
-		line, err := session.log.Next()
-		if errors.Is(err, follow.ErrLost) {
-			return err // the next session decides
-		}
+		line, err := forwarder.log.Next()
 		if line == nil || err != nil {
-			return final(err)
+			return err
 		}
-		if err := session.take(batch, line); err != nil {
-			const shown = len("2024/06/02 10:39:55 Received new message from topic '': '")
-			session.report(fmt.Sprintf("skipped a line: %v: %q", err, line[:min(len(line), shown)]))
+		message, err := forwarder.parse(line)
+		if err != nil {
+			forwarder.report("skipped a line: %v: %.60q", err, line)
+		}
+		if message != nil {
+			batch.messages = append(batch.messages, message)
+			batch.size += len(message.Data)
+		}
+	}
+	if batch.size >= 2*fullSize {
+		runtime.GC() // frees the batch before this one, which may be as large
+	}
+	return nil
+}
+
+// parse returns the message of a line, or nil if the line has none. It changes the line. The
+// error is for a line that has part of a message.
+func (forwarder *forwarder) parse(line []byte) (*nats.Msg, error) {
+	parts, found := logline.Parse(line)
+	switch {
+	case !found && logline.IsTorn(line):
+		return nil, errors.New("it is torn")
+	case !found:
+		return nil, nil
+	}
+	topic, err := parts.UnescapeTopic()
+	if err != nil {
+		return nil, err
+	}
+	data, err := parts.AppendData(parts.Data[:0])
+	if err != nil {
+		return nil, err
+	}
+	subject := subject(forwarder.config.prefix, topic)
+	return &nats.Msg{Subject: subject, Data: bytes.Clone(data)}, nil
+}
+
+// deliver sends messages as one batch, or as several smaller ones if the engine refuses it.
+func (forwarder *forwarder) deliver(messages []*nats.Msg) error {
+	for first := 0; first < len(messages); {
+		count := min(len(messages)-first, forwarder.limit)
+		err := forwarder.send(messages[first : first+count])
+		refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
+		isTooLarge := errors.Is(err, nats.ErrMaxPayload) ||
+			isRefusal && refusal.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum
+		isMisplaced := isRefusal && refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+		switch {
+		case err == nil:
+			first += count
+			forwarder.acknowledged(count)
+		case isMisplaced && !forwarder.doubt:
+			return fmt.Errorf("stream %s should end at %d: %w: somebody else publishes to it, "+
+				"or it was recreated", forwarder.config.stream, forwarder.last, refusal)
+		case count > 1 && (isTooLarge || isRefusal && !isMisplaced):
+			forwarder.limit = count / 2
+		case isTooLarge:
+			return fmt.Errorf("message %d after offset %d of %s is too large for the engine: "+
+				"%d bytes for %s, and headers; max_payload is %d, max_msg_size %d (-1: no limit)",
+				first+1, forwarder.place.position.Offset, forwarder.config.log,
+				len(messages[first].Data), messages[first].Subject,
+				forwarder.connection.MaxPayload(), forwarder.stream.CachedInfo().Config.MaxMsgSize)
+		default:
+			return forwarder.away(err)
 		}
 	}
 	return nil
 }
 
-// take appends the message of a line to batch, if it has one, and changes the line. The
-// error says why it can't be read.
-func (session *session) take(batch *batch, line []byte) error {
-	parts, found := logline.Parse(line)
-	if !found && logline.IsTorn(line) {
-		return errors.New("it is torn")
+// acknowledged counts messages that the stream has stored. It lets batches grow again, and
+// reports the end of an outage.
+func (forwarder *forwarder) acknowledged(count int) {
+	forwarder.last += uint64(count)
+	forwarder.limit = min(forwarder.limit+forwarder.limit/10+1, maxMessages)
+	if !forwarder.failed.IsZero() {
+		forwarder.report("%s: back after %s",
+			forwarder.config.servers, time.Since(forwarder.failed).Round(time.Second))
+		forwarder.failed = time.Time{}
 	}
-	if !found {
-		return nil
+}
+
+// send sends messages as one atomic batch, and waits for the answer. The stream stores all of
+// them directly after its sequence last, or none of them. ADR-50 of the engine's architecture
+// documents describes the headers.
+func (forwarder *forwarder) send(messages []*nats.Msg) error {
+	id, last := rand.Text(), messages[len(messages)-1]
+	header := nats.Header{
+		"Nats-Batch-Id":                 {id},
+		jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(forwarder.last, 10)},
+		jetstream.ExpectedStreamHeader:  {forwarder.config.stream},
 	}
-	if !bytes.Equal(parts.Topic, session.topic) { // topics repeat
-		topic, err := parts.UnescapeTopic()
-		if err != nil {
-			return err
+	for i, message := range messages {
+		message.Header = header
+		header.Set("Nats-Batch-Sequence", strconv.Itoa(i+1))
+		if message == last {
+			break
 		}
-		session.topic = bytes.Clone(parts.Topic)
-		session.subject = string(appendSubject([]byte(session.config.prefix), topic))
+		if err := forwarder.connection.PublishMsg(message); err != nil {
+			return err // the stream drops a batch without its last message
+		}
+		header.Del(jetstream.ExpectedLastSeqHeader) // for the first message only
+		header.Del(jetstream.ExpectedStreamHeader)
 	}
-	data, err := parts.AppendData(parts.Data[:0])
-	if err != nil {
-		return err
+	header.Set("Nats-Batch-Commit", "1")
+	doubt := forwarder.doubt
+	forwarder.doubt = true
+	reply, err := forwarder.connection.RequestMsg(last, forwarder.config.timeout)
+	if err == nil {
+		err = forwarder.check(reply.Data, id, len(messages))
 	}
-	batch.messages = append(batch.messages, message{session.subject, bytes.Clone(data)})
-	batch.size += len(data)
+	refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
+	if errors.Is(err, nats.ErrMaxPayload) || isRefusal && refusal.Code < 500 {
+		forwarder.doubt = doubt // the stream did not store the batch, and never will
+	}
+	return err
+}
+
+// check returns nil if reply says that the stream stored the count messages of the batch id
+// directly after last.
+func (forwarder *forwarder) check(reply []byte, id string, count int) error {
+	var answer struct {
+		Stream   string              `json:"stream"`
+		Sequence uint64              `json:"seq"`
+		Batch    string              `json:"batch"`
+		Error    *jetstream.APIError `json:"error"`
+	}
+	err := json.Unmarshal(reply, &answer)
+	if err == nil && answer.Error != nil {
+		return answer.Error
+	}
+	isRight := answer.Stream == forwarder.config.stream && answer.Batch == id &&
+		answer.Sequence == forwarder.last+uint64(count)
+	if err != nil || !isRight {
+		return fmt.Errorf("the answer to %d messages after %d is %.200q: "+
+			"does something besides the stream answer?", count, forwarder.last, reply)
+	}
 	return nil
 }

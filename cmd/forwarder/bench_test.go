@@ -13,8 +13,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// TestRatios compares the forwarder with the client's own asynchronous publishing, in turn
-// on one server: a file stream, messages of 128 bytes. MBUS_BENCH=1 selects it.
+// TestRatios compares the speed of the forwarder with that of the client's asynchronous
+// publishing. Both send messages of 128 bytes to file streams of one server, one after the
+// other. MBUS_BENCH=1 selects this test.
 func TestRatios(t *testing.T) {
 	if os.Getenv("MBUS_BENCH") == "" {
 		t.Skip("this is a benchmark: MBUS_BENCH=1 selects it")
@@ -33,8 +34,9 @@ func TestRatios(t *testing.T) {
 			client := timePublishing(t, engine, round)
 			forwarding := timeForwarding(t, engine, round)
 			ratio := client.Seconds() / forwarding.Seconds()
-			t.Logf("%s: the client's PublishAsync %d a second, the forwarder %d: ratio %.2f", test.name,
-				int(benchCount/client.Seconds()), int(benchCount/forwarding.Seconds()), ratio)
+			t.Logf("%s: the client's PublishAsync %d a second, the forwarder %d: ratio %.2f",
+				test.name, int(benchCount/client.Seconds()),
+				int(benchCount/forwarding.Seconds()), ratio)
 			ratios = append(ratios, ratio)
 		}
 		slices.Sort(ratios)
@@ -47,7 +49,7 @@ func TestRatios(t *testing.T) {
 
 const benchCount = 300_000
 
-// timePublishing measures the client's asynchronous publishing.
+// timePublishing returns the time that the client's asynchronous publishing needs.
 func timePublishing(t *testing.T, engine *engine, round int) time.Duration {
 	t.Helper()
 	client, err := jetstream.New(engine.connect())
@@ -60,7 +62,7 @@ func timePublishing(t *testing.T, engine *engine, round int) time.Duration {
 		t.Fatal(err)
 	}
 	data := []byte(strings.Repeat("x", 128))
-	stall := jetstream.WithStallWait(time.Minute) // for room among those in flight
+	stall := jetstream.WithStallWait(time.Minute) // for messages in flight
 	begun := time.Now()
 	for range benchCount {
 		if _, err := client.PublishAsync(name+".orders", data, stall); err != nil {
@@ -79,8 +81,8 @@ func timePublishing(t *testing.T, engine *engine, round int) time.Duration {
 	return taken
 }
 
-// timeForwarding measures the forwarder, from its start to the place after the last
-// message.
+// timeForwarding returns the time from the forwarder's start until its state has the place
+// after the last message.
 func timeForwarding(t *testing.T, engine *engine, round int) time.Duration {
 	t.Helper()
 	source := newSource(t)

@@ -19,7 +19,8 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// The forwarder is killed at random moments under load, while the log is rotated.
+// Kills of the forwarder at random moments, under load and while the log is rotated, lose
+// and repeat nothing.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -29,7 +30,7 @@ func TestKill(t *testing.T) {
 	compare(t, stream, source.count)
 }
 
-// The same, while a worker takes the messages out of the stream.
+// The same holds while a worker removes the messages from the stream.
 func TestKillWorkQueue(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -40,7 +41,7 @@ func TestKillWorkQueue(t *testing.T) {
 	worker.compare(t, source.count)
 }
 
-// killUnderLoad kills forwarders, one after the other.
+// killUnderLoad starts and kills forwarders, one after the other, under load.
 func killUnderLoad(engine *engine, source *source) {
 	engine.t.Helper()
 	stop := source.load()
@@ -54,7 +55,7 @@ func killUnderLoad(engine *engine, source *source) {
 	engine.t.Logf("%d kills of the forwarder: %d messages", kills, source.count)
 }
 
-// finish forwards the rest.
+// finish forwards the messages that the stream does not have yet.
 func finish(engine *engine, source *source, stream jetstream.Stream) {
 	engine.t.Helper()
 	process := engine.forward(source)
@@ -62,7 +63,7 @@ func finish(engine *engine, source *source, stream jetstream.Stream) {
 	process.stop()
 }
 
-// SIGTERM under load ends the forwarder with status 0, and leaves nothing open.
+// SIGTERM under load ends the forwarder with status 0, and the state has the stream's end.
 func TestTerminate(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -86,7 +87,7 @@ func TestTerminate(t *testing.T) {
 	t.Logf("%d stops: %d messages", stops, source.count)
 }
 
-// The server is killed at random moments under load, and started again.
+// Kills of the server at random moments under load lose and repeat nothing.
 func TestKillEngine(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -107,7 +108,7 @@ func TestKillEngine(t *testing.T) {
 	t.Logf("%d kills of the server: %d messages", kills, source.count)
 }
 
-// awaitProgress waits until the stream has grown.
+// awaitProgress waits until the stream grows.
 func awaitProgress(t *testing.T, stream jetstream.Stream, process *process) {
 	t.Helper()
 	before, known := state(stream)
@@ -119,12 +120,13 @@ func awaitProgress(t *testing.T, stream jetstream.Stream, process *process) {
 		case answered && now.LastSeq > before.LastSeq:
 			return
 		case time.Now().After(deadline):
-			t.Fatalf("the stream stays at %d; the forwarder said:\n%s", before.LastSeq, process.stderr)
+			t.Fatalf("the stream stays at %d; the forwarder said:\n%s",
+				before.LastSeq, process.stderr)
 		}
 	}
 }
 
-// The connection is cut at random moments under load.
+// Connections that are cut at random moments under load lose and repeat nothing.
 func TestCut(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -145,8 +147,8 @@ func TestCut(t *testing.T) {
 	t.Logf("%d cut connections: %d messages", cuts, source.count)
 }
 
-// A server that is halted in the middle of a batch, and goes on later, may take it while
-// the next session is looking at the stream.
+// A server that halts in the middle of a batch and continues later may store the batch after
+// the next session has read the stream's end.
 func TestHalt(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -158,7 +160,7 @@ func TestHalt(t *testing.T) {
 		awaitProgress(t, stream, process)
 		time.Sleep(rand.N(100 * time.Millisecond)) // the moment
 		engine.process.command.Process.Signal(syscall.SIGSTOP)
-		time.Sleep(time.Second + rand.N(time.Second)) // longer than the forwarder waits
+		time.Sleep(time.Second + rand.N(time.Second)) // longer than -timeout
 		engine.process.command.Process.Signal(syscall.SIGCONT)
 	}
 	stop()
@@ -168,16 +170,17 @@ func TestHalt(t *testing.T) {
 	t.Logf("%d halts of the server: %d messages", halts, source.count)
 }
 
-// While the engine is away the log grows. One line says so, and one that it is back.
+// While the engine is away the log grows. The forwarder reports the start and the end of the
+// outage, each in one line.
 func TestAway(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
 	process := engine.forward(source)
 	stop := source.load()
-	bustest.Until(t, "progress", func() bool { sequence, _ := source.sequence(); return sequence > 0 })
+	awaitFirst(t, source)
 	engine.process.kill()
-	time.Sleep(time.Duration(longOrShort(60, 4)) * time.Second) // how long it is away
+	time.Sleep(time.Duration(longOrShort(60, 4)) * time.Second) // the outage
 	engine.start()
 	stop()
 	await(t, stream, source.count, process)
@@ -186,12 +189,25 @@ func TestAway(t *testing.T) {
 	said := process.stderr.String()
 	lines := strings.Split(strings.TrimSuffix(said, "\n"), "\n")
 	if len(lines) != 2 || !strings.Contains(lines[0], engine.url) ||
-		!strings.HasSuffix(lines[0], "; trying again") || !strings.Contains(lines[1], ": back after ") {
+		!strings.HasSuffix(lines[0], "; trying again") ||
+		!strings.Contains(lines[1], ": back after ") {
 		t.Errorf("it said:\n%s", said)
 	}
 }
 
-// Nobody needs to read what the forwarder reports.
+// A forwarder that has nothing to send reports the end of its connection, too.
+func TestAwayWhileIdle(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	engine.stream(jetstream.StreamConfig{})
+	process := engine.forward(source)
+	awaitSession(t, source.path+"_state")
+	engine.process.kill()
+	process.says(engine.url + ": disconnected: ")
+	process.stop("; trying again")
+}
+
+// The forwarder works with a standard error that is a closed pipe.
 func TestClosedStandardError(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -208,13 +224,13 @@ func TestClosedStandardError(t *testing.T) {
 	command.Stderr = writer
 	process := startCommand(t, command)
 	source.write(10)
-	time.Sleep(500 * time.Millisecond) // while it is away
+	time.Sleep(500 * time.Millisecond) // the outage
 	engine.start()
 	await(t, stream, source.count, process)
 	process.stop()
 }
 
-// The leader of a replicated stream is killed under load, and started again.
+// Kills of the leader of a replicated stream under load lose and repeat nothing.
 func TestCluster(t *testing.T) {
 	if !torture {
 		t.Skip("three servers are for the long campaign")
@@ -248,7 +264,7 @@ func TestCluster(t *testing.T) {
 	t.Logf("%d kills of the leader of three: %d messages", kills, source.count)
 }
 
-// newCluster starts three servers that know each other.
+// newCluster starts a cluster of three servers.
 func newCluster(t *testing.T) []*engine {
 	t.Helper()
 	var addresses, routes []string
@@ -291,7 +307,7 @@ func leaderOf(t *testing.T, stream jetstream.Stream, engines []*engine) (leader 
 	return leader
 }
 
-// clusterOf returns where a stream is; the zero value while nobody says so.
+// clusterOf returns the servers of a stream, or the zero value while no server answers.
 func clusterOf(stream jetstream.Stream) jetstream.ClusterInfo {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -302,13 +318,14 @@ func clusterOf(stream jetstream.Stream) jetstream.ClusterInfo {
 	return *info.Cluster
 }
 
-// proxy passes connections on to a server, until it cuts them.
+// proxy connects clients with a server, until it cuts their connections.
 type proxy struct {
 	url string
 	cut func()
 }
 
-// newProxy starts a proxy, which changes what the server sends.
+// newProxy starts a proxy. It calls change with all bytes from the server, before they are
+// sent to the client.
 func newProxy(t *testing.T, engine *engine, change func(text []byte)) *proxy {
 	t.Helper()
 	listener := bustest.Listen(t)
@@ -345,7 +362,8 @@ func newProxy(t *testing.T, engine *engine, change func(text []byte)) *proxy {
 	return &proxy{url: "nats://" + listener.Addr().String(), cut: cut}
 }
 
-// pass passes bytes on, as change leaves them, until one of the connections ends.
+// pass copies bytes between connections until one of them ends. It calls change with the
+// bytes before it writes them.
 func pass(to, from net.Conn, change func(text []byte)) {
 	defer to.Close()
 	buffer := make([]byte, 64<<10)

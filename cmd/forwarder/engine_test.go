@@ -23,14 +23,15 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// The engine for the tests, and its command line for the README's.
+// The versions of the server and of the nats command that the tests install.
 const (
 	serverModule = "github.com/nats-io/nats-server/v2@v2.15.2"
 	toolModule   = "github.com/nats-io/natscli/nats@v0.5.1"
 )
 
-// installed returns the path of a command that is on the PATH, if isGood says so, or has
-// been installed into the cache of the tests. It skips the test where that can't be done.
+// installed returns the path of a command: of the one on the PATH, if isGood accepts it, or
+// else of the one in the tests' cache, into which it installs the command. If it can't, it
+// skips the test.
 func installed(t *testing.T, name, module string, isGood func(path string) bool) string {
 	t.Helper()
 	installing.Lock()
@@ -77,7 +78,7 @@ func serverPath(t *testing.T) string {
 type engine struct {
 	t       *testing.T
 	path    string
-	config  string // file
+	config  string // a file
 	url     string
 	process *process
 }
@@ -90,8 +91,8 @@ func newEngine(t *testing.T) *engine {
 	return engine
 }
 
-// prepareEngine returns a server, not started. Its configuration has jetStream in the part
-// of JetStream, and others beside that.
+// prepareEngine returns a server that is not started. Its configuration has the settings
+// jetStream in the JetStream section, and others outside it.
 func prepareEngine(t *testing.T, jetStream, others string) *engine {
 	t.Helper()
 	address := bustest.FreeAddress(t)
@@ -115,7 +116,7 @@ func (engine *engine) start() {
 	})
 }
 
-// launch starts the server.
+// launch starts the server, and does not wait.
 func (engine *engine) launch() {
 	engine.t.Helper()
 	engine.process = start(engine.t, engine.path, "-c", engine.config)
@@ -144,7 +145,7 @@ func (engine *engine) connect(options ...nats.Option) *nats.Conn {
 	return connection
 }
 
-// stream makes the stream ORDERS. The config says what is special about it.
+// stream makes a stream with config. Its default name is ORDERS, its default subject mbus.>.
 func (engine *engine) stream(config jetstream.StreamConfig) jetstream.Stream {
 	engine.t.Helper()
 	if config.Name == "" {
@@ -169,8 +170,8 @@ func (engine *engine) forward(source *source, arguments ...string) *process {
 	return start(engine.t, forwarder, append(usual, arguments...)...)
 }
 
-// state returns the state of a stream, or false while the server does not answer.
-func state(stream jetstream.Stream) (jetstream.StreamState, bool) {
+// state returns the state of a stream; answered is false if the server does not answer.
+func state(stream jetstream.Stream) (state jetstream.StreamState, answered bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	info, err := stream.Info(ctx)
@@ -180,7 +181,7 @@ func state(stream jetstream.Stream) (jetstream.StreamState, bool) {
 	return info.State, true
 }
 
-// await waits until the stream ends at count. There is no limit while it grows.
+// await waits until the stream ends at count. The deadline moves while the stream grows.
 func await(t *testing.T, stream jetstream.Stream, count int, process *process) {
 	t.Helper()
 	awaitCount(t, count, process, func() uint64 {
@@ -189,8 +190,8 @@ func await(t *testing.T, stream jetstream.Stream, count int, process *process) {
 	})
 }
 
-// awaitPlace waits until the state of a source is at count. There is no limit while the
-// state moves.
+// awaitPlace waits until the state of a source is at count. The deadline moves while the
+// state does.
 func awaitPlace(t *testing.T, source *source, count int, process *process) {
 	t.Helper()
 	awaitCount(t, count, process, func() uint64 {
@@ -213,12 +214,14 @@ func awaitCount(t *testing.T, count int, process *process, current func() uint64
 		case now > before:
 			deadline, before = time.Now().Add(patience), now
 		case time.Now().After(deadline):
-			t.Fatalf("it stays at %d, want %d; the forwarder said:\n%s", before, count, process.stderr)
+			t.Fatalf("it stays at %d, want %d; the forwarder said:\n%s",
+				before, count, process.stderr)
 		}
 		select {
 		case <-process.ended:
 			if current() != uint64(count) {
-				t.Fatalf("the forwarder ended at %d, want %d; it said:\n%s", before, count, process.stderr)
+				t.Fatalf("the forwarder ended at %d, want %d; it said:\n%s",
+					before, count, process.stderr)
 			}
 		case <-time.After(10 * time.Millisecond):
 		}
@@ -226,7 +229,7 @@ func awaitCount(t *testing.T, count int, process *process, current func() uint64
 }
 
 // compare fails the test unless the stream has exactly the messages of the log, each once
-// and in order. It may have removed those before its first.
+// and in order. The stream may have removed messages from its start.
 func compare(t *testing.T, stream jetstream.Stream, count int) {
 	t.Helper()
 	state, answered := state(stream)
@@ -253,7 +256,7 @@ func compare(t *testing.T, stream jetstream.Stream, count int) {
 	}
 }
 
-// compareMessage fails the test unless message is that of the log with its sequence.
+// compareMessage fails the test unless message is the log's message of this sequence.
 func compareMessage(t *testing.T, message jetstream.Msg, sequence uint64) {
 	t.Helper()
 	metadata, err := message.Metadata()
@@ -275,13 +278,13 @@ func (engine *engine) publish(subject, data string) {
 	}
 }
 
-// worker takes the messages of a work queue, each of which is removed then.
+// worker receives the messages of a work queue, which removes them then.
 type worker struct {
 	mutex    sync.Mutex
 	received map[uint64]jetstream.Msg // by sequence
 }
 
-// work starts a worker on a stream. It goes on until the test ends.
+// work starts a worker on a stream. It works until the test ends.
 func work(t *testing.T, stream jetstream.Stream) *worker {
 	t.Helper()
 	consumer, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{
@@ -317,37 +320,47 @@ func (worker *worker) compare(t *testing.T, count int) {
 	for sequence := uint64(1); sequence <= uint64(count); sequence++ {
 		message := worker.received[sequence]
 		if message == nil {
-			t.Fatalf("%d messages received, want %d, and not message %d", received(), count, sequence)
+			t.Fatalf("received %d messages, want %d; message %d is missing",
+				received(), count, sequence)
 		}
 		compareMessage(t, message, sequence)
 	}
 }
 
-// awaitSession waits until a state says that something may be pending: a forwarder with a new
-// state, or one that was stopped, is about to send.
+// awaitFirst waits until the state of a source has a message.
+func awaitFirst(t *testing.T, source *source) {
+	t.Helper()
+	bustest.Until(t, "a message in the state", func() bool {
+		sequence, _ := source.sequence()
+		return sequence > 0
+	})
+}
+
+// awaitSession waits until a state is pending. A state that is new, or that a stop has saved,
+// is not; a session saves it as pending before it sends.
 func awaitSession(t *testing.T, path string) {
 	t.Helper()
 	bustest.Until(t, "a session", func() bool { _, pending := saved(t, path); return pending })
 }
 
-// sequence returns the sequence in a source's state, and whether something may be pending.
+// sequence returns the sequence in the state of a source, and whether the state is pending.
 func (source *source) sequence() (sequence uint64, pending bool) {
 	source.t.Helper()
 	return saved(source.t, source.path+"_state")
 }
 
-// saved returns the sequence in a state, and whether something may be pending beyond it.
+// saved returns the sequence in a state, and whether the state is pending.
 func saved(t *testing.T, path string) (sequence uint64, pending bool) {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
-	line := regexp.MustCompile(`save (\d+) .*sequence (\d+) message \w+( pending)?`)
+	line := regexp.MustCompile(`save (\d+) .*sequence (\d+) message \w+ pending (true|false)`)
 	newest := 0
 	for _, match := range line.FindAllStringSubmatch(string(text), -1) {
 		if save, _ := strconv.Atoi(match[1]); save >= newest {
-			newest, pending = save, match[3] != ""
+			newest, pending = save, match[3] == "true"
 			sequence, _ = strconv.ParseUint(match[2], 10, 64)
 		}
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// traced starts a forwarder under strace, which writes the trace into a file. The tracer
-// is a process beside (-D), so that signals come to the forwarder.
+// traced starts a forwarder under strace, which writes its trace into a file. With -D the
+// process that the test started is the forwarder, not strace, so that it receives signals.
 func traced(engine *engine, source *source, options ...string) (process *process, trace string) {
 	engine.t.Helper()
 	trace = filepath.Join(engine.t.TempDir(), "trace")
@@ -32,7 +32,7 @@ func traced(engine *engine, source *source, options ...string) (process *process
 	return start(engine.t, strace, arguments...), trace
 }
 
-// Before a message is sent, the log is made durable with it.
+// The forwarder syncs a message in the log before it sends the message.
 func TestSyncBeforeSending(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -40,7 +40,8 @@ func TestSyncBeforeSending(t *testing.T) {
 	process, trace := traced(engine, source, "-e", "trace=pread64,pwrite64,fdatasync,write")
 	const count = 10
 	for number := range count {
-		fmt.Fprintf(source.file, "%s", appendLine(nil, "orders", fmt.Appendf(nil, "marker-%d-", number)))
+		marker := fmt.Appendf(nil, "marker-%d-", number)
+		fmt.Fprintf(source.file, "%s", appendLine(nil, "orders", marker))
 		await(t, stream, number+1, process)
 	}
 	process.stop()
@@ -56,35 +57,37 @@ func TestSyncBeforeSending(t *testing.T) {
 		}
 		return first + at
 	}
-	saved, first := find(0, `pwrite64\(.* pending `), find(0, `write\(.*HPUB `)
+	saved, first := find(0, `pwrite64\(.* pending true`), find(0, `write\(.*HPUB `)
 	if saved > first {
 		t.Errorf("saved as event %d, sent as %d", saved, first)
 	}
 	for number := range count {
 		sent := find(0, fmt.Sprintf(`write\(.*HPUB .*marker-%d-`, number))
 		read := find(0, fmt.Sprintf(`pread64.*marker-%d-`, number))
-		synced := find(read, `fdatasync(\(\d+<`+regexp.QuoteMeta(source.path)+`>\)| resumed>\)) += 0`)
+		synced := find(read,
+			`fdatasync(\(\d+<`+regexp.QuoteMeta(source.path)+`>\)| resumed>\)) += 0`)
 		if synced > sent {
-			t.Errorf("message %d: read as event %d, synced as %d, sent as %d", number, read, synced, sent)
+			t.Errorf("message %d: read as event %d, synced as %d, sent as %d",
+				number, read, synced, sent)
 		}
 	}
 }
 
-// If the log can't be made durable, nothing is sent.
+// If the sync of the log fails, the forwarder sends nothing.
 func TestSyncFails(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
 	source.write(10)
-	process, _ := traced(engine, source, "-e", "inject=fdatasync:error=EIO")
+	process, _ := traced(engine, source, "-P", source.path, "-e", "inject=fdatasync:error=EIO")
 	process.expect(1, source.path+": input/output error")
 	if state, _ := state(stream); state.LastSeq != 0 {
 		t.Errorf("the stream has %d messages", state.LastSeq)
 	}
 }
 
-// Resident memory stays under 64 MiB and three times the longest line, while messages are
-// sent, and while they are compared with the stream's.
+// Resident memory stays under 64 MiB and three times the longest line, while the forwarder
+// sends messages, and while it compares them with the stream's.
 func TestMemory(t *testing.T) {
 	if buildFlags != nil {
 		t.Skip("the race detector takes memory of its own")
@@ -103,7 +106,8 @@ func TestMemory(t *testing.T) {
 		{"16 MiB each, all escaped", strings.Repeat("\x00", 16*mib), longOrShort(10, 1)},
 		{"30 MiB each", strings.Repeat("x", 30*mib), longOrShort(10, 1)},
 	} {
-		engine, source := prepareEngine(t, "", "max_payload: 64MB\nmax_pending: 256MB"), newSource(t)
+		engine := prepareEngine(t, "", "max_payload: 64MB\nmax_pending: 256MB")
+		source := newSource(t)
 		engine.start()
 		stream := engine.stream(jetstream.StreamConfig{})
 		line := appendLine(nil, "orders", []byte(test.data))
@@ -136,7 +140,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// peakMemory returns the largest resident memory that a process has had, in bytes.
+// peakMemory returns the peak of a process's resident memory, in bytes.
 func peakMemory(t *testing.T, process *process) int {
 	t.Helper()
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", process.command.Process.Pid))

@@ -25,11 +25,10 @@ import (
 // forwarder is the command under test.
 var forwarder string
 
-// torture selects the long form of the campaign. make torture sets the variable; all
-// other tests are the same in both forms.
+// torture selects the long form of the campaign. make torture sets its environment variable.
 var torture = os.Getenv("MBUS_TORTURE") != ""
 
-// longOrShort returns the number for the form of the campaign that runs.
+// longOrShort returns long in the long form of the campaign, and otherwise short.
 func longOrShort(long, short int) int {
 	if torture {
 		return long
@@ -42,7 +41,7 @@ func TestMain(m *testing.M) {
 }
 
 func buildAndRun(m *testing.M) int {
-	// A program with the race detector sleeps before it exits, unless told not to.
+	// Otherwise a program with the race detector sleeps for a second before it exits.
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	directory, err := os.MkdirTemp("", "mbus")
 	if err != nil {
@@ -57,11 +56,11 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	flag.Parse()
-	flag.Set("test.parallel", "6") // the tests wait more than they work
+	flag.Set("test.parallel", "6") // the tests mostly wait
 	return m.Run()
 }
 
-// process is a command that runs.
+// process is a command that a test has started.
 type process struct {
 	t       *testing.T
 	command *exec.Cmd
@@ -69,13 +68,13 @@ type process struct {
 	ended   chan struct{} // closed when it has ended
 }
 
-// start starts a command. It is killed when the test ends.
+// start starts a command, and kills it when the test ends.
 func start(t *testing.T, name string, arguments ...string) *process {
 	t.Helper()
 	return startCommand(t, exec.Command(name, arguments...))
 }
 
-// startCommand is start for a command that is prepared.
+// startCommand is start for an exec.Cmd.
 func startCommand(t *testing.T, command *exec.Cmd) *process {
 	t.Helper()
 	process := &process{t, command, &bustest.Record{}, make(chan struct{})}
@@ -93,13 +92,14 @@ func startCommand(t *testing.T, command *exec.Cmd) *process {
 	return process
 }
 
-// kill kills the process, and returns when it has ended.
+// kill kills the process, and waits until it has ended.
 func (process *process) kill() {
 	process.command.Process.Kill()
 	<-process.ended
 }
 
-// expect fails the test unless the process ends with status, and with want in what it said.
+// expect fails the test unless the process ends with status, and its standard error has each
+// text of want. With status 0 and no want, standard error must be empty.
 func (process *process) expect(status int, want ...string) {
 	process.t.Helper()
 	select {
@@ -122,14 +122,14 @@ func (process *process) expect(status int, want ...string) {
 	}
 }
 
-// stop ends the process by SIGTERM and expects status 0, and nothing said but want.
+// stop sends SIGTERM to the process, and expects status 0 and want.
 func (process *process) stop(want ...string) {
 	process.t.Helper()
 	process.command.Process.Signal(syscall.SIGTERM)
 	process.expect(0, want...)
 }
 
-// says waits until the process has said text.
+// says waits until the standard error of the process has text.
 func (process *process) says(text string) {
 	process.t.Helper()
 	bustest.Until(process.t, "the words "+text, func() bool {
@@ -142,13 +142,13 @@ func (process *process) says(text string) {
 	})
 }
 
-// source is a log that the test writes, as a broker does.
+// source is a log that the test writes in a broker's place.
 type source struct {
 	t       *testing.T
 	path    string
 	file    *os.File
-	count   int // of messages in it
-	rotated int // how often
+	count   int // of messages
+	rotated int // count of rotations
 }
 
 func newSource(t *testing.T) *source {
@@ -168,14 +168,15 @@ func (source *source) open() {
 	source.file = file
 }
 
-// topics are of each kind, with their subjects.
+// topics has topics of each kind, with their subjects.
 var topics = [...]struct{ name, subject string }{
-	{"orders", "orders"}, {"orders.eu", "orders.eu"}, {".a..b.", "%2Ea%2E%2Eb%2E"}, {"it's", "it%27s"},
-	{"a b*>%", "a%20b%2A%3E%25"}, {"żółw", "%C5%BC%C3%B3%C5%82w"}, {`\n`, "%5Cn"}, {"_-9Z", "_-9Z"},
+	{"orders", "orders"}, {"orders.eu", "orders.eu"}, {".a..b.", "%2Ea%2E%2Eb%2E"},
+	{"it's", "it%27s"}, {"a b*>%", "a%20b%2A%3E%25"}, {"żółw", "%C5%BC%C3%B3%C5%82w"},
+	{`\n`, "%5Cn"}, {"_-9Z", "_-9Z"},
 }
 
-// content returns the message of a number, from 0: its topic, its subject, and data of any
-// bytes.
+// content returns the topic, the subject and the data of the message with a number, from 0.
+// The data has arbitrary bytes.
 func content(number int) (topic, subject string, data []byte) {
 	random := rand.New(rand.NewPCG(1, uint64(number)))
 	data = fmt.Appendf(nil, "%d ", number)
@@ -189,7 +190,7 @@ func content(number int) (topic, subject string, data []byte) {
 	return which.name, which.subject, data
 }
 
-// appendLine appends the line of a message to text.
+// appendLine appends the broker's line for a message to text.
 func appendLine(text []byte, topic string, data []byte) []byte {
 	text = append(text, "2024/06/02 10:39:55 Received new message from topic '"...)
 	text = escape.AppendName(text, []byte(topic))
@@ -197,14 +198,15 @@ func appendLine(text []byte, topic string, data []byte) []byte {
 	return append(text, "'\n"...)
 }
 
-// write appends messages, and other lines of a broker's.
+// write appends lines for count messages, and other lines of a broker.
 func (source *source) write(count int) {
 	source.t.Helper()
 	var text []byte
 	for range count {
 		topic, _, data := content(source.count)
 		if source.count%10 == 0 {
-			text = append(text, "2024/06/02 10:39:55 10 new messages dispatched on topic orders\n"...)
+			text = append(text,
+				"2024/06/02 10:39:55 10 new messages dispatched on topic orders\n"...)
 		}
 		text = appendLine(text, topic, data)
 		source.count++
@@ -214,19 +216,20 @@ func (source *source) write(count int) {
 	}
 }
 
-// rotate renames the log and begins a new one.
+// rotate renames the log and starts a new one.
 func (source *source) rotate() {
 	source.t.Helper()
 	source.rotated++
-	if err := os.Rename(source.path, fmt.Sprintf("%s-%06d", source.path, source.rotated)); err != nil {
+	rotated := fmt.Sprintf("%s-%06d", source.path, source.rotated)
+	if err := os.Rename(source.path, rotated); err != nil {
 		source.t.Error(err)
 	}
 	source.file.Close()
 	source.open()
 }
 
-// load writes messages, and rotates the log now and then, until stop is called. Nothing
-// else may use source before that has returned.
+// load writes messages, and sometimes rotates the log, until stop is called. Until stop has
+// returned, nothing else may use source.
 func (source *source) load() (stop func()) {
 	var stopped atomic.Bool
 	done := make(chan struct{})

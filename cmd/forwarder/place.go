@@ -1,10 +1,11 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -12,62 +13,60 @@ import (
 	"mbus/internal/shared/follow"
 )
 
-// lagPatience is how long the stream may be behind the state, or the log behind the stream,
-// before one of them must have lost something. A new leader of a replicated stream may be
-// behind for a moment.
+// lagPatience is how long find waits for a stream that ends before last, and for a log that
+// ends before the stream. A new leader of a replicated stream may lag for a moment, and a log
+// may be missing for a moment when it is rotated.
 const lagPatience = 5 * time.Second
+
+// noteFormat is the form of a place in a state, beside the position.
+const noteFormat = "sequence %d message %s pending %t"
+
+// unknown is a place's hash if the message there is not known.
+const unknown = "unknown"
 
 // place is where the log and the stream agree: the stream's messages up to sequence are
 // those of the log up to position.
 type place struct {
 	position follow.Position
 	sequence uint64
-	hash     digest // of the message at sequence; zero: not known
-	pending  bool   // beyond it, the stream may have taken messages, or may still do so
+	hash     string // of the message at sequence, or unknown
+	pending  bool   // in a state: the forwarder's doubt when it starts from this place
 }
 
-// digest is half the SHA-256 of a message: of its subject, a zero byte, and its data.
-type digest [sha256.Size / 2]byte
-
-func digestOf(subject string, data []byte) (half digest) {
+// hash returns the hash of a message: half the SHA-256, in hexadecimal, of its subject, a
+// zero byte, and its data.
+func hash(subject string, data []byte) string {
 	whole := sha256.New()
 	whole.Write(append([]byte(subject), 0))
 	whole.Write(data)
-	copy(half[:], whole.Sum(nil))
-	return half
+	return hex.EncodeToString(whole.Sum(nil)[:sha256.Size/2])
 }
 
-// note returns what a state keeps of place beside the position.
-func (place place) note() string {
-	note := fmt.Sprintf("sequence %d message %x", place.sequence, place.hash)
-	if place.pending {
-		note += " pending"
-	}
-	return note
+// note returns place, without the position, in noteFormat.
+func (place *place) note() string {
+	return fmt.Sprintf(noteFormat, place.sequence, place.hash, place.pending)
 }
 
-// load takes the place from the state, if that has one.
+// load sets the place to the one in the state, if there is one.
 func (forwarder *forwarder) load() error {
 	position, note, found := forwarder.state.Load()
 	if !found {
 		return nil
 	}
-	place := &place{position: position, pending: strings.HasSuffix(note, " pending")}
-	var hash []byte
-	fmt.Sscanf(note, "sequence %d message %x", &place.sequence, &hash)
-	copy(place.hash[:], hash)
+	place := &place{position: position}
+	fmt.Sscanf(note, noteFormat, &place.sequence, &place.hash, &place.pending)
 	if note != place.note() {
-		return fmt.Errorf("the note %q is not a forwarder's", note)
+		return fmt.Errorf("%s: the note %q is not a forwarder's", forwarder.config.state, note)
 	}
 	forwarder.place, forwarder.last, forwarder.doubt = place, place.sequence, place.pending
 	return nil
 }
 
-// save saves the place, if it is not what was saved last. The log is made durable before:
-// otherwise a power loss could take from it what the state has passed.
-func (forwarder *forwarder) save(pending bool) error {
-	forwarder.savedAt = time.Now()
-	if forwarder.place == nil {
+// save saves the place, unless it is the one that was saved last, or interval has not passed
+// since then. It syncs the log before: otherwise a power loss could leave the state with a
+// position that the log has lost.
+func (forwarder *forwarder) save(pending bool, interval time.Duration) error {
+	if forwarder.place == nil || time.Since(forwarder.savedAt) < interval {
 		return nil
 	}
 	place := *forwarder.place
@@ -76,137 +75,125 @@ func (forwarder *forwarder) save(pending bool) error {
 		return nil
 	}
 	if err := forwarder.log.Sync(); err != nil {
-		return final(err)
+		return err
 	}
 	if err := forwarder.state.Save(place.position, place.note()); err != nil {
-		return final(err)
+		return err
 	}
-	forwarder.saved = place
+	forwarder.saved, forwarder.savedAt = place, time.Now()
 	return nil
 }
 
-// find goes to the first message of the log that the stream does not have. It compares
-// those that the stream has beyond the place.
-func (session *session) find() error {
-	end, err := session.end()
-	if err != nil {
-		return err
+// find reads the log up to the first message that the stream does not have. It compares the
+// messages that the stream has beyond the place with those of the log.
+func (forwarder *forwarder) find(stop context.Context) error {
+	info, err := forwarder.stream.Info(stop)
+	deadline := time.Now().Add(lagPatience)
+	for err == nil && info.State.LastSeq < forwarder.last && time.Now().Before(deadline) {
+		forwarder.log.Wait(stop)
+		info, err = forwarder.stream.Info(stop)
 	}
-	place := session.place
+	if err != nil {
+		return forwarder.away(err)
+	}
+	place, end := forwarder.place, info.State.LastSeq
 	switch {
 	case place == nil:
-		return session.begin(end, nil)
-	case end < session.last:
-		return session.begin(end, fmt.Errorf("stream %s has lost messages or was made anew: "+
-			"it ends at %d, and had %d", session.config.stream, end, session.last))
+		return forwarder.begin(end, nil)
+	case end < forwarder.last:
+		return forwarder.begin(end, fmt.Errorf("stream %s has lost messages or was recreated: "+
+			"it ends at %d, and ended at %d before", forwarder.config.stream, end, forwarder.last))
 	}
-	if err := session.log.Seek(place.position); errors.Is(err, follow.ErrLost) {
-		return session.begin(end, err)
+	if err := forwarder.log.Seek(place.position); errors.Is(err, follow.ErrLost) {
+		return forwarder.begin(end, err)
 	} else if err != nil {
-		return final(err)
+		return err
 	}
-	if place.hash != (digest{}) {
-		if err := session.compare(place.sequence, place.hash); err != nil {
+	if place.hash != unknown {
+		if err := forwarder.compare(stop, place); err != nil {
 			return err
 		}
 	}
-	return session.skip(end)
+	return forwarder.skip(stop, end)
 }
 
-// end returns the stream's last sequence. If that is behind what is known, it waits a
-// moment.
-func (session *session) end() (uint64, error) {
-	for deadline := time.Now().Add(lagPatience); ; session.log.Wait(session.ctx) {
-		info, err := session.stream.Info(session.ctx)
-		if err != nil {
-			return 0, fmt.Errorf("stream %s: %w", session.config.stream, err)
-		}
-		if info.State.LastSeq >= session.last || time.Now().After(deadline) {
-			return info.State.LastSeq, nil
-		}
-	}
-}
-
-// begin makes a place where -from says, with the stream ending at end. There is none yet,
-// or lost says why it is of no use.
-func (session *session) begin(end uint64, lost error) error {
-	config := session.config
+// begin makes a new place: in the log, the one that -from names, and in the stream, end. The
+// error lost says why the place before is not valid; it is nil if there is none.
+func (forwarder *forwarder) begin(end uint64, lost error) error {
+	config := forwarder.config
 	if lost == nil && end > 0 {
-		lost = fmt.Errorf("stream %s ends at %d, and %s knows nothing of it",
+		lost = fmt.Errorf("stream %s ends at %d, but %s has no position",
 			config.stream, end, config.state)
 	}
 	switch {
 	case lost != nil && config.from == "":
-		return finalf("%w: -from start must say to send the log again, "+
-			"or -from end what comes now", lost)
+		return fmt.Errorf("%v: use -from start to send the whole log, "+
+			"or -from end to send only new messages", lost)
 	case lost != nil:
-		session.report(fmt.Sprintf("%v: going on from the %s of the log", lost, config.from))
+		forwarder.report("%v: going on from the %s of the log", lost, config.from)
 	}
 	var err error
 	if config.from == "end" {
-		err = session.log.SeekEnd()
+		err = forwarder.log.SeekEnd()
 	} else {
-		err = session.log.Seek(follow.Position{})
+		err = forwarder.log.Seek(follow.Position{})
 	}
-	session.place = &place{position: session.log.Position(), sequence: end}
-	session.last, session.doubt = end, false
-	session.saved = place{} // it is to be saved before anything is sent
-	return final(err)
+	forwarder.place = &place{position: forwarder.log.Position(), sequence: end, hash: unknown}
+	forwarder.last, forwarder.doubt = end, false
+	return err
 }
 
-// skip passes the messages of the log that the stream has up to end.
-func (session *session) skip(end uint64) error {
+// skip reads the messages of the log that the stream has, up to end, and compares them.
+func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
 	patience := time.Now().Add(lagPatience)
-	for session.place.sequence < end {
-		sequence := session.place.sequence + 1
+	for forwarder.place.sequence < end && stop.Err() == nil {
+		sequence := forwarder.place.sequence + 1
 		var batch batch
-		if err := session.read(&batch, 1); err != nil {
+		if err := forwarder.read(&batch, 1); err != nil {
 			return err
 		}
 		switch {
 		case len(batch.messages) > 0:
 			patience = time.Now().Add(lagPatience)
 		case time.Now().After(patience):
-			return finalf("stream %s ends at %d, and the log at %d: somebody else publishes to it",
-				session.config.stream, end, sequence-1)
+			return fmt.Errorf("stream %s ends at %d, and the log at %d: "+
+				"somebody else publishes to it", forwarder.config.stream, end, sequence-1)
 		default:
-			session.log.Wait(session.ctx)
+			forwarder.log.Wait(stop)
 			continue
 		}
-		hash := batch.hash()
-		batch.messages = nil // a large one makes room for the stream's
-		if err := session.compare(sequence, hash); err != nil {
+		place := &place{position: batch.end, sequence: sequence, hash: batch.hash()}
+		if err := forwarder.compare(stop, place); err != nil {
 			return err
 		}
-		session.place = &place{position: batch.end, sequence: sequence, hash: hash}
-		if time.Since(session.savedAt) > saveInterval {
-			if err := session.save(session.doubt); err != nil {
-				return err
-			}
+		forwarder.place = place
+		if err := forwarder.save(forwarder.doubt, saveInterval); err != nil {
+			return err
 		}
 	}
-	session.last = end
+	forwarder.last = end
 	return nil
 }
 
-// compare returns an error unless the stream has the log's message at sequence. It may have
-// removed it, but not if nothing can have been sent with this sequence.
-func (session *session) compare(sequence uint64, want digest) error {
-	name := fmt.Sprintf("message %d of stream %s", sequence, session.config.stream)
-	// So the leader is asked: other replicas may not have the last messages yet.
-	session.stream.CachedInfo().Config.AllowDirect = false
-	stored, err := session.stream.GetMsg(session.ctx, sequence)
+// compare returns an error if the stream's message at place is not the log's. A message that
+// the stream has removed is an error only if the forwarder can't have sent it.
+func (forwarder *forwarder) compare(stop context.Context, place *place) error {
+	name := fmt.Sprintf("message %d of stream %s", place.sequence, forwarder.config.stream)
+	// Without direct access the leader answers; other replicas may lack the last messages.
+	forwarder.stream.CachedInfo().Config.AllowDirect = false
+	stored, err := forwarder.stream.GetMsg(stop, place.sequence)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		if sequence > session.place.sequence && !session.doubt {
-			return finalf("%s was removed, and was not sent from the log: "+
+		if place.sequence > forwarder.place.sequence && !forwarder.doubt {
+			return fmt.Errorf("%s was removed, and was not sent from the log: "+
 				"somebody else publishes to it", name)
 		}
 	case err != nil:
-		return fmt.Errorf("%s: %w", name, err)
-	case digestOf(stored.Subject, stored.Data) != want:
-		return finalf("%s, %d bytes for %s, is not the log's: somebody else publishes to the stream, "+
-			"or it was made anew", name, len(stored.Data), stored.Subject)
+		return forwarder.away(err)
+	case hash(stored.Subject, stored.Data) != place.hash:
+		return fmt.Errorf("%s, %d bytes for %s, is not the log's: "+
+			"somebody else publishes to the stream, or it was recreated",
+			name, len(stored.Data), stored.Subject)
 	}
 	return nil
 }

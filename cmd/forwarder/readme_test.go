@@ -30,8 +30,8 @@ func section(t *testing.T) string {
 	return section
 }
 
-// The README's way from one machine to three works as it is printed: three brokers, three
-// forwarders, one stream of all, and a consumer by the engine's own client.
+// The commands of the README's section work as printed. They start three brokers and three
+// forwarders, gather their streams in one, and read that with the engine's own client.
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	text := section(t)
@@ -60,7 +60,7 @@ func TestReadme(t *testing.T) {
 	if want := []string{"order1", "order2", "order3"}; !slices.Equal(got, want) {
 		t.Errorf("the consumer has received %q, want %q", got, want)
 	}
-	// Who is not the forwarder of a machine can't publish below its prefix.
+	// Only the forwarder of a machine can publish below its prefix.
 	for _, user := range []string{"admin:$ADMIN_PASSWORD", "host2:$HOST2_PASSWORD"} {
 		site.run(fmt.Sprintf("nats --server nats://%s@%s pub mbus.host1.orders x 2>&1 | "+
 			"grep -i 'permissions violation'", user, site.engine))
@@ -71,7 +71,7 @@ func TestReadme(t *testing.T) {
 type site struct {
 	t           *testing.T
 	directory   string
-	engine      string // address
+	engine      string // its address
 	environment []string
 }
 
@@ -89,7 +89,8 @@ func newSite(t *testing.T) *site {
 	}
 	tool := installed(t, "nats", toolModule, func(string) bool { return false })
 	server := serverPath(t)
-	site.environment = append(os.Environ(), "HOME="+site.directory, "XDG_CONFIG_HOME="+site.directory,
+	site.environment = append(os.Environ(),
+		"HOME="+site.directory, "XDG_CONFIG_HOME="+site.directory,
 		"PATH="+filepath.Dir(tool)+":"+filepath.Dir(server)+":"+os.Getenv("PATH"),
 		"NATS_URL=nats://admin:a@"+site.engine, "ADMIN_PASSWORD=a", "HOST1_PASSWORD=b",
 		"HOST2_PASSWORD=c", "HOST3_PASSWORD=d")
@@ -103,7 +104,7 @@ func (site *site) write(name, text string) {
 	}
 }
 
-// shell returns the README's commands, for the engine of the test.
+// shell returns commands of the README, with the address of the test's engine.
 func (site *site) shell(directory, commands string) *exec.Cmd {
 	commands = strings.ReplaceAll(commands, "127.0.0.1:4222", site.engine)
 	command := exec.Command("sh", "-e", "-c", commands)
@@ -111,7 +112,7 @@ func (site *site) shell(directory, commands string) *exec.Cmd {
 	return command
 }
 
-// run runs commands to their end, and returns what they print.
+// run runs commands, and returns their output.
 func (site *site) run(commands string) string {
 	site.t.Helper()
 	output, err := site.shell(site.directory, commands).CombinedOutput()
@@ -121,14 +122,13 @@ func (site *site) run(commands string) string {
 	return string(output)
 }
 
-// start starts one command, which goes on until the test ends.
+// start starts a command, which runs until the test ends.
 func (site *site) start(directory, command string) *process {
 	site.t.Helper()
 	return startCommand(site.t, site.shell(directory, "exec "+command))
 }
 
-// addMachine starts a broker and a forwarder in a directory of their own, and sends a
-// message.
+// addMachine makes a directory, starts a broker and a forwarder in it, and sends a message.
 func (site *site) addMachine(host int, forward string) {
 	site.t.Helper()
 	directory := filepath.Join(site.directory, fmt.Sprint("machine", host))
@@ -142,7 +142,8 @@ func (site *site) addMachine(host int, forward string) {
 	port := ""
 	bustest.Until(site.t, "a broker that listens", func() bool {
 		text, _ := os.ReadFile(filepath.Join(directory, "mbus.log"))
-		if match := regexp.MustCompile(`listening on 127.0.0.1:(\d+)`).FindSubmatch(text); match != nil {
+		match := regexp.MustCompile(`listening on 127.0.0.1:(\d+)`).FindSubmatch(text)
+		if match != nil {
 			port = string(match[1])
 		}
 		return port != ""

@@ -16,7 +16,7 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// forwardAll forwards what the log has, and stops.
+// forwardAll forwards all messages of the log, and stops.
 func forwardAll(engine *engine, source *source, stream jetstream.Stream, arguments ...string) {
 	engine.t.Helper()
 	process := engine.forward(source, arguments...)
@@ -41,7 +41,7 @@ func (source *source) writeState(text []byte) {
 	}
 }
 
-// A state of before is as good as the last one: what the stream has is passed.
+// With an older state the forwarder skips the messages that the stream has.
 func TestStaleState(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -68,11 +68,12 @@ func TestStaleState(t *testing.T) {
 	}
 	compare(t, stream, source.count)
 	if _, err := direct.NextMsg(time.Millisecond); err == nil {
-		t.Error("it has asked for messages where a replica answers that may be behind")
+		t.Error("it has used direct access, which a replica that lags may answer")
 	}
 }
 
-// A state that a crash has torn has the place before; it is never taken for another.
+// After a crash has torn the state, the forwarder starts from the place that was saved
+// before. It does not change a file that is not a state.
 func TestTornState(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -106,7 +107,7 @@ func TestTornState(t *testing.T) {
 	}
 }
 
-// Without a state, a stream that has messages is not guessed at.
+// Without a state, a stream that has messages is an error, unless -from is given.
 func TestDeletedState(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -120,25 +121,25 @@ func TestDeletedState(t *testing.T) {
 	}
 	forget()
 	engine.forward(source).expect(1, "-from start", "-from end", "ends at 100", "_state")
-	forget() // it was made before that was known
+	forget() // the forwarder has made the file again
 	process := engine.forward(source, "-from", "end")
 	awaitPlace(t, source, 100, process)
 	source.write(50)
 	await(t, stream, source.count, process)
-	process.stop("knows nothing of it: going on from the end of the log")
+	process.stop("_state has no position: going on from the end of the log")
 	compare(t, stream, source.count)
 	forget()
 	process = engine.forward(source, "-from", "start")
 	await(t, stream, 2*source.count, process)
-	process.stop("knows nothing of it: going on from the start of the log")
-	// The state goes before -from.
+	process.stop("_state has no position: going on from the start of the log")
+	// With a valid place in the state, -from has no effect.
 	source.write(10)
 	process = engine.forward(source, "-from", "start")
 	await(t, stream, 2*source.count-10, process)
 	process.stop()
 }
 
-// A place that the log does not have any more is an error, unless -from is given.
+// A place that the log has lost is an error, unless -from is given.
 func TestLostPlace(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -159,7 +160,7 @@ func TestLostPlace(t *testing.T) {
 	await(t, stream, source.count, process)
 	process.stop("going on from the start")
 	compare(t, stream, source.count)
-	// While it runs, too.
+	// The same holds while the forwarder runs.
 	process = engine.forward(source)
 	awaitSession(t, source.path+"_state")
 	if err := os.Truncate(source.path, 0); err != nil {
@@ -172,8 +173,7 @@ func TestLostPlace(t *testing.T) {
 	}
 }
 
-// A log that has lost its end, although a forwarder has seen it, is no reason to send
-// anything twice, or to wait.
+// A stream with more messages than a log that has lost its end is an error.
 func TestShorterLog(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -197,7 +197,7 @@ func TestShorterLog(t *testing.T) {
 	compare(t, stream, 100)
 }
 
-// A log that is not there yet is awaited, also by a forwarder that has sent from it.
+// The forwarder waits for a log that does not exist yet, even if it has sent from it before.
 func TestLateLog(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -213,7 +213,7 @@ func TestLateLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	process = engine.forward(source)
-	time.Sleep(time.Second) // how long it is away
+	time.Sleep(time.Second) // without a log
 	if err := os.Rename(source.path+"_away", source.path); err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +223,7 @@ func TestLateLog(t *testing.T) {
 	compare(t, stream, source.count)
 }
 
-// What is not a message is not sent, and a torn one is reported.
+// The forwarder skips lines without a message, and reports those with a torn one.
 func TestTornLines(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -243,7 +243,7 @@ func TestTornLines(t *testing.T) {
 	compare(t, stream, source.count)
 }
 
-// One forwarder at a time uses a state.
+// Only one forwarder at a time can use a state.
 func TestSharedState(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -255,8 +255,8 @@ func TestSharedState(t *testing.T) {
 	process.stop()
 }
 
-// Two forwarders of one log, each with a state of its own, send it once all the same: one
-// of them finds out.
+// Two forwarders with one log and different states send each message once: one of them ends
+// with an error.
 func TestSharedLog(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -283,7 +283,7 @@ func TestSharedLog(t *testing.T) {
 	compare(t, stream, source.count)
 }
 
-// Two logs into one stream: one forwarder finds out, and what the other sends is whole.
+// With two logs and one stream, one forwarder ends with an error.
 func TestSharedStream(t *testing.T) {
 	t.Parallel()
 	engine, source, other := newEngine(t), newSource(t), newSource(t)
@@ -293,7 +293,7 @@ func TestSharedStream(t *testing.T) {
 	await(t, stream, source.count, process)
 	fmt.Fprintf(other.file, "%s", appendLine(nil, "orders", []byte("another")))
 	engine.forward(other).expect(1, "-from start")
-	engine.forward(other, "-from", "start", "-state", other.path+"_s").says("") // its state is made
+	engine.forward(other, "-from", "start", "-state", other.path+"_s")
 	bustest.Until(t, "another's message", func() bool {
 		state, _ := state(stream)
 		return state.LastSeq == uint64(source.count)+1

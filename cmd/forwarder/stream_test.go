@@ -16,8 +16,7 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// A stream that can't take the messages as they must be is refused, with the command that
-// makes it right.
+// For a stream with an unfit configuration, the error shows the command that corrects it.
 func TestUnfitStream(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -29,9 +28,10 @@ func TestUnfitStream(t *testing.T) {
 		want   string
 	}{
 		{jetstream.StreamConfig{Subjects: []string{"mbus.>"}},
-			"takes no atomic batches, as of nats-server 2.12 and later: " +
+			"takes no atomic batches, which need nats-server 2.12 or later: " +
 				"nats stream edit ORDERS --allow-batch"},
-		{jetstream.StreamConfig{Subjects: []string{"mbus.>"}, AllowAtomicPublish: true, NoAck: true},
+		{jetstream.StreamConfig{
+			Subjects: []string{"mbus.>"}, AllowAtomicPublish: true, NoAck: true},
 			"acknowledges nothing: nats stream edit ORDERS --ack"},
 		{jetstream.StreamConfig{Subjects: []string{"mbus.*", "other"}, AllowAtomicPublish: true},
 			"does not take all subjects below -prefix mbus.: " +
@@ -52,7 +52,7 @@ func TestUnfitStream(t *testing.T) {
 	}
 }
 
-// Removed messages don't matter: the last sequence is what counts.
+// Messages that the stream has removed make no difference: only the last sequence counts.
 func TestPurge(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -65,7 +65,7 @@ func TestPurge(t *testing.T) {
 			sequence, _ := source.sequence()
 			return sequence == uint64(source.count)
 		})
-		stale := source.readState() // of a forwarder that runs: a batch may be pending
+		stale := source.readState() // pending, because the forwarder runs
 		source.write(100)
 		await(t, stream, source.count, process)
 		process.kill()
@@ -79,8 +79,8 @@ func TestPurge(t *testing.T) {
 	compare(t, stream, source.count)
 }
 
-// A stream that was made anew is found out: while the forwarder runs, when it starts
-// again, and when the stream has as many messages as before.
+// A stream that was recreated is an error: while the forwarder runs, at its next start, and
+// when the stream has as many messages as before.
 func TestRecreatedStream(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -98,7 +98,7 @@ func TestRecreatedStream(t *testing.T) {
 	recreate()
 	source.write(10)
 	process.expect(1, "wrong last sequence: 0")
-	engine.forward(source).expect(1, "it ends at 0, and had 100", "-from start")
+	engine.forward(source).expect(1, "it ends at 0, and ended at 100 before", "-from start")
 	for range 100 {
 		engine.publish("mbus.orders", "another")
 	}
@@ -111,15 +111,15 @@ func TestRecreatedStream(t *testing.T) {
 	compare(t, stream, source.count)
 }
 
-// What somebody else writes is found out, before the next batch is taken.
+// A foreign message ends the forwarder, and the stream stores none of its messages after it.
 func TestForeignMessages(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
-	// While it runs.
+	// It is published while the forwarder runs.
 	process := engine.forward(source)
 	stop := source.load()
-	bustest.Until(t, "progress", func() bool { sequence, _ := source.sequence(); return sequence > 0 })
+	awaitFirst(t, source)
 	engine.publish("mbus.foreign", "foreign")
 	process.expect(1, "somebody else publishes to it")
 	stop()
@@ -129,14 +129,15 @@ func TestForeignMessages(t *testing.T) {
 	}
 	state, _ := state(stream)
 	if foreign.Sequence != state.LastSeq {
-		t.Errorf("after the foreign message %d come others, up to %d", foreign.Sequence, state.LastSeq)
+		t.Errorf("after the foreign message %d the stream has others, up to %d",
+			foreign.Sequence, state.LastSeq)
 	}
-	// At the next start.
-	engine.forward(source).expect(1, fmt.Sprintf(
-		"message %d of stream ORDERS, 7 bytes for mbus.foreign, is not the log's", foreign.Sequence))
+	// The next start reports it, too.
+	engine.forward(source).expect(1, fmt.Sprintf("message %d of stream ORDERS, "+
+		"7 bytes for mbus.foreign, is not the log's", foreign.Sequence))
 }
 
-// A stream that has more than the log.
+// A foreign message at the stream's end is an error at the next start.
 func TestForeignAtEnd(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -147,8 +148,8 @@ func TestForeignAtEnd(t *testing.T) {
 	engine.forward(source).expect(1, "ends at 11, and the log at 10: somebody else publishes to it")
 }
 
-// What somebody else wrote and a worker has removed is found out: while the forwarder runs,
-// and after a stop.
+// A foreign message is an error even if a worker has removed it: while the forwarder runs,
+// and at the next start.
 func TestForeignWorkedOff(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -180,7 +181,7 @@ func TestForeignWorkedOff(t *testing.T) {
 	}
 }
 
-// A full stream is waited for.
+// The forwarder waits while the stream is full.
 func TestFullStream(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -189,7 +190,7 @@ func TestFullStream(t *testing.T) {
 	source.write(3000)
 	process := engine.forward(source)
 	process.says("maximum messages exceeded")
-	await(t, stream, 1050, process) // not one less
+	await(t, stream, 1050, process) // the stream is filled to its limit
 	config = stream.CachedInfo().Config
 	config.MaxMsgs = -1
 	if _, err := engine.jetStream().UpdateStream(t.Context(), config); err != nil {
@@ -201,7 +202,7 @@ func TestFullStream(t *testing.T) {
 		t.Errorf("it said:\n%s", said)
 	}
 	compare(t, stream, source.count)
-	// After single messages, batches have grown again.
+	// Batches have grown again after the refusals.
 	batches := make(map[string]bool)
 	for sequence := 1051; sequence <= source.count; sequence++ {
 		message, err := stream.GetMsg(t.Context(), uint64(sequence))
@@ -215,8 +216,8 @@ func TestFullStream(t *testing.T) {
 	}
 }
 
-// A work queue that was full is worked off, while the forwarder waits or after it has been
-// stopped: what the queue had taken of a batch is not taken for somebody else's.
+// A worker empties a full work queue while the forwarder waits or is stopped. Then the
+// messages that the queue stored from a part of a batch are gone, and count as the log's.
 func TestFullWorkQueue(t *testing.T) {
 	t.Parallel()
 	for _, isStopped := range []bool{false, true} {
@@ -249,7 +250,7 @@ func testFullWorkQueue(t *testing.T, isStopped bool) {
 	worker.compare(t, source.count)
 }
 
-// Batches are as large as the engine takes them.
+// The forwarder makes its batches as small as the engine's limit.
 func TestSmallBatches(t *testing.T) {
 	t.Parallel()
 	engine, source := prepareEngine(t, "limits { batch { max_msgs: 70 } }", ""), newSource(t)
@@ -258,7 +259,7 @@ func TestSmallBatches(t *testing.T) {
 	source.write(3000)
 	forwardAll(engine, source, stream)
 	compare(t, stream, source.count)
-	// Only the first of a batch says where it must come, and to which stream.
+	// Only the first message of a batch has the headers for its place.
 	for sequence, want := range map[uint64]string{1: "ORDERS", 2: ""} {
 		message, err := stream.GetMsg(t.Context(), sequence)
 		if err != nil {
@@ -270,12 +271,12 @@ func TestSmallBatches(t *testing.T) {
 	}
 }
 
-// A message that is too large ends the forwarder, which goes on when it is taken.
+// A message that is too large ends the forwarder. After the limit is raised, it continues.
 func TestTooLarge(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{MaxMsgSize: 20_000})
-	source.write(1500) // of which the 1000th is larger
+	source.write(1500) // the 1000th is larger
 	process := engine.forward(source)
 	process.expect(1, "message 1000 after offset 0 of "+source.path+" is too large",
 		"50092 bytes for mbus.it%27s", "max_msg_size 20000 ")
@@ -295,8 +296,8 @@ func TestTooLarge(t *testing.T) {
 	compare(t, stream, source.count)
 }
 
-// The batch of a lost connection may be taken when the next session has already read the
-// stream's end. It counts.
+// The stream may store the batch of a lost connection after the next session has read the
+// stream's end. The forwarder recognizes that batch as its own.
 func TestLateBatch(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -316,8 +317,9 @@ func TestLateBatch(t *testing.T) {
 	compare(t, stream, source.count)
 }
 
-// newHolder starts a proxy that holds back what the first connection publishes, until the
-// second one publishes: then the first goes on, and, after wait, the second.
+// newHolder starts a proxy that holds the messages of the first connection until the second
+// connection publishes. Then it sends those of the first, calls wait, and sends those of the
+// second.
 func newHolder(t *testing.T, engine *engine, wait func()) (url string) {
 	t.Helper()
 	listener := bustest.Listen(t)
@@ -369,7 +371,7 @@ func newHolder(t *testing.T, engine *engine, wait func()) (url string) {
 	return "nats://" + listener.Addr().String()
 }
 
-// Something that answers in the stream's place is not believed.
+// The forwarder rejects the answer of a subscriber in the stream's place.
 func TestImpostor(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -398,7 +400,7 @@ func TestImpostor(t *testing.T) {
 	}
 }
 
-// A new leader may be behind for a moment.
+// The forwarder waits for a new leader, which may lag for a moment.
 func TestLag(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)

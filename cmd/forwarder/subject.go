@@ -1,31 +1,29 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 )
 
-const upperHex = "0123456789ABCDEF"
-
-// isPlain reports whether b is itself in a subject, wherever it is.
-func isPlain(b byte) bool {
-	return 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || '0' <= b && b <= '9' || b == '_' || b == '-'
-}
-
-// appendSubject appends to prefix the part of a subject that topic becomes: letters, digits,
-// _ and - stay, and so does a dot between two other bytes. Every other byte, % too, becomes
-// % and its value in hexadecimal. So each topic has a subject of its own, and the engine
-// takes all of them: it refuses empty tokens, white space and wildcards.
-func appendSubject(prefix []byte, topic string) []byte {
+// subject returns the subject for the messages of a topic: prefix and the escaped topic.
+// Letters, digits, _, -, and a dot between two bytes that are not dots stay as they are.
+// Every other byte, % too, is written as % and two hexadecimal digits. So no two topics have
+// the same subject. The engine accepts each subject: none has an empty token, white space or
+// a wildcard.
+func subject(prefix, topic string) string {
+	subject := []byte(prefix)
 	for i := range len(topic) {
 		b := topic[i]
-		isInner := b == '.' && i > 0 && i < len(topic)-1 && topic[i-1] != '.' && topic[i+1] != '.'
-		if isPlain(b) || isInner {
-			prefix = append(prefix, b)
-		} else {
-			prefix = append(prefix, '%', upperHex[b>>4], upperHex[b&0xf])
+		isInner := i > 0 && i < len(topic)-1 && topic[i-1] != '.' && topic[i+1] != '.'
+		switch {
+		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9',
+			b == '_', b == '-', b == '.' && isInner:
+			subject = append(subject, b)
+		default:
+			subject = fmt.Appendf(subject, "%%%02X", b)
 		}
 	}
-	return prefix
+	return string(subject)
 }
 
 // covers reports whether pattern, a subject with wildcards, matches every subject that

@@ -15,7 +15,7 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// run runs the forwarder to its end.
+// run runs the forwarder until it ends.
 func run(t *testing.T, arguments ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), bustest.Patience)
@@ -54,7 +54,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// Wrong usage is status 2 and one line, and nothing is made.
+// Wrong usage is status 2 and one line, and makes no state.
 func TestMisuse(t *testing.T) {
 	t.Parallel()
 	state := filepath.Join(t.TempDir(), "state")
@@ -85,16 +85,17 @@ func TestMisuse(t *testing.T) {
 		{"-timeout 0s", "-timeout 0s: must be a duration above 0"},
 		{"-timeout -1s", "must be a duration above 0"},
 		{"-timeout x", "must be a duration"},
-		{"-url=", "-url: server 1 must be as nats://"},
-		{"-url nats://a,nats://u:s3cret@b:port", "-url: server 2 must be as"},
-		{"-url http://u:s3cret@host:4222", "-url: server 1 must be as"},
+		{"-url=", "-url: server 1 must be like nats://"},
+		{"-url nats://a,nats://u:s3cret@b:port", "-url: server 2 must be like"},
+		{"-url http://u:s3cret@host:4222", "-url: server 1 must be like"},
 		{"more", `unexpected argument "more"`},
 		{"-unknown", "not defined: -unknown"},
 	} {
 		status, stdout, stderr := run(t, append(good, strings.Fields(test.arguments)...)...)
 		if status != 2 || stdout != "" || !strings.Contains(stderr, test.want) ||
 			strings.Count(stderr, "\n") != 1 || strings.Contains(stderr, "s3cret") {
-			t.Errorf("%s: status %d, %s%s, want %s", test.arguments, status, stdout, stderr, test.want)
+			t.Errorf("%s: status %d, %s%s, want %s",
+				test.arguments, status, stdout, stderr, test.want)
 		}
 	}
 	if _, err := os.Stat(state); err == nil {
@@ -102,7 +103,7 @@ func TestMisuse(t *testing.T) {
 	}
 }
 
-// What can't be read is status 1.
+// A file that can't be read is status 1 and one line.
 func TestUnreadable(t *testing.T) {
 	t.Parallel()
 	directory := t.TempDir()
