@@ -137,7 +137,7 @@ func (forwarder *forwarder) open(stop context.Context) error {
 		return fmt.Errorf("stream %s acknowledges nothing: nats stream edit %s --ack", name, name)
 	case !isCovered:
 		return fmt.Errorf("stream %s does not take all subjects below -prefix %s: "+
-			"nats stream edit %s --subjects '%s,%s>'",
+			"correct the prefix, or nats stream edit %s --subjects '%s,%s>'",
 			name, prefix, name, strings.Join(config.Subjects, ","), prefix)
 	}
 	return nil

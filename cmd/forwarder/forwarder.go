@@ -137,6 +137,9 @@ func (config *config) validate() error {
 		return errors.New("-log is missing: must be the file of a broker's log")
 	case config.state == "":
 		return errors.New("-state is missing: must be a file to keep the position in")
+	case follow.Belongs(config.state, config.log):
+		return fmt.Errorf("-state %s: must be another file than the log and its rotated files",
+			config.state)
 	case config.stream == "":
 		return errors.New("-stream is missing: must be the name of a stream")
 	case strings.ContainsAny(config.stream, " \t\r\n\f.*>/\\"):

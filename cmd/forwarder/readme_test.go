@@ -24,7 +24,7 @@ func section(t *testing.T) string {
 	}
 	_, rest, found := strings.Cut(string(text), "\n## From one machine to three\n")
 	if !found {
-		t.Skip("NOT TESTED: the README has no section about the forwarder")
+		t.Fatal("the README has no section about the forwarder")
 	}
 	section, _, _ := strings.Cut(rest, "\n## ")
 	return section
@@ -64,6 +64,15 @@ func TestReadme(t *testing.T) {
 	for _, user := range []string{"admin:$ADMIN_PASSWORD", "host2:$HOST2_PASSWORD"} {
 		site.run(fmt.Sprintf("nats --server nats://%s@%s pub mbus.host1.orders x 2>&1 | "+
 			"grep -i 'permissions violation'", user, site.engine))
+	}
+}
+
+// The README has the text that -h prints.
+func TestReadmeUsage(t *testing.T) {
+	t.Parallel()
+	status, usage, _ := run(t, "-h")
+	if status != 0 || !strings.Contains(section(t), "\n```\n"+usage+"```\n") {
+		t.Errorf("the README does not have what -h prints: status %d\n%s", status, usage)
 	}
 }
 

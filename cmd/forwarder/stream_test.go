@@ -35,7 +35,7 @@ func TestUnfitStream(t *testing.T) {
 			"acknowledges nothing: nats stream edit ORDERS --ack"},
 		{jetstream.StreamConfig{Subjects: []string{"mbus.*", "other"}, AllowAtomicPublish: true},
 			"does not take all subjects below -prefix mbus.: " +
-				"nats stream edit ORDERS --subjects 'mbus.*,other,mbus.>'"},
+				"correct the prefix, or nats stream edit ORDERS --subjects 'mbus.*,other,mbus.>'"},
 	} {
 		test.config.Name = "ORDERS"
 		stream, err := client.CreateStream(t.Context(), test.config)

@@ -65,6 +65,8 @@ func TestMisuse(t *testing.T) {
 	}{
 		{"-log=", "-log is missing"},
 		{"-state=", "-state is missing"},
+		{"-state=log", "-state log: must be another file than the log and its rotated files"},
+		{"-state=./log.1", "-state ./log.1: must be another file than the log"},
 		{"-stream=", "-stream is missing"},
 		{"-stream a.b", `-stream "a.b": must have no`},
 		{"-stream a*", "must have no"},
