@@ -10,7 +10,7 @@ import (
 )
 
 // outputSize is the size of the buffer, in bytes.
-const outputSize = 64 << 10
+const outputSize = 256 << 10
 
 // output delivers messages to a stream. After an error of the stream each call returns it.
 type output struct {

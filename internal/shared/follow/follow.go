@@ -53,8 +53,9 @@ type Follower struct {
 	file *os.File // in hand; nil: none has been found yet
 	end  int64    // the offset in file of the window's end
 	head []byte   // the first contextSize bytes of file, or all before end
-	tail []byte   // the last contextSize bytes before the line in hand, or all
 	next *os.File // is read after file; nil: it is not known yet
+
+	recent []byte // at least the last contextSize bytes before the line in hand, or all
 
 	moved bool     // whether a line of file has been returned
 	kept  Position // the position until then
@@ -86,7 +87,13 @@ func (follower *Follower) Position() Position {
 	if !follower.moved {
 		return follower.kept
 	}
-	return positionAfter(follower.offset(), follower.head[:len(follower.tail)], follower.tail)
+	tail := follower.tail()
+	return positionAfter(follower.offset(), follower.head[:len(tail)], tail)
+}
+
+// tail returns the last contextSize bytes before the line in hand, or all.
+func (follower *Follower) tail() []byte {
+	return follower.recent[max(0, len(follower.recent)-contextSize):]
 }
 
 // offset returns the offset of the line in hand in the file in hand.
@@ -157,7 +164,7 @@ func (follower *Follower) enter(file *os.File, tail []byte, position Position) {
 	follower.file, follower.next = file, nil
 	follower.window = window{text: follower.text[:0]}
 	follower.head = follower.head[:0]
-	follower.tail = append(follower.tail[:0], tail...)
+	follower.recent = append(follower.recent[:0], tail...)
 	follower.end, follower.synced = 0, 0
 	if tail != nil {
 		follower.end = position.Offset
@@ -179,7 +186,7 @@ func (follower *Follower) Next() (line []byte, err error) {
 	for {
 		if line := follower.cut(); line != nil {
 			follower.moved = true
-			follower.tail = appendContext(follower.tail, line)
+			follower.recent = appendContext(follower.recent, line)
 			return line, nil
 		}
 		if follower.next != nil {
@@ -248,10 +255,10 @@ func (follower *Follower) intact() (bool, error) {
 		}
 		return bytes.Equal(found[:count], want), err
 	}
-	rest := follower.rest()
-	around := append(follower.around[:0], follower.tail...)
+	tail, rest := follower.tail(), follower.rest()
+	around := append(follower.around[:0], tail...)
 	around = append(around, rest[:min(len(rest), contextSize)]...)
-	intact, err := has(follower.offset()-int64(len(follower.tail)), around)
+	intact, err := has(follower.offset()-int64(len(tail)), around)
 	if !intact || err != nil {
 		return false, err
 	}

@@ -38,15 +38,16 @@ func positionAfter(offset int64, head, tail []byte) Position {
 	return position
 }
 
-// appendContext returns the last contextSize bytes of context and text, in context's array.
-func appendContext(context, text []byte) []byte {
+// appendContext appends text to recent, and returns at least the last contextSize bytes of
+// both. Most calls do not move the bytes of recent.
+func appendContext(recent, text []byte) []byte {
 	if len(text) >= contextSize {
-		return append(context[:0], text[len(text)-contextSize:]...)
+		return append(recent[:0], text[len(text)-contextSize:]...)
 	}
-	if more := len(context) + len(text) - contextSize; more > 0 {
-		context = context[:copy(context, context[more:])]
+	if len(recent) > contextSize && len(recent)+len(text) > cap(recent) {
+		recent = recent[:copy(recent, recent[len(recent)-contextSize:])]
 	}
-	return append(context, text...)
+	return append(recent, text...)
 }
 
 // readAround returns the bytes of file that identify a position at offset. The error is

@@ -51,12 +51,15 @@ func Parse(line []byte) (parts Parts, found bool) {
 
 // isStamp reports whether text has the form of the time that starts a line.
 func isStamp(text []byte) bool {
-	const form = "0000/00/00 00:00:00 "
-	if len(text) < len(form) {
+	const (
+		low  = "0000/00/00 00:00:00 "
+		high = "9999/99/99 99:99:99 "
+	)
+	if len(text) < len(low) {
 		return false
 	}
-	for i, b := range text[:len(form)] {
-		if isDigit := b >= '0' && b <= '9'; b != form[i] && !(isDigit && form[i] == '0') {
+	for i, b := range text[:len(low)] {
+		if b < low[i] || b > high[i] {
 			return false
 		}
 	}
