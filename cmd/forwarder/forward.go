@@ -47,7 +47,7 @@ type forwarder struct {
 	savedAt time.Time
 
 	last  uint64 // the last sequence of the stream that this process knows
-	doubt bool   // the stream may have messages of the log beyond place, or may store them yet
+	doubt bool   // the stream may have messages of the log beyond last, or may store them yet
 	limit int    // messages in one batch, at most
 
 	failed time.Time // the first error since the last acknowledgement; zero: none
@@ -66,7 +66,7 @@ func (forwarder *forwarder) run(stop context.Context) error {
 			forwarder.pause(stop, err)
 		}
 	}
-	return forwarder.save(forwarder.doubt, 0)
+	return forwarder.save(false, 0)
 }
 
 // pause waits before the next session: for the time since the first error, between minPause
@@ -184,6 +184,5 @@ func (forwarder *forwarder) exchange(current *batch) (next batch, err error) {
 		return next, err
 	}
 	forwarder.place = &place{position: current.end, sequence: forwarder.last, hash: current.hash()}
-	forwarder.doubt = false
 	return next, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -179,6 +180,31 @@ func TestForeignWorkedOff(t *testing.T) {
 	if state, _ := state(stream); state.LastSeq != 22 {
 		t.Errorf("the stream ends at %d", state.LastSeq)
 	}
+}
+
+// The same holds for a foreign message between two parts of a batch that was too large.
+func TestForeignBetweenParts(t *testing.T) {
+	t.Parallel()
+	engine, source := prepareEngine(t, "limits { batch { max_msgs: 70 } }", ""), newSource(t)
+	engine.start()
+	stream := engine.stream(jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy})
+	work(t, stream)
+	isEmpty := func(last uint64) bool {
+		state, answered := state(stream)
+		return answered && state.Msgs == 0 && state.LastSeq == last
+	}
+	var once sync.Once
+	proxy := newProxy(t, engine, func(text []byte) {
+		if bytes.Contains(text, []byte(`"seq":50,`)) {
+			once.Do(func() {
+				engine.publish("mbus.foreign", "foreign")
+				bustest.Until(t, "nothing in the stream", func() bool { return isEmpty(51) })
+			})
+		}
+	})
+	source.write(100)
+	process := engine.forward(source, "-url", proxy.url)
+	process.expect(1, "should end at 50", "somebody else publishes to it")
 }
 
 // The forwarder waits while the stream is full.
