@@ -207,6 +207,37 @@ func TestForeignBetweenParts(t *testing.T) {
 	process.expect(1, "should end at 50", "somebody else publishes to it")
 }
 
+// A forwarder that is stopped between two parts of a batch saves a pending place.
+func TestStopBetweenParts(t *testing.T) {
+	t.Parallel()
+	const limits = "limits { batch { max_msgs: 70, max_inflight_per_stream: 1, timeout: 1h } }"
+	engine, source := prepareEngine(t, limits, ""), newSource(t)
+	engine.start()
+	stream := engine.stream(jetstream.StreamConfig{})
+	connection := engine.connect()
+	var once sync.Once
+	proxy := newProxy(t, engine, func(text []byte) {
+		if bytes.Contains(text, []byte(`"seq":50,`)) {
+			once.Do(func() { // a batch without an end, so that the next part is refused
+				connection.PublishMsg(&nats.Msg{Subject: "mbus.foreign", Header: nats.Header{
+					"Nats-Batch-Id": {"foreign"}, "Nats-Batch-Sequence": {"1"}}})
+				connection.Flush()
+			})
+		}
+	})
+	source.write(100)
+	process := engine.forward(source, "-url", proxy.url)
+	process.says("; trying again")
+	process.stop("code=4")
+	if sequence, pending := source.sequence(); sequence < 50 && !pending {
+		t.Errorf("the state is at %d, and not pending", sequence)
+	}
+	engine.process.kill() // which drops the other batch
+	engine.start()
+	forwardAll(engine, source, stream)
+	compare(t, stream, source.count)
+}
+
 // The forwarder waits while the stream is full.
 func TestFullStream(t *testing.T) {
 	t.Parallel()
