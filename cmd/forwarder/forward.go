@@ -109,7 +109,8 @@ func (forwarder *forwarder) away(err error) error {
 
 // open opens the stream, and checks its configuration. The error shows the command that
 // corrects it. Without AllowAtomicPublish, or with a server older than 2.12, the stream would
-// store each message of a batch by itself.
+// store each message of a batch by itself. To read the stream's end again, the forwarder calls
+// open again: the client's Stream.Info panics if a hostile answer lists subjects.
 func (forwarder *forwarder) open(stop context.Context) error {
 	name, prefix := forwarder.config.stream, forwarder.config.prefix
 	timeout := jetstream.WithDefaultTimeout(forwarder.config.timeout)

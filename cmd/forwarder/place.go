@@ -88,16 +88,16 @@ func (forwarder *forwarder) save(sending bool, interval time.Duration) error {
 // find reads the log up to the first message that the stream does not have. It compares the
 // messages that the stream has beyond the place with those of the log.
 func (forwarder *forwarder) find(stop context.Context) error {
-	info, err := forwarder.stream.Info(stop)
+	end := forwarder.stream.CachedInfo().State.LastSeq
 	deadline := time.Now().Add(lagPatience)
-	for err == nil && info.State.LastSeq < forwarder.last && time.Now().Before(deadline) {
+	for end < forwarder.last && time.Now().Before(deadline) {
 		forwarder.log.Wait(stop)
-		info, err = forwarder.stream.Info(stop)
+		if err := forwarder.open(stop); err != nil {
+			return err
+		}
+		end = forwarder.stream.CachedInfo().State.LastSeq
 	}
-	if err != nil {
-		return forwarder.away(err)
-	}
-	place, end := forwarder.place, info.State.LastSeq
+	place := forwarder.place
 	switch {
 	case place == nil:
 		return forwarder.begin(end, nil)

@@ -457,6 +457,28 @@ func TestImpostor(t *testing.T) {
 	}
 }
 
+// A hostile description of the stream does not end the forwarder.
+func TestHostileStream(t *testing.T) {
+	t.Parallel()
+	engine, source := prepareEngine(t, "enabled: false", ""), newSource(t)
+	engine.start()
+	connection := engine.connect()
+	_, err := connection.Subscribe("$JS.API.STREAM.INFO.ORDERS", func(message *nats.Msg) {
+		message.Respond([]byte(`{"config": {"subjects": ["mbus.>"], "allow_atomic": true},
+			"state": {"subjects": {"mbus.orders": 1}}}`))
+	})
+	if err == nil {
+		err = connection.Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	source.write(10)
+	process := engine.forward(source)
+	process.says("no responders available")
+	process.stop("; trying again")
+}
+
 // The forwarder waits for a new leader, which may lag for a moment.
 func TestLag(t *testing.T) {
 	t.Parallel()
