@@ -120,6 +120,7 @@ func (forwarder *forwarder) deliver(messages []*nats.Msg) error {
 // reports the end of an outage.
 func (forwarder *forwarder) acknowledged(count int) {
 	forwarder.last += uint64(count)
+	forwarder.doubt = false // an older batch that is unanswered can't be stored any more
 	forwarder.limit = min(forwarder.limit+forwarder.limit/10+1, maxMessages)
 	if !forwarder.failed.IsZero() {
 		forwarder.report("%s: back after %s",

@@ -47,7 +47,7 @@ type forwarder struct {
 	savedAt time.Time
 
 	last  uint64 // the last sequence of the stream that this process knows
-	doubt bool   // the stream may have messages of the log beyond place, or may store them yet
+	doubt bool   // the stream may have messages of the log beyond last, or may store them yet
 	limit int    // messages in one batch, at most
 
 	failed time.Time // the first error since the last acknowledgement; zero: none
@@ -66,7 +66,7 @@ func (forwarder *forwarder) run(stop context.Context) error {
 			forwarder.pause(stop, err)
 		}
 	}
-	return forwarder.save(forwarder.doubt, 0)
+	return forwarder.save(false, 0)
 }
 
 // pause waits before the next session: for the time since the first error, between minPause
@@ -109,7 +109,8 @@ func (forwarder *forwarder) away(err error) error {
 
 // open opens the stream, and checks its configuration. The error shows the command that
 // corrects it. Without AllowAtomicPublish, or with a server older than 2.12, the stream would
-// store each message of a batch by itself.
+// store each message of a batch by itself. To read the stream's end again, the forwarder calls
+// open again: the client's Stream.Info panics if a hostile answer lists subjects.
 func (forwarder *forwarder) open(stop context.Context) error {
 	name, prefix := forwarder.config.stream, forwarder.config.prefix
 	timeout := jetstream.WithDefaultTimeout(forwarder.config.timeout)
@@ -184,6 +185,5 @@ func (forwarder *forwarder) exchange(current *batch) (next batch, err error) {
 		return next, err
 	}
 	forwarder.place = &place{position: current.end, sequence: forwarder.last, hash: current.hash()}
-	forwarder.doubt = false
 	return next, nil
 }

@@ -63,14 +63,15 @@ func (forwarder *forwarder) load() error {
 }
 
 // save saves the place, unless it is the one that was saved last, or interval has not passed
-// since then. It syncs the log before: otherwise a power loss could leave the state with a
+// since then. The place is pending if sending is true, or if the stream may have messages of the
+// log beyond it. save syncs the log before: otherwise a power loss could leave the state with a
 // position that the log has lost.
-func (forwarder *forwarder) save(pending bool, interval time.Duration) error {
+func (forwarder *forwarder) save(sending bool, interval time.Duration) error {
 	if forwarder.place == nil || time.Since(forwarder.savedAt) < interval {
 		return nil
 	}
 	place := *forwarder.place
-	place.pending = pending
+	place.pending = sending || forwarder.doubt || forwarder.last > place.sequence
 	if place == forwarder.saved {
 		return nil
 	}
@@ -87,16 +88,16 @@ func (forwarder *forwarder) save(pending bool, interval time.Duration) error {
 // find reads the log up to the first message that the stream does not have. It compares the
 // messages that the stream has beyond the place with those of the log.
 func (forwarder *forwarder) find(stop context.Context) error {
-	info, err := forwarder.stream.Info(stop)
+	end := forwarder.stream.CachedInfo().State.LastSeq
 	deadline := time.Now().Add(lagPatience)
-	for err == nil && info.State.LastSeq < forwarder.last && time.Now().Before(deadline) {
+	for end < forwarder.last && time.Now().Before(deadline) {
 		forwarder.log.Wait(stop)
-		info, err = forwarder.stream.Info(stop)
+		if err := forwarder.open(stop); err != nil {
+			return err
+		}
+		end = forwarder.stream.CachedInfo().State.LastSeq
 	}
-	if err != nil {
-		return forwarder.away(err)
-	}
-	place, end := forwarder.place, info.State.LastSeq
+	place := forwarder.place
 	switch {
 	case place == nil:
 		return forwarder.begin(end, nil)
@@ -167,7 +168,7 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
 			return err
 		}
 		forwarder.place = place
-		if err := forwarder.save(forwarder.doubt, saveInterval); err != nil {
+		if err := forwarder.save(false, saveInterval); err != nil {
 			return err
 		}
 	}
@@ -184,7 +185,7 @@ func (forwarder *forwarder) compare(stop context.Context, place *place) error {
 	stored, err := forwarder.stream.GetMsg(stop, place.sequence)
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		if place.sequence > forwarder.place.sequence && !forwarder.doubt {
+		if place.sequence > forwarder.last && !forwarder.doubt {
 			return fmt.Errorf("%s was removed, and was not sent from the log: "+
 				"somebody else publishes to it", name)
 		}

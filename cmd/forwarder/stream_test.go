@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -179,6 +180,62 @@ func TestForeignWorkedOff(t *testing.T) {
 	if state, _ := state(stream); state.LastSeq != 22 {
 		t.Errorf("the stream ends at %d", state.LastSeq)
 	}
+}
+
+// The same holds for a foreign message between two parts of a batch that was too large.
+func TestForeignBetweenParts(t *testing.T) {
+	t.Parallel()
+	engine, source := prepareEngine(t, "limits { batch { max_msgs: 70 } }", ""), newSource(t)
+	engine.start()
+	stream := engine.stream(jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy})
+	work(t, stream)
+	isEmpty := func(last uint64) bool {
+		state, answered := state(stream)
+		return answered && state.Msgs == 0 && state.LastSeq == last
+	}
+	var once sync.Once
+	proxy := newProxy(t, engine, func(text []byte) {
+		if bytes.Contains(text, []byte(`"seq":50,`)) {
+			once.Do(func() {
+				engine.publish("mbus.foreign", "foreign")
+				bustest.Until(t, "nothing in the stream", func() bool { return isEmpty(51) })
+			})
+		}
+	})
+	source.write(100)
+	process := engine.forward(source, "-url", proxy.url)
+	process.expect(1, "should end at 50", "somebody else publishes to it")
+}
+
+// A forwarder that is stopped between two parts of a batch saves a pending place.
+func TestStopBetweenParts(t *testing.T) {
+	t.Parallel()
+	const limits = "limits { batch { max_msgs: 70, max_inflight_per_stream: 1, timeout: 1h } }"
+	engine, source := prepareEngine(t, limits, ""), newSource(t)
+	engine.start()
+	stream := engine.stream(jetstream.StreamConfig{})
+	connection := engine.connect()
+	var once sync.Once
+	proxy := newProxy(t, engine, func(text []byte) {
+		if bytes.Contains(text, []byte(`"seq":50,`)) {
+			once.Do(func() { // a batch without an end, so that the next part is refused
+				connection.PublishMsg(&nats.Msg{Subject: "mbus.foreign", Header: nats.Header{
+					"Nats-Batch-Id": {"foreign"}, "Nats-Batch-Sequence": {"1"}}})
+				connection.Flush()
+			})
+		}
+	})
+	source.write(100)
+	process := engine.forward(source, "-url", proxy.url)
+	process.says("; trying again")
+	process.stop("code=4")
+	if sequence, pending := source.sequence(); sequence < 50 && !pending {
+		t.Errorf("the state is at %d, and not pending", sequence)
+	}
+	engine.process.kill() // which drops the other batch
+	engine.start()
+	forwardAll(engine, source, stream)
+	compare(t, stream, source.count)
 }
 
 // The forwarder waits while the stream is full.
@@ -398,6 +455,28 @@ func TestImpostor(t *testing.T) {
 	if sequence, _ := source.sequence(); sequence != 10 {
 		t.Errorf("the state is at %d", sequence)
 	}
+}
+
+// A hostile description of the stream does not end the forwarder.
+func TestHostileStream(t *testing.T) {
+	t.Parallel()
+	engine, source := prepareEngine(t, "enabled: false", ""), newSource(t)
+	engine.start()
+	connection := engine.connect()
+	_, err := connection.Subscribe("$JS.API.STREAM.INFO.ORDERS", func(message *nats.Msg) {
+		message.Respond([]byte(`{"config": {"subjects": ["mbus.>"], "allow_atomic": true},
+			"state": {"subjects": {"mbus.orders": 1}}}`))
+	})
+	if err == nil {
+		err = connection.Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	source.write(10)
+	process := engine.forward(source)
+	process.says("no responders available")
+	process.stop("; trying again")
 }
 
 // The forwarder waits for a new leader, which may lag for a moment.

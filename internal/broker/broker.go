@@ -80,7 +80,7 @@ func New(config *BrokerConfig) (*Broker, error) {
 		config:   config,
 		decoder:  decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead),
 		encoder:  encoder.NewMsgpackEncoder(),
-		input:    make([]byte, min(keptInput, config.MaxPayload+1)),
+		input:    make([]byte, min(keptInput-1, config.MaxPayload)+1),
 		topics:   make(map[string]*Topic),
 		wake:     make(chan struct{}, 1),
 		written:  make(chan struct{}, 1),

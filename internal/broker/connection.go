@@ -108,7 +108,7 @@ func (broker *Broker) readMessages(connection *net.TCPConn) ([]*apiv1.Message, e
 		case err != nil: // errors.Unwrap leaves out the addresses
 			return nil, fmt.Errorf(apiv1.Broke+"%w", errors.Unwrap(err))
 		case length == len(input):
-			input = append(make([]byte, 0, min(4*length, limit+1)), input...)
+			input = append(make([]byte, 0, min(4*length-1, limit)+1), input...)
 			input = input[:cap(input)]
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -197,6 +198,9 @@ func TestMaxPayload(t *testing.T) {
 	tiny := start(t, func(config *BrokerConfig) { config.MaxPayload = 1 })
 	tiny.Accept("\x90", 0)
 	tiny.Refuse("\x90\x90", "the payload is too large: more than 1 bytes (-max-payload)")
+
+	huge := start(t, func(config *BrokerConfig) { config.MaxPayload = math.MaxInt })
+	huge.Accept(bustest.Payload("t", strings.Repeat("x", keptInput)), 1)
 }
 
 // A producer that is refused while it is sending can read the reason, and can send more for

@@ -164,6 +164,28 @@ func TestFailureKeepsOrder(t *testing.T) {
 	}
 }
 
+// The buffer does not grow with each try to write a long message.
+func TestLongMessageWithAFullDisk(t *testing.T) {
+	var log *faulty
+	bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, full) })
+	defer bus.Close()
+	bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: make([]byte, 100*gatherSize)})
+	log.budget.Store(gatherSize)
+	for range 50 {
+		if err := bus.Drain(); err == nil {
+			t.Fatal("the log did not fail")
+		}
+	}
+	const want = 2 * len(`\x00`) * gatherSize // a part, and the room that append adds
+	if got := cap(bus.log.buffer); got > want {
+		t.Errorf("the buffer has %d bytes, want at most %d", got, want)
+	}
+	log.budget.Store(endless)
+	if err := bus.Drain(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // While the disk is full, messages are accepted and kept. Once there is room, they are
 // written, and the log reports the outage.
 func TestFullDisk(t *testing.T) {

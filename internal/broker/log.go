@@ -93,10 +93,14 @@ func (log *logWriter) message(when time.Time, message *apiv1.Message) error {
 	return log.finish()
 }
 
-// finish appends the rest of an unfinished line to the buffer. It does so in parts, and writes
-// between them, to bound the memory: a line is up to four times as long as its data.
+// finish appends the rest of an unfinished line to the buffer, and writes the buffer if it is
+// full. To bound the memory, it appends the line in parts, and none while the buffer is full: a
+// line is up to four times as long as its data.
 func (log *logWriter) finish() error {
 	for log.unfinished {
+		if err := log.flushFull(); err != nil {
+			return err
+		}
 		part := firstPart(log.rest)
 		log.buffer = escape.Append(log.buffer, part)
 		log.rest = log.rest[len(part):]
@@ -104,11 +108,8 @@ func (log *logWriter) finish() error {
 			log.buffer = append(log.buffer, "'\n"...)
 			log.unfinished = false
 		}
-		if err := log.flushFull(); err != nil {
-			return err
-		}
 	}
-	return nil
+	return log.flushFull()
 }
 
 // firstPart returns the first gatherSize bytes of text, or a few less so that no character is
