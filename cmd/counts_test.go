@@ -173,7 +173,7 @@ func TestCountsOnStandardError(t *testing.T) {
 		t.Fatal(err)
 	}
 	bustest.Until(t, "the failure of the log", func() bool {
-		return strings.Contains(stderr.String(), "Broker: the log fails, trying on")
+		return strings.Contains(stderr.String(), "Broker: the log fails, retrying")
 	})
 	broker.Accept(bustest.Payload("t", "1", "2", "3"), 3)
 	queued := counts{1, 0, 3, 0, 3, 3*(128+2) + 512 + 1, 256 << 20, 1}

@@ -136,7 +136,7 @@ func TestFewDescriptors(t *testing.T) {
 			connection.End(goodMessage)
 			waiting = append(waiting, connection)
 		}
-		const line = "Broker: can't accept connections, trying on: "
+		const line = "Broker: can't accept connections, retrying: "
 		bustest.Until(t, "the line "+line, func() bool {
 			return strings.Count(broker.Log.String(), line) >= burst
 		})

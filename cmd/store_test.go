@@ -147,7 +147,7 @@ func joinFiles(t *testing.T, texts []string) string {
 func TestStoreMisuse(t *testing.T) {
 	expect(t, 2, "broker: invalid value \"\" for flag -log: must be a file (see broker -h)\n",
 		"broker", "-log", "")
-	expect(t, 2, "broker: -sync: must come with -log, whose file it syncs (see broker -h)\n",
+	expect(t, 2, "broker: -sync without -log: must be with the log to sync (see broker -h)\n",
 		"broker", "-sync")
 }
 
@@ -449,7 +449,7 @@ func TestDirectoryGoesAway(t *testing.T) {
 			if err := os.Rename(directory, away); err != nil {
 				t.Fatal(err)
 			}
-			const line = "Broker: the log fails, trying on: open "
+			const line = "Broker: the log fails, retrying: open "
 			bustest.Until(t, "the line "+line, func() bool {
 				return strings.Contains(broker.stderr.String(), line)
 			})

@@ -1,5 +1,6 @@
 // Package apiv1 is version 1 of the mbus protocol. This comment is the specification.
-// The package has the two values that the protocol transfers, and the reasons of refusals.
+// The package has the types of the two values that the protocol transfers, and the reasons of
+// refusals.
 //
 // # Connection
 //

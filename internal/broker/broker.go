@@ -5,7 +5,7 @@
 // time, start to end, and queues its messages. The ticker goroutine (tickLoop) drains the
 // queues, and it alone writes the log. The loop hands it the log's other lines, the
 // notices. One mutex guards the state that the two share. Neither holds it during input or
-// output, so neither waits for the other's.
+// output, so neither waits for the input or output of the other.
 package broker
 
 import (
@@ -40,7 +40,7 @@ type Broker struct {
 		notices         notices
 		waitingMessages int  // in the queues
 		queuedMessages  int  // in the queues, or taken from them and not written
-		accountedBytes  int  // of these and of the topics: see messageBytes, topicBytes
+		accountedBytes  int  // of these messages and of the topics: see messageBytes, topicBytes
 		roomWanted      bool // the last payload found no room: drain, forget empty topics
 
 		// Since the broker was made. An empty payload counts nowhere, and a payload that
@@ -55,7 +55,7 @@ type Broker struct {
 	nextLook time.Time // when the store is next asked whether its file was renamed
 	outage   outage
 
-	stderr    io.Writer     // for complaints about the store
+	stderr    io.Writer     // with a store: for the counts, and the beginning of an outage
 	complaint chan struct{} // full while a complaint is being written
 
 	wake    chan struct{} // to the ticker goroutine: there are notices, or a drain is wanted
@@ -69,9 +69,9 @@ type Broker struct {
 	begin    time.Time     // when New made the broker
 }
 
-// New returns a broker that listens, but serves nobody before ProducerListen. It opens and
-// locks the log if that is a file of its own. It keeps config, which must not change any
-// more. The error is that of config.Validate, of opening the log, or of listening.
+// New returns a broker that listens, but serves nobody before ProducerListen. With
+// config.LogFile, it opens and locks that file. It keeps config, which must not change
+// afterwards. The error is that of config.Validate, of opening the log, or of listening.
 func New(config *BrokerConfig) (*Broker, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -113,7 +113,7 @@ func (broker *Broker) listen() error {
 	return err
 }
 
-// openLog prepares the log for writing, and opens it if it is a file of the broker's own.
+// openLog prepares the log for writing. With config.LogFile, it opens that file.
 func (broker *Broker) openLog() error {
 	writer := cmp.Or[io.Writer](broker.config.Log, os.Stderr)
 	if broker.config.LogFile == "" {
@@ -129,9 +129,8 @@ func (broker *Broker) openLog() error {
 	return err
 }
 
-// closeUnserved closes the log of a broker that has not served, if it is a file of the
-// broker's own. First it writes the notice that New may have left: how much of a torn line
-// was cut off.
+// closeUnserved closes the store, if there is one, of a broker that has not served. First it
+// writes the notice that New may have left: how much of a torn line was cut off.
 func (broker *Broker) closeUnserved() {
 	if broker.store != nil && broker.store.file != nil {
 		broker.write(0)
@@ -145,8 +144,8 @@ func (broker *Broker) Addr() net.Addr {
 }
 
 // ProducerListen serves producers until Close, or until the log is gone. Then it drains the
-// queues. It returns nil if all messages were written, otherwise an error that says how many
-// were not, and why. It may be called once.
+// queues. It returns nil if all messages were written. Otherwise its error says how many were
+// not, and why. It may be called once.
 func (broker *Broker) ProducerListen() error {
 	broker.serving.Lock()
 	defer broker.serving.Unlock()
@@ -187,9 +186,9 @@ func (broker *Broker) Stop(reason string) {
 }
 
 // Close makes ProducerListen serve the current connection and those that are waiting, drain,
-// and return. It waits for that. If ProducerListen was never called, Close closes the log if
-// that is a file of the broker's own. Any goroutine may call Close at any time, more than
-// once.
+// and return. Close waits until ProducerListen has returned. If ProducerListen was never
+// called, Close closes the file that New opened. Any goroutine may call Close at any time,
+// more than once.
 func (broker *Broker) Close() {
 	broker.stopAccepting()
 	broker.serving.Lock()

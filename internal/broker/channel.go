@@ -9,7 +9,7 @@ func wakeUp(channel chan<- struct{}) {
 	}
 }
 
-// isClosed returns whether channel is closed. Nothing must be sent on it.
+// isClosed reports whether channel is closed. Nothing must be sent on it.
 func isClosed(channel <-chan struct{}) bool {
 	select {
 	case <-channel:

@@ -9,7 +9,8 @@ import (
 )
 
 // BrokerConfig is the configuration of a broker. Each field but Log is a flag of the broker
-// command: LogFile is -log, and the others have the flag's name.
+// command: ProducerHost is -phost, ProducerPort is -pport, LogFile is -log, and each other
+// field has its flag's name.
 type BrokerConfig struct {
 	// The broker listens for producers on ProducerHost, an address or a name, and
 	// ProducerPort, a number. 0: a free port.
@@ -42,11 +43,11 @@ type BrokerConfig struct {
 	// LogFile.
 	Sync bool
 
-	// The broker writes its log to Log. With LogFile it writes only the counts and a line
-	// when the log starts to fail. nil: standard error.
+	// The broker writes its log to Log. With LogFile it writes only the counts to Log, and
+	// a line when the log starts to fail. nil: standard error.
 	//
-	// While the broker serves, one goroutine writes to Log. After an error it tries
-	// again, unless the log is gone: the error wraps syscall.EPIPE or EBADF,
+	// While the broker serves, one goroutine writes to Log. After an error it writes
+	// again, unless the error shows that the log is gone: it wraps syscall.EPIPE or EBADF,
 	// io.ErrClosedPipe or os.ErrClosed, or it wraps syscall.EIO and Log is not a regular
 	// file. Then the broker ends.
 	Log io.Writer
@@ -90,7 +91,7 @@ func (config *BrokerConfig) Validate() error {
 		return wrong("max-queued", config.MaxQueued, "a count of bytes, at least 1")
 	}
 	if config.Sync && config.LogFile == "" {
-		return errors.New("-sync: must come with -log, whose file it syncs")
+		return errors.New("-sync without -log: must be with the log to sync")
 	}
 	return nil
 }

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// maxDiscarded bounds the input that the broker discards after a refusal, in bytes, so
-	// that a producer that is still sending can read the refusal.
+	// After a refusal the broker discards input, so that a producer that is still sending
+	// can read the refusal. maxDiscarded bounds that input, in bytes.
 	maxDiscarded = 4 << 20
 
 	// discardTime is how long the broker waits for more input to discard.
@@ -55,7 +55,8 @@ func (broker *Broker) serveConnection(
 	}
 }
 
-// refuse replies with the reason of a refusal and writes it to the log.
+// refuse writes the reason of a refusal to the log and replies with it. Then it discards the
+// unread input.
 func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
 	broker.state.Lock()
 	broker.state.payloadsRefused++

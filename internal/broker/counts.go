@@ -6,8 +6,8 @@ import (
 )
 
 // LogCounts writes one line: how long the broker has been up, how many payloads and messages
-// it has had, and how much is queued. It writes to the log, or to config.Log if the log is a
-// file of the broker's own. Any goroutine may call it at any time.
+// it has had, and how much is queued. With config.LogFile it writes the line to config.Log,
+// otherwise to the log. Any goroutine may call it at any time.
 func (broker *Broker) LogCounts() {
 	broker.state.Lock()
 	state := &broker.state

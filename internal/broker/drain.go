@@ -8,8 +8,8 @@ import (
 	"mbus/internal/apiv1"
 )
 
-// settleBytes is how much of a long drain is written before each sync, in bytes that the
-// messages count as queued.
+// settleBytes is how much of a long drain is written before each sync, in bytes as
+// messageBytes counts them.
 const settleBytes = 8 << 20
 
 // arrival is a run of messages that were queued on one topic, one after the other. The list of
@@ -123,8 +123,8 @@ func (broker *Broker) settle() error {
 	return nil
 }
 
-// look calls the store's look, if there is a store and that is due. If the store has another
-// file then, the lines that are not written whole are written from their beginning.
+// look calls the store's look, if there is a store and a look is due. If the store then has
+// another file, the lines that are not written whole are written from their beginning.
 func (broker *Broker) look(now time.Time) error {
 	store := broker.store
 	if store == nil || store.file != nil && now.Before(broker.nextLook) {

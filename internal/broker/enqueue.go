@@ -42,8 +42,8 @@ func payloadBytes(messages []*apiv1.Message) int {
 	return sum
 }
 
-// enqueue queues all messages of a payload, or none, and then returns the reason. If there is
-// no room, it has the queues drained and waits for room until the deadline.
+// enqueue queues all messages of a payload and returns nil, or queues none and returns the
+// reason. If there is no room, it has the queues drained and waits for room until the deadline.
 func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) error {
 	if len(messages) == 0 {
 		return nil
@@ -67,7 +67,7 @@ func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) err
 }
 
 // awaitRoom waits until need bytes fit into the queue. If they don't fit at the deadline, or if
-// the log is gone, it returns that as the reason of a refusal.
+// the log is gone, it returns the reason of the refusal.
 func (broker *Broker) awaitRoom(need int, deadline time.Time) error {
 	state := &broker.state
 	fits := broker.await(deadline, func() bool {
@@ -83,13 +83,14 @@ func (broker *Broker) awaitRoom(need int, deadline time.Time) error {
 	return nil
 }
 
-// awaitWritten waits until no message is queued, and returns whether that is so.
+// awaitWritten waits until no message is queued, or until the deadline. It reports whether no
+// message is queued.
 func (broker *Broker) awaitWritten(deadline time.Time) bool {
 	return broker.await(deadline, func() bool { return broker.state.queuedMessages == 0 })
 }
 
 // await has the ticker goroutine drain until condition holds, until the deadline, or until the
-// log is gone. It returns whether condition holds. It holds the lock of broker.state while it
+// log is gone. It reports whether condition holds. It holds the lock of broker.state while it
 // calls condition.
 func (broker *Broker) await(deadline time.Time, condition func() bool) bool {
 	for expired := false; ; {

@@ -43,7 +43,7 @@ func (broker *Broker) serve() {
 			<-broker.stopping
 		default: // out of descriptors or memory: retry
 			if pause == 0 {
-				broker.notify(fmt.Sprintf("Broker: can't accept connections, trying on: %v", err))
+				broker.notify(fmt.Sprintf("Broker: can't accept connections, retrying: %v", err))
 			}
 			pause = min(max(2*pause, minBackoff), maxBackoff)
 			select {
@@ -80,8 +80,8 @@ func (broker *Broker) serveBacklog() {
 func (broker *Broker) stopAccepting() {
 	broker.stop.Do(func() {
 		refuseConnections(broker.listener)
-		// The deadline wakes the loop. It comes first: once stopping is
-		// closed, deadlines are the loop's.
+		// The deadline wakes the loop. It is set first: once stopping is
+		// closed, only the loop sets deadlines.
 		broker.listener.SetDeadline(time.Now())
 		close(broker.stopping)
 	})

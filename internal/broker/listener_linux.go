@@ -8,7 +8,7 @@ import (
 
 // deferAccept keeps a connection in the kernel until its first byte or its end arrives, for an
 // hour. So a client that sends nothing delays nobody. See tcp(7), TCP_DEFER_ACCEPT. It
-// ignores errors: a broker that can't defer serves silent clients as all others.
+// ignores errors: a broker that can't defer serves silent clients like all others.
 //
 // It is the Control function of a net.ListenConfig.
 func deferAccept(_, _ string, raw syscall.RawConn) error {
@@ -27,7 +27,7 @@ func deferAccept(_, _ string, raw syscall.RawConn) error {
 // socket(7), SO_ATTACH_FILTER. refuseConnections ignores errors: without the filter, the
 // broker accepts connections a little longer.
 func refuseConnections(listener *net.TCPListener) {
-	const flags, syn = 13, 0x02 // the place of the flags, and SYN's bit (RFC 9293, 3.1)
+	const flags, syn = 13, 0x02 // the flags' offset, and SYN's bit (RFC 9293, 3.1)
 	raw, err := listener.SyscallConn()
 	if err != nil {
 		return

@@ -21,7 +21,7 @@ const (
 	// fileWrite is the largest write to a regular file, in bytes.
 	fileWrite = 4 * gatherSize
 
-	// pipeWrite is the largest write to any other file, in bytes. A pipe accepts so many
+	// pipeWrite is the largest write to any other file, in bytes. A pipe accepts that many
 	// bytes together or none of them (pipe(7), PIPE_BUF). So the lines of several writers
 	// don't mix, and each write that ends shows that the reader is alive.
 	pipeWrite = 4 << 10
@@ -39,7 +39,7 @@ type logWriter struct {
 	regular  bool   // the writer is a regular file
 	maxWrite int    // the largest write, in bytes
 	buffer   []byte // lines that are not written yet
-	lines    int    // that are written whole; writeTaken reads it and sets it to 0
+	lines    int    // how many were written whole since writeTaken set it to 0
 
 	unfinished bool   // the last line in the buffer is not whole
 	rest       []byte // the rest of that line's data
@@ -166,7 +166,7 @@ func (log *logWriter) reset() {
 	log.buffer, log.rest, log.unfinished = log.buffer[:0], nil, false
 }
 
-// isPermanent returns whether no later write can succeed after err: the log is a pipe without a
+// isPermanent reports whether no later write can succeed after err: the log is a pipe without a
 // reader, a terminal that hung up (EIO), a closed file, or a file that could not be synced.
 func (log *logWriter) isPermanent(err error) bool {
 	return errors.Is(err, osfile.ErrNotOnDisk) ||

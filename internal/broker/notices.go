@@ -90,8 +90,8 @@ func (broker *Broker) notify(line string) {
 }
 
 // wakeForNoticesLocked wakes the ticker goroutine after notices that belong together were
-// added. Only here it decides whether the next notices are dropped, so those of one payload
-// are kept or dropped together. They use less memory than the payload's messages.
+// added. Nothing else decides whether the next notices are dropped, so the notices of one
+// payload are kept or dropped together. They use less memory than the payload's messages.
 func (broker *Broker) wakeForNoticesLocked() {
 	notices := &broker.state.notices
 	notices.full = notices.bytes >= maxNotices

@@ -15,14 +15,14 @@ type outage struct {
 
 // noteOutage records whether the log works: err is the result of the last write. A line of the
 // log reports the end of an outage. With a store, a line on standard error reports its
-// beginning, unless it ends the broker.
+// beginning, unless the error ends the broker.
 func (broker *Broker) noteOutage(err error) {
 	outage := &broker.outage
 	switch {
 	case err != nil && outage.reason == "":
 		outage.reason, outage.since = string(escape.Append(nil, []byte(err.Error()))), time.Now()
 		if broker.store != nil && !broker.log.isPermanent(err) {
-			broker.complain("Broker: the log fails, trying on: " + outage.reason)
+			broker.complain("Broker: the log fails, retrying: " + outage.reason)
 		}
 	case err == nil && outage.reason != "":
 		took := time.Since(outage.since).Round(time.Millisecond)

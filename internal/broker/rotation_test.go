@@ -161,7 +161,7 @@ func TestLogCantBeOpened(t *testing.T) {
 				}
 			}
 			complaints := bustest.Lines(t, stored.stderr.String())
-			if !slices.Equal(complaints, []string{"Broker: the log fails, trying on: " + reason}) {
+			if !slices.Equal(complaints, []string{"Broker: the log fails, retrying: " + reason}) {
 				t.Errorf("standard error has %q", complaints)
 			}
 			obstacle.end(t, stored.path)

@@ -52,12 +52,11 @@ func (store *store) open() error {
 			return err
 		}
 	}
-	return fmt.Errorf("%s: another file at each look", store.path)
+	return fmt.Errorf("%s: renamed faster than it can be opened", store.path)
 }
 
-// adopt locks file, which was just opened, cuts off a line without an end, and makes it the
-// store's file. If path names another file by then, it does not, and returns that the name has
-// moved.
+// adopt locks file, which was just opened, cuts off a line without an end, and makes file the
+// store's. If path names another file by then, adopt only returns that the name has moved.
 func (store *store) adopt(file *os.File) (moved bool, err error) {
 	switch err := osfile.Lock(file); {
 	case errors.Is(err, osfile.ErrLocked):
@@ -90,7 +89,7 @@ func (store *store) adopt(file *os.File) (moved bool, err error) {
 	return false, nil
 }
 
-// names returns whether path names file.
+// names reports whether path names file.
 func (store *store) names(file *os.File) bool {
 	named, err := os.Stat(store.path)
 	info, wrong := file.Stat()
@@ -113,8 +112,8 @@ func (store *store) look() (moved bool, err error) {
 	return true, store.open()
 }
 
-// leave cuts off a line without an end, syncs the file if that is wanted, and closes it. It
-// ignores an error of the cut, because readers skip a torn line.
+// leave cuts off a line without an end, syncs the file if the store is synced, and closes it.
+// It ignores an error of the cut, because readers skip a torn line.
 func (store *store) leave() error {
 	defer store.close()
 	store.cutTornLine(store.file)
@@ -167,8 +166,8 @@ func (store *store) Write(lines []byte) (int, error) {
 	return count, err
 }
 
-// sync makes the file's lines durable if that is wanted. Without a file it does nothing, because
-// leave has synced the last one. After a sync that failed it returns the same error.
+// sync makes the file's lines durable if the store is synced. Without a file it does nothing,
+// because leave has synced the last file. After a sync that failed it returns the same error.
 func (store *store) sync() error {
 	if !store.synced || store.file == nil {
 		return store.failed

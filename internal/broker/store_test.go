@@ -260,7 +260,7 @@ func TestNameMovesWhileOpening(t *testing.T) {
 		}
 		err := store.open()
 		if moves == 0 {
-			if err == nil || err.Error() != path+": another file at each look" {
+			if err == nil || err.Error() != path+": renamed faster than it can be opened" {
 				t.Errorf("open returns %v", err)
 			}
 			continue

@@ -7,7 +7,7 @@ import (
 
 const (
 	// retryInterval is the time between two ticks at interval 0. Only a log that has
-	// failed needs these.
+	// failed needs these ticks.
 	retryInterval = time.Second
 
 	// noticeTime is how long notices wait for others. To wake the ticker goroutine for
@@ -61,7 +61,7 @@ func (broker *Broker) tickLoop(served <-chan struct{}) error {
 	}
 }
 
-// drainWanted returns whether the loop waits for a drain.
+// drainWanted reports whether the loop waits for a drain.
 func (broker *Broker) drainWanted() bool {
 	broker.state.Lock()
 	defer broker.state.Unlock()

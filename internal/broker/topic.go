@@ -11,7 +11,7 @@ type Topic struct {
 	Name  string
 	Queue *queue.MessageQueue
 
-	fromPayload int // how many messages the payload that is being queued has for it
+	fromPayload int // how many messages of the payload that is being queued are for the topic
 }
 
 // NewTopic returns a topic with an empty queue.

@@ -176,8 +176,7 @@ func Payload(topic string, data ...string) string {
 	return Encode(messages...)
 }
 
-// Encode returns the payload of messages. It panics if the encoder fails. The encoder fails
-// for no message.
+// Encode returns the payload of messages. It panics if the encoder fails, which it never does.
 func Encode(messages ...*apiv1.Message) string {
 	payload, err := encoder.NewMsgpackEncoder().Encode(messages)
 	if err != nil {

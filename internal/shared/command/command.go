@@ -23,7 +23,7 @@ import (
 const (
 	Success = 0
 	Failure = 1
-	Misuse  = 2 // wrong flags or arguments
+	Misuse  = 2 // wrong arguments
 )
 
 // version is the Makefile's version, from git. The linker sets it (-X). If it is empty, see
@@ -70,8 +70,8 @@ func UsageError(flags *flag.FlagSet, err error, stderr io.Writer) int {
 	return Misuse
 }
 
-// Say prints text on stderr as one line that starts with the command's name. It gives up
-// after 200 ms, because a command must exit even if nobody reads its standard error.
+// Say prints text on stderr as one printable line that starts with the command's name. It gives
+// up after 200 ms, because a command must exit even if nobody reads its standard error.
 func Say(stderr io.Writer, name, text string) {
 	const patience = 200 * time.Millisecond
 	line := name + ": " + text
@@ -96,9 +96,9 @@ func IsTerminal(file *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0 && !isNull(info)
 }
 
-// IsClosed reports whether the standard output was closed when the process started. The Go
+// IsClosed reports whether stdout was closed when the process started. The Go
 // runtime opens the null device, for reading and writing, in place of a closed standard file.
-// A shell's > /dev/null opens the device for writing alone. IsClosed also reports true if the
+// A shell's > /dev/null opens the device for writing alone. IsClosed also returns true if the
 // parent process opened the device for both.
 func IsClosed(stdout *os.File) bool {
 	info, err := stdout.Stat()

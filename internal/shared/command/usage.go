@@ -84,7 +84,7 @@ func wrap(text string, width int) []string {
 	return append(lines, line)
 }
 
-// explain adds the flag that is meant to an error about a flag in Confused.
+// explain adds the right flag to an error about a flag in Confused.
 func (usage *Usage) explain(err error) error {
 	name := strings.TrimPrefix(err.Error(), "flag provided but not defined: -")
 	if meant, confused := usage.Confused[name]; confused {

@@ -18,8 +18,8 @@ func MessageSize(message *apiv1.Message) int {
 	return framing + len(message.Topic) + len(message.Data)
 }
 
-// MsgpackEncoder is the Encoder of the protocol's msgpack. It is safe for
-// concurrent use.
+// MsgpackEncoder is the Encoder of the protocol's msgpack. It writes to memory, so its methods
+// never fail. It is safe for concurrent use.
 type MsgpackEncoder struct{}
 
 // NewMsgpackEncoder returns an encoder.

@@ -34,7 +34,7 @@ func AppendName(line, name []byte) []byte {
 	return appendEscaped(line, name, true)
 }
 
-// allPlain returns whether all 8 bytes are plain. It looks for a byte below n in all of them
+// allPlain reports whether all 8 bytes are plain. It looks for a byte below n in all of them
 // at once; see "Determine if a word has a byte less than n" in
 // https://graphics.stanford.edu/~seander/bithacks.html. A byte that equals b is below 1
 // after an exclusive or with b.

@@ -24,7 +24,7 @@ import (
 
 const (
 	// pollInterval is the time from one look at the log to the next. Polling also
-	// works on network file systems, which do not report the changes of others.
+	// works on network file systems, which do not report the changes of other machines.
 	pollInterval = 75 * time.Millisecond
 
 	// listInterval is how often the directory is listed while no file has the
@@ -32,8 +32,8 @@ const (
 	listInterval = time.Second
 
 	// aloneFor limits how old the last look may be that found the file in hand to
-	// be the newest. When that file has been removed since, the log's next file is
-	// taken for its successor.
+	// be the newest. If the file in hand has been removed since, the log's next file
+	// is then taken for its successor.
 	aloneFor = time.Second
 )
 
@@ -45,8 +45,8 @@ var ErrLost = errors.New("the position is in no file of the log any more")
 // name matches [.-][0-9][0-9.-]*. Files are ordered by their modification times. Among equal
 // times, .1 is newer than .2, and a later date is newer than an earlier one.
 //
-// A Follower must not be used by several goroutines at once. Its memory is bounded by a
-// small multiple of 256 KiB and of the longest line.
+// A Follower is not safe for concurrent use. Its memory is bounded by a small multiple of
+// 256 KiB and of the longest line.
 type Follower struct {
 	path string
 	window
@@ -81,8 +81,8 @@ func (follower *Follower) Close() {
 	follower.next.Close()
 }
 
-// Position returns the place after the last line that Next returned. Until a newer file
-// has a line, it is a place in the older file. The call takes some microseconds.
+// Position returns the position after the last line that Next returned. Until a newer file
+// has a line, the position is in the older file. The call takes some microseconds.
 func (follower *Follower) Position() Position {
 	if !follower.moved {
 		return follower.kept
@@ -181,7 +181,7 @@ func (follower *Follower) enter(file *os.File, tail []byte, position Position) {
 // file as a line without a line feed. They don't move the position.
 //
 // The error is ErrLost if the file in hand was truncated or removed and no other file has
-// the position. Each call returns it until Seek has found another place.
+// the position. Each call returns ErrLost until a Seek has succeeded.
 func (follower *Follower) Next() (line []byte, err error) {
 	for {
 		if line := follower.cut(); line != nil {
@@ -312,9 +312,10 @@ func (follower *Follower) isSettled(named fs.FileInfo) bool {
 
 // following returns those of the log's files that follow the file in hand, which own
 // describes. If none is in hand, these are the files modified at the position's time or later.
-// If the log has the file in hand no more, following seeks the position; moved is true if
-// another file has it. If none has it, the files modified later follow, but only if the file
-// in hand was the newest a moment ago: otherwise another file may have been removed too.
+// If the file in hand does not belong to the log any more, following seeks the position; moved
+// is true if another file has it. If none has it, the files modified later follow, but only if
+// the file in hand was the newest a moment ago: otherwise another file may have been removed
+// too.
 func (follower *Follower) following(files []entry, own fs.FileInfo) (
 	following []entry, moved bool, err error) {
 	var since time.Time
@@ -390,7 +391,7 @@ func (follower *Follower) SeekEnd() error {
 }
 
 // Sync makes durable the lines that Next has returned. After an error each call returns
-// that error, because the kernel may have dropped what it could not write.
+// the same error, because the kernel may have dropped the bytes that it could not write.
 func (follower *Follower) Sync() error {
 	if follower.syncErr == nil && follower.file != nil && follower.offset() > follower.synced {
 		follower.syncErr = osfile.Sync(follower.file)

@@ -9,7 +9,7 @@ import (
 // start of its file.
 const contextSize = 1 << 10
 
-// Position is a place in a log, at the end of a line. The bytes before it identify it, not
+// Position is a place between two lines of a log. The bytes before a position identify it, not
 // the name or the inode of its file. So it can be found after the file was renamed or copied.
 // It is not found in a file that was truncated and has grown again. The zero Position is the
 // start of the oldest file.
@@ -21,9 +21,9 @@ type Position struct {
 	// all, followed by the last KiB, or all. It is zero at offset 0.
 	Hash [sha256.Size / 2]byte
 
-	// Time is in Unix nanoseconds, and only used at offset 0, which every file
-	// has. Files that were modified before it are before the position. It is the
-	// modification time of a file: the clock is some milliseconds ahead of those.
+	// Time is in Unix nanoseconds. It is used only at offset 0, which every file
+	// has: files that were modified before Time are before the position. Time is a
+	// file's modification time, which the clock is some milliseconds ahead of.
 	Time int64
 }
 

@@ -28,8 +28,8 @@ const (
 // tears that line, the other line still has the previous position. Only the first Save needs
 // room on the disk.
 //
-// A State locks its file, so that no other State uses it. A State must not be used by several
-// goroutines at once.
+// A State locks its file, so that no other State uses it. A State is not safe for concurrent
+// use.
 type State struct {
 	file     *os.File
 	kind     string
@@ -42,7 +42,7 @@ type State struct {
 // OpenState opens the state file at path, and makes it if it is missing. The kind is a word
 // for the program that uses it: OpenState refuses a state of another kind. A file without a
 // whole line counts as new if it is empty, is all zeros, or begins as a state does. Any other
-// file that is not a state is an error. OpenState does not change it.
+// file that is not a state is an error, and OpenState does not change the file.
 func OpenState(path, kind string) (*State, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

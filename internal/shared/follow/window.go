@@ -61,13 +61,12 @@ func (window *window) add(count int) {
 	window.text = window.text[:len(window.text)+count]
 }
 
-// Reader cuts a stream into lines. NewReader makes one. A Reader must not be used by several
-// goroutines at once.
+// Reader cuts a stream into lines. NewReader makes one. A Reader is not safe for concurrent use.
 type Reader struct {
 	window
 	source  io.Reader
-	results chan result // of the Read that is under way
-	reading bool        // whether one is
+	results chan result // of the Read in progress
+	reading bool        // whether a Read is in progress
 	err     error       // the error of the last Read
 }
 
@@ -77,16 +76,16 @@ type result struct {
 	err   error
 }
 
-// NewReader returns a Reader of source. It may read up to 256 KiB more than the lines that it
-// returns. Its memory is bounded by a small multiple of that and of the longest line.
+// NewReader returns a Reader of source. The Reader may read up to 256 KiB more than the lines
+// that it returns. Its memory is bounded by a small multiple of 256 KiB and of the longest line.
 func NewReader(source io.Reader) *Reader {
 	return &Reader{source: source, results: make(chan result, 1)}
 }
 
 // Next returns the next line with its line feed, or nil if there is none at present; see
 // Wait. The line is valid until the next call of Next, and the caller may change it until
-// then. The last line is that of the bytes after the last line feed, without a line feed.
-// After it the error is that of reading, io.EOF at the end of the source.
+// then. Any bytes after the last line feed are the last line, without a line feed. After the
+// last line, Next returns the error of reading the source, io.EOF at its end.
 func (reader *Reader) Next() (line []byte, err error) {
 	for {
 		if line := reader.cut(); line != nil {
@@ -116,7 +115,7 @@ func (reader *Reader) Next() (line []byte, err error) {
 }
 
 // Wait waits until there may be another line, or for the end of ctx. The end of ctx does not
-// end a Read that is under way.
+// end a Read in progress.
 func (reader *Reader) Wait(ctx context.Context) {
 	select {
 	case result := <-reader.results:
@@ -125,7 +124,7 @@ func (reader *Reader) Wait(ctx context.Context) {
 	}
 }
 
-// take takes the results of the Read that was under way.
+// take takes the results of the Read that was in progress.
 func (reader *Reader) take(result result) {
 	reader.reading = false
 	reader.add(result.count)

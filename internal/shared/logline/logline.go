@@ -12,11 +12,11 @@ import (
 )
 
 const (
-	// stampSize is the length of the time that starts each line of the log, with
+	// stampSize is the length of the time stamp that starts each line of the log, with
 	// the space after it. It has the format of the standard log package.
 	stampSize = len("2024/06/02 10:39:55 ")
 
-	// A message's line is its time, opening, the topic, between, the data and
+	// A message's line is the time stamp, opening, the topic, between, the data and
 	// closing. In the topic, an apostrophe is escaped.
 	opening = "Received new message from topic '"
 	between = "': '"
@@ -49,7 +49,7 @@ func Parse(line []byte) (parts Parts, found bool) {
 	return Parts{line[:stampSize-1], line[start:end], data}, found
 }
 
-// isStamp reports whether text has the form of the time that starts a line.
+// isStamp reports whether text begins with the form of a time stamp.
 func isStamp(text []byte) bool {
 	const (
 		low  = "0000/00/00 00:00:00 "
@@ -67,8 +67,9 @@ func isStamp(text []byte) bool {
 }
 
 // IsTorn reports whether a line that is not a message's may have a part of one: it has no
-// line feed, or it has parts of two lines. A broker starts each line with a time. Only a
-// message's line has an R after it, and only a message's line has the words of opening.
+// line feed, or it has parts of two lines. A broker starts each line with a time stamp. Only a
+// message's line has an R after the time stamp, and only a message's line has the words of
+// opening.
 func IsTorn(line []byte) bool {
 	switch {
 	case !bytes.HasSuffix(line, []byte("\n")), bytes.Contains(line, []byte(opening)):
@@ -79,7 +80,7 @@ func IsTorn(line []byte) bool {
 	return line[0] >= '0' && line[0] <= '9'
 }
 
-// UnescapeTopic returns the topic as it was sent. An error says what is wrong with it.
+// UnescapeTopic returns the topic as it was sent. The error says what is wrong with the topic.
 func (parts Parts) UnescapeTopic() (string, error) {
 	topic, err := escape.Unescape(nil, parts.Topic)
 	if err != nil {
@@ -92,7 +93,7 @@ func (parts Parts) UnescapeTopic() (string, error) {
 }
 
 // AppendData appends the data to buffer as it was sent, and returns the longer buffer. The
-// data is not longer than Data, and buffer may be Data[:0]. An error says what is wrong with
+// data is not longer than Data, and buffer may be Data[:0]. The error says what is wrong with
 // the data.
 func (parts Parts) AppendData(buffer []byte) ([]byte, error) {
 	buffer, err := escape.Unescape(buffer, parts.Data)

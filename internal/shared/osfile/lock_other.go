@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// Lock returns errors.ErrUnsupported.
+// Lock returns errors.ErrUnsupported, because these systems have no flock.
 func Lock(*os.File) error { return errors.ErrUnsupported }
 
 // syncDirectory does nothing.

@@ -10,7 +10,7 @@ import (
 
 // Lock locks file until it is closed or the process ends; see flock(2). The lock is on the
 // file itself and not on its name. Lock does not wait: the error is ErrLocked if the file is
-// locked. On systems without flock, it is errors.ErrUnsupported.
+// locked already. On systems without flock, the error is errors.ErrUnsupported.
 func Lock(file *os.File) error {
 	err := control(file, func(descriptor int) error {
 		return syscall.Flock(descriptor, syscall.LOCK_EX|syscall.LOCK_NB)
@@ -21,7 +21,8 @@ func Lock(file *os.File) error {
 	return err
 }
 
-// syncDirectory syncs an open directory. It ignores the error of file systems that cannot.
+// syncDirectory syncs an open directory. It ignores the error of file systems that can't sync
+// directories.
 func syncDirectory(directory *os.File) error {
 	err := directory.Sync()
 	if errors.Is(err, syscall.EINVAL) {

@@ -17,9 +17,9 @@ var ErrLocked = errors.New("locked by another process")
 var ErrNotOnDisk = errors.New("not on disk")
 
 // SyncDirectory makes the name of the file at path durable. If path is a symbolic link, this
-// is the name of the file that it leads to. On systems without this operation, SyncDirectory
-// does nothing. An error of the sync wraps ErrNotOnDisk. An error of opening the directory
-// does not: it may be opened later.
+// is the name of the file that the link leads to. On systems without this operation,
+// SyncDirectory does nothing. An error of the sync wraps ErrNotOnDisk. An error of opening the
+// directory does not: a later call may succeed.
 func SyncDirectory(path string) error {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {

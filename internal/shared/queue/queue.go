@@ -7,9 +7,8 @@ import (
 	"mbus/internal/apiv1"
 )
 
-// MessageQueue is a FIFO queue of messages. Every operation takes constant
-// time, amortised. It is not safe for concurrent use; its zero value is an empty
-// queue.
+// MessageQueue is a FIFO queue of messages. Every operation takes constant time, amortized.
+// The zero value is an empty queue. A MessageQueue is not safe for concurrent use.
 type MessageQueue struct {
 	runs   list.List // of *run, none of them empty
 	length int
