@@ -3,23 +3,23 @@
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ACTIONLINT = github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-# What -version prints, the same in all commands. Empty without git: then they print what Go
-# knows.
+# The version that -version prints, the same in all commands. Without git it is empty, and the
+# commands print the version that Go recorded.
 VERSION = $(shell git describe --always --dirty 2>/dev/null)
 LDFLAGS = -X mbus/internal/shared/command.version=$(VERSION)
 
-# The systems that make check compiles and vets for, besides its own.
+# The systems that make check builds and vets for, besides the one that it runs on.
 SYSTEMS = linux/386 darwin/arm64 freebsd/amd64 windows/amd64
 
-# The forwarder is a module of its own, so that nothing else needs the client library of
-# its engine. What checks or tests covers both modules.
+# The forwarder is a module of its own, so that nothing else needs the client library of NATS.
+# Each target that checks or tests covers both modules.
 FORWARDER = cmd/forwarder
 
 # How long make torture fuzzes each target.
 FUZZTIME = 10m
 
-# Where make install puts things. DESTDIR, which packagers set, comes before each of them.
-# systemd looks into /usr/lib and /usr/local/lib, and for everything else into /etc.
+# The directories of make install. DESTDIR, which packagers set, precedes each of them. systemd
+# looks for files below /usr/lib, /usr/local/lib and /etc, so any other PREFIX needs /etc.
 PREFIX = /usr/local
 BIN = $(PREFIX)/bin
 SYSTEMD = $(if $(filter /usr /usr/local,$(PREFIX)),$(PREFIX)/lib,/etc)
@@ -27,7 +27,7 @@ UNITS = $(SYSTEMD)/systemd/system
 SYSUSERS = $(SYSTEMD)/sysusers.d
 LOGROTATE = /etc/logrotate.d
 
-# The forwarder, if make forwarder has built it: then make install installs it too.
+# This is "forwarder" if make forwarder has built it. Then make install installs it too.
 BUILT = $(notdir $(wildcard build/forwarder))
 
 .PHONY: all forwarder help demo install uninstall test check bench torture clean
@@ -130,12 +130,12 @@ check: ## check format, vet for every system, lint, and run every test with the 
 	GOMAXPROCS=1 go test -count=1 ./...
 	GOMAXPROCS=1 go -C $(FORWARDER) test -count=1 ./...
 
-bench: ## measure beside floors, and beside other servers that are on the PATH (about 8 minutes)
+bench: ## measure mbus beside floors, and beside servers that are on the PATH (about 8 minutes)
 	go test -run '^$$' -bench . -benchtime 0.2s ./internal/...
 	MBUS_BENCH=1 go test -count=1 -v -run 'TestRatios|TestConsumerRatios|TestPeers' ./cmd
 	MBUS_BENCH=1 go -C $(FORWARDER) test -count=1 -v -timeout 30m -run 'TestRatios|TestMemory' .
 
-torture: ## the long campaign of faults and hostile input, with its figures (about an hour)
+torture: ## run the long campaign of faults and hostile input (more than an hour)
 	MBUS_TORTURE=1 go test -count=1 -v -timeout 60m ./cmd ./internal/broker ./internal/shared/follow
 	MBUS_TORTURE=1 go -C $(FORWARDER) test -count=1 -v -timeout 60m .
 	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/shared/decoder

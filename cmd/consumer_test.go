@@ -188,7 +188,7 @@ func TestConsumerMisuse(t *testing.T) {
 		"-log", "x", "-state", "x")
 	misuse(`-state x.1: must be another file than the log and its rotated files`,
 		"-log", "x", "-state", "x.1")
-	misuse(`-from without -log: standard input is read from where it is`, "-from", "start")
+	misuse(`-from without -log: must be with the log to begin in`, "-from", "start")
 	misuse(`-from "x": must be start or end`, "-log", "x", "-from", "x")
 	misuse(`-format "x": must be lines, nul, raw or json`, "-format", "x")
 	misuse(`-topic is 0 bytes long, must be 1 to 255`, "-topic", "a", "-topic", "")
@@ -252,9 +252,10 @@ func TestConsumerStatuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	lost := store.log + ": the position is in no file of the log any more (offset 122): "
-	fails(t, 1, lost+"-from start or -from end must say where to go on", store.with("-end")...)
+	fails(t, 1, lost+"-from start or -from end must say where to continue", store.with("-end")...)
 	status, stdout, stderr := consume(t, store.with("-end", "-from", "start")...)
-	if status != 0 || stdout != "3\n" || stderr != "consumer: "+lost+"going on from the start\n" {
+	want := "consumer: " + lost + "continuing from the start of the log\n"
+	if status != 0 || stdout != "3\n" || stderr != want {
 		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
 	}
 }
@@ -271,7 +272,7 @@ func TestConsumerEndOfAnotherLog(t *testing.T) {
 		"--", "sh", "-c", script, other, store.log)
 	lines := strings.Split(stdout, "\n")
 	if status != 0 || len(lines) > 1000 || lines[len(lines)-2] != "other" ||
-		!strings.HasSuffix(stderr, ": going on from the start\n") {
+		!strings.HasSuffix(stderr, ": continuing from the start of the log\n") {
 		t.Errorf("status %d, wrote %d lines, the end %.20q, said %s",
 			status, len(lines), lines[len(lines)-2:], stderr)
 	}
@@ -533,8 +534,8 @@ func TestConsumerRetry(t *testing.T) {
 	status, stdout, stderr := consume(t,
 		store.with("-end", "-retry", "1h", "--", "sh", "-c", flaky, tries)...)
 	const message = "consumer: message of 2024-06-02T10:39:55 on topic t: "
-	want := regexp.MustCompile("^" + message + "sh: exit status 1; trying again for 1h0m0s\n" +
-		message + `delivered after [0-9.]+m?s` + "\n$")
+	want := regexp.MustCompile("^" + message + "sh: exit status 1; retrying for up to 1h0m0s\n" +
+		message + `delivered after [0-9.]+m?s of retrying` + "\n$")
 	if status != 0 || stdout != "12" || !want.MatchString(stderr) {
 		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
 	}
@@ -542,7 +543,7 @@ func TestConsumerRetry(t *testing.T) {
 	begin := time.Now()
 	status, _, stderr = consume(t, store.with("-retry", "500ms", "--", "false")...)
 	failed := message + "false: exit status 1"
-	said := failed + "; trying again for 500ms\n" + failed + "\n"
+	said := failed + "; retrying for up to 500ms\n" + failed + "\n"
 	if took := time.Since(begin); status != 1 || stderr != said || took < 500*time.Millisecond {
 		t.Errorf("after %s status %d, said %s", took, status, stderr)
 	}

@@ -309,7 +309,7 @@ func TestKilledWhileSuspended(t *testing.T) {
 // If a server does not answer, or is no broker, the outcome is unknown.
 func TestLinesToOthers(t *testing.T) {
 	for answer, reason := range map[string]string{
-		"": "no end within 1s",
+		"": "timed out after 1s",
 		"HTTP/1.1 400 Bad Request\r\n\r\n": "the answer is not a reply of mbus, is -port right? " +
 			"the reply is an integer, must be a map of Accepted and Error",
 	} {

@@ -57,7 +57,7 @@ func TestPingStopping(t *testing.T) {
 	stalled.Put("\x82")
 	bustest.Until(t, "the stalled client's turn", broker.isBusy)
 	broker.signal(syscall.SIGTERM)
-	expectPing(t, broker.Address, 1, "producer: "+broker.Address+": no end within 300ms\n",
+	expectPing(t, broker.Address, 1, "producer: "+broker.Address+": timed out after 300ms\n",
 		"-timeout", "300ms")
 	stalled.Close()
 	bustest.Until(t, "the end of serving", func() bool {
@@ -99,7 +99,7 @@ func TestPingRetry(t *testing.T) {
 func TestPingStrangers(t *testing.T) {
 	mute := bustest.Listen(t) // the kernel accepts connections for it
 	expectPing(t, mute.Addr().String(), 1,
-		"producer: "+mute.Addr().String()+": no end within 200ms\n", "-timeout", "200ms")
+		"producer: "+mute.Addr().String()+": timed out after 200ms\n", "-timeout", "200ms")
 	const foreign = "the answer is not a reply of mbus, is -port right? "
 	for answer, reason := range map[string]string{
 		"": "the connection ended without a reply",

@@ -75,7 +75,7 @@ func TestProducerStatuses(t *testing.T) {
 	silent := bustest.Listen(t)
 	_, port, _ := net.SplitHostPort(silent.Addr().String())
 	expect(t, 3, "producer: "+silent.Addr().String()+
-		": outcome unknown, sending again may duplicate: no end within 200ms\n",
+		": outcome unknown, sending again may duplicate: timed out after 200ms\n",
 		"producer", "-port", port, "-timeout", "200ms", "-topic", "t", "-message", "x")
 }
 

@@ -58,7 +58,7 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	return command.Success
 }
 
-// usage returns the text that -h prints, besides the flags.
+// usage returns the text that -h prints besides the flags.
 func usage() *command.Usage {
 	return &command.Usage{
 		Synopsis: "[flags]",
@@ -84,7 +84,7 @@ func newFlags(name string, config *broker.BrokerConfig) *flag.FlagSet {
 	flags.StringVar(&config.ProducerHost, "phost", config.ProducerHost,
 		"listen for producers on this `host`")
 	flags.StringVar(&config.ProducerPort, "pport", config.ProducerPort,
-		"listen for producers on this `port`; 0: any free one")
+		"listen for producers on this `port`; 0: a free one")
 	command.Duration(flags, &config.Interval, "interval",
 		"drain the queues into the log every `duration`; 0: before each reply")
 	command.Duration(flags, &config.Timeout, "timeout",
@@ -94,7 +94,8 @@ func newFlags(name string, config *broker.BrokerConfig) *flag.FlagSet {
 	command.Size(flags, &config.MaxQueued, "max-queued",
 		"limit of all queues, overhead included, in `bytes`, or with KiB, MiB or GiB")
 	command.Text(flags, &config.LogFile, "log", "a file",
-		"write the log to this `file`, which may be renamed at any time; else to standard error")
+		"write the log to this `file`, which may be renamed at any time; without it, to standard "+
+			"error")
 	flags.BoolVar(&config.Sync, "sync", false,
 		"count a message as written only when it is on disk; needs -log")
 	return flags

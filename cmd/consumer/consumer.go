@@ -45,7 +45,7 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 		return command.Failure
 	}
 	err := subscriber.Subscribe(ctx)
-	if err != nil && !errors.Is(err, syscall.EPIPE) { // as by head, which has had enough
+	if err != nil && !errors.Is(err, syscall.EPIPE) { // for example, head has ended
 		report(err.Error())
 	}
 	if err != nil {
@@ -81,7 +81,7 @@ func parse(name string, arguments []string, config *consumer.Config) (
 	return subscriber, command.Success, false
 }
 
-// usage returns the text that -h prints, besides the flags.
+// usage returns the text that -h prints besides the flags.
 func usage() *command.Usage {
 	return &command.Usage{
 		Synopsis: "[-log FILE [-state FILE]] [-topic T]... [flags] [-- COMMAND [ARG]...]",
@@ -108,8 +108,8 @@ func define(flags *flag.FlagSet, config *consumer.Config) {
 	command.Text(flags, &config.Log, "log", "a file",
 		"follow this broker's log `file`, through rotation; without it, read standard input")
 	command.Text(flags, &config.State, "state", "a file",
-		"keep the position in this `file`, and go on from it; needs -log")
-	flags.Func("topic", "deliver this `topic`, once for each topic; without it, all topics",
+		"keep the position in this `file`, and continue from it; needs -log")
+	flags.Func("topic", "deliver only this `topic`; repeat the flag for several topics",
 		func(text string) error {
 			config.Topics = append(config.Topics, text)
 			return nil
@@ -118,7 +118,7 @@ func define(flags *flag.FlagSet, config *consumer.Config) {
 		"write messages in this `format`: lines, nul (a zero byte after each), raw (the data "+
 			"alone) or json (default lines)")
 	command.Text(flags, &config.From, "from", "start or end",
-		"where there is no position, begin at this `place`: start or end (default start)")
+		"without a position, begin at this `place` of the log: start or end (default start)")
 	flags.BoolVar(&config.ToEnd, "end", false, "stop at the end that the log has now")
 	flags.Func("count", "stop after this `number` of messages", func(text string) (err error) {
 		if config.Count, err = strconv.Atoi(text); err != nil || config.Count < 1 {
@@ -127,5 +127,5 @@ func define(flags *flag.FlagSet, config *consumer.Config) {
 		return nil
 	})
 	command.Duration(flags, &config.Retry, "retry",
-		"for how long to run a command again that fails: a `duration`")
+		"for up to this `duration`, retry a command that fails")
 }

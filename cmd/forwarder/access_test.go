@@ -63,7 +63,7 @@ func TestPermissions(t *testing.T) {
 		}
 		engine.process.command.Process.Signal(syscall.SIGHUP) // reloads the configuration
 		await(t, stream, source.count, process)
-		process.stop("; trying again", ": back after ")
+		process.stop("; retrying", ": back after ")
 		compare(t, stream, source.count)
 		said := process.stderr.String()
 		if strings.Contains(said, "s3cret") || strings.Count(said, "\n") != 2 {
@@ -79,7 +79,7 @@ func TestWrongPassword(t *testing.T) {
 	engine.start()
 	url := strings.Replace(engine.url, "//", "//forwarder:wr0ng@", 1)
 	process := engine.forward(source, "-url", url)
-	process.says("Authorization Violation; trying again")
+	process.says("Authorization Violation; retrying")
 	process.stop(engine.url + ": ")
 	if said := process.stderr.String(); strings.Contains(said, "wr0ng") {
 		t.Errorf("it said:\n%s", said)
@@ -89,7 +89,7 @@ func TestWrongPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	process = engine.forward(source, "-creds", creds)
-	process.says("; trying again")
+	process.says("; retrying")
 	process.stop(engine.url + ": ")
 	if said := process.stderr.String(); strings.Contains(said, "s3cret") {
 		t.Errorf("it said:\n%s", said)
@@ -127,7 +127,7 @@ func TestTLS(t *testing.T) {
 	source := newSource(t)
 	source.write(100)
 	process := engine.forward(source)
-	process.says("certificate signed by unknown authority; trying again")
+	process.says("certificate signed by unknown authority; retrying")
 	process.stop(engine.url)
 	forwardAll(engine, source, stream, "-ca", certificate)
 	compare(t, stream, source.count)

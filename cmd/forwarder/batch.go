@@ -22,7 +22,7 @@ const (
 	maxMessages = 1000
 
 	// fullSize is the number of bytes of data that makes a batch full. The last message may
-	// exceed it. The engine's default limit for a message is 1 MiB, and so for a batch 4 MiB.
+	// exceed it. The engine's default limit for a message is 1 MiB, so a batch has at most 4 MiB.
 	fullSize = 3 << 20
 )
 
@@ -99,8 +99,9 @@ func (forwarder *forwarder) deliver(messages []*nats.Msg) error {
 			first += count
 			forwarder.acknowledged(count)
 		case isMisplaced && !forwarder.doubt:
-			return fmt.Errorf("stream %s should end at %d: %w: somebody else publishes to it, "+
-				"or it was recreated", forwarder.config.stream, forwarder.last, refusal)
+			return fmt.Errorf("stream %s should end at %d: %w: "+
+				"somebody else publishes to the stream, or it was recreated",
+				forwarder.config.stream, forwarder.last, refusal)
 		case count > 1 && (isTooLarge || isRefusal && !isMisplaced):
 			forwarder.limit = count / 2
 		case isTooLarge:

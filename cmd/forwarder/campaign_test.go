@@ -103,7 +103,7 @@ func TestKillEngine(t *testing.T) {
 	}
 	stop()
 	await(t, stream, source.count, process)
-	process.stop("; trying again", ": back after ")
+	process.stop("; retrying", ": back after ")
 	compare(t, stream, source.count)
 	t.Logf("%d kills of the server: %d messages", kills, source.count)
 }
@@ -142,7 +142,7 @@ func TestCut(t *testing.T) {
 	}
 	stop()
 	await(t, stream, source.count, process)
-	process.stop("; trying again", ": back after ")
+	process.stop("; retrying", ": back after ")
 	compare(t, stream, source.count)
 	t.Logf("%d cut connections: %d messages", cuts, source.count)
 }
@@ -165,7 +165,7 @@ func TestHalt(t *testing.T) {
 	}
 	stop()
 	await(t, stream, source.count, process)
-	process.stop("; trying again", ": back after ")
+	process.stop("; retrying", ": back after ")
 	compare(t, stream, source.count)
 	t.Logf("%d halts of the server: %d messages", halts, source.count)
 }
@@ -184,12 +184,12 @@ func TestAway(t *testing.T) {
 	engine.start()
 	stop()
 	await(t, stream, source.count, process)
-	process.stop("; trying again", ": back after ")
+	process.stop("; retrying", ": back after ")
 	compare(t, stream, source.count)
 	said := process.stderr.String()
 	lines := strings.Split(strings.TrimSuffix(said, "\n"), "\n")
 	if len(lines) != 2 || !strings.Contains(lines[0], engine.url) ||
-		!strings.HasSuffix(lines[0], "; trying again") ||
+		!strings.HasSuffix(lines[0], "; retrying") ||
 		!strings.Contains(lines[1], ": back after ") {
 		t.Errorf("it said:\n%s", said)
 	}
@@ -204,7 +204,7 @@ func TestAwayWhileIdle(t *testing.T) {
 	awaitSession(t, source.path+"_state")
 	engine.process.kill()
 	process.says(engine.url + ": disconnected: ")
-	process.stop("; trying again")
+	process.stop("; retrying")
 }
 
 // The forwarder works with a standard error that is a closed pipe.
@@ -259,7 +259,7 @@ func TestCluster(t *testing.T) {
 	}
 	stop()
 	await(t, stream, source.count, process)
-	process.stop("; trying again", ": back after ")
+	process.stop("; retrying", ": back after ")
 	compare(t, stream, source.count)
 	t.Logf("%d kills of the leader of three: %d messages", kills, source.count)
 }

@@ -29,9 +29,9 @@ const (
 // it. Any other error ends the forwarder.
 type awayError struct{ error }
 
-// forwarder sends the messages of a log to a stream. It works in sessions. Each makes a new
-// connection, reads the stream's end, skips the messages that the stream has, and sends the
-// others until an error ends it.
+// forwarder sends the messages of a log to a stream. It works in sessions. Each session makes a
+// new connection, reads the stream's end, skips the messages that the stream has, and sends the
+// others until an error ends the session.
 type forwarder struct {
 	config *config
 	report func(format string, arguments ...any)
@@ -47,7 +47,7 @@ type forwarder struct {
 	savedAt time.Time
 
 	last  uint64 // the last sequence of the stream that this process knows
-	doubt bool   // the stream may have messages of the log beyond last, or may store them yet
+	doubt bool   // the stream may have messages of the log beyond last, or may still store them
 	limit int    // messages in one batch, at most
 
 	failed time.Time // the first error since the last acknowledgement; zero: none
@@ -74,7 +74,7 @@ func (forwarder *forwarder) run(stop context.Context) error {
 func (forwarder *forwarder) pause(stop context.Context, err error) {
 	if forwarder.failed.IsZero() {
 		forwarder.failed = time.Now()
-		forwarder.report("%s: %v; trying again", forwarder.config.servers, err)
+		forwarder.report("%s: %v; retrying", forwarder.config.servers, err)
 	}
 	select {
 	case <-time.After(min(max(time.Since(forwarder.failed), minPause), maxPause)):
@@ -170,8 +170,8 @@ func (forwarder *forwarder) forward(stop context.Context) error {
 }
 
 // exchange sends a batch. While it waits for the answer, it reads the next batch, which it
-// returns. It syncs the log before it sends: otherwise a power loss could leave the stream
-// with messages that the log has lost.
+// returns. It syncs the log before it sends the batch: otherwise a power loss could leave the
+// stream with messages that the log has lost.
 func (forwarder *forwarder) exchange(current *batch) (next batch, err error) {
 	if err := forwarder.log.Sync(); err != nil {
 		return next, err

@@ -1,5 +1,5 @@
 // Command forwarder carries the messages of an mbus broker's log into a stream of NATS
-// JetStream, each once and in order. See forwarder -h.
+// JetStream (the engine), each once and in order. See forwarder -h.
 package main
 
 import (
@@ -32,8 +32,8 @@ func main() {
 	os.Exit(run(os.Args, os.Stdout, os.Stderr))
 }
 
-// run is the command, whose arguments begin with its name. It returns the exit status: 0
-// after a signal to stop, 1 if it can't go on, 2 if the arguments are wrong.
+// run is the command. It returns the exit status: 0 after a signal to stop, 1 if the forwarder
+// can't continue, 2 if the arguments are wrong. arguments[0] is the path of the command.
 func run(arguments []string, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard error must not end the forwarder
 	stop := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
@@ -68,8 +68,8 @@ func usage() *command.Usage {
 			"log", "state", "stream", "prefix", "url", "creds", "ca", "from", "timeout",
 		},
 		Statuses: []string{
-			"stopped by a signal",
-			"it can't go on; one line says why, and what to do",
+			"stopped by SIGTERM, SIGINT or SIGHUP",
+			"could not continue; one line says why, and what to do",
 			"wrong arguments; one line says what would be right",
 		},
 		Examples: []string{
@@ -79,7 +79,7 @@ func usage() *command.Usage {
 	}
 }
 
-// forward forwards messages until stop ends. Its error is one that an operator must mend.
+// forward forwards messages until stop ends. Its error is one that an operator must correct.
 func forward(stop context.Context, config *config, report func(string, ...any)) error {
 	client, err := config.client()
 	if err != nil {
@@ -101,7 +101,7 @@ func forward(stop context.Context, config *config, report func(string, ...any)) 
 	return forwarder.run(stop)
 }
 
-// config has the flags of the same names.
+// config has the values of the flags of the same names.
 type config struct {
 	log, state, stream, url, creds, ca, prefix, from string
 
@@ -113,7 +113,8 @@ type config struct {
 // define adds the command's flags.
 func (config *config) define(flags *flag.FlagSet) {
 	flags.StringVar(&config.log, "log", "", "follow this broker's log `file`, through rotation")
-	flags.StringVar(&config.state, "state", "", "keep the position in this `file`, and start there")
+	flags.StringVar(&config.state, "state", "",
+		"keep the position in this `file`, and continue from it")
 	flags.StringVar(&config.stream, "stream", "", "publish into the stream of this `name`")
 	flags.StringVar(&config.url, "url", nats.DefaultURL, "connect to one of these `servers`, "+
 		"separated by commas; other users of this machine can see a password in it")
@@ -121,14 +122,14 @@ func (config *config) define(flags *flag.FlagSet) {
 	flags.StringVar(&config.ca, "ca", "", "trust the certificates in this `file`, and use TLS")
 	flags.StringVar(&config.prefix, "prefix", "mbus.", "put this `prefix` before each topic")
 	flags.StringVar(&config.from, "from", "",
-		"without a valid position, start at this `place` of the log: start or end")
+		"without a valid position, begin at this `place` of the log: start or end")
 	config.timeout = 30 * time.Second
 	command.Duration(flags, &config.timeout, "timeout",
-		"wait this `duration`, above 0, for a connection and for each answer")
+		"time limit for connecting and each answer: a `duration` above 0")
 }
 
-// validate checks the flags, and sets servers. The error names the flag, its value and a
-// right one.
+// validate checks the flags, and sets servers. Its error names a flag, its value and what would
+// be right.
 func (config *config) validate() error {
 	const maxPrefix = 255
 	prefix := regexp.MustCompile(`^([A-Za-z0-9_-]+\.)+$`)

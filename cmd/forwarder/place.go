@@ -18,7 +18,7 @@ import (
 // may be missing for a moment when it is rotated.
 const lagPatience = 5 * time.Second
 
-// noteFormat is the form of a place in a state, beside the position.
+// noteFormat is the form of a place, without its position, in the note of a state.
 const noteFormat = "sequence %d message %s pending %t"
 
 // unknown is a place's hash if the message there is not known.
@@ -118,8 +118,8 @@ func (forwarder *forwarder) find(stop context.Context) error {
 	return forwarder.skip(stop, end)
 }
 
-// begin makes a new place: in the log, the one that -from names, and in the stream, end. The
-// error lost says why the place before is not valid; it is nil if there is none.
+// begin makes a new place: the start or the end of the log, as -from says, and end, the stream's
+// last sequence. The error lost says why the old place is not valid; it is nil if there is none.
 func (forwarder *forwarder) begin(end uint64, lost error) error {
 	config := forwarder.config
 	if lost == nil && end > 0 {
@@ -131,7 +131,7 @@ func (forwarder *forwarder) begin(end uint64, lost error) error {
 		return fmt.Errorf("%v: use -from start to send the whole log, "+
 			"or -from end to send only new messages", lost)
 	case lost != nil:
-		forwarder.report("%v: going on from the %s of the log", lost, config.from)
+		forwarder.report("%v: continuing from the %s of the log", lost, config.from)
 	}
 	var err error
 	if config.from == "end" {
@@ -158,7 +158,7 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
 			patience = time.Now().Add(lagPatience)
 		case time.Now().After(patience):
 			return fmt.Errorf("stream %s ends at %d, and the log at %d: "+
-				"somebody else publishes to it", forwarder.config.stream, end, sequence-1)
+				"somebody else publishes to the stream", forwarder.config.stream, end, sequence-1)
 		default:
 			forwarder.log.Wait(stop)
 			continue
@@ -187,7 +187,7 @@ func (forwarder *forwarder) compare(stop context.Context, place *place) error {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
 		if place.sequence > forwarder.last && !forwarder.doubt {
 			return fmt.Errorf("%s was removed, and was not sent from the log: "+
-				"somebody else publishes to it", name)
+				"somebody else publishes to the stream", name)
 		}
 	case err != nil:
 		return forwarder.away(err)

@@ -126,12 +126,12 @@ func TestDeletedState(t *testing.T) {
 	awaitPlace(t, source, 100, process)
 	source.write(50)
 	await(t, stream, source.count, process)
-	process.stop("_state has no position: going on from the end of the log")
+	process.stop("_state has no position: continuing from the end of the log")
 	compare(t, stream, source.count)
 	forget()
 	process = engine.forward(source, "-from", "start")
 	await(t, stream, 2*source.count, process)
-	process.stop("_state has no position: going on from the start of the log")
+	process.stop("_state has no position: continuing from the start of the log")
 	// With a valid place in the state, -from has no effect.
 	source.write(10)
 	process = engine.forward(source, "-from", "start")
@@ -158,7 +158,7 @@ func TestLostPlace(t *testing.T) {
 	engine.forward(source).expect(1, "the position is in no file", "-from start", "-from end")
 	process := engine.forward(source, "-from", "start")
 	await(t, stream, source.count, process)
-	process.stop("going on from the start")
+	process.stop("continuing from the start")
 	compare(t, stream, source.count)
 	// The same holds while the forwarder runs.
 	process = engine.forward(source)
@@ -275,7 +275,7 @@ func TestSharedLog(t *testing.T) {
 	case <-time.After(bustest.Patience):
 		t.Fatal("none of them has ended")
 	}
-	processes[loser].expect(1, "somebody else publishes to it")
+	processes[loser].expect(1, "somebody else publishes to the stream")
 	stop()
 	winner := processes[1-loser]
 	await(t, stream, source.count, winner)
@@ -299,5 +299,5 @@ func TestSharedStream(t *testing.T) {
 		return state.LastSeq == uint64(source.count)+1
 	})
 	source.write(500)
-	process.expect(1, "somebody else publishes to it")
+	process.expect(1, "somebody else publishes to the stream")
 }

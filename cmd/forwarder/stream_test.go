@@ -108,7 +108,7 @@ func TestRecreatedStream(t *testing.T) {
 	stream = recreate()
 	process = engine.forward(source, "-from", "start")
 	await(t, stream, source.count, process)
-	process.stop("going on from the start")
+	process.stop("continuing from the start")
 	compare(t, stream, source.count)
 }
 
@@ -122,7 +122,7 @@ func TestForeignMessages(t *testing.T) {
 	stop := source.load()
 	awaitFirst(t, source)
 	engine.publish("mbus.foreign", "foreign")
-	process.expect(1, "somebody else publishes to it")
+	process.expect(1, "somebody else publishes to the stream")
 	stop()
 	foreign, err := stream.GetLastMsgForSubject(t.Context(), "mbus.foreign")
 	if err != nil {
@@ -146,7 +146,8 @@ func TestForeignAtEnd(t *testing.T) {
 	source.write(10)
 	forwardAll(engine, source, stream)
 	engine.publish("mbus.foreign", "foreign")
-	engine.forward(source).expect(1, "ends at 11, and the log at 10: somebody else publishes to it")
+	engine.forward(source).expect(1,
+		"ends at 11, and the log at 10: somebody else publishes to the stream")
 }
 
 // A foreign message is an error even if a worker has removed it: while the forwarder runs,
@@ -170,13 +171,13 @@ func TestForeignWorkedOff(t *testing.T) {
 	process := engine.forward(source)
 	process.expect(1, "message 11 of stream ORDERS was removed, and was not sent from the log")
 	process = engine.forward(source, "-state", source.path+"_other", "-from", "end")
-	process.says("going on from the end")
+	process.says("continuing from the end")
 	awaitSession(t, source.path+"_other")
 	source.write(10)
 	await(t, stream, 21, process)
 	publish(22)
 	source.write(10)
-	process.expect(1, "should end at 21", "somebody else publishes to it")
+	process.expect(1, "should end at 21", "somebody else publishes to the stream")
 	if state, _ := state(stream); state.LastSeq != 22 {
 		t.Errorf("the stream ends at %d", state.LastSeq)
 	}
@@ -204,7 +205,7 @@ func TestForeignBetweenParts(t *testing.T) {
 	})
 	source.write(100)
 	process := engine.forward(source, "-url", proxy.url)
-	process.expect(1, "should end at 50", "somebody else publishes to it")
+	process.expect(1, "should end at 50", "somebody else publishes to the stream")
 }
 
 // A forwarder that is stopped between two parts of a batch saves a pending place.
@@ -227,7 +228,7 @@ func TestStopBetweenParts(t *testing.T) {
 	})
 	source.write(100)
 	process := engine.forward(source, "-url", proxy.url)
-	process.says("; trying again")
+	process.says("; retrying")
 	process.stop("code=4")
 	if sequence, pending := source.sequence(); sequence < 50 && !pending {
 		t.Errorf("the state is at %d, and not pending", sequence)
@@ -254,7 +255,7 @@ func TestFullStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, stream, source.count, process)
-	process.stop("; trying again", ": back after ")
+	process.stop("; retrying", ": back after ")
 	if said := process.stderr.String(); strings.Count(said, "\n") != 2 {
 		t.Errorf("it said:\n%s", said)
 	}
@@ -292,7 +293,7 @@ func testFullWorkQueue(t *testing.T, isStopped bool) {
 	process.says("maximum messages exceeded")
 	await(t, stream, 50, process)
 	if isStopped {
-		process.stop("; trying again")
+		process.stop("; retrying")
 	}
 	worker := work(t, stream)
 	bustest.Until(t, "nothing in the stream", func() bool {
@@ -370,7 +371,7 @@ func TestLateBatch(t *testing.T) {
 	await(t, stream, source.count, process)
 	source.write(100)
 	await(t, stream, source.count, process)
-	process.stop("no answer within 1s; trying again", ": back after ")
+	process.stop("no answer within 1s; retrying", ": back after ")
 	compare(t, stream, source.count)
 }
 
@@ -476,7 +477,7 @@ func TestHostileStream(t *testing.T) {
 	source.write(10)
 	process := engine.forward(source)
 	process.says("no responders available")
-	process.stop("; trying again")
+	process.stop("; retrying")
 }
 
 // The forwarder waits for a new leader, which may lag for a moment.

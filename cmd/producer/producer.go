@@ -38,7 +38,7 @@ func main() {
 
 // run is the command. It returns the exit status: 0 if all messages were accepted, or the
 // broker answered a -ping, 1 if not, 2 if the arguments are wrong, 3 if the outcome is unknown.
-// arguments[0] is the name that the command was called by.
+// arguments[0] is the path of the command.
 func run(arguments []string, stdin *os.File, stdout io.Writer, stderr *os.File) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard error must not change the status
 	task, status, done := parse(arguments, stdout, stderr)
@@ -85,7 +85,7 @@ func parse(arguments []string, stdout, stderr io.Writer) (task sendTask, status 
 	return task, command.Success, false
 }
 
-// usage returns what -h prints besides the flags.
+// usage returns the text that -h prints besides the flags.
 func (task *sendTask) usage() *command.Usage {
 	return &command.Usage{
 		Synopsis: "-topic TOPIC [-message TEXT | -lines] | -ping [flags]",
@@ -137,9 +137,9 @@ func (task *sendTask) newFlags() *flag.FlagSet {
 	flags.StringVar(&task.config.Host, "host", task.config.Host, "the broker's `host`")
 	flags.StringVar(&task.config.Port, "port", task.config.Port, "the broker's `port`")
 	command.Duration(flags, &task.config.Timeout, "timeout",
-		"time limit per payload, from connect to reply: a `duration` above 0")
+		"time limit per attempt, from connecting to the reply: a `duration` above 0")
 	command.Duration(flags, &task.config.Retry, "retry",
-		"retry for up to this `duration`, only what was certainly not queued")
+		"for up to this `duration`, retry what was certainly not accepted")
 	return flags
 }
 

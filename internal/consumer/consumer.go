@@ -39,8 +39,8 @@ const (
 	End   = "end"   // after its last line
 )
 
-// Config configures a Consumer. If only Input, Output, Errors and Report are set, it delivers all
-// messages of Input to Output.
+// Config configures a Consumer. If only Input, Output, Errors and Report are set, the Consumer
+// delivers all messages of Input to Output.
 type Config struct {
 	Log     string        // the path of the log to follow; empty: read Input to its end
 	State   string        // the path of the file that keeps the position; empty: none
@@ -48,7 +48,7 @@ type Config struct {
 	Format  string        // of Output; empty: Lines
 	ToEnd   bool          // whether to stop at the end that Log has at the start
 	Count   int           // the number of messages after which to stop; 0: never stop
-	Retry   time.Duration // for how long to run Command again for one message
+	Retry   time.Duration // for how long to retry Command for one message; 0: do not retry
 	Command []string      // to run for each message; empty: write messages to Output
 
 	// From is Start or End: the place for a consumer without a position, and for one whose
@@ -63,7 +63,7 @@ type Config struct {
 	Report func(line string)
 }
 
-// Validate returns nil if config is valid. Otherwise the error names a flag, its value and
+// Validate returns nil if config is valid. Otherwise its error names a flag, its value and
 // what would be right.
 func (config *Config) Validate() error {
 	for _, topic := range config.Topics {
@@ -79,7 +79,7 @@ func (config *Config) Validate() error {
 		return fmt.Errorf("-state %s: must be another file than the log and its rotated files",
 			config.State)
 	case config.From != "" && config.Log == "":
-		return errors.New("-from without -log: standard input is read from where it is")
+		return errors.New("-from without -log: must be with the log to begin in")
 	case !slices.Contains(formats, config.Format):
 		return fmt.Errorf("-format %q: must be lines, nul, raw or json", config.Format)
 	case !slices.Contains(froms, config.From):
@@ -112,7 +112,7 @@ type delivery interface {
 	flush(durable bool) error
 }
 
-// Consumer delivers messages as its Config says.
+// Consumer delivers messages as its Config says. It is not safe for concurrent use.
 type Consumer struct {
 	config *Config
 	wanted map[string]bool // the topics to deliver, escaped as in the log; empty: all
@@ -127,7 +127,8 @@ type Consumer struct {
 	moved     bool    // whether a line was read since the last save
 }
 
-// New returns a Consumer, or the error of Validate.
+// New returns a Consumer, which opens nothing yet. The Consumer keeps config, which must not
+// change afterwards. The error is that of config.Validate.
 func New(config *Config) (*Consumer, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -247,9 +248,10 @@ func (consumer *Consumer) seek() error {
 // restart goes to the place of -from after the position was lost.
 func (consumer *Consumer) restart(lost error) error {
 	if consumer.config.From == "" {
-		return fmt.Errorf("%w: -from start or -from end must say where to go on", lost)
+		return fmt.Errorf("%w: -from start or -from end must say where to continue", lost)
 	}
-	consumer.config.Report(fmt.Sprintf("%v: going on from the %s", lost, consumer.config.From))
+	consumer.config.Report(
+		fmt.Sprintf("%v: continuing from the %s of the log", lost, consumer.config.From))
 	return consumer.seek()
 }
 

@@ -183,7 +183,7 @@ func TestValidate(t *testing.T) {
 		`-format with a command: must be one of them, a command gets the data alone`: {
 			Command: command, Format: "raw"},
 		`-state without -log: must be with the log that the position is in`: {State: "x"},
-		`-from without -log: standard input is read from where it is`:       {From: "end"},
+		`-from without -log: must be with the log to begin in`:              {From: "end"},
 	} {
 		if bus, err := consumer.New(&config); err == nil || bus != nil || err.Error() != want {
 			t.Errorf("%+v: %v, want %s", config, err, want)
@@ -293,9 +293,9 @@ func TestFrom(t *testing.T) {
 		case err == nil && len(reports) == 1:
 			said = reports[0]
 		}
-		then := map[string]string{"": "-from start or -from end must say where to go on"}[from]
+		then := map[string]string{"": "-from start or -from end must say where to continue"}[from]
 		if from != "" {
-			then = "going on from the " + from
+			then = "continuing from the " + from + " of the log"
 		}
 		const lost = ": the position is in no file of the log any more (offset 61): "
 		if got != want || said != files.log+lost+then {

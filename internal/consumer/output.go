@@ -12,7 +12,8 @@ import (
 // outputSize is the size of the buffer, in bytes.
 const outputSize = 256 << 10
 
-// output delivers messages to a stream. After an error of the stream each call returns it.
+// output delivers messages to a stream. After an error of the stream, each call returns the same
+// error.
 type output struct {
 	file   *os.File
 	stream *bufio.Writer // to file

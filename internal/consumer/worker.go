@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// The pauses before a command is run again.
-	minPause = 100 * time.Millisecond // the first
-	maxPause = 10 * time.Second       // the longest
+	// The pause before each retry doubles from minPause to maxPause.
+	minPause = 100 * time.Millisecond
+	maxPause = 10 * time.Second
 )
 
 // errStopped is the error of a message whose command failed while the consumer was stopping.
@@ -25,7 +25,7 @@ type worker struct {
 }
 
 // deliver runs the command until it succeeds, or has failed for Config.Retry. The end of ctx
-// does not interrupt the command, but prevents the next run.
+// does not interrupt the command, but prevents the next retry.
 func (worker *worker) deliver(ctx context.Context, message *message) error {
 	err := worker.run(message)
 	if err == nil {
@@ -45,12 +45,13 @@ func (worker *worker) deliver(ctx context.Context, message *message) error {
 			return worker.failed
 		}
 		if tries == 1 {
-			again := fmt.Errorf("%w; trying again for %s", err, worker.config.Retry)
+			again := fmt.Errorf("%w; retrying for up to %s", err, worker.config.Retry)
 			worker.config.Report(message.wrap(again).Error())
 		}
 		tries++
 		if err = worker.run(message); err == nil {
-			over := fmt.Errorf("delivered after %s", time.Since(first).Round(time.Millisecond))
+			took := time.Since(first).Round(time.Millisecond)
+			over := fmt.Errorf("delivered after %s of retrying", took)
 			worker.config.Report(message.wrap(over).Error())
 			return nil
 		}

@@ -23,7 +23,7 @@ const (
 	// maxReply is more than the size of any reply, in bytes.
 	maxReply = 4 << 10
 
-	// The pause before a payload is sent again doubles from minPause to maxPause.
+	// The pause before each retry doubles from minPause to maxPause.
 	minPause = 50 * time.Millisecond
 	maxPause = 2 * time.Second
 
@@ -55,17 +55,17 @@ type ProducerConfig struct {
 	Host string
 	Port string
 
-	// Timeout is the time limit of one attempt to send a payload, from connect to reply.
-	// Above 0.
+	// Timeout is the time limit of one attempt to send a payload, from connecting to the
+	// reply. It is above 0.
 	Timeout time.Duration
 
-	// Retry is how long to resend a payload that was certainly not queued: there was no
+	// Retry is how long to retry a payload that was certainly not accepted: there was no
 	// connection, the payload was not sent or received whole, or apiv1.Retryable holds
-	// for the refusal. 0: do not resend.
+	// for the refusal. 0: do not retry.
 	Retry time.Duration
 
-	// Report is called with one line of text when resending has failed for 5 seconds, and
-	// once more when it succeeds after that. Send waits for it. nil: do not report.
+	// Report is called with one line of text when retries have failed for 5 seconds, and
+	// once more when a later one succeeds. Send and Ping wait for Report. nil: do not report.
 	Report func(line string)
 }
 
@@ -111,7 +111,7 @@ type Producer struct {
 }
 
 // New returns a producer, which does not connect yet. The producer keeps config, which must
-// not change any more. The error is that of config.Validate.
+// not change afterwards. The error is that of config.Validate.
 func New(config *ProducerConfig) (*Producer, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func (sender *Producer) Send(ctx context.Context, messages []*apiv1.Message) err
 // reply. It returns nil if the broker replies. Otherwise the error is one line that names the
 // broker's address. It may wrap a Refusal, but not ErrUnknown: nothing was sent.
 //
-// Ping tries again for the configured time after any error. When ctx ends, it completes the
+// Ping retries for the configured time after any error. When ctx ends, it completes the
 // attempt in progress and does not start another.
 func (sender *Producer) Ping(ctx context.Context) error {
 	return sender.retry(ctx, "answered", sender.ping, func(error) bool { return true })
@@ -178,8 +178,8 @@ func (sender *Producer) retry(
 	return nil
 }
 
-// reportOutage reports err, with which the last attempt failed, and that attempts go on until
-// end. It reports an outage once, and not before quietOutage has passed.
+// reportOutage reports err, the error of the last attempt, and for how long retries continue:
+// until end. It reports an outage once, and not before quietOutage has passed.
 func (sender *Producer) reportOutage(err error, end time.Time) {
 	if sender.outageReported || time.Since(sender.outageSince) < quietOutage {
 		return
@@ -189,7 +189,7 @@ func (sender *Producer) reportOutage(err error, end time.Time) {
 	sender.report(fmt.Sprintf("%v; retrying for up to %s", err, left))
 }
 
-// endOutage notes a success. It reports the end of an outage that was reported.
+// endOutage records a success. If the outage was reported, it reports the outage's end.
 func (sender *Producer) endOutage(success string) {
 	if sender.outageReported {
 		took := time.Since(sender.outageSince).Round(time.Second)
@@ -205,8 +205,8 @@ func (sender *Producer) report(text string) {
 	}
 }
 
-// retryable reports whether to resend a payload of count messages after err, which is not
-// nil: none of them can have been queued, and the broker may accept all of them later.
+// retryable reports whether to retry a payload of count messages after err, which is not nil:
+// none of them can have been queued, and the broker may accept all of them later.
 func retryable(err error, count int) bool {
 	var refusal Refusal
 	if !errors.As(err, &refusal) {
@@ -251,7 +251,7 @@ func (sender *Producer) ping() error {
 
 // exchange sends a payload once and reads the reply. It returns whether the payload was sent
 // whole. If not, the error is not nil, and there may be a reply all the same: a broker that
-// refuses a payload early replies and hangs up.
+// refuses a payload early replies and closes.
 func (sender *Producer) exchange(payload []byte) (reply *apiv1.Reply, sent bool, err error) {
 	deadline := time.Now().Add(sender.config.Timeout)
 	dialer := net.Dialer{Deadline: deadline}
@@ -304,7 +304,7 @@ func (sender *Producer) readReply(connection net.Conn) (*apiv1.Reply, error) {
 func (sender *Producer) cause(err error) error {
 	// net.Dialer has an error of its own for its deadline.
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("no end within %s", sender.config.Timeout)
+		return fmt.Errorf("timed out after %s", sender.config.Timeout)
 	}
 	var operation *net.OpError
 	if errors.As(err, &operation) {

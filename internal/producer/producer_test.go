@@ -30,7 +30,7 @@ var message = []*apiv1.Message{{Topic: "t", Data: []byte("text")}}
 func withTimeout(t *testing.T, address, want string) *producer.Producer {
 	t.Helper()
 	timeout := bustest.Patience
-	if strings.Contains(want, "no end within 1s") {
+	if strings.Contains(want, "timed out after 1s") {
 		timeout = time.Second
 	}
 	return newProducer(t, address, func(config *producer.ProducerConfig) {
@@ -104,9 +104,9 @@ func TestSendToOthers(t *testing.T) {
 		"accepts nothing": {answer(accepted + "\x00" + fault + "\xa0"),
 			true, false, `the broker answers 0 accepted of 1, ""`},
 		"resets":        {resetLate, true, false, "connection reset by peer"},
-		"never answers": {answerOpenly(""), true, false, "no end within 1s"},
+		"never answers": {answerOpenly(""), true, false, "timed out after 1s"},
 		"answers, stays on": {answerOpenly("SSH-2.0"),
-			true, false, noMap + "; no end within 1s"},
+			true, false, noMap + "; timed out after 1s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			address := serveOne(t, test.serve)
@@ -138,7 +138,7 @@ func TestSendBreaksOff(t *testing.T) {
 		"accepted early": {answerEarly("\x82\xa8Accepted\x01\xa5Error\xa0"), broke},
 		"refused early":  {answerEarly("\x82\xa8Accepted\x00\xa5Error\xa3why"), "refused: why"},
 		"another server": {answerEarly("HTTP/1.1 413 Too Large\r\n\r\n"), "; " + foreign},
-		"never read":     {answerOpenly(""), broke + "no end within 1s"},
+		"never read":     {answerOpenly(""), broke + "timed out after 1s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			large := []*apiv1.Message{{Topic: "t", Data: make([]byte, 16<<20)}}

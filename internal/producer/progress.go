@@ -17,8 +17,8 @@ const (
 	eraseTime = 200 * time.Millisecond
 )
 
-// Progress counts the messages that SendLines has sent and the broker has accepted, and can
-// show the count on a terminal. It is safe for concurrent use.
+// Progress counts the messages of SendLines that the broker has accepted, and can show the
+// count on a terminal. It is safe for concurrent use.
 type Progress struct {
 	begin    time.Time
 	size     int64 // of the unread input, in bytes; 0: unknown
@@ -39,7 +39,7 @@ func NewProgress(input *os.File) *Progress {
 	return progress
 }
 
-// Add counts accepted messages, and the bytes of input that they were.
+// Add adds a number of accepted messages, and the number of their bytes of input.
 func (progress *Progress) Add(messages, bytes int) {
 	progress.messages.Add(int64(messages))
 	progress.bytes.Add(int64(bytes))
@@ -56,8 +56,8 @@ func (progress *Progress) String() string {
 }
 
 // Show keeps a line on terminal up to date: how many messages were accepted, at what rate
-// and, of a regular file, how much in percent. The line appears after a second. Calling stop
-// erases it.
+// and, if the input is a regular file, what percentage of it. The line appears after a second.
+// Calling stop erases the line. stop waits at most 200 ms for the terminal.
 func (progress *Progress) Show(terminal io.Writer) (stop func()) {
 	stopping, erased := make(chan struct{}), make(chan struct{})
 	go func() {

@@ -50,11 +50,12 @@ func (sender *Producer) SendAll(ctx context.Context, topic string, input io.Read
 // answered. Meanwhile SendLines reads ahead, up to 2 MiB or one line. It sends a payload that
 // was refused as too large, or because it did not end in time, again in halves.
 //
-// SendLines calls accepted after each payload, with the number of its messages and of the
-// bytes of input that they were, counting a line feed each. The error names the lines that it
-// is about. All lines before them were accepted, and none after them. See also Send.
+// SendLines calls accepted after each payload, with the number of its messages and the number
+// of their bytes of input, which include a line feed for each message. The error names the
+// lines that it is about. All lines before them were accepted, and none after them. See also
+// Send.
 //
-// When ctx ends, SendLines completes the payload in flight and returns. If it returns before
+// When ctx ends, SendLines completes the attempt in progress and returns. If it returns before
 // the end of input, a call of input's Read may still be in progress.
 func (sender *Producer) SendLines(
 	ctx context.Context, topic string, input io.Reader, accepted func(messages, bytes int),
@@ -282,8 +283,8 @@ func isRegular(input io.Reader) bool {
 }
 
 // collect joins pieces into batches. It sends a batch when the batch is full, is the last, or
-// its first message has waited for maxWait. Until the batch is received, collect goes on
-// adding to it. It returns nil once all pieces are sent, or the cause of ctx's end.
+// its first message has waited for maxWait. Until the batch is received, collect continues to
+// add to it. It returns nil once all pieces are sent, or the cause of ctx's end.
 func collect(
 	ctx context.Context, pieces <-chan []*apiv1.Message, batches chan<- []*apiv1.Message,
 ) error {

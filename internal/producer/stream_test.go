@@ -387,7 +387,7 @@ func goroutines() string {
 	return strings.Join(found, "\n\n")
 }
 
-// Nothing goes on after the end of a stream, whatever ends it.
+// Nothing continues after the end of a stream, whatever ends it.
 func TestNothingIsLeft(t *testing.T) {
 	server := startServer(t, func(int, int) string { return "why" })
 	lines := &bustest.Endless{}

@@ -209,7 +209,8 @@ func (d *MsgpackDecoder) DecodeReply(data []byte) (*apiv1.Reply, error) {
 			}
 			reply.Error = string(text)
 		default:
-			return nil, fmt.Errorf("the reply's entry %s is %s or there twice", quote(key), kind)
+			return nil, fmt.Errorf("the reply's entry %s, %s, is unknown, duplicate or wrong",
+				quote(key), kind)
 		}
 	}
 	if extra := d.reader.Len(); extra > 0 {

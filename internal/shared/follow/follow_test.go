@@ -209,7 +209,7 @@ func TestOrder(t *testing.T) {
 	})
 }
 
-// After a copy or a truncation, reading goes on in the file that has the position. If there is
+// After a copy or a truncation, reading continues in the file that has the position. If there is
 // none, the position is lost.
 func TestTruncation(t *testing.T) {
 	eachChange(t, map[string]change{
