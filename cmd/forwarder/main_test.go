@@ -7,8 +7,8 @@
 // was in the stream once and in order:
 //
 //	fault                                         messages   test
-//	200 kills of the forwarder                     335,328   TestKill
-//	the same, and a consumer empties the stream    385,059   TestKillWorkQueue
+//	200 kills of the forwarder                     385,059   TestKill
+//	the same, and a consumer empties the stream    335,328   TestKillWorkQueue
 //	100 stops of the forwarder                      83,416   TestTerminate
 //	50 kills of the server                         595,894   TestKillEngine
 //	20 kills of the leader of three              2,750,734   TestCluster
