@@ -142,6 +142,7 @@ func TestOtherLines(t *testing.T) {
 		head + "a': '\\q'\n", head + "a': '\x00'\n", head + "a': '\xff'\n",
 		head + "\\q': 'x'\n", head + "\\xff': 'x'\n", head + "a\\nb': 'x'\n",
 		head + "a\\x00': 'x'\n", head + "a\\u0085': 'x'\n",
+		line(strings.Repeat("a", 256), "longer than a topic"),
 	}
 	before := line("t", "before")
 	for i, text := range append(others, torn...) {

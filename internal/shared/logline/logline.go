@@ -8,6 +8,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"mbus/internal/apiv1"
 	"mbus/internal/shared/escape"
 )
 
@@ -85,6 +86,9 @@ func (parts Parts) UnescapeTopic() (string, error) {
 	topic, err := escape.Unescape(nil, parts.Topic)
 	if err != nil {
 		return "", fmt.Errorf("in its topic, %w", err)
+	}
+	if len(topic) > apiv1.MaxTopic {
+		return "", fmt.Errorf("its topic is longer than %d bytes", apiv1.MaxTopic)
 	}
 	if !utf8.Valid(topic) || bytes.ContainsFunc(topic, unicode.IsControl) {
 		return "", errors.New("its topic is not printable")
