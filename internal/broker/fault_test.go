@@ -240,6 +240,27 @@ func TestClosedPipe(t *testing.T) {
 	}
 }
 
+// A payload that waits for room is refused as soon as the log is gone.
+func TestWaitingWhileTheLogGoes(t *testing.T) {
+	var log *faulty
+	bus := listen(t, func(config *BrokerConfig) {
+		log = faultyLog(config, syscall.EPIPE)
+		config.MaxQueued, config.Timeout = 3*gatherSize, time.Minute
+	})
+	bus.serve()
+	long := strings.Repeat("x", gatherSize) // one write takes one message, so one stays queued
+	bus.Accept(bustest.Payload("t", long, long), 2)
+	bus.Expect("2 new messages dispatched on topic t")
+	log.budget.Store(0)
+	if reply := bus.Send(bustest.Payload("t", long, long)); reply.Error != apiv1.LogGone {
+		t.Errorf("the reply is %+v", *reply)
+	}
+	if err := <-bus.ended; !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("ProducerListen returns %v", err)
+	}
+	bus.Close()
+}
+
 // A disk's error of input or output may be over at the next try.
 func TestDiskError(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
@@ -479,6 +500,18 @@ func TestFullQueueIsDrained(t *testing.T) {
 	if got := bus.Received("t"); !slices.Equal(got, texts) {
 		t.Errorf("logged %d messages", len(got))
 	}
+}
+
+// A payload that waits for the room of an empty topic is accepted as soon as the drain has
+// forgotten the topic.
+func TestRoomOfAnEmptyTopic(t *testing.T) {
+	bus := start(t, func(config *BrokerConfig) {
+		config.Interval = 5 * time.Millisecond
+		config.MaxQueued, config.Timeout = 700, time.Minute // room for one topic and message
+	})
+	bus.Accept(bustest.Payload("t", "1"), 1)
+	<-bus.written // otherwise the next payload would look twice
+	bus.Accept(bustest.Payload("u", "2"), 1)
 }
 
 // A payload that does not fit into an empty queue is refused at once. One that just fits is

@@ -294,6 +294,16 @@ func TestDirectoryMovesWhileOpening(t *testing.T) {
 	if err := store.open(); err != nil {
 		t.Error(err)
 	}
+	store.close()
+	store.observe = func(change string, _ []byte, _ int64) {
+		if change == "sync" { // of the file, which loses its name alone
+			store.observe = nil
+			rename(t, store.path, store.path+".1")
+		}
+	}
+	if err := store.open(); err != nil {
+		t.Error(err)
+	}
 }
 
 // inMemory returns a directory in memory, where a sync costs nothing, or a temporary one on
