@@ -273,6 +273,7 @@ func repeated(count int, topic, data string) string {
 // While nobody reads the log pipe, the broker accepts messages until its queue is full. It
 // writes all of them once the pipe is read, however slowly.
 func TestPipeStuckThenSlow(t *testing.T) {
+	t.Parallel()
 	broker, pipe := startInPipe(t,
 		"-interval", "10ms", "-max-queued", "2000000", "-timeout", "3s")
 	message := "stuck " + strings.Repeat("x", 1000)
@@ -295,6 +296,7 @@ func TestPipeStuckThenSlow(t *testing.T) {
 
 // If nobody ever reads the log pipe, a stopping broker ends with status 1 soon after -timeout.
 func TestPipeStuckForGood(t *testing.T) {
+	t.Parallel()
 	broker, _ := startInPipe(t, "-interval", "10ms", "-max-queued", "1000000", "-timeout", "1s")
 	broker.fill(repeated(10, "t", strings.Repeat("\x00", 1000)))
 	begin := time.Now()
@@ -310,6 +312,7 @@ func TestPipeStuckForGood(t *testing.T) {
 // While the queue is full, the broker refuses lines, and the producer names the first of them.
 // With -retry the producer waits until there is room.
 func TestLinesToAFullBroker(t *testing.T) {
+	t.Parallel()
 	want := bustest.Numbers(1, 20_000)
 	broker, pipe := startInPipe(t, "-interval", "10ms", "-timeout", "1s", "-max-queued", "100000")
 	status, got := sendLines(t, broker.Address, strings.NewReader(strings.Join(want, "\n")))
