@@ -30,6 +30,17 @@ LOGROTATE = /etc/logrotate.d
 # This is "forwarder" if make forwarder has built it. Then make install installs it too.
 BUILT = $(notdir $(wildcard build/forwarder))
 
+# Runs a command that ends with the path of the installed logrotate file, unless the operator has
+# changed that file.
+define logrotate
+@file="$(DESTDIR)$(LOGROTATE)/mbus"; \
+	if test -f "$$file" && ! cmp -s build/package/mbus.logrotate "$$file"; then \
+		echo "$@: $$file differs from build/package/mbus.logrotate, left as it is" >&2; \
+	else \
+		echo $(1) "$$file"; $(1) "$$file"; \
+	fi
+endef
+
 .PHONY: all forwarder help demo install uninstall test check bench torture clean
 
 all: ## build the commands into build/ (the default)
@@ -81,13 +92,7 @@ ifeq ($(shell uname),Linux)
 		sed -i 's|/usr/local/bin/mbus-|$(BIN)/mbus-|' "$$file"; \
 	done
 	install -m 644 build/package/mbus.sysusers "$(DESTDIR)$(SYSUSERS)/mbus.conf"
-	@file="$(DESTDIR)$(LOGROTATE)/mbus"; \
-	if test -f "$$file" && ! cmp -s build/package/mbus.logrotate "$$file"; then \
-		echo "install: $$file differs from build/package/mbus.logrotate, left as it is" >&2; \
-	else \
-		echo install -m 644 build/package/mbus.logrotate "$$file"; \
-		install -m 644 build/package/mbus.logrotate "$$file"; \
-	fi
+	$(call logrotate,install -m 644 build/package/mbus.logrotate)
 endif
 
 uninstall: ## remove what make install has installed, with the same PREFIX and DESTDIR
@@ -96,12 +101,7 @@ uninstall: ## remove what make install has installed, with the same PREFIX and D
 	rm -f "$(DESTDIR)$(UNITS)/mbus-broker.service" "$(DESTDIR)$(UNITS)/mbus-consumer@.service"
 	rm -f "$(DESTDIR)$(UNITS)/mbus-forwarder.service"
 	rm -f "$(DESTDIR)$(SYSUSERS)/mbus.conf"
-	@file="$(DESTDIR)$(LOGROTATE)/mbus"; \
-	if test -f "$$file" && ! cmp -s build/package/mbus.logrotate "$$file"; then \
-		echo "uninstall: $$file differs from build/package/mbus.logrotate, left as it is" >&2; \
-	else \
-		echo rm -f "$$file"; rm -f "$$file"; \
-	fi
+	$(call logrotate,rm -f)
 
 test: ## run every test
 	go test ./...
