@@ -19,16 +19,7 @@ import (
 // section returns the text of the README's section with this title.
 func section(t *testing.T, title string) string {
 	t.Helper()
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, text, found := strings.Cut(string(readme), "\n## "+title+"\n")
-	if !found {
-		t.Fatalf("the README has no section %s", title)
-	}
-	text, _, _ = strings.Cut(text, "\n## ")
-	return text
+	return bustest.Section(t, "../README.md", title)
 }
 
 // shellRecipes returns the blocks of shell commands in a section of the README. It fails the test

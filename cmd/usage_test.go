@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"mbus/internal/shared/bustest"
 )
 
 // The usage that -h prints fits a terminal. It has four parts: the synopsis, the flags in order,
@@ -121,13 +123,10 @@ func TestVersion(t *testing.T) {
 
 // The README has the usage that each command prints with -h.
 func TestReadmeUsage(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	reference := bustest.Section(t, "../README.md", "Reference")
 	for _, name := range []string{"broker", "producer", "consumer"} {
 		status, usage, _ := run(t, name, "-h")
-		if status != 0 || !strings.Contains(string(readme), "\n```\n"+usage+"```\n") {
+		if status != 0 || !strings.Contains(reference, "\n```\n"+usage+"```\n") {
 			t.Errorf("%s -h ended with status %d, or the README does not have this usage:\n%s",
 				name, status, usage)
 		}

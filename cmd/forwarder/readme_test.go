@@ -18,16 +18,7 @@ import (
 // section returns the README's section about the forwarder.
 func section(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, found := strings.Cut(string(text), "\n## From one machine to three\n")
-	if !found {
-		t.Fatal("the README has no section about the forwarder")
-	}
-	section, _, _ := strings.Cut(rest, "\n## ")
-	return section
+	return bustest.Section(t, "../../README.md", "From one machine to three")
 }
 
 // The commands of the README's section work as printed. They start three brokers and three
