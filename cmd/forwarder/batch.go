@@ -39,6 +39,11 @@ func (batch *batch) hash() string {
 	return hash(last.Subject, last.Data)
 }
 
+// isLarge reports whether there is no memory for another batch beside this one.
+func (batch *batch) isLarge() bool {
+	return batch.size >= 2*fullSize
+}
+
 // read appends messages of the log to batch, until batch has count messages or is full, or
 // until the log has no more at present. After an error, batch has the messages before it.
 func (forwarder *forwarder) read(batch *batch, count int) error {
@@ -57,7 +62,7 @@ func (forwarder *forwarder) read(batch *batch, count int) error {
 			batch.size += len(message.Data)
 		}
 	}
-	if batch.size >= 2*fullSize {
+	if batch.isLarge() {
 		runtime.GC() // frees the batch before this one, which may be as large
 	}
 	return nil

@@ -178,7 +178,7 @@ func (forwarder *forwarder) exchange(current *batch) (next batch, err error) {
 	}
 	answer := make(chan error, 1)
 	go func() { answer <- forwarder.deliver(current.messages) }()
-	if current.size < 2*fullSize { // a larger one leaves no memory for another
+	if !current.isLarge() {
 		forwarder.read(&next, maxMessages) // forward's next read returns an error again
 	}
 	if err := cmp.Or(forwarder.save(true, saveInterval), <-answer); err != nil {
