@@ -42,6 +42,11 @@ func (broker *Broker) write(due int) error {
 			err = cmp.Or(broker.settle(), err)
 		}
 	}
+	if err == nil {
+		broker.state.Lock()
+		broker.state.notices.writing = 0
+		broker.state.Unlock()
+	}
 	err = cmp.Or(broker.settle(), err)
 	broker.noteOutage(err)
 	return err

@@ -628,9 +628,39 @@ func TestNoticesAreBounded(t *testing.T) {
 	if kept < 5000 || kept == count || got[kept] != want {
 		t.Errorf("%d lines, the last is %s, want %s", len(got), got[kept], want)
 	}
+	bus.notify("once")
 	bus.notify("again")
 	if err := bus.Drain(); err != nil || !strings.HasSuffix(bus.Log.String(), " again\n") {
 		t.Errorf("a notice after the dropped ones is not in the log, error %v", err)
+	}
+}
+
+// The bound includes notices that were taken from the state and could not be written.
+func TestNoticesOfAFailingLogAreBounded(t *testing.T) {
+	var log *faulty
+	bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, full) })
+	defer bus.Close()
+	log.budget.Store(0)
+	line := strings.Repeat("x", 100)
+	for range 3 {
+		for range 20_000 {
+			bus.notify(line)
+		}
+		if err := bus.Drain(); err == nil {
+			t.Fatal("the log did not fail")
+		}
+	}
+	log.budget.Store(endless)
+	if err := bus.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	kept := strings.Count(log.String(), " "+line+"\n")
+	if bytes := kept * len(line); kept < 5000 || bytes > maxNotices {
+		t.Errorf("%d notices of %d bytes were kept", kept, bytes)
+	}
+	bus.notify("again")
+	if err := bus.Drain(); err != nil || !strings.HasSuffix(log.String(), " again\n") {
+		t.Errorf("a notice after the outage is not in the log, error %v", err)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"mbus/internal/shared/escape"
 )
 
-// maxNotices bounds the notices that wait for the ticker goroutine, in bytes.
+// maxNotices bounds the notices that are not written yet, in bytes.
 const maxNotices = 1 << 20
 
 // notice is a line of the log that is not a message's. It has either a line or a topic.
@@ -39,6 +39,7 @@ func (notice *notice) append(buffer []byte) []byte {
 type notices struct {
 	waiting     []notice
 	bytes       int  // memory of the waiting notices
+	writing     int  // memory of the notices taken last, until all of them are written
 	full        bool // the next notices are dropped
 	dropped     int  // how many were dropped
 	wakePending bool // the ticker goroutine was woken, and has not taken the notices
@@ -63,7 +64,7 @@ func (pending *notices) take() []notice {
 		taken = append(taken, notice{when: time.Now(), line: fmt.Sprintf(
 			"Broker: log lines left out while the log did not keep up: %d", pending.dropped)})
 	}
-	*pending = notices{}
+	*pending = notices{writing: pending.bytes}
 	return taken
 }
 
@@ -94,7 +95,7 @@ func (broker *Broker) notify(line string) {
 // payload are kept or dropped together. They use less memory than the payload's messages.
 func (broker *Broker) wakeForNoticesLocked() {
 	notices := &broker.state.notices
-	notices.full = notices.bytes >= maxNotices
+	notices.full = notices.bytes+notices.writing >= maxNotices
 	if !notices.wakePending {
 		notices.wakePending = true
 		wakeUp(broker.wake)
