@@ -7,16 +7,16 @@
 // was in the stream once and in order:
 //
 //	fault                                         messages   test
-//	200 kills of the forwarder                     385,059   TestKill
-//	the same, and a consumer empties the stream    335,328   TestKillWorkQueue
-//	100 stops of the forwarder                      83,416   TestTerminate
-//	50 kills of the server                         595,894   TestKillEngine
-//	20 kills of the leader of three              2,750,734   TestCluster
-//	50 cut connections                             682,628   TestCut
-//	10 halts of the server                         173,492   TestHalt
+//	200 kills of the forwarder                     326,829   TestKill
+//	the same, and a consumer empties the stream    367,243   TestKillWorkQueue
+//	100 stops of the forwarder                      65,346   TestTerminate
+//	50 kills of the server                         605,595   TestKillEngine
+//	20 kills of the leader of three              2,278,004   TestCluster
+//	50 cut connections                             514,274   TestCut
+//	10 halts of the server                         189,385   TestHalt
 //
-// Memory was at most 20 MiB of 66 for messages up to 900 KiB, and 145 MiB of 154 for messages of
-// 30 MiB: 0.94 of its bound. "make bench" compares the forwarder with a loop of the client's
+// Memory was at most 21 MiB of 66 for messages up to 900 KiB, and 142 MiB of 154 for messages of
+// 30 MiB: 0.92 of its bound. "make bench" compares the forwarder with a loop of the client's
 // PublishAsync. The median ratio was 0.57 with the server's default sync, and 16.4 with
 // sync_interval: always.
 package main_test
