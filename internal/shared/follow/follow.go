@@ -60,8 +60,9 @@ type Follower struct {
 	moved bool     // whether a line of file has been returned
 	kept  Position // the position until then
 
-	synced  int64 // the offset up to which file is durable
-	syncErr error // the first error of a sync
+	synced   int64                // the offset up to which file is durable
+	syncErr  error                // the first error of a sync
+	syncFile func(*os.File) error // osfile.Sync, except in tests
 
 	named  fs.FileInfo // the file that had the log's name at the last listing; nil: none
 	listed time.Time   // of the last listing, if it had no next file; otherwise zero
@@ -72,7 +73,7 @@ type Follower struct {
 
 // New returns a Follower of the log at path. The log may not exist yet.
 func New(path string) *Follower {
-	return &Follower{path: path}
+	return &Follower{path: path, syncFile: osfile.Sync}
 }
 
 // Close closes the files that the Follower has open.
@@ -394,7 +395,7 @@ func (follower *Follower) SeekEnd() error {
 // the same error, because the kernel may have dropped the bytes that it could not write.
 func (follower *Follower) Sync() error {
 	if follower.syncErr == nil && follower.file != nil && follower.offset() > follower.synced {
-		follower.syncErr = osfile.Sync(follower.file)
+		follower.syncErr = follower.syncFile(follower.file)
 		follower.synced = follower.end
 	}
 	return follower.syncErr
