@@ -2,11 +2,13 @@ package broker
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"mbus/internal/apiv1"
 	"mbus/internal/shared/bustest"
@@ -87,14 +89,12 @@ func BenchmarkDrain(b *testing.B) {
 			defer bus.Close()
 			message := &apiv1.Message{Topic: "topic", Data: bytes.Repeat([]byte("x"), size)}
 			const count = 1000
+			messages := slices.Repeat([]*apiv1.Message{message}, count)
 			b.ReportAllocs()
 			b.SetBytes(int64(size * count))
 			for b.Loop() {
-				for range count {
-					bus.HandleNewMessage(message)
-				}
-				bus.announceLocked()
-				if err := bus.Drain(); err != nil {
+				err := bus.enqueue(messages, time.Now())
+				if err := cmp.Or(err, bus.Drain()); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"mbus/internal/apiv1"
 	"mbus/internal/shared/bustest"
 )
 
@@ -36,6 +37,24 @@ func listen(t *testing.T, set func(*BrokerConfig)) *bus {
 	client := bustest.NewClient(t, broker.Addr().String(), config.Log.(fmt.Stringer))
 	t.Cleanup(func() { bustest.Lines(t, client.Log.String()) })
 	return &bus{Broker: broker, Client: client, ended: make(chan error, 1)}
+}
+
+// queueTexts queues a payload of one message for each of texts on topic, as the loop does.
+func queueTexts(t testing.TB, broker *Broker, topic string, texts ...string) {
+	t.Helper()
+	var messages []*apiv1.Message
+	for _, text := range texts {
+		messages = append(messages, &apiv1.Message{Topic: topic, Data: []byte(text)})
+	}
+	if err := broker.enqueue(messages, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// unwritten returns how many messages count as queued.
+func unwritten(broker *Broker) int {
+	_, unwritten := broker.counts()
+	return unwritten
 }
 
 // serve starts ProducerListen.

@@ -58,10 +58,7 @@ func (broker *Broker) serveConnection(
 // refuse writes the reason of a refusal to the log and replies with it. Then it discards the
 // unread input.
 func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
-	broker.state.Lock()
-	broker.state.payloadsRefused++
-	broker.state.Unlock()
-	broker.notify(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), reason))
+	broker.queues.refuse(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), reason))
 	broker.reply(connection, &apiv1.Reply{Error: reason.Error()})
 	connection.CloseWrite()
 	// Closing with unread input would reset the connection before the producer has read

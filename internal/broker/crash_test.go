@@ -15,9 +15,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
-
-	"mbus/internal/apiv1"
 )
 
 // inode is the content of a file.
@@ -67,6 +64,7 @@ type remnant struct {
 type life struct {
 	crashes *crashes
 	*Broker
+	store    *store
 	path     string              // of the log
 	names    []map[string]*inode // the directory on disk, and after each change since then
 	file     *inode              // the file that the broker writes
@@ -122,10 +120,10 @@ func (life *life) open() {
 	life.must(err)
 	life.Broker = broker
 	config.LogFile, config.Sync = life.path, true
-	life.stderr, life.complaint = io.Discard, make(chan struct{}, 1)
+	life.drainer.stderr = complaints{io.Discard, make(chan struct{}, 1)}
 	life.store = &store{path: life.path, synced: true, observe: life.changed}
-	life.log.start(life.store)
-	life.log.writer = life
+	life.drainer.log = newLog(nil, life.store)
+	life.drainer.log.writer = life
 	life.must(life.store.open())
 }
 
@@ -169,7 +167,7 @@ func (life *life) changed(change string, data []byte, size int64) {
 	}
 }
 
-// rotate renames the log, and makes the broker look at its name at the next write.
+// rotate renames the log.
 func (life *life) rotate() {
 	current := maps.Clone(life.names[len(life.names)-1])
 	old := fmt.Sprint("log.", len(current))
@@ -179,18 +177,17 @@ func (life *life) rotate() {
 	current[old] = current["log"]
 	delete(current, "log")
 	life.names = append(life.names, current)
-	life.nextLook = time.Time{}
 	life.lose()
 }
 
 // send queues the next count messages as one payload, and drains.
 func (life *life) send(count int) error {
+	var texts []string
 	for range count {
-		text := crashMessage(life.first + life.sent)
-		life.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(text)})
+		texts = append(texts, crashMessage(life.first+life.sent))
 		life.sent++
 	}
-	life.announceLocked()
+	queueTexts(life.crashes, life.Broker, "t", texts...)
 	err := life.Drain()
 	life.lose()
 	return err
@@ -218,7 +215,7 @@ func (life *life) end() {
 // lose tries all contents that a power loss may leave of the files.
 func (life *life) lose() {
 	acked := slices.Clone(life.before)
-	for i := range life.sent - life.state.queuedMessages {
+	for i := range life.sent - unwritten(life.Broker) {
 		acked = append(acked, life.first+i)
 	}
 	stride, edge := life.crashes.sparse, 300

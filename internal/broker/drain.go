@@ -3,156 +3,235 @@ package broker
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"time"
 
 	"mbus/internal/apiv1"
+	"mbus/internal/shared/escape"
+	"mbus/internal/shared/logline"
 )
 
-// settleBytes is how much of a long drain is written before each sync, in bytes as
-// messageBytes counts them.
-const settleBytes = 8 << 20
+const (
+	// gatherSize is about how many bytes of lines are collected before they are written.
+	gatherSize = 64 << 10
 
-// arrival is a run of messages that were queued on one topic, one after the other. The list of
-// arrivals is the order of all messages in the queues.
-type arrival struct {
-	topic *Topic
-	count int
+	// settleBytes is how much of a long drain is written before each sync, in bytes as
+	// messageBytes counts them.
+	settleBytes = 8 << 20
+
+	// lookInterval is the longest time between two looks of a store at its file's name, and
+	// between two tries of a log that fails.
+	lookInterval = time.Second
+
+	// noticeTime is how long notices wait for others. A write for each would cost a busy
+	// broker more than queueing the messages.
+	noticeTime = 10 * time.Millisecond
+
+	// lastRetry is the time between two drains of a broker that stops.
+	lastRetry = 100 * time.Millisecond
+)
+
+// drainer is what belongs to the ticker goroutine alone.
+type drainer struct {
+	config   *BrokerConfig
+	queues   *queues
+	log      logWriter
+	due      int              // how many messages had been queued when the last drain began
+	taken    int              // how many messages were ever taken out of the queues
+	messages []*apiv1.Message // those that are being formatted
+	outage   outage
+	stderr   complaints // used with config.LogFile
 }
 
-// taken has the notices and messages that the ticker goroutine has taken from the state to
-// write them. Their lines are numbered from 0, those of the notices first.
-type taken struct {
-	notices   []notice
-	messages  []*apiv1.Message
-	formatted int // how many lines were given to the log writer
-	written   int // how many lines are written
-
-	// Messages that are written, but count as queued until settle.
-	unsettled struct{ messages, bytes int }
+// outage is a time in which the log fails.
+type outage struct {
+	reason string // the first error, escaped; empty: the log works
+	since  time.Time
 }
 
-// write writes the lines that the last error has left, all notices, and the first due
-// messages of the queues.
-func (broker *Broker) write(due int) error {
-	err := broker.writeTaken()
-	for more := true; more && err == nil; more = due > 0 {
-		due -= broker.take(due)
-		err = broker.writeTaken()
-		if !broker.config.Sync || broker.taken.unsettled.bytes >= settleBytes {
-			err = cmp.Or(broker.settle(), err)
-		}
-	}
-	if err == nil {
-		broker.state.Lock()
-		broker.state.notices.writing = 0
-		broker.state.Unlock()
-	}
-	err = cmp.Or(broker.settle(), err)
-	broker.noteOutage(err)
-	return err
-}
-
-// take takes all notices, and about as many messages as fit into one write, but at most due.
-// It returns the number of messages. It takes both under one lock, and notices are written
-// first, so no message is written before its notice.
-func (broker *Broker) take(due int) int {
-	const aroundData = 64 // bytes of a line without its data, roughly
-	state, taken := &broker.state, &broker.taken
-	state.Lock()
-	defer state.Unlock()
-	taken.notices, taken.messages = state.notices.take(), taken.messages[:0]
-	taken.formatted, taken.written = 0, 0
-	for size := 0; len(taken.messages) < due && size < gatherSize; {
-		arrival := &state.arrivals[0]
-		message := arrival.topic.Queue.Dequeue()
-		taken.messages = append(taken.messages, message)
-		size += aroundData + len(message.Data)
-		if arrival.count--; arrival.count == 0 {
-			arrival.topic = nil // so that its memory can be freed
-			state.arrivals = state.arrivals[1:]
-		}
-	}
-	state.waitingMessages -= len(taken.messages)
-	return len(taken.messages)
-}
-
-// writeTaken writes all lines that were taken. After an error, the next call continues with
-// the rest.
-func (broker *Broker) writeTaken() error {
-	taken, log := &broker.taken, &broker.log
-	now := time.Now() // the time stamp of all messages that were taken
-	err := broker.look(now)
-	if err == nil {
-		err = log.finish()
-	}
-	for taken.formatted < len(taken.notices)+len(taken.messages) && err == nil {
-		at := taken.formatted
-		taken.formatted++
-		if at < len(taken.notices) {
-			err = log.notice(&taken.notices[at])
-		} else {
-			err = log.message(now, taken.messages[at-len(taken.notices)])
-		}
-	}
-	if err == nil {
-		err = log.flush()
-	}
-	for ; log.lines > 0; log.lines-- {
-		if at := taken.written - len(taken.notices); at >= 0 {
-			taken.unsettled.messages++
-			taken.unsettled.bytes += messageBytes(taken.messages[at])
-			taken.messages[at] = nil // so that its memory can be freed
-		}
-		taken.written++
-	}
-	return err
-}
-
-// settle stops counting written messages as queued. With config.Sync it syncs the log first.
-func (broker *Broker) settle() error {
-	unsettled := &broker.taken.unsettled
-	if unsettled.messages == 0 {
+// open prepares a drainer of queues. With config.LogFile it opens that file, otherwise writer is
+// the log.
+func (d *drainer) open(config *BrokerConfig, queues *queues, writer io.Writer) error {
+	d.config, d.queues = config, queues
+	d.stderr = complaints{writer, make(chan struct{}, 1)}
+	d.log = newLog(writer, &store{path: config.LogFile, synced: config.Sync})
+	if config.LogFile == "" {
 		return nil
 	}
-	if broker.store != nil {
-		if err := broker.store.sync(); err != nil {
+	if err := d.log.store.open(); err != nil {
+		return err
+	}
+	d.reportCut()
+	d.write() // what can't be written now is written later
+	return nil
+}
+
+// tickLoop is the ticker goroutine. It drains at each tick and when the loop waits for a drain,
+// writes notices within noticeTime, and tries again within a second when the log fails. It
+// returns when the loop has ended, which closes loopEnded, and everything is written, or when
+// the log is gone.
+func (d *drainer) tickLoop(loopEnded <-chan struct{}) error {
+	var ticks, noticesDue <-chan time.Time
+	if d.config.Interval > 0 {
+		ticks = time.Tick(d.config.Interval)
+	}
+	looks := time.Tick(lookInterval)
+	for {
+		var err error
+		select {
+		case <-ticks:
+			err = d.drain()
+		case <-looks:
+			err = d.write()
+		case <-d.queues.wanted:
+			err = d.drain()
+		case <-d.queues.noticed:
+			if d.config.Interval == 0 {
+				err = d.drain()
+			} else if noticesDue == nil {
+				noticesDue = time.After(noticeTime)
+			}
+		case <-noticesDue:
+			noticesDue = nil
+			err = d.write()
+		case <-loopEnded:
+			return d.lastDrain()
+		}
+		if d.log.isPermanent(err) {
 			return err
 		}
 	}
-	broker.state.Lock()
-	broker.state.queuedMessages -= unsettled.messages
-	broker.state.accountedBytes -= unsettled.bytes
-	broker.state.Unlock()
-	unsettled.messages, unsettled.bytes = 0, 0
-	wakeUp(broker.written)
+}
+
+// lastDrain drains until everything is written, or until the log is gone. The last line reports
+// that the broker has stopped.
+func (d *drainer) lastDrain() error {
+	for stopped := false; ; {
+		switch err := d.drain(); {
+		case d.log.isPermanent(err), err == nil && stopped:
+			return err
+		case err == nil:
+			stopped = true
+			d.queues.notify("Broker: stopped")
+		default:
+			time.Sleep(lastRetry)
+		}
+	}
+}
+
+// awaitEnd waits for the end of the ticker goroutine of a broker that stops, and returns its
+// result. It gives up when the log has taken nothing for config.Timeout. The loop calls it.
+func (d *drainer) awaitEnd(result <-chan error) error {
+	const minPatience = 200 * time.Millisecond // a log that works may need as long
+	patience := max(d.config.Timeout, minPatience)
+	d.log.store.progress.note()
+	for {
+		left := patience - d.log.store.progress.since()
+		if left <= 0 {
+			return fmt.Errorf("the log took nothing for %s", patience)
+		}
+		select {
+		case err := <-result:
+			return err
+		case <-time.After(left):
+		}
+	}
+}
+
+// drain is Broker.Drain.
+func (d *drainer) drain() error {
+	d.due, _ = d.queues.counts()
+	err := d.write()
+	d.queues.forgetMany()
+	return err
+}
+
+// write writes the lines that the last error has left, all notices, and the messages that the last
+// drain has left.
+func (d *drainer) write() error {
+	err := d.log.flush()
+	for more := true; more && err == nil; more = d.taken < d.due {
+		d.fill()
+		err = d.log.flush()
+		if !d.config.Sync || d.log.writtenBytes >= settleBytes {
+			err = cmp.Or(d.settle(), err)
+		}
+	}
+	err = cmp.Or(d.settle(), err)
+	d.noteOutage(err)
+	d.reportCut()
+	return err
+}
+
+// fill takes all notices, and about as many of the messages that are due as fit into one write,
+// and formats their lines.
+func (d *drainer) fill() {
+	notices, messages := d.queues.take(d.messages, d.due-d.taken, gatherSize)
+	d.log.addNotices(notices)
+	now := time.Now()
+	for i, message := range messages {
+		d.log.addMessage(now, message)
+		messages[i] = nil // so that its memory can be freed
+	}
+	d.messages = messages[:0]
+	d.taken += len(messages)
+}
+
+// settle stops counting written messages as queued. With config.Sync it syncs the log first.
+func (d *drainer) settle() error {
+	if d.log.writtenMessages == 0 {
+		return nil
+	}
+	if err := d.log.store.sync(); err != nil {
+		return err
+	}
+	d.queues.settle(d.log.writtenMessages, d.log.writtenBytes)
+	d.log.writtenMessages, d.log.writtenBytes = 0, 0
 	return nil
 }
 
-// look calls the store's look, if there is a store and a look is due. If the store then has
-// another file, the lines that are not written whole are written from their beginning.
-func (broker *Broker) look(now time.Time) error {
-	store := broker.store
-	if store == nil || store.file != nil && now.Before(broker.nextLook) {
-		return nil
+// noteOutage records whether the log works: err is the result of the last write. A line of the
+// log reports the end of an outage. With a store, a line on standard error reports its
+// beginning, unless the error ends the broker.
+func (d *drainer) noteOutage(err error) {
+	outage := &d.outage
+	switch {
+	case err != nil && outage.reason == "":
+		outage.reason, outage.since = string(escape.Append(nil, []byte(err.Error()))), time.Now()
+		if d.config.LogFile != "" && !d.log.isPermanent(err) {
+			d.stderr.complain("Broker: the log fails, retrying: " + outage.reason)
+		}
+	case err == nil && outage.reason != "":
+		took := time.Since(outage.since).Round(time.Millisecond)
+		d.queues.notify(fmt.Sprintf("Broker: the log took nothing for %s: %s", took, outage.reason))
+		outage.reason = ""
 	}
-	moved, err := store.look()
-	if moved {
-		broker.log.reset()
-		broker.taken.formatted = broker.taken.written
-	}
-	if err != nil {
-		return err
-	}
-	broker.nextLook = now.Add(lookInterval)
-	broker.reportCut()
-	return nil
 }
 
 // reportCut adds a notice if the store has cut off a torn line.
-func (broker *Broker) reportCut() {
-	if cut := broker.store.cut; cut > 0 {
-		broker.notify(fmt.Sprintf(
-			"Broker: cut %d bytes of a torn line off the end of the log", cut))
-		broker.store.cut = 0
+func (d *drainer) reportCut() {
+	if store := d.log.store; store.cut > 0 {
+		d.queues.notify(fmt.Sprintf(
+			"Broker: cut %d bytes of a torn line off the end of the log", store.cut))
+		store.cut = 0
+	}
+}
+
+// complaints are lines for standard error. Any goroutine may use them.
+type complaints struct {
+	stderr io.Writer
+	busy   chan struct{} // full while a line is being written
+}
+
+// complain writes a line to standard error, in the format of the log. It does not wait. It
+// drops the line while the line before is still being written.
+func (c *complaints) complain(line string) {
+	select {
+	case c.busy <- struct{}{}:
+		go func() {
+			fmt.Fprintf(c.stderr, "%s%s\n", time.Now().Format(logline.StampFormat), line)
+			<-c.busy
+		}()
+	default:
 	}
 }

@@ -20,7 +20,7 @@ import (
 
 	"mbus/internal/apiv1"
 	"mbus/internal/shared/bustest"
-	"mbus/internal/shared/escape"
+	"mbus/internal/shared/logline"
 )
 
 // faulty is a log that accepts as many bytes as its budget, and then fails with err until the
@@ -83,23 +83,20 @@ func TestShortWrites(t *testing.T) {
 		}
 		var log *faulty
 		bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, full) })
-		for _, text := range texts {
-			bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(text)})
-		}
-		bus.announceLocked()
+		queueTexts(t, bus.Broker, "t", texts...)
 		log.budget.Store(int64(budget))
 		if err := bus.Drain(); !errors.Is(err, syscall.ENOSPC) || len(log.String()) != budget {
 			t.Fatalf("%d bytes: wrote %d, error %v", budget, len(log.String()), err)
 		}
 		written := max(strings.Count(log.String(), "\n")-2, 0) // without the notices
-		if state, want := &bus.state, queuedBytes(texts[written:]); state.accountedBytes != want ||
-			state.queuedMessages != len(texts)-written {
+		if want := queuedBytes(texts[written:]); bus.bytes != want ||
+			unwritten(bus.Broker) != len(texts)-written {
 			t.Fatalf("%d bytes: %d messages, %d bytes count as queued, want %d, %d", budget,
-				state.queuedMessages, state.accountedBytes, len(texts)-written, want)
+				unwritten(bus.Broker), bus.bytes, len(texts)-written, want)
 		}
 		log.budget.Store(endless)
 		// The line about the outage follows in another write.
-		if err := errors.Join(bus.Drain(), bus.write(0)); err != nil {
+		if err := errors.Join(bus.Drain(), bus.drainer.write()); err != nil {
 			t.Fatal(err)
 		}
 		got := bustest.Lines(t, log.String())
@@ -107,9 +104,9 @@ func TestShortWrites(t *testing.T) {
 			!strings.HasPrefix(got[len(wantLines)], outageLine) {
 			t.Fatalf("%d bytes: %d lines, not those that were wanted", budget, len(got))
 		}
-		if bus.state.queuedMessages != 0 || bus.state.accountedBytes != topicBytes("t") {
+		if unwritten(bus.Broker) != 0 || bus.bytes != topicBytes("t") {
 			t.Fatalf("%d bytes: %d messages, %d bytes still count",
-				budget, bus.state.queuedMessages, bus.state.accountedBytes)
+				budget, unwritten(bus.Broker), bus.bytes)
 		}
 		bus.Close()
 	}
@@ -130,10 +127,10 @@ func TestSilentShortWrite(t *testing.T) {
 	var log *faulty
 	bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, nil) })
 	defer bus.Close()
-	bus.HandleNewMessage(&apiv1.Message{Topic: "t"})
+	queueTexts(t, bus.Broker, "t", "")
 	log.budget.Store(0)
-	if err := bus.Drain(); err != io.ErrShortWrite || bus.state.queuedMessages != 1 {
-		t.Errorf("Drain returns %v, %d messages are queued", err, bus.state.queuedMessages)
+	if err := bus.Drain(); err != io.ErrShortWrite || unwritten(bus.Broker) != 1 {
+		t.Errorf("Drain returns %v, %d messages are queued", err, unwritten(bus.Broker))
 	}
 }
 
@@ -142,12 +139,11 @@ func TestFailureKeepsOrder(t *testing.T) {
 	var log *faulty
 	bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, full) })
 	defer bus.Close()
-	long := make([]byte, gatherSize)
 	for _, topic := range []string{"a", "b"} {
-		bus.HandleNewMessage(&apiv1.Message{Topic: topic, Data: long})
+		queueTexts(t, bus.Broker, topic, strings.Repeat("x", gatherSize))
 	}
 	log.budget.Store(100)
-	log.hook = func() { bus.HandleNewMessage(&apiv1.Message{Topic: "c"}) }
+	log.hook = func() { queueTexts(t, bus.Broker, "c", "") }
 	if err := bus.Drain(); err == nil {
 		t.Fatal("the log did not fail")
 	}
@@ -164,25 +160,29 @@ func TestFailureKeepsOrder(t *testing.T) {
 	}
 }
 
-// The buffer does not grow with each try to write a long message.
+// The buffer has room for the line of a long message, does not grow with each try to write it, and
+// is given back afterwards.
 func TestLongMessageWithAFullDisk(t *testing.T) {
 	var log *faulty
 	bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, full) })
 	defer bus.Close()
-	bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: make([]byte, 100*gatherSize)})
+	queueTexts(t, bus.Broker, "t", string(make([]byte, 100*gatherSize)))
 	log.budget.Store(gatherSize)
 	for range 50 {
 		if err := bus.Drain(); err == nil {
 			t.Fatal("the log did not fail")
 		}
 	}
-	const want = 2 * len(`\x00`) * gatherSize // a part, and the room that append adds
-	if got := cap(bus.log.buffer); got > want {
+	const want = 100*gatherSize*len(`\x00`) + 64<<10 // with the notices, rounded up
+	if got := cap(bus.drainer.log.buffer); got > want {
 		t.Errorf("the buffer has %d bytes, want at most %d", got, want)
 	}
 	log.budget.Store(endless)
 	if err := bus.Drain(); err != nil {
 		t.Fatal(err)
+	}
+	if got := cap(bus.drainer.log.buffer); got > keptBuffer {
+		t.Errorf("the buffer keeps %d bytes", got)
 	}
 }
 
@@ -268,8 +268,7 @@ func TestDiskError(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	var log logWriter
-	if log.start(file); log.isPermanent(syscall.EIO) {
+	if log := newLog(file, &store{}); log.isPermanent(syscall.EIO) {
 		t.Error("EIO of a regular file counts as permanent")
 	}
 }
@@ -291,11 +290,9 @@ func TestWritesEndWithALine(t *testing.T) {
 		log := &pieces{}
 		bus := listen(t, func(config *BrokerConfig) { config.Log = log })
 		for range 300 {
-			data := strings.Repeat("\n", random.IntN(longest))
-			bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(data)})
+			queueTexts(t, bus.Broker, "t", strings.Repeat("\n", random.IntN(longest)))
 			bus.notify("a notice")
 		}
-		bus.announceLocked()
 		if err := bus.Drain(); err != nil {
 			t.Fatal(err)
 		}
@@ -307,8 +304,8 @@ func TestWritesEndWithALine(t *testing.T) {
 					i, size, piece, piece[max(0, size-50):])
 			}
 		}
-		if got := bustest.Lines(t, log.String()); len(got) != 602 {
-			t.Errorf("%d lines were written, want 602", len(got))
+		if got := bustest.Lines(t, log.String()); len(got) != 901 {
+			t.Errorf("%d lines were written, want 901", len(got))
 		}
 		bus.Close()
 	}
@@ -426,14 +423,13 @@ func TestStopWithASlowLog(t *testing.T) {
 		})
 		defer bus.Close()
 		for range 3 {
-			data := bytes.Repeat([]byte("x"), gatherSize)
-			bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: data})
+			queueTexts(t, bus.Broker, "t", strings.Repeat("x", gatherSize))
 		}
 		served := make(chan struct{})
 		close(served)
 		result := make(chan error, 1)
-		go func() { result <- bus.tickLoop(served) }()
-		if err := bus.awaitLastDrain(result); err != nil {
+		go func() { result <- bus.drainer.tickLoop(served) }()
+		if err := bus.drainer.awaitEnd(result); err != nil {
 			t.Error(err)
 		}
 		if got := bus.Received("t"); len(got) != 3 {
@@ -502,16 +498,17 @@ func TestFullQueueIsDrained(t *testing.T) {
 	}
 }
 
-// A payload that waits for the room of an empty topic is accepted as soon as the drain has
-// forgotten the topic.
+// A payload that needs the room of an empty topic is accepted without another drain.
 func TestRoomOfAnEmptyTopic(t *testing.T) {
-	bus := start(t, func(config *BrokerConfig) {
-		config.Interval = 5 * time.Millisecond
-		config.MaxQueued, config.Timeout = 700, time.Minute // room for one topic and message
+	bus := listen(t, func(config *BrokerConfig) {
+		config.MaxQueued = 700 // room for one topic and message
 	})
-	bus.Accept(bustest.Payload("t", "1"), 1)
-	<-bus.written // otherwise the next payload would look twice
-	bus.Accept(bustest.Payload("u", "2"), 1)
+	defer bus.Close()
+	queueTexts(t, bus.Broker, "t", "1")
+	if err := bus.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	queueTexts(t, bus.Broker, "u", "2")
 }
 
 // A payload that does not fit into an empty queue is refused at once. One that just fits is
@@ -527,18 +524,18 @@ func TestPayloadLargerThanTheQueue(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		need := payloadBytes(decoded)
+		_, need := sharesOf(decoded)
 		bus := start(t, func(config *BrokerConfig) {
 			config.MaxQueued = need
 			config.Timeout = time.Minute
 		})
 		for range 3 {
 			bus.Accept(messages, len(decoded))
-			bus.state.Lock()
-			if got := bus.state.accountedBytes; got != need {
+			bus.mutex.Lock()
+			if got := bus.bytes; got != need {
 				t.Errorf("%s: %d bytes count, not %d", name, got, need)
 			}
-			bus.state.Unlock()
+			bus.mutex.Unlock()
 		}
 		tight := start(t, func(config *BrokerConfig) {
 			config.MaxQueued = need - 1
@@ -567,43 +564,16 @@ func TestNoticesDuringADrain(t *testing.T) {
 	log := &hooked{hook: func() {}}
 	bus := listen(t, func(config *BrokerConfig) { config.Log = log })
 	defer bus.Close()
-	for range 10 {
-		bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: make([]byte, gatherSize)})
-	}
+	queueTexts(t, bus.Broker, "t", slices.Repeat([]string{strings.Repeat("x", gatherSize)}, 10)...)
 	var once sync.Once
 	log.hook = func() { once.Do(func() { bus.notify("in between") }) }
 	if err := bus.Drain(); err != nil {
 		t.Fatal(err)
 	}
 	got := bustest.Lines(t, log.String())
-	// The first lines are "creating topic t" and a message.
-	if at := slices.Index(got, "in between"); at != 2 || len(got) != 12 {
+	// The first lines are two notices of the payload, and a message.
+	if at := slices.Index(got, "in between"); at != 3 || len(got) != 13 {
 		t.Errorf("the notice is line %d of %d", at+1, len(got))
-	}
-}
-
-// A long message is escaped in parts. A printable character where they meet is not escaped.
-func TestCutsBetweenCharacters(t *testing.T) {
-	bus := listen(t, nil)
-	defer bus.Close()
-	var want []string
-	for _, text := range []string{
-		"🐢", "🐢\x80", "注", "\x80\x80\x80\x80\x80", "\xf0\x9f\x90", "é",
-	} {
-		for before := gatherSize - 6; before <= gatherSize+1; before++ {
-			data := strings.Repeat("x", before) + text + "y"
-			bus.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(data)})
-			want = append(want, string(escape.Append(nil, []byte(data))))
-		}
-	}
-	if err := bus.Drain(); err != nil {
-		t.Fatal(err)
-	}
-	for i, got := range bus.Received("t") {
-		if got != want[i] {
-			t.Errorf("message %d ends with %s, want %s",
-				i, got[len(got)-30:], want[i][len(want[i])-30:])
-		}
 	}
 }
 
@@ -616,16 +586,13 @@ func TestNoticesAreBounded(t *testing.T) {
 	for range count {
 		bus.notify(line)
 	}
-	if bus.state.notices.bytes > maxNotices+200 {
-		t.Errorf("%d bytes of notices wait", bus.state.notices.bytes)
-	}
 	if err := bus.Drain(); err != nil {
 		t.Fatal(err)
 	}
 	got := bustest.Lines(t, bus.Log.String())
 	kept := len(got) - 1
 	want := fmt.Sprint("Broker: log lines left out while the log did not keep up: ", count-kept)
-	if kept < 5000 || kept == count || got[kept] != want {
+	if size := len(stamped(line)); kept != maxNotices/size+1 || got[kept] != want {
 		t.Errorf("%d lines, the last is %s, want %s", len(got), got[kept], want)
 	}
 	bus.notify("once")
@@ -635,7 +602,12 @@ func TestNoticesAreBounded(t *testing.T) {
 	}
 }
 
-// The bound includes notices that were taken from the state and could not be written.
+// stamped returns a line of the log.
+func stamped(line string) string {
+	return logline.StampFormat + line + "\n"
+}
+
+// While the log fails, it buffers as many notices as may wait, and no more.
 func TestNoticesOfAFailingLogAreBounded(t *testing.T) {
 	var log *faulty
 	bus := listen(t, func(config *BrokerConfig) { log = faultyLog(config, full) })
@@ -655,8 +627,8 @@ func TestNoticesOfAFailingLogAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	kept := strings.Count(log.String(), " "+line+"\n")
-	if bytes := kept * len(line); kept < 5000 || bytes > maxNotices {
-		t.Errorf("%d notices of %d bytes were kept", kept, bytes)
+	if size := len(stamped(line)); kept != 2*(maxNotices/size+1) {
+		t.Errorf("%d notices of %d bytes were kept", kept, size)
 	}
 	bus.notify("again")
 	if err := bus.Drain(); err != nil || !strings.HasSuffix(log.String(), " again\n") {

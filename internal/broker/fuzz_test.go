@@ -24,9 +24,9 @@ type model struct {
 	limit    int // MaxQueued
 	topics   map[string]bool
 	accepted []string // every accepted message, as "topic data", in order
+	order    []string // the topic of each of them
 	sizes    []int    // messageBytes of each of them
 	notices  []string // every notice about topics, in order
-	full     bool     // the last payload found no room, and no drain has begun since then
 }
 
 // accountedBytes returns how many bytes count as queued when the first written messages were
@@ -73,7 +73,7 @@ func FuzzBus(f *testing.F) {
 			}
 		}
 		model.drain(endless)
-		if queued := model.bus.state.queuedMessages; queued != 0 {
+		if queued := unwritten(model.bus.Broker); queued != 0 {
 			t.Errorf("%d messages are still queued", queued)
 		}
 	})
@@ -118,40 +118,56 @@ func (model *model) payload(what byte, much int) {
 // enqueue queues messages, which need so many bytes of an empty queue. It returns whether the
 // model accepts them, and fails the test if the bus does the opposite.
 func (model *model) enqueue(messages []*apiv1.Message, need int) bool {
-	state := &model.bus.state
-	before := state.accountedBytes
+	before := model.bus.bytes
 	err := model.bus.enqueue(messages, time.Now())
 	want := "<nil>"
-	switch {
-	case need > model.limit:
+	if need > model.limit {
 		want = fmt.Sprintf("the payload is too large: "+
 			"more than an empty queue takes (-max-queued %d)", model.limit)
-	case before+need > model.limit:
-		want = "queue is full"
-		model.full = true
+	} else if before+need > model.limit {
+		before -= model.forgetTopics()
+		if before+need > model.limit {
+			want = "queue is full"
+		}
 	}
 	if got := fmt.Sprint(err); got != want {
 		model.Fatalf("%d messages: %s, want %s", len(messages), got, want)
 	}
 	if err != nil {
-		if after := state.accountedBytes; after != before {
+		if after := model.bus.bytes; after != before {
 			model.Fatalf("a refused payload changed what counts from %d to %d", before, after)
 		}
 		return false
 	}
-	model.full = model.full && len(messages) == 0
 	for _, message := range messages {
 		model.accepted = append(model.accepted, message.Topic+" "+string(message.Data))
+		model.order = append(model.order, message.Topic)
 		model.sizes = append(model.sizes, messageBytes(message))
 		if !model.topics[message.Topic] {
 			model.topics[message.Topic] = true
 			model.notices = append(model.notices, "creating topic "+message.Topic)
 		}
 	}
-	if state.accountedBytes > model.limit {
-		model.Fatalf("%d bytes are queued, over the limit %d", state.accountedBytes, model.limit)
+	if queued := model.bus.bytes; queued > model.limit {
+		model.Fatalf("%d bytes are queued, over the limit %d", queued, model.limit)
 	}
 	return true
+}
+
+// forgetTopics forgets the topics without a message in the queues, and returns how many bytes they
+// used.
+func (model *model) forgetTopics() (freed int) {
+	queued := make(map[string]bool)
+	for _, name := range model.order[model.bus.drainer.taken:] {
+		queued[name] = true
+	}
+	for name := range model.topics {
+		if !queued[name] {
+			delete(model.topics, name)
+			freed += topicBytes(name)
+		}
+	}
+	return freed
 }
 
 // drain drains into a log that accepts budget bytes. It compares the log, and how much still
@@ -159,37 +175,26 @@ func (model *model) enqueue(messages []*apiv1.Message, need int) bool {
 func (model *model) drain(budget int64) {
 	model.log.budget.Store(budget)
 	err := model.bus.Drain()
-	state, accepted, noticed := &model.bus.state, len(model.accepted), len(model.notices)
+	accepted, noticed := len(model.accepted), len(model.notices)
 	written, notices := model.compareLog()
-	if state.queuedMessages != accepted-written {
+	if queued := unwritten(model.bus.Broker); queued != accepted-written {
 		model.Fatalf("%d messages count as queued, and %d of %d were written",
-			state.queuedMessages, written, accepted)
+			queued, written, accepted)
 	}
 	if err != nil {
 		if left := model.log.budget.Load(); !errors.Is(err, syscall.ENOSPC) || left != 0 {
 			model.Fatalf("Drain returns %v with %d bytes to go", err, left)
 		}
-		for name := range model.topics { // some may be forgotten
-			if model.bus.topics[name] == nil {
-				delete(model.topics, name)
-			}
-		}
-	} else {
-		if written != accepted || notices != noticed {
-			model.Fatalf("%d of %d messages and %d of %d notices were written",
-				written, accepted, notices, noticed)
-		}
-		if model.full {
-			clear(model.topics)
-		}
-		if got, want := len(model.bus.topics), len(model.topics); got != want {
-			model.Fatalf("%d topics are left, want %d", got, want)
-		}
+	} else if written != accepted || notices != noticed {
+		model.Fatalf("%d of %d messages and %d of %d notices were written",
+			written, accepted, notices, noticed)
 	}
-	if want := model.accountedBytes(written); state.accountedBytes != want {
-		model.Fatalf("%d bytes count as queued, want %d", state.accountedBytes, want)
+	if got, want := len(model.bus.topics), len(model.topics); got != want {
+		model.Fatalf("%d topics are known, want %d", got, want)
 	}
-	model.full = model.full && err != nil && state.roomWanted
+	if want := model.accountedBytes(written); model.bus.bytes != want {
+		model.Fatalf("%d bytes count as queued, want %d", model.bus.bytes, want)
+	}
 }
 
 // compareLog fails the test unless the log has the first accepted messages and the first

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -26,54 +27,67 @@ const (
 	maxBackoff = time.Second
 )
 
-// serve is the loop. It accepts and serves one connection after the other until stopping is
-// closed, and then the connections that are waiting.
-func (broker *Broker) serve() {
-	defer broker.listener.Close()
-	var pause time.Duration
-	for !isClosed(broker.stopping) {
-		connection, err := broker.listener.AcceptTCP()
-		switch {
-		case err == nil:
-			pause = 0
-			broker.serveConnection(connection, broker.config.Timeout, false)
-		case errors.Is(err, net.ErrClosed):
-			return
-		case errors.Is(err, os.ErrDeadlineExceeded): // stopAccepting has set the deadline
-			<-broker.stopping
-		default: // out of descriptors or memory: retry
-			if pause == 0 {
-				broker.notify(fmt.Sprintf("Broker: can't accept connections, retrying: %v", err))
-			}
-			pause = min(max(2*pause, minBackoff), maxBackoff)
-			select {
-			case <-time.After(pause):
-			case <-broker.stopping:
-			}
-		}
+// listen listens on the configured address. The error names the address.
+func (broker *Broker) listen() error {
+	listening := net.ListenConfig{
+		KeepAlive: -1, // no connection lasts long enough for it
+		Control:   deferAccept,
 	}
-	broker.serveBacklog()
+	listening.SetMultipathTCP(false) // refuseConnections has no effect on that
+	address := net.JoinHostPort(broker.config.ProducerHost, broker.config.ProducerPort)
+	listener, err := listening.Listen(context.Background(), "tcp", address)
+	if err == nil {
+		broker.listener = listener.(*net.TCPListener)
+	}
+	return err
 }
 
-// serveBacklog serves the connections that are waiting when the broker stops. After graceTime
-// it refuses those that are left, for at most graceTime.
-func (broker *Broker) serveBacklog() {
-	end := time.Now().Add(graceTime)
-	for looks := 0; looks < emptyLooks && time.Since(end) < graceTime; {
-		broker.listener.SetDeadline(time.Now().Add(backlogTime))
+// serve is the loop. It accepts and serves one connection after the other until stopping is
+// closed. Then it serves those that are waiting. After graceTime it refuses those that are left,
+// for at most graceTime.
+func (broker *Broker) serve() {
+	defer broker.listener.Close()
+	var end time.Time // until when a broker that stops serves
+	var pause time.Duration
+	for looks := 0; looks < emptyLooks && (end.IsZero() || time.Since(end) < graceTime); {
+		allowed, stopping := broker.config.Timeout, isClosed(broker.stopping)
+		if stopping {
+			if end.IsZero() {
+				end = time.Now().Add(graceTime)
+			}
+			allowed = min(allowed, time.Until(end))
+			broker.listener.SetDeadline(time.Now().Add(backlogTime))
+		}
 		connection, err := broker.listener.AcceptTCP()
 		switch {
 		case err == nil:
-			looks = 0
-			broker.serveConnection(connection, min(broker.config.Timeout, time.Until(end)), true)
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			looks++
+			looks, pause = 0, 0
+			broker.serveConnection(connection, allowed, stopping)
 		case errors.Is(err, net.ErrClosed):
 			return
-		default: // out of descriptors or memory: retry
-			time.Sleep(minBackoff)
+		case errors.Is(err, os.ErrDeadlineExceeded) && stopping:
+			looks++
+		case errors.Is(err, os.ErrDeadlineExceeded): // stopAccepting has set the deadline
+			<-broker.stopping
+		default: // out of descriptors or memory
+			pause = broker.retryLater(pause, err)
 		}
 	}
+}
+
+// retryLater waits after an error of Accept, longer than the pause before. It returns the new
+// pause, after which there is a line in the log if it is the first.
+func (broker *Broker) retryLater(pause time.Duration, err error) time.Duration {
+	if pause == 0 {
+		broker.notify(fmt.Sprintf("Broker: can't accept connections, retrying: %v", err))
+	}
+	pause = min(max(2*pause, minBackoff), maxBackoff)
+	select {
+	case <-time.After(pause):
+	case <-broker.stopping:
+		time.Sleep(minBackoff)
+	}
+	return pause
 }
 
 // stopAccepting makes serve return soon.

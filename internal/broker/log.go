@@ -5,165 +5,136 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
-	"unicode/utf8"
 
 	"mbus/internal/apiv1"
-	"mbus/internal/shared/escape"
+	"mbus/internal/shared/logline"
 	"mbus/internal/shared/osfile"
 )
 
 const (
-	// gatherSize is how many bytes of lines are collected before they are written.
-	gatherSize = 64 << 10
-
 	// fileWrite is the largest write to a regular file, in bytes.
-	fileWrite = 4 * gatherSize
+	fileWrite = 256 << 10
 
 	// pipeWrite is the largest write to any other file, in bytes. A pipe accepts that many
 	// bytes together or none of them (pipe(7), PIPE_BUF). So the lines of several writers
 	// don't mix, and each write that ends shows that the reader is alive.
 	pipeWrite = 4 << 10
+
+	// keptBuffer is the largest buffer that is kept after it was written, in bytes.
+	keptBuffer = 1 << 20
 )
 
-// stampFormat is the format of a line's time stamp, which is that of the standard log package.
-const stampFormat = "2006/01/02 15:04:05 "
-
-// logWriter writes lines, in the format of the standard log package, to a writer that may fail
-// and may write only a part of its input. The rest stays in the buffer, and the next write
-// begins with it, so no line is torn or repeated. Only one goroutine may use a logWriter, but
-// any may receive from progress.
+// logWriter writes lines to a writer that may fail and may write only a part of its input. It
+// keeps the lines that are not written whole, so no line is torn or repeated. It is not safe for
+// concurrent use.
 type logWriter struct {
 	writer   io.Writer
-	regular  bool   // the writer is a regular file
-	maxWrite int    // the largest write, in bytes
-	buffer   []byte // lines that are not written yet
-	lines    int    // how many were written whole since writeTaken set it to 0
+	store    *store
+	regular  bool // writer is a regular file
+	maxWrite int  // the largest write, in bytes
 
-	unfinished bool   // the last line in the buffer is not whole
-	rest       []byte // the rest of that line's data
+	buffer []byte // whole lines
+	sizes  []int  // of each line: messageBytes of its message, 0 for a notice
+	start  int    // the place in buffer of the first line that is not written whole
+	line   int    // the number of that line in buffer
+	begun  int    // how many bytes of that line are written
 
-	second int64  // the Unix time of stamp
-	stamp  []byte // the last time stamp
+	writtenMessages, writtenBytes int // in lines that were written since the last settle
 
-	progress chan struct{} // signalled after each write of at least a byte
+	stamps logline.Stamp
 }
 
-// start prepares log to write to writer.
-func (log *logWriter) start(writer io.Writer) {
-	log.writer, log.maxWrite = writer, pipeWrite
-	log.progress = make(chan struct{}, 1)
-	switch writer := writer.(type) {
-	case *os.File:
-		info, err := writer.Stat()
+// newLog returns a log in store, or in writer if store has no path.
+func newLog(writer io.Writer, store *store) logWriter {
+	log := logWriter{writer: writer, store: store, maxWrite: pipeWrite}
+	if file, isFile := writer.(*os.File); isFile {
+		info, err := file.Stat()
 		log.regular = err == nil && info.Mode().IsRegular()
-	case *store:
-		log.regular = true
+	}
+	if store.path != "" {
+		log.writer, log.regular = store, true
 	}
 	if log.regular {
 		log.maxWrite = fileWrite
 	}
+	return log
 }
 
-// appendTime appends the time stamp of a new line to the buffer.
-func (log *logWriter) appendTime(when time.Time) {
-	if second := when.Unix(); second != log.second || log.stamp == nil {
-		log.second = second
-		log.stamp = when.AppendFormat(log.stamp[:0], stampFormat)
+// addNotices adds lines that are not messages'.
+func (log *logWriter) addNotices(lines []byte) {
+	log.buffer = append(log.buffer, lines...)
+	log.sizes = append(log.sizes, make([]int, bytes.Count(lines, []byte{'\n'}))...)
+}
+
+// addMessage adds a message's line.
+func (log *logWriter) addMessage(when time.Time, message *apiv1.Message) {
+	if len(message.Data) > keptBuffer/4 { // it may make the buffer grow, and then does so once
+		log.buffer = slices.Grow(log.buffer, logline.MaxSize(message))
 	}
-	log.buffer = append(log.buffer, log.stamp...)
+	log.buffer = log.stamps.Append(log.buffer, when)
+	log.buffer = logline.Append(log.buffer, message)
+	log.sizes = append(log.sizes, messageBytes(message))
 }
 
-// notice appends a notice's line to the buffer, and writes the buffer if it is full.
-func (log *logWriter) notice(notice *notice) error {
-	log.appendTime(notice.when)
-	log.buffer = append(notice.append(log.buffer), '\n')
-	return log.flushFull()
-}
-
-// message appends a message's line to the buffer, and writes the buffer if it is full. After
-// an error, finish appends the rest of the line.
-func (log *logWriter) message(when time.Time, message *apiv1.Message) error {
-	log.appendTime(when)
-	log.buffer = append(log.buffer, "Received new message from topic '"...)
-	log.buffer = escape.AppendName(log.buffer, []byte(message.Topic))
-	log.buffer = append(log.buffer, "': '"...)
-	log.rest, log.unfinished = message.Data, true
-	return log.finish()
-}
-
-// finish appends the rest of an unfinished line to the buffer, and writes the buffer if it is
-// full. To bound the memory, it appends the line in parts, and none while the buffer is full: a
-// line is up to four times as long as its data.
-func (log *logWriter) finish() error {
-	for log.unfinished {
-		if err := log.flushFull(); err != nil {
-			return err
-		}
-		part := firstPart(log.rest)
-		log.buffer = escape.Append(log.buffer, part)
-		log.rest = log.rest[len(part):]
-		if len(log.rest) == 0 {
-			log.buffer = append(log.buffer, "'\n"...)
-			log.unfinished = false
-		}
-	}
-	return log.flushFull()
-}
-
-// firstPart returns the first gatherSize bytes of text, or a few less so that no character is
-// cut.
-func firstPart(text []byte) []byte {
-	if len(text) <= gatherSize {
-		return text
-	}
-	end := gatherSize
-	for end > gatherSize-utf8.UTFMax && !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end]
-}
-
-// flushFull writes the buffer if it has gatherSize bytes.
-func (log *logWriter) flushFull() error {
-	if len(log.buffer) < gatherSize {
-		return nil
-	}
-	return log.flush()
-}
-
-// flush writes the buffer, and keeps the bytes that were not written. Each write ends with the
-// end of a line if it has one, so that several writers on one pipe or file don't cut each
-// other's lines. The beginning of an unfinished line stays in the buffer unless it fills a
-// write.
+// flush writes the buffer, and keeps the lines that were not written whole. Before each write the
+// store looks whether its file was renamed. Then the line in hand is written to the new file from
+// its beginning.
 func (log *logWriter) flush() error {
 	var err error
-	written := 0
-	for written < len(log.buffer) && err == nil {
-		piece := log.buffer[written:min(written+log.maxWrite, len(log.buffer))]
-		if end := bytes.LastIndexByte(piece, '\n'); end >= 0 {
-			piece = piece[:end+1]
-		} else if len(piece) < log.maxWrite {
-			break // the beginning of an unfinished line
+	for more := true; more && err == nil; more = log.start < len(log.buffer) {
+		var moved bool
+		if moved, err = log.store.look(); moved {
+			log.begun = 0
 		}
-		var taken int
-		if taken, err = log.writer.Write(piece); taken > 0 {
-			written += taken
-			log.lines += bytes.Count(piece[:taken], []byte{'\n'})
-			wakeUp(log.progress)
-		}
-		if taken < len(piece) && err == nil {
-			err = io.ErrShortWrite
+		if err == nil {
+			err = log.writeSome()
 		}
 	}
-	log.buffer = append(log.buffer[:0], log.buffer[written:]...)
-	return err
+	if err != nil {
+		return err
+	}
+	log.buffer, log.sizes, log.start, log.line = log.buffer[:0], log.sizes[:0], 0, 0
+	if cap(log.buffer) > keptBuffer {
+		log.buffer = nil
+	}
+	return nil
 }
 
-// reset discards the buffer and the unfinished line.
-func (log *logWriter) reset() {
-	log.buffer, log.rest, log.unfinished = log.buffer[:0], nil, false
+// writeSome writes as much of the buffer as one write takes. The write ends with the end of a
+// line if it has one, so that several writers on one pipe or file don't cut each other's lines.
+func (log *logWriter) writeSome() error {
+	piece := log.buffer[log.start+log.begun:]
+	piece = piece[:min(len(piece), log.maxWrite)]
+	if end := bytes.LastIndexByte(piece, '\n'); end >= 0 {
+		piece = piece[:end+1]
+	}
+	if len(piece) == 0 {
+		return nil
+	}
+	count, err := log.writer.Write(piece)
+	if count > 0 {
+		log.store.progress.note()
+	}
+	if count < len(piece) && err == nil {
+		err = io.ErrShortWrite
+	}
+	log.begun += count
+	if end := bytes.LastIndexByte(piece[:count], '\n') + 1; end > 0 {
+		log.start += log.begun - count + end
+		log.begun = count - end
+		for range bytes.Count(piece[:end], []byte{'\n'}) {
+			if size := log.sizes[log.line]; size > 0 {
+				log.writtenMessages++
+				log.writtenBytes += size
+			}
+			log.line++
+		}
+	}
+	return err
 }
 
 // isPermanent reports whether no later write can succeed after err: the log is a pipe without a
@@ -173,4 +144,20 @@ func (log *logWriter) isPermanent(err error) bool {
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EBADF) ||
 		errors.Is(err, syscall.EIO) && !log.regular ||
 		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed)
+}
+
+// progress is the time at which a write or a sync has last ended. Any goroutine may use it.
+type progress struct {
+	last atomic.Pointer[time.Time]
+}
+
+// note records that a write or a sync has ended now.
+func (p *progress) note() {
+	now := time.Now()
+	p.last.Store(&now)
+}
+
+// since returns the time since the last note. There must have been one.
+func (p *progress) since() time.Duration {
+	return time.Since(*p.last.Load())
 }

@@ -22,7 +22,7 @@ func TestLookWhileIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stored := newStored(t, nil)
 		served, result := make(chan struct{}), make(chan error, 1)
-		go func() { result <- stored.tickLoop(served) }()
+		go func() { result <- stored.drainer.tickLoop(served) }()
 		time.Sleep(lookInterval / 2)
 		stored.notify("a notice, before which the broker looks too")
 		time.Sleep(lookInterval / 4)
@@ -62,7 +62,7 @@ func rotateWithRoom(t *testing.T, room int, texts []string) {
 	stored := openStored(t, filepath.Join(t.TempDir(), "log"), nil)
 	defer stored.Close()
 	disk := &limited{stored.store, room}
-	stored.log.writer = disk
+	stored.drainer.log.writer = disk
 	stored.queue(texts...)
 	if err := stored.Drain(); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("%d bytes: Drain returns %v", room, err)
@@ -70,7 +70,7 @@ func rotateWithRoom(t *testing.T, room int, texts []string) {
 	torn := file(stored.path)
 	want := torn[:strings.LastIndexByte(torn, '\n')+1]
 	rename(t, stored.path, stored.path+".1")
-	if err := stored.drain(); !errors.Is(err, syscall.ENOSPC) { // as full as it was
+	if err := stored.Drain(); !errors.Is(err, syscall.ENOSPC) { // as full as it was
 		t.Fatalf("%d bytes: Drain returns %v", room, err)
 	}
 	if old := file(stored.path + ".1"); old != want {
@@ -78,12 +78,12 @@ func rotateWithRoom(t *testing.T, room int, texts []string) {
 	}
 	os.Remove(stored.path + ".1") // to make room
 	disk.room = endless
-	stored.must(stored.drain())
+	stored.must(stored.Drain())
 	got := bustest.Received(t, want+file(stored.path))["t"]
 	wanted := []string{texts[0], strings.ReplaceAll(texts[1], "\n", `\n`), texts[2], texts[3]}
-	if !slices.Equal(got, wanted) || stored.queued() > 0 {
+	if !slices.Equal(got, wanted) || unwritten(stored.Broker) > 0 {
 		t.Fatalf("%d bytes: %d messages in both files, %d queued",
-			room, len(got), stored.queued())
+			room, len(got), unwritten(stored.Broker))
 	}
 }
 
@@ -145,19 +145,19 @@ func TestLogCantBeOpened(t *testing.T) {
 			stored := newStored(t, nil)
 			reason := fmt.Sprintf(obstacle.reason, stored.path)
 			stored.queue("before")
-			stored.must(stored.drain())
+			stored.must(stored.Drain())
 			obstacle.begin(t, stored.path)
 			for kept := 1; kept <= 3; kept++ {
 				stored.queue(fmt.Sprint(kept))
-				err := stored.drain()
-				if err == nil || err.Error() != reason || stored.log.isPermanent(err) {
+				err := stored.Drain()
+				if err == nil || err.Error() != reason || stored.drainer.log.isPermanent(err) {
 					t.Fatalf("Drain returns %v, want %s", err, reason)
 				}
 				bustest.Until(t, "standard error", func() bool {
-					return len(stored.complaint) == 0
+					return len(stored.drainer.stderr.busy) == 0
 				})
-				if stored.queued() != kept {
-					t.Errorf("%d messages of %d count as queued", stored.queued(), kept)
+				if unwritten(stored.Broker) != kept {
+					t.Errorf("%d messages of %d count as queued", unwritten(stored.Broker), kept)
 				}
 			}
 			complaints := bustest.Lines(t, stored.stderr.String())
@@ -165,8 +165,8 @@ func TestLogCantBeOpened(t *testing.T) {
 				t.Errorf("standard error has %q", complaints)
 			}
 			obstacle.end(t, stored.path)
-			stored.must(stored.drain())
-			stored.must(stored.write(0)) // the line about the outage
+			stored.must(stored.Drain())
+			stored.must(stored.drainer.write()) // the line about the outage
 			log := logFiles{stored.path + ".1", stored.path}.String()
 			got, want := bustest.Received(t, log)["t"], []string{"before", "1", "2", "3"}
 			if !slices.Equal(got, want) {
@@ -190,18 +190,18 @@ func TestOutageOfALogWithAnOddName(t *testing.T) {
 		t.Fatal(err)
 	}
 	stored.queue("1")
-	if err := stored.drain(); err == nil {
+	if err := stored.Drain(); err == nil {
 		t.Error("Drain returns nil without a log")
 	}
 	if err := os.Remove(stored.path); err != nil {
 		t.Fatal(err)
 	}
-	stored.must(stored.drain())
-	stored.must(stored.write(0)) // the line about the outage
+	stored.must(stored.Drain())
+	stored.must(stored.drainer.write()) // the line about the outage
 	const reason = `/it's\na log: must be a regular file`
 	lines := bustest.Lines(t, file(stored.path))
-	if last := lines[len(lines)-1]; !strings.HasSuffix(last, reason) || stored.queued() != 0 {
-		t.Errorf("%d messages count as queued, and the last line is %s", stored.queued(), last)
+	if last := lines[len(lines)-1]; !strings.HasSuffix(last, reason) || unwritten(stored.Broker) != 0 {
+		t.Errorf("%d messages count as queued, and the last line is %s", unwritten(stored.Broker), last)
 	}
 	bustest.Until(t, "standard error", func() bool {
 		return strings.HasSuffix(stored.stderr.String(), reason+"\n")

@@ -12,15 +12,15 @@ import (
 )
 
 // store is a log in a file that the broker opens and locks. Whenever it opens the file, it cuts
-// off a line without an end. Only one goroutine may use a store.
+// off a line without an end. Only one goroutine may use a store, but any may use progress.
 type store struct {
-	path   string
+	path   string   // empty: the log is no file of the broker's own, and the methods do nothing
 	synced bool     // messages count as written only when they are on disk
 	file   *os.File // nil: it is closed, or could not be opened again
 	cut    int64    // how many bytes of a torn line open has cut off
 	failed error    // of a sync, which makes each later sync fail
 
-	progress chan<- struct{} // signalled after each sync
+	progress progress // of the log's writes and the syncs
 
 	// observe is nil, except in tests. It is called after each change of a file: with
 	// "open", "truncate", "write", "sync" or "sync directory". data is the bytes that
@@ -83,7 +83,7 @@ func (store *store) adopt(file *os.File) (moved bool, err error) {
 			return false, err
 		}
 		store.changed("sync directory", nil, 0)
-		wakeUp(store.progress)
+		store.progress.note()
 	}
 	store.file = file
 	return false, nil
@@ -101,6 +101,9 @@ func (store *store) names(file *os.File) bool {
 // written from its beginning. After an error the store has no file, and the next look opens
 // path.
 func (store *store) look() (moved bool, err error) {
+	if store.path == "" {
+		return false, nil
+	}
 	if store.file != nil {
 		if store.names(store.file) {
 			return false, nil
@@ -184,7 +187,7 @@ func (store *store) syncFile(file *os.File) error {
 		return store.failed
 	}
 	store.changed("sync", nil, 0)
-	wakeUp(store.progress)
+	store.progress.note()
 	return nil
 }
 

@@ -11,9 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
-	"mbus/internal/apiv1"
 	"mbus/internal/shared/bustest"
 )
 
@@ -23,6 +21,7 @@ type stored struct {
 	*bustest.Client // its Log is the file
 	t               *testing.T
 	path            string
+	store           *store
 	stderr          *bustest.Record
 	ended           chan error // receives the error of ProducerListen
 }
@@ -43,6 +42,7 @@ func openStored(t *testing.T, path string, set func(*BrokerConfig)) *stored {
 	if stored.Broker, err = New(config); err != nil {
 		t.Fatal(err)
 	}
+	stored.store = stored.drainer.log.store
 	stored.Client = bustest.NewClient(t, stored.Addr().String(), logFiles{path})
 	return stored
 }
@@ -69,18 +69,8 @@ func (stored *stored) serve() {
 
 // queue queues a payload of one message for each of texts on the topic t.
 func (stored *stored) queue(texts ...string) {
-	stored.state.Lock()
-	defer stored.state.Unlock()
-	for _, text := range texts {
-		stored.HandleNewMessage(&apiv1.Message{Topic: "t", Data: []byte(text)})
-	}
-	stored.announceLocked()
-}
-
-// drain makes the broker look at its log's name and drain, as at a tick.
-func (stored *stored) drain() error {
-	stored.nextLook = time.Time{}
-	return stored.Drain()
+	stored.t.Helper()
+	queueTexts(stored.t, stored.Broker, "t", texts...)
 }
 
 // must fails the test unless err is nil.
@@ -89,13 +79,6 @@ func (stored *stored) must(err error) {
 	if err != nil {
 		stored.t.Fatal(err)
 	}
-}
-
-// queued returns how many messages count as queued.
-func (stored *stored) queued() int {
-	stored.state.Lock()
-	defer stored.state.Unlock()
-	return stored.state.queuedMessages
 }
 
 // logFiles has the paths of a log in several files, the oldest first. Files may be missing.

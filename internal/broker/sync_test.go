@@ -63,7 +63,6 @@ func TestFailedSyncOfAnOldFile(t *testing.T) {
 	stored.store.observe = func(_ string, data []byte, _ int64) {
 		if hasMessage(data) {
 			rename(t, stored.path, stored.path+".1")
-			stored.nextLook = time.Time{}
 			stored.store.file.Close()
 		}
 	}
@@ -72,8 +71,8 @@ func TestFailedSyncOfAnOldFile(t *testing.T) {
 		if err := stored.Drain(); !errors.Is(err, osfile.ErrNotOnDisk) {
 			t.Errorf("Drain returns %v", err)
 		}
-		if stored.queued() != 2 {
-			t.Errorf("%d messages of 2 count as queued", stored.queued())
+		if unwritten(stored.Broker) != 2 {
+			t.Errorf("%d messages of 2 count as queued", unwritten(stored.Broker))
 		}
 	}
 }
@@ -147,16 +146,16 @@ func TestSlowSync(t *testing.T) {
 	stored.Accept(bustest.Payload("t", "1"), 1)
 	receive(t, begun)
 	stored.Accept(bustest.Payload("t", "2", "3"), 2)
-	if got := stored.Received("t"); !slices.Equal(got, []string{"1"}) || stored.queued() != 3 {
-		t.Errorf("the log has %q, and %d messages count as queued", got, stored.queued())
+	if got := stored.Received("t"); !slices.Equal(got, []string{"1"}) || unwritten(stored.Broker) != 3 {
+		t.Errorf("the log has %q, and %d messages count as queued", got, unwritten(stored.Broker))
 	}
 	done <- struct{}{}
 	receive(t, begun)
-	if got := stored.Received("t"); len(got) != 3 || stored.queued() != 2 {
-		t.Errorf("the log has %q, and %d messages count as queued", got, stored.queued())
+	if got := stored.Received("t"); len(got) != 3 || unwritten(stored.Broker) != 2 {
+		t.Errorf("the log has %q, and %d messages count as queued", got, unwritten(stored.Broker))
 	}
 	done <- struct{}{}
-	bustest.Until(t, "an empty queue", func() bool { return stored.queued() == 0 })
+	bustest.Until(t, "an empty queue", func() bool { return unwritten(stored.Broker) == 0 })
 }
 
 // A broker that stops writes all messages to a slow disk, as long as each write and each sync
@@ -176,8 +175,8 @@ func TestStopWithASlowDisk(t *testing.T) {
 		served := make(chan struct{})
 		close(served)
 		result := make(chan error, 1)
-		go func() { result <- stored.tickLoop(served) }()
-		if err := stored.awaitLastDrain(result); err != nil {
+		go func() { result <- stored.drainer.tickLoop(served) }()
+		if err := stored.drainer.awaitEnd(result); err != nil {
 			t.Error(err)
 			<-result
 		}

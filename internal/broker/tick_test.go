@@ -38,7 +38,7 @@ func TestNoticesDoNotWaitForOthers(t *testing.T) {
 		bus := listen(t, nil)
 		defer bus.Close()
 		stopping := make(chan struct{})
-		go func() { bus.ended <- bus.tickLoop(stopping) }()
+		go func() { bus.ended <- bus.drainer.tickLoop(stopping) }()
 		const pause, bound = time.Millisecond, 100 * time.Millisecond
 		for count := 1; count <= 500; count++ {
 			bus.notify("a notice")
@@ -64,7 +64,7 @@ func TestTick(t *testing.T) {
 		bus := listen(t, func(config *BrokerConfig) { config.Interval = 3 * time.Second })
 		defer bus.Close()
 		stopping := make(chan struct{})
-		go func() { bus.ended <- bus.tickLoop(stopping) }()
+		go func() { bus.ended <- bus.drainer.tickLoop(stopping) }()
 		queue := func(text string) {
 			message := &apiv1.Message{Topic: "t", Data: []byte(text)}
 			if err := bus.enqueue([]*apiv1.Message{message}, time.Now()); err != nil {
@@ -114,9 +114,8 @@ func TestTopicsAreForgotten(t *testing.T) {
 	defer bus.Close()
 	dispatch := func(first, count int) {
 		for i := range count {
-			bus.HandleNewMessage(&apiv1.Message{Topic: fmt.Sprint(first + i)})
+			queueTexts(t, bus.Broker, fmt.Sprint(first+i), "")
 		}
-		bus.announceLocked()
 	}
 	drain := func() {
 		if err := bus.Drain(); err != nil {
@@ -140,14 +139,12 @@ func TestTopicsAreForgotten(t *testing.T) {
 	for name := range bus.topics {
 		want += topicBytes(name)
 	}
-	if bus.state.accountedBytes != want {
-		t.Errorf("%d bytes count, want %d", bus.state.accountedBytes, want)
+	if bus.bytes != want {
+		t.Errorf("%d bytes count, want %d", bus.bytes, want)
 	}
 	// A topic with a message is never forgotten.
 	dispatch(0, 1)
-	bus.state.Lock()
-	bus.forgetTopicsLocked(true)
-	bus.state.Unlock()
+	bus.forgetTopics(0)
 	if len(bus.topics) != 1 || bus.topics["0"] == nil {
 		t.Errorf("%d topics are left", len(bus.topics))
 	}
@@ -158,4 +155,36 @@ func TestTopicsAreForgotten(t *testing.T) {
 	if got := strings.Count(bus.Log.String(), "creating topic 7\n"); got != before+1 {
 		t.Errorf("the topic was made %d times, want %d", got, before+1)
 	}
+}
+
+// A drain that failed is tried again within a second, whatever the interval.
+func TestRetryOfADrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log *faulty
+		bus := listen(t, func(config *BrokerConfig) {
+			log = faultyLog(config, full)
+			config.MaxQueued = 3 * gatherSize // room for two messages
+		})
+		defer bus.Close()
+		log.budget.Store(0)
+		stopping := make(chan struct{})
+		go func() { bus.ended <- bus.drainer.tickLoop(stopping) }()
+		long := strings.Repeat("x", gatherSize) // one write takes one message, so one stays queued
+		queueTexts(t, bus.Broker, "t", long, long)
+		message := []*apiv1.Message{{Topic: "t", Data: []byte(long)}}
+		if err := bus.enqueue(message, time.Now()); err == nil { // this makes the broker drain
+			t.Error("a third message fits")
+		}
+		time.Sleep(time.Second / 2) // the notices were tried too
+		log.budget.Store(endless)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := bus.Received("t"); len(got) != 2 {
+			t.Errorf("after a second the log has %d messages of 2", len(got))
+		}
+		close(stopping)
+		if err := <-bus.ended; err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -34,6 +34,16 @@ func AppendName(line, name []byte) []byte {
 	return appendEscaped(line, name, true)
 }
 
+// MaxSize returns a size in bytes that text does not exceed when Append or AppendName has escaped
+// it. It is exact where each byte that is not printable ASCII is escaped as \xff.
+func MaxSize(text []byte) int {
+	size := len(text)
+	for at := plainPrefix(text); at < len(text); at += 1 + plainPrefix(text[at+1:]) {
+		size += len(`\xff`) - 1
+	}
+	return size
+}
+
 // allPlain reports whether all 8 bytes are plain. It looks for a byte below n in all of them
 // at once; see "Determine if a word has a byte less than n" in
 // https://graphics.stanford.edu/~seander/bithacks.html. A byte that equals b is below 1

@@ -1,10 +1,11 @@
-// Package logline parses the lines that a broker writes for messages.
+// Package logline formats and parses the lines of a broker's log.
 package logline
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -12,10 +13,12 @@ import (
 	"mbus/internal/shared/escape"
 )
 
+// StampFormat is the format of the time stamp that starts each line of the log, with the space
+// after it, for time.Time.Format. It is that of the standard log package.
+const StampFormat = "2006/01/02 15:04:05 "
+
 const (
-	// stampSize is the length of the time stamp that starts each line of the log, with
-	// the space after it. It has the format of the standard log package.
-	stampSize = len("2024/06/02 10:39:55 ")
+	stampSize = len(StampFormat)
 
 	// A message's line is the time stamp, opening, the topic, between, the data and
 	// closing. In the topic, an apostrophe is escaped.
@@ -23,6 +26,37 @@ const (
 	between = "': '"
 	closing = "'\n"
 )
+
+// Stamp formats time stamps, and formats each second once. The zero value is ready to use. It is
+// not safe for concurrent use.
+type Stamp struct {
+	second int64 // the Unix time of text
+	text   []byte
+}
+
+// Append appends the time stamp for when to line, and returns the longer line.
+func (stamp *Stamp) Append(line []byte, when time.Time) []byte {
+	if second := when.Unix(); second != stamp.second || stamp.text == nil {
+		stamp.second, stamp.text = second, when.AppendFormat(stamp.text[:0], StampFormat)
+	}
+	return append(line, stamp.text...)
+}
+
+// Append appends the line of message, from the end of its time stamp to its line feed, to line,
+// and returns the longer line.
+func Append(line []byte, message *apiv1.Message) []byte {
+	line = append(line, opening...)
+	line = escape.AppendName(line, []byte(message.Topic))
+	line = append(line, between...)
+	line = escape.Append(line, message.Data)
+	return append(line, closing...)
+}
+
+// MaxSize returns a size in bytes that the whole line of message does not exceed.
+func MaxSize(message *apiv1.Message) int {
+	return stampSize + len(opening+between+closing) +
+		escape.MaxSize([]byte(message.Topic)) + escape.MaxSize(message.Data)
+}
 
 // Parts are the parts of a message's line. They are slices of the line.
 type Parts struct {

@@ -17,7 +17,7 @@ type MessageQueue struct {
 // run is an element of the list: messages of one payload, in order. A list element for each
 // message would need more time and memory than the rest of the queue.
 type run struct {
-	messages []*apiv1.Message
+	messages []*apiv1.Message // with room for those that are still to come
 }
 
 // New returns an empty queue.
@@ -25,19 +25,18 @@ func New() *MessageQueue {
 	return &MessageQueue{}
 }
 
-// Enqueue puts message at the end.
-func (q *MessageQueue) Enqueue(message *apiv1.Message) {
-	q.runs.PushBack(&run{messages: []*apiv1.Message{message}})
-	q.length++
+// Reserve makes the next count messages share one list element. They must be put into the queue
+// before any is removed.
+func (q *MessageQueue) Reserve(count int) {
+	q.runs.PushBack(&run{messages: make([]*apiv1.Message, 0, count)})
 }
 
-// Extend is Enqueue for a message of the same payload as the last message. If the last message
-// is still queued, both share a list element.
-func (q *MessageQueue) Extend(message *apiv1.Message) {
+// Enqueue puts message at the end.
+func (q *MessageQueue) Enqueue(message *apiv1.Message) {
 	back := q.runs.Back()
-	if back == nil {
-		q.Enqueue(message)
-		return
+	if back == nil || len(back.Value.(*run).messages) == cap(back.Value.(*run).messages) {
+		q.Reserve(1)
+		back = q.runs.Back()
 	}
 	last := back.Value.(*run)
 	last.messages = append(last.messages, message)
