@@ -93,7 +93,7 @@ func BenchmarkDrain(b *testing.B) {
 			b.ReportAllocs()
 			b.SetBytes(int64(size * count))
 			for b.Loop() {
-				err := bus.enqueue(messages, time.Now())
+				err := bus.enqueue(messages, time.Now(), nil)
 				if err := cmp.Or(err, bus.Drain()); err != nil {
 					b.Fatal(err)
 				}

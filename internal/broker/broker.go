@@ -51,8 +51,8 @@ func New(config *BrokerConfig) (*Broker, error) {
 		config:   config,
 		decoder:  decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead),
 		encoder:  encoder.NewMsgpackEncoder(),
-		input:    make([]byte, min(keptInput-1, config.MaxPayload)+1),
-		queues:   newQueues(config.MaxQueued),
+		input:    make([]byte, min(minInput-1, config.MaxPayload)+1),
+		queues:   newQueues(config.MaxQueued, placesForReplies()),
 		stopping: make(chan struct{}),
 		begin:    time.Now(),
 	}
@@ -93,6 +93,7 @@ func (broker *Broker) ProducerListen() error {
 		broker.drainer.log.store.close()
 		result <- err
 		close(broker.ended)
+		broker.giveUpAll()
 		broker.stopAccepting()
 	}()
 	broker.serve()

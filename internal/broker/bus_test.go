@@ -46,7 +46,7 @@ func queueTexts(t testing.TB, broker *Broker, topic string, texts ...string) {
 	for _, text := range texts {
 		messages = append(messages, &apiv1.Message{Topic: topic, Data: []byte(text)})
 	}
-	if err := broker.enqueue(messages, time.Now()); err != nil {
+	if err := broker.enqueue(messages, time.Now(), nil); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -21,17 +21,18 @@ const (
 	// discardTime is how long the broker waits for more input to discard.
 	discardTime = 100 * time.Millisecond
 
-	// keptInput is the largest size of the loop's buffer for payloads, in bytes.
-	keptInput = 1 << 20
+	// minInput is the smallest size of the loop's buffer for payloads, in bytes. It grows for a
+	// larger payload, and shrinks when a payload needs less than this.
+	minInput = 1 << 20
 )
 
-// serveConnection serves one producer, start to end. allowed is the time limit for reading the
-// payload, waiting for room and draining together. stopping changes the reason with which a
+// serveConnection serves one producer. It reports whether it has left the reply to the ticker
+// goroutine. If not, it has served the producer to the end. allowed is the time limit for reading
+// the payload, waiting for room and draining together. stopping changes the reason with which a
 // payload that did not end in time is refused.
 func (broker *Broker) serveConnection(
 	connection *net.TCPConn, allowed time.Duration, stopping bool,
-) {
-	defer connection.Close()
+) (left bool) {
 	deadline := time.Now().Add(allowed)
 	connection.SetReadDeadline(deadline)
 	messages, err := broker.readMessages(connection)
@@ -41,25 +42,34 @@ func (broker *Broker) serveConnection(
 			err = errors.New(apiv1.Stopping)
 		}
 	}
+	reply := broker.encode(&apiv1.Reply{Accepted: len(messages)})
 	if err == nil {
-		err = broker.enqueue(messages, deadline)
+		var wait func()
+		if broker.config.Interval == 0 {
+			wait = func() {
+				broker.wait(connection, reply, deadline)
+				left = true
+			}
+		}
+		err = broker.enqueue(messages, deadline, wait)
 	}
-	switch {
-	case err != nil:
+	if left {
+		return true
+	}
+	if err != nil {
 		broker.refuse(connection, err)
-	case broker.config.Interval == 0 && len(messages) > 0 && !broker.awaitWritten(deadline):
-		broker.notify(fmt.Sprintf("no reply to %s: "+
-			"its messages are queued, but were not written in time", connection.RemoteAddr()))
-	default:
-		broker.reply(connection, &apiv1.Reply{Accepted: len(messages)})
+	} else {
+		send(connection, reply)
 	}
+	connection.Close()
+	return false
 }
 
 // refuse writes the reason of a refusal to the log and replies with it. Then it discards the
 // unread input.
 func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
 	broker.queues.refuse(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), reason))
-	broker.reply(connection, &apiv1.Reply{Error: reason.Error()})
+	send(connection, broker.encode(&apiv1.Reply{Error: reason.Error()}))
 	connection.CloseWrite()
 	// Closing with unread input would reset the connection before the producer has read
 	// the reply.
@@ -74,24 +84,28 @@ func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
 	}
 }
 
-// reply sends reply. It ignores errors: the producer may have closed without reading a reply.
-func (broker *Broker) reply(connection *net.TCPConn, reply *apiv1.Reply) {
-	encoded, err := broker.encoder.EncodeReply(reply)
-	if err == nil {
-		connection.SetWriteDeadline(time.Now().Add(graceTime))
-		connection.Write(encoded)
-	}
+// encode returns the bytes of reply. The encoder never fails.
+func (broker *Broker) encode(reply *apiv1.Reply) []byte {
+	encoded, _ := broker.encoder.EncodeReply(reply)
+	return encoded
 }
 
-// readMessages reads until the producer's half-close and decodes what it read. It
-// reads into the loop's own buffer, or into a larger one if the payload does not fit.
+// send sends an encoded reply. It ignores errors: the producer may have closed without reading a
+// reply.
+func send(connection *net.TCPConn, reply []byte) {
+	connection.SetWriteDeadline(time.Now().Add(graceTime))
+	connection.Write(reply)
+}
+
+// readMessages reads until the producer's half-close and decodes what it read. It reads into the
+// loop's buffer, and decodes a copy: fresh memory costs more than copying, and a payload that is
+// queued must not keep more memory than it counts for.
 func (broker *Broker) readMessages(connection *net.TCPConn) ([]*apiv1.Message, error) {
-	limit := broker.config.MaxPayload
-	input, length := broker.input, 0
+	limit, length := broker.config.MaxPayload, 0
 	for {
-		count, err := connection.Read(input[length:])
+		count, err := connection.Read(broker.input[length:])
 		if length == 0 && count > 0 {
-			if err := broker.decoder.CheckFirst(input[0]); err != nil {
+			if err := broker.decoder.CheckFirst(broker.input[0]); err != nil {
 				return nil, err
 			}
 		}
@@ -100,14 +114,19 @@ func (broker *Broker) readMessages(connection *net.TCPConn) ([]*apiv1.Message, e
 		case length > limit:
 			return nil, fmt.Errorf(apiv1.TooLarge+"more than %d bytes (-max-payload)", limit)
 		case err == io.EOF:
-			return broker.decoder.Decode(bytes.Clone(input[:length]))
+			payload := bytes.Clone(broker.input[:length])
+			if length < minInput && len(broker.input) > minInput {
+				broker.input = make([]byte, minInput)
+			}
+			return broker.decoder.Decode(payload)
 		case length == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe
 			return nil, nil
 		case err != nil: // errors.Unwrap leaves out the addresses
 			return nil, fmt.Errorf(apiv1.Broke+"%w", errors.Unwrap(err))
-		case length == len(input):
-			input = append(make([]byte, 0, min(4*length-1, limit)+1), input...)
-			input = input[:cap(input)]
+		case length == len(broker.input):
+			grown := make([]byte, min(4*length-1, limit)+1)
+			copy(grown, broker.input)
+			broker.input = grown
 		}
 	}
 }

@@ -200,7 +200,7 @@ func TestMaxPayload(t *testing.T) {
 	tiny.Refuse("\x90\x90", "the payload is too large: more than 1 bytes (-max-payload)")
 
 	huge := start(t, func(config *BrokerConfig) { config.MaxPayload = math.MaxInt })
-	huge.Accept(bustest.Payload("t", strings.Repeat("x", keptInput)), 1)
+	huge.Accept(bustest.Payload("t", strings.Repeat("x", minInput)), 1)
 }
 
 // A producer that is refused while it is sending can read the reason, and can send more for

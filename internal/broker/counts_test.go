@@ -64,7 +64,7 @@ func TestCountsOfAStore(t *testing.T) {
 		config.Log, config.LogFile = stderr, filepath.Join(t.TempDir(), "log")
 	})
 	defer bus.Close()
-	if err := bus.enqueue([]*apiv1.Message{{Topic: "t"}, {Topic: "t"}}, time.Now()); err != nil {
+	if err := bus.enqueue([]*apiv1.Message{{Topic: "t"}, {Topic: "t"}}, time.Now(), nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{

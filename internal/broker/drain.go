@@ -23,8 +23,8 @@ const (
 	// between two tries of a log that fails.
 	lookInterval = time.Second
 
-	// noticeTime is how long notices wait for others. A write for each would cost a busy
-	// broker more than queueing the messages.
+	// noticeTime is how long notices wait for others. To wake the ticker goroutine for each
+	// would cost a busy broker more than queueing the messages.
 	noticeTime = 10 * time.Millisecond
 
 	// lastRetry is the time between two drains of a broker that stops.
@@ -66,16 +66,15 @@ func (d *drainer) open(config *BrokerConfig, queues *queues, writer io.Writer) e
 	return nil
 }
 
-// tickLoop is the ticker goroutine. It drains at each tick and when the loop waits for a drain,
-// writes notices within noticeTime, and tries again within a second when the log fails. It
-// returns when the loop has ended, which closes loopEnded, and everything is written, or when
-// the log is gone.
+// tickLoop is the ticker goroutine. It drains at each tick and when a drain is wanted, writes
+// notices within noticeTime, and tries again within a second when the log fails. It returns when
+// the loop has ended, which closes loopEnded, and everything is written, or when the log is gone.
 func (d *drainer) tickLoop(loopEnded <-chan struct{}) error {
 	var ticks, noticesDue <-chan time.Time
 	if d.config.Interval > 0 {
 		ticks = time.Tick(d.config.Interval)
 	}
-	looks := time.Tick(lookInterval)
+	looks, noticed := time.Tick(lookInterval), d.queues.noticed
 	for {
 		var err error
 		select {
@@ -85,14 +84,10 @@ func (d *drainer) tickLoop(loopEnded <-chan struct{}) error {
 			err = d.write()
 		case <-d.queues.wanted:
 			err = d.drain()
-		case <-d.queues.noticed:
-			if d.config.Interval == 0 {
-				err = d.drain()
-			} else if noticesDue == nil {
-				noticesDue = time.After(noticeTime)
-			}
+		case <-noticed:
+			noticesDue, noticed = time.After(noticeTime), nil
 		case <-noticesDue:
-			noticesDue = nil
+			noticesDue, noticed = nil, d.queues.noticed
 			err = d.write()
 		case <-loopEnded:
 			return d.lastDrain()
@@ -149,11 +144,13 @@ func (d *drainer) drain() error {
 // write writes the lines that the last error has left, all notices, and the messages that the last
 // drain has left.
 func (d *drainer) write() error {
-	err := d.log.flush()
-	for more := true; more && err == nil; more = d.taken < d.due {
-		d.fill()
+	var err error
+	for left := true; (left || d.taken < d.due) && err == nil; {
+		if left = len(d.log.buffer) > 0; !left {
+			d.fill()
+		}
 		err = d.log.flush()
-		if !d.config.Sync || d.log.writtenBytes >= settleBytes {
+		if !d.config.Sync || d.log.doneBytes >= settleBytes {
 			err = cmp.Or(d.settle(), err)
 		}
 	}
@@ -177,16 +174,17 @@ func (d *drainer) fill() {
 	d.taken += len(messages)
 }
 
-// settle stops counting written messages as queued. With config.Sync it syncs the log first.
+// settle stops counting written messages as queued, and answers the payloads that are written.
+// With config.Sync it syncs the log first.
 func (d *drainer) settle() error {
-	if d.log.writtenMessages == 0 {
+	if d.log.doneMessages == 0 {
 		return nil
 	}
 	if err := d.log.store.sync(); err != nil {
 		return err
 	}
-	d.queues.settle(d.log.writtenMessages, d.log.writtenBytes)
-	d.log.writtenMessages, d.log.writtenBytes = 0, 0
+	d.queues.answer(d.queues.settle(d.log.doneMessages, d.log.doneBytes))
+	d.log.doneMessages, d.log.doneBytes = 0, 0
 	return nil
 }
 

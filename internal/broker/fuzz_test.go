@@ -119,7 +119,7 @@ func (model *model) payload(what byte, much int) {
 // model accepts them, and fails the test if the bus does the opposite.
 func (model *model) enqueue(messages []*apiv1.Message, need int) bool {
 	before := model.bus.bytes
-	err := model.bus.enqueue(messages, time.Now())
+	err := model.bus.enqueue(messages, time.Now(), nil)
 	want := "<nil>"
 	if need > model.limit {
 		want = fmt.Sprintf("the payload is too large: "+

@@ -58,11 +58,14 @@ func (broker *Broker) serve() {
 			allowed = min(allowed, time.Until(end))
 			broker.listener.SetDeadline(time.Now().Add(backlogTime))
 		}
+		broker.places <- struct{}{} // may wait until a reply is sent
 		connection, err := broker.listener.AcceptTCP()
 		switch {
 		case err == nil:
 			looks, pause = 0, 0
-			broker.serveConnection(connection, allowed, stopping)
+			if broker.serveConnection(connection, allowed, stopping) {
+				continue // the reply keeps the place
+			}
 		case errors.Is(err, net.ErrClosed):
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded) && stopping:
@@ -72,6 +75,7 @@ func (broker *Broker) serve() {
 		default: // out of descriptors or memory
 			pause = broker.retryLater(pause, err)
 		}
+		<-broker.places
 	}
 }
 

@@ -18,6 +18,17 @@ func deferAccept(_, _ string, raw syscall.RawConn) error {
 	})
 }
 
+// placesForReplies returns how many replies may wait. Each needs a descriptor, and so do the log,
+// the listener, the connection in hand and the Go runtime.
+func placesForReplies() int {
+	const others = 16
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 1
+	}
+	return int(min(max(limit.Cur, others+1)-others, maxReplies))
+}
+
 // refuseConnections makes the kernel drop each packet that opens a new connection to listener.
 // Connections that were opened before can still be accepted. If the listener were closed
 // instead, the kernel would reset a connection that was opened at the last moment. Its

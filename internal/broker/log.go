@@ -37,15 +37,20 @@ type logWriter struct {
 	regular  bool // writer is a regular file
 	maxWrite int  // the largest write, in bytes
 
-	buffer []byte // whole lines
-	sizes  []int  // of each line: messageBytes of its message, 0 for a notice
-	start  int    // the place in buffer of the first line that is not written whole
-	line   int    // the number of that line in buffer
-	begun  int    // how many bytes of that line are written
+	buffer  []byte // whole lines
+	lines   []line // of buffer
+	done    int    // how many lines are written whole
+	written int    // how many bytes of buffer are written
 
-	writtenMessages, writtenBytes int // in lines that were written since the last settle
+	doneMessages, doneBytes int // in lines that were written since the last settle
 
 	stamps logline.Stamp
+}
+
+// line is a line in the buffer of a logWriter.
+type line struct {
+	end  int // where the next line begins
+	size int // messageBytes of the line's message, 0 for a notice
 }
 
 // newLog returns a log in store, or in writer if store has no path.
@@ -65,9 +70,11 @@ func newLog(writer io.Writer, store *store) logWriter {
 }
 
 // addNotices adds lines that are not messages'.
-func (log *logWriter) addNotices(lines []byte) {
-	log.buffer = append(log.buffer, lines...)
-	log.sizes = append(log.sizes, make([]int, bytes.Count(lines, []byte{'\n'}))...)
+func (log *logWriter) addNotices(notices []byte) {
+	for notice := range bytes.Lines(notices) {
+		log.buffer = append(log.buffer, notice...)
+		log.lines = append(log.lines, line{end: len(log.buffer)})
+	}
 }
 
 // addMessage adds a message's line.
@@ -77,27 +84,28 @@ func (log *logWriter) addMessage(when time.Time, message *apiv1.Message) {
 	}
 	log.buffer = log.stamps.Append(log.buffer, when)
 	log.buffer = logline.Append(log.buffer, message)
-	log.sizes = append(log.sizes, messageBytes(message))
+	log.lines = append(log.lines, line{len(log.buffer), messageBytes(message)})
 }
 
 // flush writes the buffer, and keeps the lines that were not written whole. Before each write the
 // store looks whether its file was renamed. Then the line in hand is written to the new file from
 // its beginning.
 func (log *logWriter) flush() error {
-	var err error
-	for more := true; more && err == nil; more = log.start < len(log.buffer) {
-		var moved bool
-		if moved, err = log.store.look(); moved {
-			log.begun = 0
+	for more := true; more; more = log.written < len(log.buffer) {
+		moved, err := log.store.look()
+		if moved && log.done > 0 {
+			log.written = log.lines[log.done-1].end
+		} else if moved {
+			log.written = 0
 		}
-		if err == nil {
-			err = log.writeSome()
+		if err != nil {
+			return err
+		}
+		if err := log.writeSome(); err != nil {
+			return err
 		}
 	}
-	if err != nil {
-		return err
-	}
-	log.buffer, log.sizes, log.start, log.line = log.buffer[:0], log.sizes[:0], 0, 0
+	log.buffer, log.lines, log.done, log.written = log.buffer[:0], log.lines[:0], 0, 0
 	if cap(log.buffer) > keptBuffer {
 		log.buffer = nil
 	}
@@ -107,31 +115,25 @@ func (log *logWriter) flush() error {
 // writeSome writes as much of the buffer as one write takes. The write ends with the end of a
 // line if it has one, so that several writers on one pipe or file don't cut each other's lines.
 func (log *logWriter) writeSome() error {
-	piece := log.buffer[log.start+log.begun:]
-	piece = piece[:min(len(piece), log.maxWrite)]
-	if end := bytes.LastIndexByte(piece, '\n'); end >= 0 {
-		piece = piece[:end+1]
+	end := min(log.written+log.maxWrite, len(log.buffer))
+	for i := log.done; i < len(log.lines) && log.lines[i].end <= log.written+log.maxWrite; i++ {
+		end = log.lines[i].end
 	}
-	if len(piece) == 0 {
+	if end == log.written {
 		return nil
 	}
-	count, err := log.writer.Write(piece)
+	count, err := log.writer.Write(log.buffer[log.written:end])
 	if count > 0 {
 		log.store.progress.note()
 	}
-	if count < len(piece) && err == nil {
+	if count < end-log.written && err == nil {
 		err = io.ErrShortWrite
 	}
-	log.begun += count
-	if end := bytes.LastIndexByte(piece[:count], '\n') + 1; end > 0 {
-		log.start += log.begun - count + end
-		log.begun = count - end
-		for range bytes.Count(piece[:end], []byte{'\n'}) {
-			if size := log.sizes[log.line]; size > 0 {
-				log.writtenMessages++
-				log.writtenBytes += size
-			}
-			log.line++
+	log.written += count
+	for ; log.done < len(log.lines) && log.lines[log.done].end <= log.written; log.done++ {
+		if size := log.lines[log.done].size; size > 0 {
+			log.doneMessages++
+			log.doneBytes += size
 		}
 	}
 	return err

@@ -36,6 +36,8 @@ type queues struct {
 	bytes    int               // what unwritten messages and known topics use of limit
 	limit    int               // MaxQueued
 
+	replies []*waitingReply // in the order of acceptance
+
 	notices []byte        // lines of the log that are not messages'
 	dropped int           // how many notices found no room
 	stamps  logline.Stamp // of the notices
@@ -45,8 +47,9 @@ type queues struct {
 	payloadsAccepted, payloadsRefused int
 
 	noticed chan struct{} // to the ticker goroutine: there are notices
-	wanted  chan struct{} // to the ticker goroutine: the loop waits for a drain
+	wanted  chan struct{} // to the ticker goroutine: the loop or a reply waits for a drain
 	settled chan struct{} // to the loop: messages were written
+	places  chan struct{} // has an element for each reply that waits, and one for the loop
 	ended   chan struct{} // closed: the ticker goroutine has ended
 }
 
@@ -56,14 +59,15 @@ type arrival struct {
 	count int
 }
 
-// newQueues returns empty queues with room for limit bytes.
-func newQueues(limit int) queues {
+// newQueues returns empty queues with room for limit bytes, and places for that many replies.
+func newQueues(limit, places int) queues {
 	return queues{
 		topics:  make(map[string]*Topic),
 		limit:   limit,
 		noticed: make(chan struct{}, 1),
 		wanted:  make(chan struct{}, 1),
 		settled: make(chan struct{}, 1),
+		places:  make(chan struct{}, places),
 		ended:   make(chan struct{}),
 	}
 }
@@ -108,7 +112,11 @@ func sharesOf(messages []*apiv1.Message) (shares []share, need int) {
 
 // enqueue queues all messages of a payload and returns nil, or queues none and returns the
 // reason. If there is no room, it has the queues drained and waits for room until the deadline.
-func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) error {
+// If wait is not nil, enqueue calls it with the mutex held once the messages are queued, and has
+// the queues drained.
+func (broker *Broker) enqueue(
+	messages []*apiv1.Message, deadline time.Time, wait func(),
+) error {
 	if len(messages) == 0 {
 		return nil
 	}
@@ -136,6 +144,12 @@ func (broker *Broker) enqueue(messages []*apiv1.Message, deadline time.Time) err
 		q.notice(keep, text, share.name)
 	}
 	q.payloadsAccepted++
+	if wait == nil {
+		wakeUp(q.noticed)
+		return nil
+	}
+	wait()
+	wakeUp(q.wanted)
 	return nil
 }
 
@@ -177,42 +191,21 @@ func (q *queues) dequeue() *apiv1.Message {
 	return message
 }
 
-// awaitRoom waits until need bytes fit into the queues, without empty topics if need be. If they
-// don't fit at the deadline, or if the log is gone, it returns the reason of the refusal.
+// awaitRoom has the ticker goroutine drain until need bytes fit into the queues, without empty
+// topics if need be. If they don't fit at the deadline, or if the log is gone, it returns the
+// reason of the refusal.
 func (q *queues) awaitRoom(need int, deadline time.Time) error {
 	if need > q.limit {
 		return fmt.Errorf(apiv1.TooLarge+"more than an empty queue takes (-max-queued %d)", q.limit)
 	}
-	fits := q.await(deadline, func() bool {
-		if q.bytes+need > q.limit {
-			q.forgetTopics(0)
-		}
-		return q.bytes+need <= q.limit
-	})
-	switch {
-	case isClosed(q.ended):
-		return errors.New(apiv1.LogGone)
-	case !fits:
-		return errors.New(apiv1.QueueFull)
-	}
-	return nil
-}
-
-// awaitWritten waits until all messages are written, or until the deadline. It reports whether
-// they are.
-func (q *queues) awaitWritten(deadline time.Time) bool {
-	return q.await(deadline, func() bool { return q.written == q.accepted })
-}
-
-// await has the ticker goroutine drain until condition holds, until the deadline, or until the
-// log is gone. It reports whether condition holds. It holds the mutex while it calls condition.
-func (q *queues) await(deadline time.Time, condition func() bool) bool {
 	for expired := false; ; {
-		q.mutex.Lock()
-		holds := condition()
-		q.mutex.Unlock()
-		if holds || expired || isClosed(q.ended) {
-			return holds
+		switch fits := q.hasRoom(need); {
+		case isClosed(q.ended):
+			return errors.New(apiv1.LogGone)
+		case fits:
+			return nil
+		case expired:
+			return errors.New(apiv1.QueueFull)
 		}
 		wakeUp(q.wanted)
 		select {
@@ -222,6 +215,16 @@ func (q *queues) await(deadline time.Time, condition func() bool) bool {
 			expired = true
 		}
 	}
+}
+
+// hasRoom reports whether need bytes fit into the queues. If not, it forgets empty topics first.
+func (q *queues) hasRoom(need int) bool {
+	q.mutex.Lock()
+	defer q.mutex.Unlock()
+	if q.bytes+need > q.limit {
+		q.forgetTopics(0)
+	}
+	return q.bytes+need <= q.limit
 }
 
 // refuse counts a payload that is refused, and hands line to the ticker goroutine.
@@ -238,6 +241,7 @@ func (q *queues) notify(line string) {
 	q.mutex.Lock()
 	defer q.mutex.Unlock()
 	q.notice(q.roomForNotice(), line, "")
+	wakeUp(q.noticed)
 }
 
 // roomForNotice reports whether the next notices are kept.
@@ -245,13 +249,8 @@ func (q *queues) roomForNotice() bool {
 	return len(q.notices) < maxNotices
 }
 
-// notice adds a line of text and a topic's name, or only counts it. The first notice since the
-// last take wakes the ticker goroutine: to wake it for each would cost a busy broker more than
-// queueing the messages.
+// notice adds a line of text and a topic's name, or only counts it.
 func (q *queues) notice(keep bool, text, topic string) {
-	if len(q.notices) == 0 && q.dropped == 0 {
-		wakeUp(q.noticed)
-	}
 	if !keep {
 		q.dropped++
 		return
@@ -297,13 +296,15 @@ func (q *queues) forgetMany() {
 	q.forgetTopics(maxEmptyTopics)
 }
 
-// settle stops counting messages that are written, and use so many bytes, as queued.
-func (q *queues) settle(messages, bytes int) {
+// settle stops counting messages that are written, and use so many bytes, as queued. It returns
+// the replies that need not wait any more.
+func (q *queues) settle(messages, bytes int) []*waitingReply {
 	q.mutex.Lock()
+	defer q.mutex.Unlock()
 	q.written += messages
 	q.bytes -= bytes
-	q.mutex.Unlock()
 	wakeUp(q.settled)
+	return q.takeWritten()
 }
 
 // forgetTopics forgets empty topics while more than kept are known.

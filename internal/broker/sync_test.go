@@ -4,10 +4,12 @@ package broker
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -134,6 +136,40 @@ func TestReplyAfterSync(t *testing.T) {
 	if reply := connection.Reply(); reply.Accepted != 1 {
 		t.Errorf("the reply is %+v", *reply)
 	}
+}
+
+// One sync answers many producers. No reply comes before its message is in the log.
+func TestOneSyncForManyProducers(t *testing.T) {
+	const producers, each = 32, 20
+	stored := newStored(t, func(config *BrokerConfig) { config.Interval, config.Sync = 0, true })
+	syncs := 0
+	stored.store.observe = func(change string, _ []byte, _ int64) {
+		if change == "sync" {
+			syncs++
+			time.Sleep(time.Millisecond) // as a disk takes
+		}
+	}
+	stored.serve()
+	var group sync.WaitGroup
+	for i := range producers {
+		group.Go(func() {
+			for j := range each {
+				text := fmt.Sprintf("%d.%d", i, j)
+				reply, err := stored.Post(bustest.Payload("t", text))
+				if err != nil || reply.Accepted != 1 {
+					t.Errorf("%s: %+v, error %v", text, reply, err)
+				} else if !strings.Contains(file(stored.path), "'"+text+"'\n") {
+					t.Errorf("%s was acknowledged and is not in the log", text)
+				}
+			}
+		})
+	}
+	group.Wait()
+	stored.Close()
+	if got := len(stored.Received("t")); got != producers*each || syncs > got/2 {
+		t.Errorf("%d messages of %d took %d syncs", got, producers*each, syncs)
+	}
+	t.Logf("figure: %d messages of %d producers took %d syncs", producers*each, producers, syncs)
 }
 
 // During a sync the broker accepts messages. The messages that are synced count as queued.

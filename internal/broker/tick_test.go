@@ -67,7 +67,7 @@ func TestTick(t *testing.T) {
 		go func() { bus.ended <- bus.drainer.tickLoop(stopping) }()
 		queue := func(text string) {
 			message := &apiv1.Message{Topic: "t", Data: []byte(text)}
-			if err := bus.enqueue([]*apiv1.Message{message}, time.Now()); err != nil {
+			if err := bus.enqueue([]*apiv1.Message{message}, time.Now(), nil); err != nil {
 				t.Error(err)
 			}
 		}
@@ -172,7 +172,7 @@ func TestRetryOfADrain(t *testing.T) {
 		long := strings.Repeat("x", gatherSize) // one write takes one message, so one stays queued
 		queueTexts(t, bus.Broker, "t", long, long)
 		message := []*apiv1.Message{{Topic: "t", Data: []byte(long)}}
-		if err := bus.enqueue(message, time.Now()); err == nil { // this makes the broker drain
+		if err := bus.enqueue(message, time.Now(), nil); err == nil { // this makes the broker drain
 			t.Error("a third message fits")
 		}
 		time.Sleep(time.Second / 2) // the notices were tried too

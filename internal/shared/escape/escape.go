@@ -44,25 +44,33 @@ func MaxSize(text []byte) int {
 	return size
 }
 
-// allPlain reports whether all 8 bytes are plain. It looks for a byte below n in all of them
-// at once; see "Determine if a word has a byte less than n" in
-// https://graphics.stanford.edu/~seander/bithacks.html. A byte that equals b is below 1
-// after an exclusive or with b.
-func allPlain(bytes uint64) bool {
-	const (
-		ones = 0x0101010101010101
-		tops = 0x80 * ones
-	)
-	backslash, apostrophe, del := bytes^'\\'*ones, bytes^'\''*ones, bytes^0x7f*ones
-	special := (bytes-' '*ones)&^bytes | (backslash-ones)&^backslash |
-		(apostrophe-ones)&^apostrophe | (del-ones)&^del
-	return (special|bytes)&tops == 0
+// special returns a word whose top bits are all zero if all 8 bytes are plain. It looks for a byte
+// below n in all of them at once; see "Determine if a word has a byte less than n" in
+// https://graphics.stanford.edu/~seander/bithacks.html. A byte that equals b is below 1 after an
+// exclusive or with b. It may set the top bit of a plain byte, but only beside one that is not.
+func special(bytes uint64) uint64 {
+	const ones = 0x0101010101010101
+	backslash, apostrophe := bytes^'\\'*ones, bytes^'\''*ones
+	return (bytes - ' '*ones) | (backslash - ones) | (apostrophe - ones) |
+		bytes | (bytes + (0x80-0x7f)*ones)
 }
 
 // plainPrefix returns how many of the first bytes of text are plain.
 func plainPrefix(text []byte) int {
+	const tops = 0x8080808080808080
 	at := 0
-	for at+8 <= len(text) && allPlain(binary.LittleEndian.Uint64(text[at:])) {
+	for at+32 <= len(text) {
+		part := text[at : at+32]
+		found := special(binary.LittleEndian.Uint64(part[:8])) |
+			special(binary.LittleEndian.Uint64(part[8:16])) |
+			special(binary.LittleEndian.Uint64(part[16:24])) |
+			special(binary.LittleEndian.Uint64(part[24:32]))
+		if found&tops != 0 {
+			break
+		}
+		at += 32
+	}
+	for at+8 <= len(text) && special(binary.LittleEndian.Uint64(text[at:]))&tops == 0 {
 		at += 8
 	}
 	for at < len(text) && plain[text[at]] {

@@ -1,0 +1,196 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mbus/internal/apiv1"
+	"mbus/internal/shared/bustest"
+)
+
+// startStuck starts a broker at interval 0 whose log takes nothing before released is closed. set
+// may change the broker.
+func startStuck(t *testing.T, set func(*bus)) (bus *bus, released chan struct{}) {
+	t.Helper()
+	released = make(chan struct{})
+	bus = listen(t, func(config *BrokerConfig) {
+		config.Interval, config.Timeout = 0, time.Minute
+		config.Log = &stuck{released: released}
+	})
+	if set != nil {
+		set(bus)
+	}
+	bus.serve()
+	return bus, released
+}
+
+// sendAll sends count payloads of one message, each on a connection of its own, and returns the
+// connections. The broker has queued their messages.
+func (bus *bus) sendAll(t *testing.T, count int) []*bustest.Conn {
+	t.Helper()
+	var connections []*bustest.Conn
+	before, _ := bus.counts()
+	for i := range count {
+		connection := bus.Dial()
+		connection.End(bustest.Payload("t", fmt.Sprint(i)))
+		connections = append(connections, connection)
+	}
+	bus.awaitAccepted(t, before+count)
+	return connections
+}
+
+// awaitAccepted waits until the broker has accepted count messages.
+func (bus *bus) awaitAccepted(t *testing.T, count int) {
+	t.Helper()
+	bustest.Until(t, fmt.Sprint(count, " accepted messages"), func() bool {
+		accepted, _ := bus.counts()
+		return accepted >= count
+	})
+}
+
+// expectNoReplies fails the test unless all connections end without a byte.
+func expectNoReplies(t *testing.T, connections []*bustest.Conn) {
+	t.Helper()
+	for _, connection := range connections {
+		if answer, err := io.ReadAll(connection); err != nil || len(answer) > 0 {
+			t.Errorf("the answer is %q, error %v", answer, err)
+		}
+	}
+}
+
+// Producers that wait for a write that blocks are let go at their own deadlines, not one after the
+// other. Their messages stay queued.
+func TestWaitingRepliesGiveUp(t *testing.T) {
+	bus, released := startStuck(t, func(bus *bus) { bus.config.Timeout = time.Second })
+	begin := time.Now()
+	connections := bus.sendAll(t, 20)
+	expectNoReplies(t, connections)
+	if took := time.Since(begin); took < time.Second || took > 10*time.Second {
+		t.Errorf("20 producers were let go after %s", took)
+	}
+	close(released)
+	for _, connection := range connections {
+		bus.Expect(fmt.Sprintf("no reply to %s: "+
+			"its messages are queued, but were not written in time", connection.LocalAddr()))
+	}
+	bus.Close()
+	if got := bus.Received("t"); !slices.Equal(got, bustest.Numbers(0, 19)) {
+		t.Errorf("the log has %q", got)
+	}
+}
+
+// The broker accepts no connection while as many replies wait as may. When one is sent, the next
+// is accepted.
+func TestPlacesForReplies(t *testing.T) {
+	const places = 5
+	bus, released := startStuck(t, func(bus *bus) { bus.places = make(chan struct{}, places) })
+	connections := bus.sendAll(t, places)
+	for i := range 10 {
+		connection := bus.Dial()
+		connection.End(bustest.Payload("t", fmt.Sprint(places+i)))
+		connections = append(connections, connection)
+	}
+	connections[places].SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	count, err := connections[places].Read(make([]byte, 1))
+	if accepted, _ := bus.counts(); !errors.Is(err, os.ErrDeadlineExceeded) || accepted != places {
+		t.Errorf("%d messages are accepted, %d bytes of a reply, error %v", accepted, count, err)
+	}
+	connections[places].SetReadDeadline(time.Now().Add(bustest.Patience))
+	close(released)
+	for _, connection := range connections {
+		if reply := connection.Reply(); *reply != (apiv1.Reply{Accepted: 1}) {
+			t.Errorf("the reply is %+v", *reply)
+		}
+	}
+	bus.Close()
+	if got := bus.Received("t"); len(got) != places+10 {
+		t.Errorf("the log has %d messages", len(got))
+	}
+}
+
+// A producer that hangs up while its reply waits harms nobody, and leaves nothing behind.
+func TestWaitingProducerHangsUp(t *testing.T) {
+	bus, released := startStuck(t, nil)
+	connections := bus.sendAll(t, 9)
+	for i, connection := range connections {
+		if i%3 == 0 {
+			connection.Close()
+		} else if i%3 == 1 {
+			connection.SetLinger(0) // Close sends a reset
+			connection.Close()
+		}
+	}
+	close(released)
+	for i, connection := range connections {
+		if i%3 == 2 && connection.Reply().Accepted != 1 {
+			t.Errorf("message %d was not accepted", i)
+		}
+	}
+	bus.Accept(bustest.Payload("t", "9"), 1)
+	bustest.Until(t, "the places of those that hung up", func() bool {
+		return len(bus.replies) == 0 && len(bus.places) <= 1 // the loop's own
+	})
+	bus.Close()
+	if got := bus.Received("t"); !slices.Equal(got, bustest.Numbers(0, 9)) {
+		t.Errorf("the log has %q", got)
+	}
+}
+
+// A broker that stops answers all producers that wait before it reports that it has stopped.
+func TestStopAnswersThoseThatWait(t *testing.T) {
+	bus, released := startStuck(t, nil)
+	connections := bus.sendAll(t, 20)
+	closed := make(chan struct{})
+	go func() {
+		bus.Stop("test")
+		close(closed)
+	}()
+	<-bus.stopping
+	close(released)
+	for _, connection := range connections {
+		if reply := connection.Reply(); reply.Accepted != 1 {
+			t.Errorf("the reply is %+v", *reply)
+		}
+	}
+	<-closed
+	if err := <-bus.ended; err != nil {
+		t.Error(err)
+	}
+	if !strings.HasSuffix(bus.Log.String(), " Broker: stopped\n") || len(bus.Received("t")) != 20 {
+		t.Errorf("the log is\n%s", bus.Log)
+	}
+}
+
+// vanishing is a log whose Write blocks until released is closed. Then the log is gone.
+type vanishing struct {
+	bustest.Record
+	released chan struct{}
+}
+
+func (vanishing *vanishing) Write([]byte) (int, error) {
+	<-vanishing.released
+	return 0, syscall.EPIPE
+}
+
+// When the log is gone, those that wait are let go at once, without a reply.
+func TestLogGoesWhileRepliesWait(t *testing.T) {
+	log := &vanishing{released: make(chan struct{})}
+	bus := listen(t, func(config *BrokerConfig) {
+		config.Interval, config.Timeout, config.Log = 0, time.Minute, log
+	})
+	bus.serve()
+	connections := bus.sendAll(t, 20)
+	close(log.released)
+	expectNoReplies(t, connections)
+	if err := <-bus.ended; !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("ProducerListen returns %v", err)
+	}
+	bus.Close()
+}
