@@ -58,15 +58,6 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// The README has the text that -h prints.
-func TestReadmeUsage(t *testing.T) {
-	t.Parallel()
-	status, usage, _ := run(t, "-h")
-	if status != 0 || !strings.Contains(section(t), "\n```\n"+usage+"```\n") {
-		t.Errorf("the README does not have what -h prints: status %d\n%s", status, usage)
-	}
-}
-
 // site is the directory in which the README's commands run.
 type site struct {
 	t           *testing.T

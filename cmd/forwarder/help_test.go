@@ -1,0 +1,15 @@
+package main
+
+import (
+	"flag"
+	"testing"
+
+	"mbus/internal/shared/bustest"
+)
+
+// The answer to -h has the forwarder's flags and their defaults.
+func TestHelp(t *testing.T) {
+	flags := flag.NewFlagSet("forwarder", flag.ContinueOnError)
+	new(config).define(flags)
+	bustest.CheckHelp(t, help, flags)
+}
