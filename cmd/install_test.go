@@ -134,6 +134,11 @@ func TestInstall(t *testing.T) {
 			prefix + "/bin/mbus-producer":  0o755,
 			prefix + "/bin/mbus-consumer":  0o755,
 			prefix + "/bin/mbus-forwarder": 0o755,
+
+			prefix + "/share/man/man1/mbus-producer.1":  0o644,
+			prefix + "/share/man/man1/mbus-consumer.1":  0o644,
+			prefix + "/share/man/man8/mbus-broker.8":    0o644,
+			prefix + "/share/man/man8/mbus-forwarder.8": 0o644,
 		}
 		if runtime.GOOS == "linux" {
 			want[systemd+"/systemd/system/mbus-broker.service"] = 0o644

@@ -11,3 +11,8 @@ import (
 func TestHelp(t *testing.T) {
 	bustest.CheckHelp(t, help, newFlags("broker", broker.DefaultConfig()))
 }
+
+// The manual page has the flags, defaults and exit statuses of -h.
+func TestManual(t *testing.T) {
+	bustest.CheckManual(t, "../../build/package/man/mbus-broker.8", help)
+}

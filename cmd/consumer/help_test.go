@@ -14,3 +14,8 @@ func TestHelp(t *testing.T) {
 	define(flags, new(consumer.Config))
 	bustest.CheckHelp(t, help, flags)
 }
+
+// The manual page has the flags, defaults and exit statuses of -h.
+func TestManual(t *testing.T) {
+	bustest.CheckManual(t, "../../build/package/man/mbus-consumer.1", help)
+}

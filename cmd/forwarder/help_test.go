@@ -13,3 +13,8 @@ func TestHelp(t *testing.T) {
 	new(config).define(flags)
 	bustest.CheckHelp(t, help, flags)
 }
+
+// The manual page has the flags, defaults and exit statuses of -h.
+func TestManual(t *testing.T) {
+	bustest.CheckManual(t, "../../build/package/man/mbus-forwarder.8", help)
+}

@@ -11,7 +11,7 @@ import (
 // test if there is none.
 func Section(t testing.TB, path, title string) string {
 	t.Helper()
-	_, text, found := strings.Cut(read(t, path), "\n## "+title+"\n")
+	_, text, found := strings.Cut(Read(t, path), "\n## "+title+"\n")
 	if !found {
 		t.Fatalf("%s has no section %s", path, title)
 	}
@@ -30,8 +30,8 @@ func Blocks(t testing.TB, path, title, language string) []string {
 	return blocks
 }
 
-// read returns the text of the file at path.
-func read(t testing.TB, path string) string {
+// Read returns the text of the file at path.
+func Read(t testing.TB, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
