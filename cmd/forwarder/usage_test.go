@@ -39,6 +39,29 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// The forwarder takes the flags in the examples of its manual page.
+func TestManualExamples(t *testing.T) {
+	t.Parallel()
+	const page = "../../build/package/man/mbus-forwarder.8"
+	service, examples := bustest.Displays(t, page, "SERVICE"), bustest.Displays(t, page, "EXAMPLES")
+	if len(service) != 1 || len(examples) != 1 {
+		t.Fatalf("the page has the examples %q and %q, want one each", service, examples)
+	}
+	flags, isSet := strings.CutPrefix(service[0], "MBUS_FLAGS=")
+	line, isCommand := strings.CutPrefix(examples[0], "mbus-forwarder ")
+	if !isSet || !isCommand {
+		t.Fatalf("%q and %q must set MBUS_FLAGS and run mbus-forwarder", service[0], examples[0])
+	}
+	for _, example := range []string{"-log mbus.log -state state " + flags, line} {
+		// Without a directory for the state the forwarder ends, but not because of its flags.
+		arguments := append(strings.Fields(example), "-state", filepath.Join(t.TempDir(), "no/state"))
+		status, _, stderr := run(t, arguments...)
+		if status != 1 || !strings.Contains(stderr, "no such file") {
+			t.Errorf("%s: status %d: %s", example, status, stderr)
+		}
+	}
+}
+
 // Wrong usage is status 2 and one line, and makes no state.
 func TestMisuse(t *testing.T) {
 	t.Parallel()
