@@ -26,6 +26,7 @@ SYSTEMD = $(if $(filter /usr /usr/local,$(PREFIX)),$(PREFIX)/lib,/etc)
 UNITS = $(SYSTEMD)/systemd/system
 SYSUSERS = $(SYSTEMD)/sysusers.d
 LOGROTATE = /etc/logrotate.d
+MAN = $(PREFIX)/share/man
 
 # This is "forwarder" if make forwarder has built it. Then make install installs it too.
 BUILT = $(notdir $(wildcard build/forwarder))
@@ -84,6 +85,10 @@ install: ## install what make has built: PREFIX=/usr/local, DESTDIR for packager
 	@set -e; for name in broker producer consumer $(BUILT); do \
 		install -v -m 755 build/$$name "$(DESTDIR)$(BIN)/mbus-$$name"; \
 	done
+	install -d "$(DESTDIR)$(MAN)/man1" "$(DESTDIR)$(MAN)/man8"
+	@set -e; for page in mbus-producer.1 mbus-consumer.1 mbus-broker.8 $(BUILT:%=mbus-%.8); do \
+		install -v -m 644 build/package/man/$$page "$(DESTDIR)$(MAN)/man$${page#*.}/$$page"; \
+	done
 ifeq ($(shell uname),Linux)
 	install -d "$(DESTDIR)$(UNITS)" "$(DESTDIR)$(SYSUSERS)" "$(DESTDIR)$(LOGROTATE)"
 	@set -e; for unit in mbus-broker mbus-consumer@ $(BUILT:%=mbus-%); do \
@@ -98,6 +103,8 @@ endif
 uninstall: ## remove what make install has installed, with the same PREFIX and DESTDIR
 	rm -f "$(DESTDIR)$(BIN)/mbus-broker" "$(DESTDIR)$(BIN)/mbus-producer"
 	rm -f "$(DESTDIR)$(BIN)/mbus-consumer" "$(DESTDIR)$(BIN)/mbus-forwarder"
+	rm -f "$(DESTDIR)$(MAN)/man1/mbus-producer.1" "$(DESTDIR)$(MAN)/man1/mbus-consumer.1"
+	rm -f "$(DESTDIR)$(MAN)/man8/mbus-broker.8" "$(DESTDIR)$(MAN)/man8/mbus-forwarder.8"
 	rm -f "$(DESTDIR)$(UNITS)/mbus-broker.service" "$(DESTDIR)$(UNITS)/mbus-consumer@.service"
 	rm -f "$(DESTDIR)$(UNITS)/mbus-forwarder.service"
 	rm -f "$(DESTDIR)$(SYSUSERS)/mbus.conf"

@@ -20,26 +20,25 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// receivingRecipes returns the shell commands of the README's section Receiving.
-func receivingRecipes(t *testing.T) []string {
-	t.Helper()
-	return shellRecipes(t, "Receiving", 5)
-}
-
-// kitchen is a directory in which the README's recipes run unchanged.
+// kitchen is a directory in which the documents' recipes run unchanged.
 type kitchen struct {
 	t         *testing.T
 	directory string
 }
 
-// newKitchen makes a directory with build/consumer and build/producer. The producer sends to
-// the broker at this port.
+// newKitchen makes a directory with the commands, by their names in a clone, such as
+// build/producer, and by their installed names. The broker listens on this port, and the producer
+// sends to it. The broker's interval is short, so that the test is short.
 func newKitchen(t *testing.T, port string) kitchen {
 	t.Helper()
 	kitchen := kitchen{t, t.TempDir()}
-	kitchen.script("build/consumer", fmt.Sprintf("exec '%s/consumer' \"$@\"", binaries))
-	kitchen.script("build/producer",
-		fmt.Sprintf("exec '%s/producer' -port %s \"$@\"", binaries, port))
+	for name, flag := range map[string]string{
+		"broker": "-interval 100ms -pport " + port, "producer": "-port " + port, "consumer": "",
+	} {
+		text := fmt.Sprintf("exec '%s/%s' %s \"$@\"", binaries, name, flag)
+		kitchen.script("build/"+name, text)
+		kitchen.script("bin/mbus-"+name, text)
+	}
 	return kitchen
 }
 
@@ -64,6 +63,7 @@ func (kitchen kitchen) path(name string) string {
 func (kitchen kitchen) cook(recipe string) *exec.Cmd {
 	command := exec.Command("sh", "-c", recipe)
 	command.Dir = kitchen.directory
+	command.Env = append(os.Environ(), "PATH="+kitchen.path("bin")+":"+os.Getenv("PATH"))
 	return command
 }
 
@@ -88,10 +88,46 @@ func (kitchen kitchen) await(program string, killed int) (pid int) {
 	return pid
 }
 
+// awaitText waits until the file with this name has text.
+func (kitchen kitchen) awaitText(name, text string) {
+	kitchen.t.Helper()
+	bustest.Until(kitchen.t, text+" in "+name, func() bool {
+		return strings.Contains(file(kitchen.path(name)).String(), text)
+	})
+}
+
+// succeed runs a recipe, and returns its standard output. It fails the test unless the status is
+// 0 and standard error is empty.
+func (kitchen kitchen) succeed(recipe string) string {
+	kitchen.t.Helper()
+	status, stdout, stderr := finish(kitchen.t, kitchen.cook(recipe))
+	if status != 0 || stderr != "" {
+		kitchen.t.Errorf("%s\nended with status %d: %s", recipe, status, stderr)
+	}
+	return stdout
+}
+
+// stop stops the program, which a running recipe has started. It fails the test unless the recipe
+// then ends with status 0.
+func (kitchen kitchen) stop(program string, recipe *subscriber) {
+	kitchen.t.Helper()
+	syscall.Kill(kitchen.await(program, 0), syscall.SIGTERM)
+	if status := recipe.wait(); status != 0 {
+		kitchen.t.Errorf("the recipe ended with status %d: %s", status, recipe.stderr)
+	}
+}
+
+// freePort returns a port of the loopback interface on which nobody listens.
+func freePort(t *testing.T) string {
+	t.Helper()
+	_, port, _ := strings.Cut(bustest.FreeAddress(t), ":")
+	return port
+}
+
 // The README's worker loses no order and handles them in order while it and the broker are
 // killed in turn.
 func TestRecipeWorker(t *testing.T) {
-	recipe := receivingRecipes(t)[0]
+	recipe := readmeRecipes(t, "Workers", 1)[0]
 	address := bustest.FreeAddress(t)
 	_, port, _ := strings.Cut(address, ":")
 	kitchen := newKitchen(t, port)
@@ -140,10 +176,7 @@ func TestRecipeWorker(t *testing.T) {
 	}
 	t.Logf("figure: the README's worker and the broker killed in turn, %d times: "+
 		"%d orders, all handled, in order, %d twice", kills, sent, twice)
-	syscall.Kill(kitchen.await("consumer", 0), syscall.SIGTERM) // also ends the loop
-	if status := worker.wait(); status != 0 {
-		t.Errorf("status %d: %s", status, worker.stderr)
-	}
+	kitchen.stop("consumer", worker) // also ends the loop
 }
 
 // handledAgain returns how many of the orders were handled before. It fails the test if an order
@@ -164,10 +197,10 @@ func handledAgain(t *testing.T, orders []string) (again int) {
 	return again
 }
 
-// The README's careful worker sends a message that it can't handle to the topic failed, and
+// The manual page's careful worker sends a message that it can't handle to the topic failed, and
 // handles the next.
 func TestRecipeFailed(t *testing.T) {
-	recipe := receivingRecipes(t)[1]
+	recipe := manualDisplays(t, "mbus-consumer.1", "EXAMPLES", 2)[0]
 	broker := startStore(t, filepath.Join(t.TempDir(), "log"), "-interval", "0")
 	kitchen := newKitchen(t, broker.port)
 	kitchen.script("work", `data=$(cat); echo "$data" >> handled; test "$data" != bad`)
@@ -193,10 +226,11 @@ func TestRecipeFailed(t *testing.T) {
 	}
 }
 
-// The README's pipelines print the messages.
+// The documents' pipelines print the messages.
 func TestRecipePipelines(t *testing.T) {
-	recipes := receivingRecipes(t)
-	toJQ, overSSH, compressed := recipes[2], recipes[3], recipes[4]
+	recipes := readmeRecipes(t, "Receiving", 2)
+	toJQ, overSSH := recipes[0], recipes[1]
+	compressed := manualDisplays(t, "mbus-consumer.1", "EXAMPLES", 2)[1]
 	kitchen := newKitchen(t, "1")
 	text := inLog("orders", "look ma!\na new order") +
 		inLog("other", "no") + inLog("orders", "another")
@@ -230,9 +264,7 @@ func TestRecipePipelines(t *testing.T) {
 
 	// This ssh runs the command in this directory.
 	kitchen.script("bin/ssh", `test "$1" = shop && shift && exec "$@"`)
-	command := kitchen.cook(overSSH)
-	command.Env = append(os.Environ(), "PATH="+kitchen.path("bin")+":"+os.Getenv("PATH"))
-	remote := subscribeWith(t, command)
+	remote := subscribeWith(t, kitchen.cook(overSSH))
 	remote.has(both)
 	path := kitchen.path("mbus.log")
 	if err := os.Rename(path, path+".1"); err != nil {

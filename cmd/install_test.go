@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"mbus/internal/shared/bustest"
 )
 
 // tool returns the path of a program. It skips the test if the program is not installed.
@@ -134,6 +136,11 @@ func TestInstall(t *testing.T) {
 			prefix + "/bin/mbus-producer":  0o755,
 			prefix + "/bin/mbus-consumer":  0o755,
 			prefix + "/bin/mbus-forwarder": 0o755,
+
+			prefix + "/share/man/man1/mbus-producer.1":  0o644,
+			prefix + "/share/man/man1/mbus-consumer.1":  0o644,
+			prefix + "/share/man/man8/mbus-broker.8":    0o644,
+			prefix + "/share/man/man8/mbus-forwarder.8": 0o644,
 		}
 		if runtime.GOOS == "linux" {
 			want[systemd+"/systemd/system/mbus-broker.service"] = 0o644
@@ -185,6 +192,45 @@ func TestInstallRefuses(t *testing.T) {
 	for _, prefix := range []string{"", "usr", "/a b", "/a|b", "/a&b"} {
 		expect("PREFIX="+prefix+": must be an absolute path of letters, digits and /._+-",
 			"PREFIX="+prefix)
+	}
+}
+
+// The README's commands install mbus and start units that are installed then. The programs that
+// need root and systemd are replaced by one that records its call.
+func TestReadmeService(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("make install installs units only on Linux")
+	}
+	release := newRelease(t, "broker", "producer", "consumer")
+	release.write("bin/sudo", "#!/bin/sh\nexec \"$@\"\n", 0o700)
+	for _, name := range []string{"systemctl", "systemd-sysusers", "usermod"} {
+		release.write("bin/"+name, "#!/bin/sh\necho "+name+" \"$@\" >> calls\n", 0o700)
+	}
+	for _, recipe := range bustest.Blocks(t, "../README.md", "As a service", "shell") {
+		command := exec.Command("sh", "-e", "-c", recipe)
+		command.Dir = release.directory
+		command.Env = append(os.Environ(), "DESTDIR="+release.path("dest"), "USER=operator",
+			"PATH="+release.path("bin")+":"+os.Getenv("PATH"))
+		if status, _, stderr := finish(t, command); status != 0 || stderr != "" {
+			t.Errorf("%s\nended with status %d: %s", recipe, status, stderr)
+		}
+	}
+	want := []string{
+		"systemd-sysusers", "systemctl daemon-reload", "systemctl enable --now mbus-broker",
+		"usermod -aG mbus operator", "systemctl enable --now mbus-consumer@orders",
+	}
+	calls := strings.Split(strings.TrimSpace(file(release.path("calls")).String()), "\n")
+	for i, call := range calls {
+		calls[i] = strings.TrimSpace(call)
+	}
+	if !slices.Equal(calls, want) {
+		t.Errorf("the calls are %q, want %q", calls, want)
+	}
+	for _, name := range []string{"mbus-broker", "mbus-consumer@"} {
+		path := "/usr/local/lib/systemd/system/" + name + ".service"
+		if _, installed := release.files()[path]; !installed {
+			t.Errorf("%s is not installed", path)
+		}
 	}
 }
 

@@ -16,49 +16,36 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// section returns the text of the README's section with this title.
-func section(t *testing.T, title string) string {
-	t.Helper()
-	return bustest.Section(t, "../README.md", title)
+// recipes are shell commands of the documents, which are run in a directory of their own, with a
+// broker.
+type recipes struct {
+	t         *testing.T
+	directory string
+	broker    *daemon
+	log       string // the text of the logs of stopped brokers
 }
 
-// shellRecipes returns the blocks of shell commands in a section of the README. It fails the test
+// readmeRecipes returns the blocks of shell commands in a section of the README. It fails the test
 // unless there are count of them.
-func shellRecipes(t *testing.T, title string, count int) []string {
+func readmeRecipes(t *testing.T, title string, count int) []string {
 	t.Helper()
-	var recipes []string
-	block := regexp.MustCompile("(?s)```sh\n(.*?)```")
-	for _, recipe := range block.FindAllStringSubmatch(section(t, title), -1) {
-		recipes = append(recipes, recipe[1])
-	}
-	if len(recipes) != count {
-		t.Fatalf("the section %s has %d recipes, want %d", title, len(recipes), count)
-	}
-	return recipes
+	return counted(t, title, bustest.Blocks(t, "../README.md", title, "sh"), count)
 }
 
-// The README's program in Python prints the data of all messages in a log, as a consumer does.
-func TestReadmeDecoder(t *testing.T) {
-	python := tool(t, "python3")
-	_, program, _ := strings.Cut(section(t, "Receiving"), "```python\n")
-	program, _, _ = strings.Cut(program, "```")
-	var all strings.Builder
-	for b := range 256 {
-		all.WriteByte(byte(b))
+// manualDisplays returns the literal displays in a section of a manual page. It fails the test
+// unless there are count of them.
+func manualDisplays(t *testing.T, page, title string, count int) []string {
+	t.Helper()
+	displays := bustest.Displays(t, "../build/package/man/"+page, title)
+	return counted(t, page+", "+title, displays, count)
+}
+
+func counted(t *testing.T, place string, texts []string, count int) []string {
+	t.Helper()
+	if len(texts) != count {
+		t.Fatalf("%s has %d recipes or displays, want %d", place, len(texts), count)
 	}
-	directory := t.TempDir()
-	broker := startStore(t, filepath.Join(directory, "mbus.log"))
-	messages := []string{
-		"", "'", `\n`, "a': 'b", all.String(), "注\u2028\U000e0001\u200b🐢\xff", "x\r",
-	}
-	broker.Accept(bustest.Payload("a': '\\b", messages...), len(messages))
-	broker.stop()
-	command := exec.Command(python, "-c", program)
-	command.Dir = directory
-	output, err := command.CombinedOutput()
-	if want := strings.Join(messages, "\n") + "\n"; err != nil || string(output) != want {
-		t.Errorf("the program printed %q, %v, want %q", output, err, want)
-	}
+	return texts
 }
 
 // Each test that the README names exists.
@@ -81,7 +68,7 @@ func TestReadmeTests(t *testing.T) {
 		}
 	}
 	name := regexp.MustCompile("`(Test\\w+)`")
-	names := name.FindAllStringSubmatch(section(t, "Guarantees and limits"), -1)
+	names := name.FindAllStringSubmatch(bustest.Section(t, "../README.md", "Promises"), -1)
 	if len(names) < 10 {
 		t.Errorf("the README names %d tests, want at least 10", len(names))
 	}
@@ -92,40 +79,16 @@ func TestReadmeTests(t *testing.T) {
 	}
 }
 
-// The README's client in Python works as it is printed.
-func TestReadmeClient(t *testing.T) {
-	python := tool(t, "python3")
-	_, rest, _ := strings.Cut(section(t, "The protocol"), "```python\n")
-	client, rest, found := strings.Cut(rest, "```\n\nprints `")
-	want, _, _ := strings.Cut(rest, "`.\n")
-	if !found {
-		t.Fatal("the README has no client in Python with its output")
-	}
-	broker := startBroker(t, "-interval", "10ms")
-	client = strings.Replace(client, "9990", broker.port, 1)
-	output, err := exec.Command(python, "-c", client).CombinedOutput()
-	if err != nil || string(output) != want+"\n" {
-		t.Errorf("the client printed %q, %v, want %q", output, err, want)
-	}
-	broker.Expect("Received new message from topic 'orders': 'hello from Python'")
-}
-
-// recipes runs the README's shell commands in a directory of their own, with a broker.
-type recipes struct {
-	t         *testing.T
-	directory string
-	broker    *daemon
-	log       string // the text of the logs of stopped brokers
-}
-
 // orders is the number of lines in the file orders.txt.
 const orders = 500_000
 
-// The README's recipes work as they are printed.
+// The recipes for sending, of the README and the producer's manual page, work as they are printed.
 func TestRecipes(t *testing.T) {
-	texts := shellRecipes(t, "Sending", 5)
+	sending := readmeRecipes(t, "Sending", 3)
+	loop, output, follow := sending[0], sending[1], sending[2]
+	examples := manualDisplays(t, "mbus-producer.1", "EXAMPLES", 2)
+	records, resume := examples[0], examples[1]
 	recipes := newRecipes(t)
-	loop, output, follow, records, resume := texts[0], texts[1], texts[2], texts[3], texts[4]
 	recipes.finish(loop)
 	recipes.finish(output)
 	if stderr := recipes.finish(records); parseReport(t, stderr).accepted != 3 {
@@ -158,6 +121,7 @@ func newRecipes(t *testing.T) *recipes {
 	script := fmt.Sprintf("#!/bin/sh\nexec '%s' -port %s \"$@\"\n",
 		installed, recipes.broker.port)
 	recipes.write("build/producer", script, 0o700)
+	recipes.write("build/mbus-producer", script, 0o700)
 	return recipes
 }
 
@@ -174,6 +138,8 @@ func (recipes *recipes) write(name, text string, mode os.FileMode) {
 func (recipes *recipes) command(text string) *exec.Cmd {
 	command := exec.Command("sh", "-c", text)
 	command.Dir = recipes.directory
+	path := filepath.Join(recipes.directory, "build")
+	command.Env = append(os.Environ(), "PATH="+path+":"+os.Getenv("PATH"))
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return command
 }

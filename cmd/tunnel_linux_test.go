@@ -18,7 +18,7 @@ type tunnels struct {
 	program   string
 	directory string
 
-	// The README's configurations of stunnel.
+	// The manual page's configurations of stunnel.
 	brokerSide, producerSide string
 }
 
@@ -28,18 +28,13 @@ type tunnel struct {
 	address string // accepts connections
 }
 
-// newTunnels makes a certificate for each name with the README's command.
+// newTunnels makes a certificate for each name with the command of the broker's manual page.
 func newTunnels(t *testing.T, names ...string) *tunnels {
 	t.Helper()
 	tunnels := &tunnels{t: t, program: tool(t, "stunnel"), directory: t.TempDir()}
-	text := section(t, "Running it as a service")
-	_, recipe, _ := strings.Cut(text, "```shell\n")
-	recipe, _, _ = strings.Cut(recipe, "```")
-	blocks := regexp.MustCompile("(?s)```ini\n(.*?)```").FindAllStringSubmatch(text, -1)
-	if recipe == "" || len(blocks) != 2 {
-		t.Fatalf("the README has the commands %q and %d configurations, want 2", recipe, len(blocks))
-	}
-	tunnels.brokerSide, tunnels.producerSide = blocks[0][1], blocks[1][1]
+	displays := manualDisplays(t, "mbus-broker.8", "TUNNELS", 4)
+	recipe := displays[1]
+	tunnels.brokerSide, tunnels.producerSide = displays[2], displays[3]
 	recipe = strings.Replace(recipe, "in broker producer;", "in "+strings.Join(names, " ")+";", 1)
 	openssl := exec.Command("sh", "-c", recipe)
 	openssl.Dir = tunnels.directory
@@ -49,7 +44,7 @@ func newTunnels(t *testing.T, names ...string) *tunnels {
 	return tunnels
 }
 
-// configure changes one of the README's configurations for a test. Its tunnel connects to the
+// configure changes one of the page's configurations for a test. Its tunnel connects to the
 // address connect. Own and other are the names of this side's certificate and the other side's.
 func (tunnels *tunnels) configure(configuration, connect, own, other string) string {
 	for setting, value := range map[string]string{
@@ -61,7 +56,7 @@ func (tunnels *tunnels) configure(configuration, connect, own, other string) str
 	} {
 		line := regexp.MustCompile(`(?m)^` + setting + ` = .*$`)
 		if !line.MatchString(configuration) {
-			tunnels.t.Fatalf("the README's configuration has no %s:\n%s", setting, configuration)
+			tunnels.t.Fatalf("the configuration has no %s:\n%s", setting, configuration)
 		}
 		configuration = line.ReplaceAllString(configuration, setting+" = "+value)
 	}
@@ -109,7 +104,7 @@ func (tunnels *tunnels) start(configuration string) *tunnel {
 	return tunnel
 }
 
-// Through the README's tunnel, lines and refusals arrive as they do without it.
+// Through the manual page's tunnel, lines and refusals arrive as they do without it.
 func TestTunnel(t *testing.T) {
 	tunnels := newTunnels(t, "broker", "producer")
 	broker := startBroker(t, "-interval", "100ms")

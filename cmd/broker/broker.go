@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"io"
@@ -13,6 +14,34 @@ import (
 	"mbus/internal/broker"
 	"mbus/internal/shared/command"
 )
+
+// help is the answer to -h.
+const help = `usage: mbus-broker [flags]
+
+  -log FILE           write the log to this file, which may be renamed at any time; without it,
+                      write the log to standard error
+  -interval DURATION  drain the queues into the log every duration; 0: before each reply
+                      (default 3s)
+  -sync               count a message as written only when it is on disk; needs -log
+  -phost HOST         listen for producers on this host (default 127.0.0.1)
+  -pport PORT         listen for producers on this port; 0: a free one (default 9990)
+  -timeout DURATION   time limit per connection, to receive its payload and queue it: a duration
+                      above 0 (default 5s)
+  -max-payload BYTES  largest payload accepted, in bytes, or with KiB, MiB or GiB (default 16MiB)
+  -max-queued BYTES   limit of all queues, overhead included, in bytes, or with KiB, MiB or GiB
+                      (default 256MiB)
+  -version            print the version and exit
+  -h                  print this and exit
+
+exit status:
+  0  stopped by SIGTERM, SIGINT or SIGHUP, and every message was written
+  1  could not start, or left messages unwritten; one line says why
+  2  wrong arguments; one line says what would be right
+
+examples:
+  mbus-broker -log mbus.log
+  mbus-broker -log mbus.log -interval 0 -sync    # accepted means on disk
+`
 
 // gcPercent is the garbage collection target. A higher one than the runtime's 100 saves time
 // and costs memory. BrokerConfig.MemoryLimit bounds the memory.
@@ -30,10 +59,10 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	config := broker.DefaultConfig()
 	config.Log = stderr
 	flags := newFlags(command.Name(arguments[0]), config)
-	if status, done := command.Parse(flags, usage(), arguments[1:], stdout, stderr); done {
+	if status, done := command.Parse(flags, help, arguments[1:], stdout, stderr); done {
 		return status
 	}
-	if err := config.Validate(); err != nil {
+	if err := cmp.Or(command.Unexpected(flags, ""), config.Validate()); err != nil {
 		return command.UsageError(flags, err, stderr)
 	}
 	stopping := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
@@ -58,45 +87,16 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	return command.Success
 }
 
-// usage returns the text that -h prints besides the flags.
-func usage() *command.Usage {
-	return &command.Usage{
-		Synopsis: "[flags]",
-		Order: []string{
-			"log", "interval", "sync", "phost", "pport", "timeout", "max-payload", "max-queued",
-		},
-		Statuses: []string{
-			"stopped by SIGTERM, SIGINT or SIGHUP, and every message was written",
-			"could not start, or left messages unwritten; one line says why",
-			"wrong arguments; one line says what would be right",
-		},
-		Examples: []string{
-			"NAME -log mbus.log",
-			"NAME -log mbus.log -interval 0 -sync    # accepted means on disk",
-		},
-		Confused: map[string]string{"host": "phost", "port": "pport"},
-	}
-}
-
 // newFlags returns the broker's flags. They set config, whose values are their defaults.
 func newFlags(name string, config *broker.BrokerConfig) *flag.FlagSet {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
-	flags.StringVar(&config.ProducerHost, "phost", config.ProducerHost,
-		"listen for producers on this `host`")
-	flags.StringVar(&config.ProducerPort, "pport", config.ProducerPort,
-		"listen for producers on this `port`; 0: a free one")
-	command.Duration(flags, &config.Interval, "interval",
-		"drain the queues into the log every `duration`; 0: before each reply")
-	command.Duration(flags, &config.Timeout, "timeout",
-		"time limit per connection, to receive its payload and queue it: a `duration` above 0")
-	command.Size(flags, &config.MaxPayload, "max-payload",
-		"largest payload accepted, in `bytes`, or with KiB, MiB or GiB")
-	command.Size(flags, &config.MaxQueued, "max-queued",
-		"limit of all queues, overhead included, in `bytes`, or with KiB, MiB or GiB")
-	command.Text(flags, &config.LogFile, "log", "a file",
-		"write the log to this `file`, which may be renamed at any time; without it, to standard "+
-			"error")
-	flags.BoolVar(&config.Sync, "sync", false,
-		"count a message as written only when it is on disk; needs -log")
+	command.Text(flags, &config.LogFile, "log", "a file")
+	command.Duration(flags, &config.Interval, "interval")
+	flags.BoolVar(&config.Sync, "sync", config.Sync, "")
+	flags.StringVar(&config.ProducerHost, "phost", config.ProducerHost, "")
+	flags.StringVar(&config.ProducerPort, "pport", config.ProducerPort, "")
+	command.Duration(flags, &config.Timeout, "timeout")
+	command.Size(flags, &config.MaxPayload, "max-payload")
+	command.Size(flags, &config.MaxQueued, "max-queued")
 	return flags
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,6 +17,32 @@ import (
 	"mbus/internal/consumer"
 	"mbus/internal/shared/command"
 )
+
+// help is the answer to -h.
+const help = `usage: mbus-consumer [-log FILE [-state FILE]] [-topic T]... [flags] [-- COMMAND [ARG]...]
+
+  -log FILE        follow this broker's log file, through rotation; without it, read standard input
+  -topic TOPIC     deliver only this topic; repeat the flag for several topics
+  -state FILE      keep the position in this file, and continue from it; needs -log
+  -retry DURATION  for up to this duration, retry a command that fails (default 0s)
+  -format FORMAT   write messages in this format: lines (which is the default), nul (a zero byte
+                   after each), raw (the data alone) or json
+  -from PLACE      without a position, begin at this place of the log: start (which is the default)
+                   or end
+  -end             stop at the end that the log has now
+  -count NUMBER    stop after this number of messages
+  -version         print the version and exit
+  -h               print this and exit
+
+exit status:
+  0  ended as it was asked to
+  1  something could not be read, delivered or saved; one line says why
+  2  wrong arguments; one line says what would be right
+
+examples:
+  mbus-consumer -log mbus.log -topic orders
+  mbus-consumer -log mbus.log -state orders.state -topic orders -retry 1m -- ./handle-order
+`
 
 func main() {
 	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
@@ -68,10 +95,12 @@ func parse(name string, arguments []string, config *consumer.Config) (
 		}
 		arguments = arguments[:at]
 	}
-	status, done = command.Parse(flags, usage(), arguments, config.Output, config.Errors)
+	status, done = command.Parse(flags, help, arguments, config.Output, config.Errors)
 	if done {
 		return nil, status, true
 	}
+	unexpected := command.Unexpected(flags, "a command comes after --, a log after -log")
+	err = cmp.Or(unexpected, err)
 	if err == nil {
 		subscriber, err = consumer.New(config)
 	}
@@ -81,51 +110,22 @@ func parse(name string, arguments []string, config *consumer.Config) (
 	return subscriber, command.Success, false
 }
 
-// usage returns the text that -h prints besides the flags.
-func usage() *command.Usage {
-	return &command.Usage{
-		Synopsis: "[-log FILE [-state FILE]] [-topic T]... [flags] [-- COMMAND [ARG]...]",
-		Order: []string{
-			"log", "topic", "state", "retry", "format", "from", "end", "count",
-		},
-		Statuses: []string{
-			"ended as it was asked to",
-			"something could not be read, delivered or saved; one line says why",
-			"wrong arguments; one line says what would be right",
-		},
-		Examples: []string{
-			"NAME -log mbus.log -topic orders",
-			"NAME -log mbus.log -state orders.state -topic orders -retry 1m -- ./handle-order",
-		},
-		Advise: func(argument string) string {
-			return "a command comes after --, a log after -log"
-		},
-	}
-}
-
 // define adds the command's flags. They set config.
 func define(flags *flag.FlagSet, config *consumer.Config) {
-	command.Text(flags, &config.Log, "log", "a file",
-		"follow this broker's log `file`, through rotation; without it, read standard input")
-	command.Text(flags, &config.State, "state", "a file",
-		"keep the position in this `file`, and continue from it; needs -log")
-	flags.Func("topic", "deliver only this `topic`; repeat the flag for several topics",
-		func(text string) error {
-			config.Topics = append(config.Topics, text)
-			return nil
-		})
-	command.Text(flags, &config.Format, "format", "lines, nul, raw or json",
-		"write messages in this `format`: lines, nul (a zero byte after each), raw (the data "+
-			"alone) or json (default lines)")
-	command.Text(flags, &config.From, "from", "start or end",
-		"without a position, begin at this `place` of the log: start or end (default start)")
-	flags.BoolVar(&config.ToEnd, "end", false, "stop at the end that the log has now")
-	flags.Func("count", "stop after this `number` of messages", func(text string) (err error) {
+	command.Text(flags, &config.Log, "log", "a file")
+	command.Text(flags, &config.State, "state", "a file")
+	flags.Func("topic", "", func(text string) error {
+		config.Topics = append(config.Topics, text)
+		return nil
+	})
+	command.Text(flags, &config.Format, "format", "lines, nul, raw or json")
+	command.Text(flags, &config.From, "from", "start or end")
+	flags.BoolVar(&config.ToEnd, "end", false, "")
+	flags.Func("count", "", func(text string) (err error) {
 		if config.Count, err = strconv.Atoi(text); err != nil || config.Count < 1 {
 			return fmt.Errorf("must be a number of messages, from 1 to %d", math.MaxInt)
 		}
 		return nil
 	})
-	command.Duration(flags, &config.Retry, "retry",
-		"for up to this `duration`, retry a command that fails")
+	command.Duration(flags, &config.Retry, "retry")
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -24,6 +25,32 @@ import (
 	"mbus/internal/shared/follow"
 )
 
+// help is the answer to -h.
+const help = `usage: mbus-forwarder -log FILE -state FILE -stream NAME [flags]
+
+  -log FILE          follow this broker's log file, through rotation
+  -state FILE        keep the position in this file, and continue from it
+  -stream NAME       publish into the stream of this name
+  -prefix PREFIX     put this prefix before each topic (default mbus.)
+  -url SERVERS       connect to one of these servers, separated by commas; other users of this
+                     machine can see a password in it (default nats://127.0.0.1:4222)
+  -creds FILE        use the credentials in this file
+  -ca FILE           trust the certificates in this file, and use TLS
+  -from PLACE        without a valid position, begin at this place of the log: start or end
+  -timeout DURATION  time limit for connecting and each answer: a duration above 0 (default 30s)
+  -version           print the version and exit
+  -h                 print this and exit
+
+exit status:
+  0  stopped by SIGTERM, SIGINT or SIGHUP
+  1  could not continue; one line says why, and what to do
+  2  wrong arguments; one line says what would be right
+
+examples:
+  mbus-forwarder -log mbus.log -state forwarder.state -stream ORDERS
+  mbus-forwarder -log mbus.log -state state -stream HOST1 -prefix mbus.host1. -url tls://nats
+`
+
 // stopPatience is how long a stop waits for an answer of the engine. Then it ends the process,
 // which loses nothing: the next start finds its place in the same way as after a kill.
 const stopPatience = 3 * time.Second
@@ -40,10 +67,10 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet(command.Name(arguments[0]), flag.ContinueOnError)
 	config := new(config)
 	config.define(flags)
-	if status, done := command.Parse(flags, usage(), arguments[1:], stdout, stderr); done {
+	if status, done := command.Parse(flags, help, arguments[1:], stdout, stderr); done {
 		return status
 	}
-	if err := config.validate(); err != nil {
+	if err := cmp.Or(command.Unexpected(flags, ""), config.validate()); err != nil {
 		return command.UsageError(flags, err, stderr)
 	}
 	debug.SetGCPercent(10) // a long line needs large buffers; little of them may be garbage
@@ -58,25 +85,6 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 		return command.Failure
 	}
 	return command.Success
-}
-
-// usage returns the text that -h prints besides the flags.
-func usage() *command.Usage {
-	return &command.Usage{
-		Synopsis: "-log FILE -state FILE -stream NAME [flags]",
-		Order: []string{
-			"log", "state", "stream", "prefix", "url", "creds", "ca", "from", "timeout",
-		},
-		Statuses: []string{
-			"stopped by SIGTERM, SIGINT or SIGHUP",
-			"could not continue; one line says why, and what to do",
-			"wrong arguments; one line says what would be right",
-		},
-		Examples: []string{
-			"NAME -log mbus.log -state forwarder.state -stream ORDERS",
-			"NAME -log mbus.log -state state -stream HOST1 -prefix mbus.host1. -url tls://nats",
-		},
-	}
 }
 
 // forward forwards messages until stop ends. Its error is one that an operator must correct.
@@ -112,20 +120,16 @@ type config struct {
 
 // define adds the command's flags.
 func (config *config) define(flags *flag.FlagSet) {
-	flags.StringVar(&config.log, "log", "", "follow this broker's log `file`, through rotation")
-	flags.StringVar(&config.state, "state", "",
-		"keep the position in this `file`, and continue from it")
-	flags.StringVar(&config.stream, "stream", "", "publish into the stream of this `name`")
-	flags.StringVar(&config.url, "url", nats.DefaultURL, "connect to one of these `servers`, "+
-		"separated by commas; other users of this machine can see a password in it")
-	flags.StringVar(&config.creds, "creds", "", "use the credentials in this `file`")
-	flags.StringVar(&config.ca, "ca", "", "trust the certificates in this `file`, and use TLS")
-	flags.StringVar(&config.prefix, "prefix", "mbus.", "put this `prefix` before each topic")
-	flags.StringVar(&config.from, "from", "",
-		"without a valid position, begin at this `place` of the log: start or end")
+	flags.StringVar(&config.log, "log", "", "")
+	flags.StringVar(&config.state, "state", "", "")
+	flags.StringVar(&config.stream, "stream", "", "")
+	flags.StringVar(&config.prefix, "prefix", "mbus.", "")
+	flags.StringVar(&config.url, "url", nats.DefaultURL, "")
+	flags.StringVar(&config.creds, "creds", "", "")
+	flags.StringVar(&config.ca, "ca", "", "")
+	flags.StringVar(&config.from, "from", "", "")
 	config.timeout = 30 * time.Second
-	command.Duration(flags, &config.timeout, "timeout",
-		"time limit for connecting and each answer: a `duration` above 0")
+	command.Duration(flags, &config.timeout, "timeout")
 }
 
 // validate checks the flags, and sets servers. Its error names a flag, its value and what would

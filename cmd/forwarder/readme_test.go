@@ -15,35 +15,35 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// section returns the README's section about the forwarder.
-func section(t *testing.T) string {
+// recipe returns the commands in a section of the forwarder's README.
+func recipe(t *testing.T, title string) string {
 	t.Helper()
-	return bustest.Section(t, "../../README.md", "From one machine to three")
+	blocks := bustest.Blocks(t, "README.md", title, "shell")
+	if len(blocks) != 1 {
+		t.Fatalf("the section %s has %d blocks of commands, want 1", title, len(blocks))
+	}
+	return blocks[0]
 }
 
-// The commands of the README's section work as printed. They start three brokers and three
-// forwarders, gather their streams in one, and read that with the engine's own client.
+// The commands of the README work as printed. They start three brokers and three forwarders,
+// gather their streams in one, and read that with the engine's own client.
 func TestReadme(t *testing.T) {
 	t.Parallel()
-	text := section(t)
 	site := newSite(t)
-	_, rest, _ := strings.Cut(text, "# nats.conf\n")
+	_, rest, _ := strings.Cut(bustest.Section(t, "README.md", "The server"), "# nats.conf\n")
 	config, _, _ := strings.Cut(rest, "```")
 	site.write("nats.conf", strings.ReplaceAll(config, "127.0.0.1:4222", site.engine))
-	recipes := regexp.MustCompile("(?s)```shell\n(.*?)```").FindAllStringSubmatch(text, -1)
-	if len(recipes) != 4 {
-		t.Fatalf("the section has %d recipes", len(recipes))
-	}
-	serve, streams, forward, consume := recipes[0][1], recipes[1][1], recipes[2][1], recipes[3][1]
 
-	server := site.start(site.directory, serve)
+	server := site.start(site.directory, recipe(t, "The server"))
 	bustest.Until(t, "a server that listens", func() bool {
 		return strings.Contains(server.stderr.String(), "Server is ready")
 	})
-	site.run(streams)
+	site.run(recipe(t, "The streams"))
+	forward := recipe(t, "The forwarders")
 	for host := 1; host <= 3; host++ {
 		site.addMachine(host, forward)
 	}
+	consume := recipe(t, "The consumers")
 	_, next, _ := strings.Cut(consume, "\n")
 	site.run(strings.TrimSuffix(consume, next))
 	got := strings.Fields(site.run(next))
@@ -55,15 +55,6 @@ func TestReadme(t *testing.T) {
 	for _, user := range []string{"admin:$ADMIN_PASSWORD", "host2:$HOST2_PASSWORD"} {
 		site.run(fmt.Sprintf("nats --server nats://%s@%s pub mbus.host1.orders x 2>&1 | "+
 			"grep -i 'permissions violation'", user, site.engine))
-	}
-}
-
-// The README has the text that -h prints.
-func TestReadmeUsage(t *testing.T) {
-	t.Parallel()
-	status, usage, _ := run(t, "-h")
-	if status != 0 || !strings.Contains(section(t), "\n```\n"+usage+"```\n") {
-		t.Errorf("the README does not have what -h prints: status %d\n%s", status, usage)
 	}
 }
 

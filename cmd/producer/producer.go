@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -10,14 +11,40 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"regexp"
-	"strings"
 	"syscall"
 
 	"mbus/internal/apiv1"
 	"mbus/internal/producer"
 	"mbus/internal/shared/command"
 )
+
+// help is the answer to -h.
+const help = `usage: mbus-producer -topic TOPIC [-message TEXT | -lines] | -ping [flags]
+
+  -topic TOPIC       send to this topic, 1 to 255 bytes of printable text
+  -message TEXT      send this text, which may be empty; do not read standard input
+  -lines             send each line of standard input as a message; without it and -message, all of
+                     standard input is one message
+  -host HOST         the broker's host (default 127.0.0.1)
+  -port PORT         the broker's port (default 9990)
+  -retry DURATION    for up to this duration, retry what was certainly not accepted (default 0s)
+  -timeout DURATION  time limit per attempt, from connecting to the reply: a duration above 0
+                     (default 30s)
+  -ping              send nothing, and check that the broker answers; with -retry, wait until it
+                     does
+  -version           print the version and exit
+  -h                 print this and exit
+
+exit status:
+  0  accepted; with -ping: the broker answers
+  1  not accepted, or with -lines not all; one line says why
+  2  wrong arguments; one line says what would be right
+  3  unknown: all was sent, but no reply came; sending it again may duplicate it
+
+examples:
+  mbus-producer -topic orders -message "look ma! a new order"
+  tail -n +1 -F app.log | mbus-producer -topic app -lines -retry 1h
+`
 
 // outcomeUnknown is the exit status if messages may have been accepted, but no reply came.
 const outcomeUnknown = 3
@@ -75,71 +102,34 @@ type sendTask struct {
 func parse(arguments []string, stdout, stderr io.Writer) (task sendTask, status int, done bool) {
 	task.name, task.config = command.Name(arguments[0]), producer.DefaultConfig()
 	flags := task.newFlags()
-	status, done = command.Parse(flags, task.usage(), arguments[1:], stdout, stderr)
+	status, done = command.Parse(flags, help, arguments[1:], stdout, stderr)
 	if done {
 		return task, status, true
 	}
-	if err := task.validate(); err != nil {
+	hint := ""
+	if task.lines {
+		hint = "-lines reads standard input, put < before a file"
+	}
+	if err := cmp.Or(command.Unexpected(flags, hint), task.validate()); err != nil {
 		return task, command.UsageError(flags, err, stderr), true
 	}
 	return task, command.Success, false
 }
 
-// usage returns the text that -h prints besides the flags.
-func (task *sendTask) usage() *command.Usage {
-	return &command.Usage{
-		Synopsis: "-topic TOPIC [-message TEXT | -lines] | -ping [flags]",
-		Order: []string{
-			"topic", "message", "lines", "host", "port", "retry", "timeout", "ping",
-		},
-		Statuses: []string{
-			"accepted; with -ping: the broker answers",
-			"not accepted, or with -lines not all; one line says why",
-			"wrong arguments; one line says what would be right",
-			"unknown: all was sent, but no reply came; sending it again may duplicate it",
-		},
-		Examples: []string{
-			`NAME -topic orders -message "look ma! a new order"`,
-			"tail -n +1 -F app.log | NAME -topic app -lines -retry 1h",
-		},
-		Confused: map[string]string{"phost": "host", "pport": "port"},
-		Advise: func(argument string) string {
-			if task.lines {
-				return "use < " + quoted(argument)
-			}
-			return ""
-		},
-	}
-}
-
-// quoted returns text as a shell's word.
-func quoted(text string) string {
-	if regexp.MustCompile(`^[\w./+-]+$`).MatchString(text) {
-		return text
-	}
-	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
-}
-
 // newFlags returns the flags, which set the task. Its values are the defaults.
 func (task *sendTask) newFlags() *flag.FlagSet {
 	flags := flag.NewFlagSet(task.name, flag.ContinueOnError)
-	flags.StringVar(&task.topic, "topic", "",
-		"send to this `topic`, 1 to 255 bytes of printable text")
-	flags.Func("message", "send this `text`, which may be empty; do not read standard input",
-		func(text string) error {
-			task.message = &text
-			return nil
-		})
-	flags.BoolVar(&task.lines, "lines", false, "send each line of standard input as a message; "+
-		"without it and -message, all of standard input is one message")
-	flags.BoolVar(&task.ping, "ping", false,
-		"send nothing, and check that the broker answers; with -retry, wait until it does")
-	flags.StringVar(&task.config.Host, "host", task.config.Host, "the broker's `host`")
-	flags.StringVar(&task.config.Port, "port", task.config.Port, "the broker's `port`")
-	command.Duration(flags, &task.config.Timeout, "timeout",
-		"time limit per attempt, from connecting to the reply: a `duration` above 0")
-	command.Duration(flags, &task.config.Retry, "retry",
-		"for up to this `duration`, retry what was certainly not accepted")
+	flags.StringVar(&task.topic, "topic", "", "")
+	flags.Func("message", "", func(text string) error {
+		task.message = &text
+		return nil
+	})
+	flags.BoolVar(&task.lines, "lines", false, "")
+	flags.BoolVar(&task.ping, "ping", false, "")
+	flags.StringVar(&task.config.Host, "host", task.config.Host, "")
+	flags.StringVar(&task.config.Port, "port", task.config.Port, "")
+	command.Duration(flags, &task.config.Timeout, "timeout")
+	command.Duration(flags, &task.config.Retry, "retry")
 	return flags
 }
 

@@ -1,5 +1,5 @@
 // Package bustest helps to test a bus. It has a client, functions that parse the log and the
-// README, an endless input, and the floor with which benchmarks compare the broker.
+// documents, an endless input, and the floor with which benchmarks compare the broker.
 //
 // The package needs only the address and the log of a bus. So the tests of the broker, of the
 // producer and of the commands can use it. It imports none of these.

@@ -36,32 +36,57 @@ func Name(path string) string {
 }
 
 // Parse adds -version to flags and parses a command's arguments. It prints the answers to -h
-// and -version on stdout, and one line about a wrong argument on stderr. Then done is true,
-// and the command must exit with status.
+// and -version on stdout, and one line about a wrong flag on stderr. Then done is true, and the
+// command must exit with status. Parse accepts arguments after the flags: see Unexpected.
 //
-// The version is the Makefile's. In a binary built without it, the version is Go's own.
+// The answer to -h is help. It begins with "usage: " and the command's installed name, which
+// Parse replaces everywhere by the name that the command was run by. The version is the
+// Makefile's. In a binary built without it, the version is Go's own.
 func Parse(
-	flags *flag.FlagSet, usage *Usage, arguments []string, stdout, stderr io.Writer,
+	flags *flag.FlagSet, help string, arguments []string, stdout, stderr io.Writer,
 ) (status int, done bool) {
-	wanted := flags.Bool("version", false, "print the version and exit")
-	flags.SetOutput(io.Discard) // Parse would print the whole usage after an error
+	wanted := flags.Bool("version", false, "")
+	flags.SetOutput(io.Discard) // otherwise Parse would print a usage of its own
 	err := flags.Parse(arguments)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		usage.print(stdout, flags)
+		installed := strings.Fields(help)[1]
+		fmt.Fprint(stdout, strings.ReplaceAll(help, installed, flags.Name()))
 		return Success, true
 	case err != nil:
-		return UsageError(flags, usage.explain(err), stderr), true
+		return UsageError(flags, suggest(flags, err), stderr), true
 	case *wanted:
 		build, _ := debug.ReadBuildInfo() // nil only in a program built without modules
 		name := strings.TrimPrefix(flags.Name(), "mbus-")
 		fmt.Fprintf(stdout, "mbus %s %s, %s\n",
 			name, cmp.Or(version, build.Main.Version), build.GoVersion)
 		return Success, true
-	case flags.NArg() > 0:
-		return UsageError(flags, usage.unexpected(flags.Arg(0)), stderr), true
 	}
 	return Success, false
+}
+
+// suggest adds the right flag to err, if err is about a flag with a p too many or too few: the
+// broker's flags -phost and -pport are the producer's -host and -port.
+func suggest(flags *flag.FlagSet, err error) error {
+	name, unknown := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+	for _, meant := range []string{"p" + name, strings.TrimPrefix(name, "p")} {
+		if unknown && flags.Lookup(meant) != nil {
+			return fmt.Errorf("%w: use -%s", err, meant)
+		}
+	}
+	return err
+}
+
+// Unexpected returns an error about the first argument after the flags, or nil if there is
+// none. The hint says what would be right. It may be empty.
+func Unexpected(flags *flag.FlagSet, hint string) error {
+	if flags.NArg() == 0 {
+		return nil
+	}
+	if hint != "" {
+		hint = ": " + hint
+	}
+	return fmt.Errorf("unexpected argument %q%s", flags.Arg(0), hint)
 }
 
 // UsageError prints an error of the arguments on stderr, with a hint at -h. It returns Misuse.

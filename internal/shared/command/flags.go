@@ -12,25 +12,25 @@ import (
 
 // Text adds a flag for a text that must not be empty. The kind, such as "a file", completes the
 // error for an empty text: must be a file.
-func Text(flags *flag.FlagSet, target *string, name, kind, usage string) {
+func Text(flags *flag.FlagSet, target *string, name, kind string) {
 	parse := func(text string) (string, error) {
 		if text == "" {
 			return "", errors.New("must be " + kind)
 		}
 		return text, nil
 	}
-	flags.Var(flagValue[string]{target, parse, strings.Clone}, name, usage)
+	flags.Var(flagValue[string]{target, parse, strings.Clone}, name, "")
 }
 
 // Duration adds a flag for a duration, in the form that time.ParseDuration takes.
-func Duration(flags *flag.FlagSet, target *time.Duration, name, usage string) {
-	flags.Var(flagValue[time.Duration]{target, parseDuration, time.Duration.String}, name, usage)
+func Duration(flags *flag.FlagSet, target *time.Duration, name string) {
+	flags.Var(flagValue[time.Duration]{target, parseDuration, time.Duration.String}, name, "")
 }
 
-// Size adds a flag for a count of bytes from 1 to math.MaxInt, plain or in KiB, MiB or GiB. The
-// usage shows its default in the same form.
-func Size(flags *flag.FlagSet, target *int, name, usage string) {
-	flags.Var(flagValue[int]{target, parseSize, formatSize}, name, usage)
+// Size adds a flag for a count of bytes from 1 to math.MaxInt, plain or in KiB, MiB or GiB. Its
+// default has the same form.
+func Size(flags *flag.FlagSet, target *int, name string) {
+	flags.Var(flagValue[int]{target, parseSize, formatSize}, name, "")
 }
 
 // flagValue is a flag.Value. The errors of parse say what would be right.
