@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -60,23 +61,19 @@ func (list *List) Named() *File {
 // Of returns the files of log, the lowest number first. Of log 0 these are the files without a
 // header.
 func (list *List) Of(log uint64) []File {
-	start, _ := slices.BinarySearchFunc(list.Files, log, func(file File, log uint64) int {
-		return cmp.Compare(file.Header.Log, log)
-	})
-	end := start
-	for end < len(list.Files) && list.Files[end].Header.Log == log {
-		end++
-	}
-	return list.Files[start:end:end]
+	return between(list.Files, func(file File) int { return cmp.Compare(file.Header.Log, log) })
 }
 
 // Numbered returns those of files, which are all of one log, that have number.
 func Numbered(files []File, number int64) []File {
-	compare := func(file File, number int64) int {
-		return cmp.Compare(file.Header.Number, number)
-	}
-	start, _ := slices.BinarySearchFunc(files, number, compare)
-	end, _ := slices.BinarySearchFunc(files, number+1, compare)
+	return between(files, func(file File) int { return cmp.Compare(file.Header.Number, number) })
+}
+
+// between returns those of files for which compare returns 0. It returns less for those before
+// them, and more for those after them.
+func between(files []File, compare func(File) int) []File {
+	start := sort.Search(len(files), func(i int) bool { return compare(files[i]) >= 0 })
+	end := sort.Search(len(files), func(i int) bool { return compare(files[i]) > 0 })
 	return files[start:end:end]
 }
 
@@ -243,10 +240,15 @@ func (lister *Lister) finish(list *List) error {
 		if at := slices.IndexFunc(lister.known[look], isSame); at >= 0 && !file.IsNamed {
 			old := lister.known[look][at]
 			file.Header, file.IsStamped = old.Header, old.IsStamped
-		} else if err := lister.read(&file); err == ErrChanged || err != nil && file.IsNamed {
-			return err
-		} else if err != nil {
-			continue
+		} else {
+			lister.Opened++
+			err := file.inspect()
+			if err == ErrChanged || err != nil && file.IsNamed {
+				return err
+			}
+			if err != nil {
+				continue
+			}
 		}
 		known[look] = append(known[look], file)
 		files = append(files, file)
@@ -259,30 +261,32 @@ func (lister *Lister) finish(list *List) error {
 	return nil
 }
 
-// read reads the first line of file.
-func (lister *Lister) read(file *File) error {
-	lister.Opened++
-	opened, err := file.inspect()
-	if err == nil {
-		err = opened.Close()
-	}
-	return err
-}
-
-// Open opens the file. The error is ErrChanged if another file or none has its path, or if the
-// file has another header by now.
-func (file *File) Open() (*os.File, error) {
-	now := *file
-	opened, err := now.inspect()
-	if err == nil && now.Header != file.Header {
-		opened.Close()
-		return nil, ErrChanged
-	}
-	return opened, err
-}
-
 // inspect opens the file, and reads its first line.
-func (file *File) inspect() (*os.File, error) {
+func (file *File) inspect() error {
+	opened, err := file.Open()
+	if err != nil {
+		return err
+	}
+	defer opened.Close()
+	start := make([]byte, maxSize)
+	count, err := opened.ReadAt(start, 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	start = start[:count]
+	end := bytes.IndexByte(start, '\n') + 1
+	file.IsStamped, file.HasLine = logline.IsStamp(start), end > 0
+	file.Header, _ = Parse(start[:end])
+	if count == maxSize && end == 0 && file.IsNamed {
+		whole, err := LineEnd(opened, file.Info.Size())
+		file.HasLine = whole > 0 || err != nil // it is shorter now, so it had more
+	}
+	return nil
+}
+
+// Open opens the file. The error is ErrChanged if another file or none has its path. The file may
+// have been emptied, and have another header since it was listed.
+func (file *File) Open() (*os.File, error) {
 	opened, err := os.Open(file.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrChanged
@@ -291,28 +295,11 @@ func (file *File) inspect() (*os.File, error) {
 		return nil, err
 	}
 	info, err := opened.Stat()
-	if err == nil && !os.SameFile(info, file.Info) {
-		err = ErrChanged
+	if err == nil && os.SameFile(info, file.Info) {
+		return opened, nil
 	}
-	start := make([]byte, maxSize)
-	if err == nil {
-		var count int
-		count, err = opened.ReadAt(start, 0)
-		start = start[:count]
-	}
-	if err != nil && err != io.EOF {
-		opened.Close()
-		return nil, err
-	}
-	line, _, found := bytes.Cut(start, []byte("\n"))
-	if file.IsStamped, file.HasLine = logline.IsStamp(start), found; found {
-		file.Header, _ = Parse(start[:len(line)+1])
-	}
-	if len(start) == maxSize && !found && file.IsNamed {
-		end, err := LineEnd(opened, info.Size())
-		file.HasLine = end > 0 || err != nil // an error of it is one of reading, later
-	}
-	return opened, nil
+	opened.Close()
+	return nil, cmp.Or(err, ErrChanged)
 }
 
 // Belongs reports whether a file at path would have the name of a file of the log at logPath. It

@@ -229,9 +229,6 @@ func TestOpen(t *testing.T) {
 	for name, change := range map[string]func(directory directory, path string) error{
 		"removed":  func(_ directory, path string) error { return os.Remove(path) },
 		"replaced": func(directory directory, path string) error { return os.Rename(path+"2", path) },
-		"emptied": func(_ directory, path string) error {
-			return os.WriteFile(path, []byte(header(log, 3)), 0)
-		},
 	} {
 		directory := newDirectory(t)
 		directory.write("mbus.log.1", header(log, 1), 1)
