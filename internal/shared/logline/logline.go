@@ -73,7 +73,7 @@ type Parts struct {
 // appends a line, but a log from elsewhere may have one, as on a consumer's standard input.
 func Parse(line []byte) (parts Parts, found bool) {
 	const start = stampSize + len(opening)
-	if len(line) < start || string(line[stampSize:start]) != opening || !isStamp(line[:stampSize]) {
+	if len(line) < start || string(line[stampSize:start]) != opening || !IsStamp(line[:stampSize]) {
 		return Parts{}, false
 	}
 	end := start + bytes.IndexByte(line[start:], '\'')
@@ -84,16 +84,19 @@ func Parse(line []byte) (parts Parts, found bool) {
 	return Parts{line[:stampSize-1], line[start:end], data}, found
 }
 
-// isStamp reports whether text begins with the form of a time stamp.
-func isStamp(text []byte) bool {
+// IsStamp reports whether text begins with the form of a time stamp.
+func IsStamp(text []byte) bool {
+	return len(text) >= stampSize && BeginsStamp(text)
+}
+
+// BeginsStamp reports whether text begins with the form of a time stamp, as far as text goes. An
+// empty text does.
+func BeginsStamp(text []byte) bool {
 	const (
 		low  = "0000/00/00 00:00:00 "
 		high = "9999/99/99 99:99:99 "
 	)
-	if len(text) < len(low) {
-		return false
-	}
-	for i, b := range text[:len(low)] {
+	for i, b := range text[:min(len(text), len(low))] {
 		if b < low[i] || b > high[i] {
 			return false
 		}
@@ -109,7 +112,7 @@ func IsTorn(line []byte) bool {
 	switch {
 	case !bytes.HasSuffix(line, []byte("\n")), bytes.Contains(line, []byte(opening)):
 		return true
-	case isStamp(line):
+	case IsStamp(line):
 		return line[stampSize] == opening[0]
 	}
 	return line[0] >= '0' && line[0] <= '9'

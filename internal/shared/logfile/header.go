@@ -1,0 +1,131 @@
+// Package logfile knows which files make up a broker's log: FILE, which has the log's name, and
+// the rotated files beside it. The first line of each file, its header, says which file of which
+// log it is. The broker writes that line before any other of the file:
+//
+//	2026/11/29 07:00:00 Broker: file 12 of log 5b1b30b6c2830ccd, after 48213 bytes of file 11: mbus.log
+//
+// The header of a log's first file has no part "after":
+//
+//	2026/11/29 06:00:00 Broker: file 1 of log 5b1b30b6c2830ccd: mbus.log
+//
+// The line begins with a time stamp, which readers ignore. The log's id has 16 hexadecimal digits.
+// The number of a file has at most ten digits. The bytes are the offset after the last whole line
+// of the file before. The name at the end is that of FILE, escaped as package escape escapes a
+// topic. Only the first line of a file is a header, so a message cannot forge one.
+package logfile
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"mbus/internal/shared/escape"
+	"mbus/internal/shared/logline"
+)
+
+const (
+	// MaxNumber is the largest number of a file.
+	MaxNumber = 9_999_999_999
+
+	// maxSize is more than the number of bytes in a header: file systems allow names of
+	// 255 bytes, and each byte is escaped with at most four.
+	maxSize = 2 << 10
+)
+
+// Header is the content of a file's first line. The zero Header is none.
+type Header struct {
+	Log    uint64 // the id of the log, not 0
+	Number int64  // of the file, from 1 to MaxNumber
+	After  int64  // how many bytes of the file before are before this file; 0 in file 1
+	Name   string // the base name of FILE
+}
+
+// NewLog returns a random id for a new log.
+func NewLog() uint64 {
+	var id [8]byte
+	for {
+		rand.Read(id[:]) // never fails
+		if log := binary.BigEndian.Uint64(id[:]); log != 0 {
+			return log
+		}
+	}
+}
+
+// Append appends the first line of a file, with its time stamp and its line feed, to line, and
+// returns the longer line. Parse takes the line back if header is valid.
+func (header Header) Append(line []byte, when time.Time) []byte {
+	line = when.AppendFormat(line, logline.StampFormat)
+	return header.append(line)
+}
+
+// append is Append without the time stamp.
+func (header Header) append(line []byte) []byte {
+	line = fmt.Appendf(line, "Broker: file %d of log %016x", header.Number, header.Log)
+	if header.Number != 1 {
+		line = fmt.Appendf(line, ", after %d bytes of file %d", header.After, header.Number-1)
+	}
+	line = escape.AppendName(append(line, ": "...), []byte(header.Name))
+	return append(line, '\n')
+}
+
+// Parse parses the first line of a file, with its line feed. It takes exactly the lines that
+// Append returns for a valid header. If line is not one of them, found is false.
+func Parse(line []byte) (header Header, found bool) {
+	if !logline.IsStamp(line) {
+		return Header{}, false
+	}
+	line = line[len(logline.StampFormat):]
+	parts, name, _ := bytes.Cut(bytes.TrimSuffix(line, []byte("\n")), []byte(" log "))
+	number := digits(parts, "Broker: file ")
+	id, after, isLater := bytes.Cut(name, []byte(", after "))
+	if isLater && number != 1 {
+		after, name, _ = bytes.Cut(after, []byte(": "))
+	} else {
+		id, name, _ = bytes.Cut(name, []byte(": "))
+	}
+	log, _ := strconv.ParseUint(string(id), 16, 64)
+	text, err := escape.Unescape(nil, name)
+	header = Header{Log: log, Number: number, Name: string(text)}
+	if number != 1 {
+		header.After = digits(after, "")
+	}
+	isValid := err == nil && log != 0 && number > 0 && number <= MaxNumber && header.After >= 0
+	if !isValid || !bytes.Equal(header.append(nil), line) {
+		return Header{}, false
+	}
+	return header, true
+}
+
+// digits returns the number that text has after start, up to a space. It returns -1 if there is
+// none.
+func digits(text []byte, start string) int64 {
+	text, _ = bytes.CutPrefix(text, []byte(start))
+	text, _, _ = bytes.Cut(text, []byte(" "))
+	number, err := strconv.ParseInt(string(text), 10, 64)
+	if err != nil {
+		return -1
+	}
+	return number
+}
+
+// LineEnd returns the offset after the last line feed of a file of size bytes, or 0 if it has
+// none. The error is io.EOF if the file has fewer bytes.
+func LineEnd(file io.ReaderAt, size int64) (int64, error) {
+	block := make([]byte, min(size, 64<<10))
+	for end := size; end > 0; {
+		part := block[:min(end, int64(len(block)))]
+		start := end - int64(len(part))
+		if count, err := file.ReadAt(part, start); count < len(part) {
+			return 0, err
+		}
+		if at := bytes.LastIndexByte(part, '\n'); at >= 0 {
+			return start + int64(at) + 1, nil
+		}
+		end = start
+	}
+	return 0, nil
+}
