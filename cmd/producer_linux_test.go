@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -124,4 +125,66 @@ func TestOutageOnATerminal(t *testing.T) {
 		t.Errorf("the producer failed: %v: the terminal shows %q", err, seen)
 	}
 	broker.stop()
+}
+
+// The producer's memory is bounded, whatever its input and whatever the broker does.
+func TestProducerMemory(t *testing.T) {
+	skipWithRaceDetector(t)
+	broker := startBroker(t, "-interval", "10ms")
+	silent := bustest.Listen(t).Addr().String()
+	const tooLong = "not accepted: the message is longer than 268435456 bytes"
+	for name, test := range map[string]struct {
+		input     io.Reader
+		address   string
+		arguments []string
+		status    int
+		want      string // a part of standard error
+		limit     int    // of memory, in MiB
+	}{
+		"lines without an end": {&bustest.Endless{}, silent,
+			[]string{"-lines", "-timeout", "2s"}, 3, "outcome unknown", 64},
+		"a line without an end": {&bustest.Endless{OneLine: true}, broker.Address,
+			[]string{"-lines"}, 1, "from line 1 on: " + tooLong, 450},
+		"input without an end": {&bustest.Endless{OneLine: true}, broker.Address,
+			nil, 1, tooLong, 450},
+		"many lines after a long one": {longLineFile(t), silent,
+			[]string{"-lines", "-timeout", "2s"}, 1, "sending broke off", 300},
+	} {
+		t.Run(name, func(t *testing.T) {
+			producer := producerFor(test.address, test.input, test.arguments...)
+			stderr := start(t, producer)
+			peak := 0
+			bustest.Until(t, "the producer's end", func() bool {
+				size, running := peakMemory(producer.Process.Pid)
+				peak = max(peak, size>>20)
+				return !running
+			})
+			producer.Wait()
+			status := producer.ProcessState.ExitCode()
+			if status != test.status || !strings.Contains(stderr.String(), test.want) {
+				t.Errorf("the producer ended with status %d: %s", status, stderr)
+			}
+			if peak > test.limit {
+				t.Errorf("the peak memory is %d MiB, want at most %d MiB", peak, test.limit)
+			}
+			t.Logf("figure: %s: the producer's peak memory %d MiB", name, peak)
+		})
+	}
+}
+
+// longLineFile returns a file with a line of 60 MiB, and more than 20 million empty lines after
+// it.
+func longLineFile(t *testing.T) *os.File {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "input")
+	text := strings.Repeat("x", 60<<20) + strings.Repeat("\n", 20<<20)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	return file
 }

@@ -361,3 +361,36 @@ func TestLinesWithoutStandardError(t *testing.T) {
 		t.Errorf("the messages in the log are %q, want 1, 2 and 3", got)
 	}
 }
+
+// While the queue is full, the broker refuses lines, and the producer names the first of them.
+// With -retry the producer waits until there is room.
+func TestLinesToAFullBroker(t *testing.T) {
+	t.Parallel()
+	want := bustest.Numbers(1, 20_000)
+	broker, pipe := startInPipe(t, "-interval", "10ms", "-timeout", "1s", "-max-queued", "100000")
+	status, got := sendLines(t, broker.Address, strings.NewReader(strings.Join(want, "\n")))
+	refused := broker.Address + ": refused: queue is full"
+	if status != 1 || got.accepted == 0 || got.first != got.accepted+1 ||
+		got.last < got.first || got.reason != refused {
+		t.Fatalf("the producer ended with status %d and reported %+v", status, got)
+	}
+	rest := strings.NewReader(strings.Join(want[got.accepted:], "\n"))
+	process := producerFor(broker.Address, rest, "-lines", "-retry", "1h")
+	stderr := start(t, process)
+	// The broker serves waiting clients in turn, each for up to -timeout. So between two
+	// refusals of other clients it has also refused the producer.
+	for range 2 {
+		broker.fill(bustest.Payload("other", ""))
+	}
+	go pipe.readRest(t, 4096, 0)
+	if err := process.Wait(); err != nil {
+		t.Errorf("the producer failed: %v: %s", err, stderr)
+	}
+	broker.stop()
+	bustest.Until(t, "the last message", func() bool {
+		return len(broker.Received("t")) == len(want)
+	})
+	if got := broker.Received("t"); !slices.Equal(got, want) {
+		t.Errorf("the log has %d messages, want the %d lines in order", len(got), len(want))
+	}
+}

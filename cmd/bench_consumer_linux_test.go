@@ -1,5 +1,3 @@
-//go:build linux
-
 package cmd_test
 
 import (
