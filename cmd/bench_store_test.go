@@ -129,7 +129,7 @@ func (table *ratios) ownLog() {
 		path := filepath.Join(logDirectory(table.t), "log")
 		defer os.Remove(path)
 		return sustainOn(table.t, table.thousand, func() *daemon {
-			return startStore(table.t, path, "-interval", "0").daemon
+			return startStore(table.t, path, "-interval", "0")
 		})
 	}
 	redirected := func() float64 { return sustain(table.t, "0", table.thousand) }

@@ -268,8 +268,8 @@ func (table *ratios) queued() {
 		table.rate(few.Address, table.thousand, 1000, short))
 	table.add("accept with 2 million queued, of that with 20,000 to 300,000", ">= 0.8",
 		results, "")
-	few.signal(syscall.SIGKILL)
-	many.signal(syscall.SIGKILL)
+	few.Signal(syscall.SIGKILL)
+	many.Signal(syscall.SIGKILL)
 
 	drain := func(count int) func() float64 {
 		return func() float64 { return measureQueue(table.t, table.thousand, count).rate }
@@ -429,8 +429,7 @@ func worstWaits(t *testing.T, floor string, thousand, one []byte) samples {
 		if info, err := os.Stat(path); err != nil || info.Size() < 1_000_000*150 {
 			t.Errorf("the drain did not end within 3 seconds: %v", err)
 		}
-		busy.signal(syscall.SIGKILL)
-		busy.wait()
+		busy.Kill()
 		os.Remove(path)
 	}
 	return beyond

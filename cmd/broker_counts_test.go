@@ -50,7 +50,7 @@ func allCounts(t *testing.T, text string) []counts {
 func (daemon *daemon) count(output fmt.Stringer) counts {
 	daemon.t.Helper()
 	before := len(allCounts(daemon.t, output.String()))
-	daemon.signal(syscall.SIGUSR1)
+	daemon.Signal(syscall.SIGUSR1)
 	var all []counts
 	bustest.Until(daemon.t, "the counts", func() bool {
 		all = allCounts(daemon.t, output.String())
@@ -72,7 +72,7 @@ func (daemon *daemon) expectCounts(output fmt.Stringer, want counts) {
 // empty payload is not counted. A payload is counted even if its sender does not read the reply.
 func TestCounts(t *testing.T) {
 	const clients = 4
-	rounds := longOrShort(5000, 300)
+	rounds := bustest.LongOrShort(5000, 300)
 	broker := startBroker(t, "-interval", "1ms")
 	var running sync.WaitGroup
 	var failed atomic.Int32
@@ -134,7 +134,7 @@ func isClosed(channel <-chan struct{}) bool {
 func TestCountsInAStuckPipe(t *testing.T) {
 	broker, log := startInPipe(t, "-interval", "10ms", "-timeout", "100ms", "-max-queued", "100000")
 	accepted := broker.fill(bustest.Payload("t", strings.Repeat("x", 1000)))
-	broker.signal(syscall.SIGUSR1)
+	broker.Signal(syscall.SIGUSR1)
 	ended := make(chan struct{})
 	go func() {
 		log.readRest(t, 4096, 0)
@@ -161,11 +161,9 @@ func TestCountsOnStandardError(t *testing.T) {
 	if err := os.Mkdir(directory, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	log, stderr := file(filepath.Join(directory, "log")), &bustest.Record{}
-	command := brokerCommand("-log", string(log), "-interval", "10ms")
-	command.Stderr = stderr
-	broker := startLogged(t, command, log)
-	if got := broker.count(stderr); got != (counts{maxQueued: 256 << 20}) {
+	log := file(filepath.Join(directory, "log"))
+	broker := startLogged(t, brokerCommand("-log", string(log), "-interval", "10ms"), log)
+	if got := broker.count(broker.Stderr); got != (counts{maxQueued: 256 << 20}) {
 		t.Errorf("after the start the counts are %+v, want 0 for all but maxQueued", got)
 	}
 	// Without its directory the log can't be opened again.
@@ -173,18 +171,18 @@ func TestCountsOnStandardError(t *testing.T) {
 		t.Fatal(err)
 	}
 	bustest.Until(t, "the failure of the log", func() bool {
-		return strings.Contains(stderr.String(), "Broker: the log fails, retrying")
+		return strings.Contains(broker.Stderr.String(), "Broker: the log fails, retrying")
 	})
 	broker.Accept(bustest.Payload("t", "1", "2", "3"), 3)
 	queued := counts{1, 0, 3, 0, 3, 3*(128+2) + 512 + 1, 256 << 20, 1}
-	if got := broker.count(stderr); got != queued {
+	if got := broker.count(broker.Stderr); got != queued {
 		t.Errorf("the counts are %+v, want %+v", got, queued)
 	}
 	if err := os.Rename(directory+".away", directory); err != nil {
 		t.Fatal(err)
 	}
 	broker.Expect("Received new message from topic 't': '3'")
-	broker.expectCounts(stderr, counts{1, 0, 3, 3, 0, 512 + 1, 256 << 20, 1})
+	broker.expectCounts(broker.Stderr, counts{1, 0, 3, 3, 0, 512 + 1, 256 << 20, 1})
 	broker.stop()
 	if strings.Contains(log.String(), "Broker: up ") {
 		t.Errorf("the log has counts:\n%s", log)

@@ -80,8 +80,8 @@ func TestDevFull(t *testing.T) {
 	if status, stderr := broker.produce("t", "1"); status != 0 {
 		t.Errorf("the producer ended with status %d: %s", status, stderr)
 	}
-	broker.signal(syscall.SIGTERM)
-	if status := broker.wait(); status != 1 {
+	broker.Signal(syscall.SIGTERM)
+	if status := broker.Wait(); status != 1 {
 		t.Errorf("the broker ended with status %d, want 1", status)
 	}
 }
@@ -91,7 +91,7 @@ func TestDevFull(t *testing.T) {
 func (daemon *daemon) limitDescriptors(count uint64) {
 	daemon.t.Helper()
 	limit := syscall.Rlimit{Cur: count, Max: 1 << 10}
-	pid := uintptr(daemon.command.Process.Pid)
+	pid := uintptr(daemon.Command.Process.Pid)
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, pid, syscall.RLIMIT_NOFILE,
 		uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
 	if errno != 0 {
@@ -102,7 +102,7 @@ func (daemon *daemon) limitDescriptors(count uint64) {
 // descriptors returns the number of the broker's file descriptors.
 func (daemon *daemon) descriptors() int {
 	daemon.t.Helper()
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", daemon.command.Process.Pid))
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", daemon.Command.Process.Pid))
 	if err != nil {
 		daemon.t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func (daemon *daemon) descriptors() int {
 // cpuTicks returns the processor time that the broker has used, in 1/100 s.
 func (daemon *daemon) cpuTicks() int {
 	daemon.t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", daemon.command.Process.Pid))
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", daemon.Command.Process.Pid))
 	if err != nil {
 		daemon.t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestManyConnections(t *testing.T) { eachLog(t, testManyConnections) }
 func testManyConnections(t *testing.T, start starter) {
 	broker := start(t, filepath.Join(t.TempDir(), "log"), "-interval", "10ms")
 	before := broker.descriptors()
-	count := longOrShort(2000, 400)
+	count := bustest.LongOrShort(2000, 400)
 	var group sync.WaitGroup
 	failures := make(chan error, count)
 	begin := make(chan struct{})

@@ -20,7 +20,7 @@ import (
 func TestKill(t *testing.T) { eachLog(t, testKill) }
 
 func testKill(t *testing.T, start starter) {
-	rounds := longOrShort(200, 8)
+	rounds := bustest.LongOrShort(200, 8)
 	var sum tally
 	torn := 0
 	for round := range rounds {
@@ -28,8 +28,7 @@ func testKill(t *testing.T, start starter) {
 		broker := start(t, path, "-interval", "0")
 		finish := broker.load(3, 40)
 		shortPause()
-		broker.signal(syscall.SIGKILL)
-		broker.wait()
+		broker.Kill()
 		log := broker.Log.String()
 		sum.add(verify(t, log, finish(), true))
 		if !strings.HasSuffix(log, "\n") {
@@ -43,7 +42,7 @@ func testKill(t *testing.T, start starter) {
 // A broker that is stopped at any moment has written every message that it has acknowledged,
 // once, and no other message.
 func TestStop(t *testing.T) {
-	rounds := longOrShort(100, 8)
+	rounds := bustest.LongOrShort(100, 8)
 	var sum tally
 	for round := range rounds {
 		interval := []string{"0", "1ms", "20ms", "1h"}[round%4]
@@ -65,7 +64,7 @@ func TestStop(t *testing.T) {
 
 // A signal stops the broker even if it arrives right after the listening line.
 func TestStopAtOnce(t *testing.T) {
-	for range longOrShort(50, 3) {
+	for range bustest.LongOrShort(50, 3) {
 		startBroker(t).stop()
 	}
 }
@@ -75,7 +74,7 @@ func TestPipeClosed(t *testing.T) {
 	broker, pipe := startInPipe(t, "-interval", "10ms")
 	pipe.reader.Close()
 	broker.produce("t", "1")
-	if status := broker.wait(); status != 1 {
+	if status := broker.Wait(); status != 1 {
 		t.Errorf("the broker ended with status %d, want 1", status)
 	}
 	if status, stderr := broker.produce("t", "2"); status != 1 {
@@ -111,9 +110,9 @@ func TestPipeStuckThenSlow(t *testing.T) {
 		"-interval", "10ms", "-max-queued", "2000000", "-timeout", "3s")
 	message := "stuck " + strings.Repeat("x", 1000)
 	accepted := 10 * broker.fill(repeated(10, "t", message))
-	broker.signal(syscall.SIGTERM)
+	broker.Signal(syscall.SIGTERM)
 	pipe.readRest(t, 4096, time.Millisecond)
-	if status := broker.wait(); status != 0 {
+	if status := broker.Wait(); status != 0 {
 		t.Errorf("the broker ended with status %d, want 0", status)
 	}
 	logged := broker.Received("t")
@@ -133,8 +132,8 @@ func TestPipeStuckForGood(t *testing.T) {
 	broker, _ := startInPipe(t, "-interval", "10ms", "-max-queued", "1000000", "-timeout", "1s")
 	broker.fill(repeated(10, "t", strings.Repeat("\x00", 1000)))
 	begin := time.Now()
-	broker.signal(syscall.SIGTERM)
-	if status := broker.wait(); status != 1 {
+	broker.Signal(syscall.SIGTERM)
+	if status := broker.Wait(); status != 1 {
 		t.Errorf("the broker ended with status %d, want 1", status)
 	}
 	if took := time.Since(begin); took > 5*time.Second {

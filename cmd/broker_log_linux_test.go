@@ -108,7 +108,7 @@ func TestPermissions(t *testing.T) {
 	log := &rotations{path: path}
 	log.rotate(t)
 	bustest.Until(t, "the line about the permission", func() bool {
-		return strings.HasSuffix(broker.stderr.String(), "open "+path+": permission denied\n")
+		return strings.HasSuffix(broker.Stderr.String(), "open "+path+": permission denied\n")
 	})
 	shortPause()
 	if err := os.Chown(directory, user, user); err != nil {
@@ -211,14 +211,14 @@ func TestFailedSyncs(t *testing.T) {
 				status, _ = store.produce("t", "1")
 				return status != 0
 			})
-			if got := store.wait(); got != 1 || status == 2 {
+			if got := store.Wait(); got != 1 || status == 2 {
 				t.Errorf("the broker ended with status %d, want 1, and the producer with %d",
 					got, status)
 			}
 			words := regexp.MustCompile(`^broker: messages not written: \d: not on disk: ` +
 				`sync .*: input/output error\n$`)
-			if !words.MatchString(store.stderr.String()) {
-				t.Errorf("standard error is %q, want a match of %q", store.stderr, words)
+			if !words.MatchString(store.Stderr.String()) {
+				t.Errorf("standard error is %q, want a match of %q", store.Stderr, words)
 			}
 		})
 	}

@@ -39,7 +39,7 @@ func TestEveryCut(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	count := 0
 	for cut := 0; cut < len(line); cut++ {
-		if cut%longOrShort(1, 12) != 0 && cut != apostrophe && cut != len(line)-1 {
+		if cut%bustest.LongOrShort(1, 12) != 0 && cut != apostrophe && cut != len(line)-1 {
 			continue
 		}
 		count++
@@ -129,7 +129,7 @@ func (daemon *daemon) loadLarge() (finish func() *writer) {
 func TestKillsAndRotations(t *testing.T) {
 	address := bustest.FreeAddress(t)
 	log := &killedLog{rotations: rotations{path: filepath.Join(t.TempDir(), "log")}}
-	rounds, rotated := longOrShort(200, 20), 0
+	rounds, rotated := bustest.LongOrShort(200, 20), 0
 	for round := range rounds {
 		arguments := [][]string{{"-interval", "0"}, {"-interval", "0", "-sync"}}[round%2]
 		broker := startStoreAt(t, address, log.path, arguments...)
@@ -144,8 +144,7 @@ func TestKillsAndRotations(t *testing.T) {
 				log.rotate(t)
 			}
 		}
-		broker.signal(syscall.SIGKILL)
-		broker.wait()
+		broker.Kill()
 		rotated += log.count
 		log.check(t, append(finish(), finishLarge()))
 	}
@@ -162,7 +161,7 @@ func TestRotations(t *testing.T) {
 			log := &rotations{path: filepath.Join(t.TempDir(), "log")}
 			broker := startStore(t, log.path, "-interval", interval)
 			finish := broker.load(2, 10)
-			for range longOrShort(50, 4) {
+			for range bustest.LongOrShort(50, 4) {
 				shortPause()
 				log.rotate(t)
 				log.awaitFile(t)
@@ -230,7 +229,7 @@ func TestLogrotate(t *testing.T) {
 			rotate := logrotate(t, log.path, lines)
 			broker := startStore(t, log.path, "-interval", "20ms")
 			finish := broker.load(2, 10)
-			count := longOrShort(50, 5)
+			count := bustest.LongOrShort(50, 5)
 			for range count {
 				shortPause()
 				rotate()
@@ -330,7 +329,7 @@ func TestDirectoryGoesAway(t *testing.T) {
 			}
 			const line = "Broker: the log fails, retrying: open "
 			bustest.Until(t, "the line "+line, func() bool {
-				return strings.Contains(broker.stderr.String(), line)
+				return strings.Contains(broker.Stderr.String(), line)
 			})
 			old := file(filepath.Join(away, "log")).String()
 			shortPause()
@@ -346,7 +345,7 @@ func TestDirectoryGoesAway(t *testing.T) {
 				log = joinFiles(t, []string{old, log})
 			}
 			sum := verify(t, log, finish(), false)
-			if lines := bustest.Lines(t, broker.stderr.String()); len(lines) != 1 {
+			if lines := bustest.Lines(t, broker.Stderr.String()); len(lines) != 1 {
 				t.Errorf("standard error has the lines %q, want 1 line", lines)
 			}
 			t.Logf("figure: a directory goes away under load %s: %d acknowledged messages, "+

@@ -35,7 +35,7 @@ func peakMemory(pid int) (size int, running bool) {
 // peakMemory returns the peak of the broker's resident memory, in bytes.
 func (daemon *daemon) peakMemory() int {
 	daemon.t.Helper()
-	size, running := peakMemory(daemon.command.Process.Pid)
+	size, running := peakMemory(daemon.Command.Process.Pid)
 	if !running {
 		daemon.t.Fatal("the broker has ended, want it running to read its memory")
 	}
@@ -45,7 +45,7 @@ func (daemon *daemon) peakMemory() int {
 // skipWithRaceDetector skips a test of memory under the race detector.
 func skipWithRaceDetector(t *testing.T) {
 	t.Helper()
-	if buildFlags != nil {
+	if bustest.RaceDetector {
 		t.Skip("the race detector needs memory, too")
 	}
 }
@@ -56,7 +56,7 @@ func TestManyTopics(t *testing.T) { eachLog(t, testManyTopics) }
 func testManyTopics(t *testing.T, start starter) {
 	broker := start(t, filepath.Join(t.TempDir(), "log"), "-interval", "20ms")
 	const batch = 1000
-	count := longOrShort(100_000, 20_000)
+	count := bustest.LongOrShort(100_000, 20_000)
 	padding := strings.Repeat("x", 200)
 	for first := 0; first < count; first += batch {
 		var messages []*apiv1.Message
@@ -85,7 +85,7 @@ func testFlood(t *testing.T, start starter) {
 	const maxQueued, maxPayload, batch = 32 << 20, 16 << 20, 10_000
 	broker := start(t, filepath.Join(t.TempDir(), "log"),
 		"-interval", "1s", "-max-queued", fmt.Sprint(maxQueued))
-	count := longOrShort(10_000_000, 300_000)
+	count := bustest.LongOrShort(10_000_000, 300_000)
 	payload := repeated(batch, "t", "x")
 	begin := time.Now()
 	for sent := 0; sent < count; sent += batch {
@@ -135,7 +135,7 @@ func TestMemoryBound(t *testing.T) {
 		"small limits, data that is escaped": {1 << 20, 1 << 20,
 			[]string{repeated(1, "t", strings.Repeat("\x01", 1<<20-1000))}, true},
 	} {
-		if torture || test.short {
+		if bustest.Torture || test.short {
 			t.Run(name, func(t *testing.T) { fillAndRefuse(t, name, test) })
 		}
 	}

@@ -17,15 +17,6 @@ import (
 	"time"
 )
 
-// rounds returns the number of rounds of a campaign: long in make torture, a tenth of that
-// otherwise.
-func rounds(long int) int {
-	if os.Getenv("MBUS_TORTURE") != "" {
-		return long
-	}
-	return long / 10
-}
-
 // load writes numbered messages to a log and rotates it until end is called.
 type load struct {
 	store   logAndState
@@ -110,16 +101,16 @@ func runUntil(t *testing.T, path string, signal syscall.Signal, arguments ...str
 	command.Stdout = output
 	subscriber := subscribeWith(t, command)
 	time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
-	subscriber.signal(signal)
-	status := subscriber.wait() // also for a command that is left, which has standard error open
+	subscriber.Signal(signal)
+	status := subscriber.Wait() // also for a command that is left, which has standard error open
 	written, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tooEarly := status == -1 && len(written) == 0 // before it caught the signal
 	stopped := signal == syscall.SIGKILL || status == 0 || tooEarly
-	if !stopped || subscriber.stderr.String() != "" {
-		t.Errorf("status %d: %s", status, subscriber.stderr)
+	if !stopped || subscriber.Stderr.String() != "" {
+		t.Errorf("status %d: %s", status, subscriber.Stderr)
 	}
 	return string(written[:bytes.LastIndexByte(written, '\n')+1])
 }
@@ -144,7 +135,7 @@ func TestConsumerKilled(t *testing.T) {
 			load := startLoad(store, test.text, test.most, test.pause)
 			path := store.state + ".output"
 			var texts []string
-			kills := rounds(200)
+			kills := bustest.LongOrShort(200, 20)
 			for range kills {
 				arguments := store.with(test.arguments...)
 				texts = append(texts, runUntil(t, path, syscall.SIGKILL, arguments...))
@@ -193,7 +184,7 @@ func TestConsumerStopped(t *testing.T) {
 				format = nil
 			}
 			var texts []string
-			stops := rounds(100)
+			stops := bustest.LongOrShort(100, 10)
 			for range stops {
 				texts = append(texts, runUntil(t, store.state+".output", syscall.SIGTERM,
 					store.with(append(format, arguments...)...)...))
@@ -217,7 +208,7 @@ func TestConsumerStopped(t *testing.T) {
 // A busy consumer saves its position every second: after a kill it repeats the messages of a
 // second at most.
 func TestConsumerKilledWhileBusy(t *testing.T) {
-	for range rounds(10) {
+	for range bustest.LongOrShort(10, 1) {
 		store := newLogAndState(t)
 		messages := make([]string, 60_000)
 		for number := range messages {
@@ -248,13 +239,13 @@ func TestConsumerKilledWhileBusy(t *testing.T) {
 		end := time.Now().Add(1200*time.Millisecond + random)
 		for time.Now().Before(end) {
 			if err := take(); err != nil {
-				t.Fatalf("after %d messages: %v: %s", len(came), err, subscriber.stderr)
+				t.Fatalf("after %d messages: %v: %s", len(came), err, subscriber.Stderr)
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
 		killed := time.Now()
-		subscriber.signal(syscall.SIGKILL)
-		subscriber.wait()
+		subscriber.Signal(syscall.SIGKILL)
+		subscriber.Wait()
 		for take() == nil {
 		}
 		if len(came) == len(messages) {
@@ -280,7 +271,7 @@ func TestConsumerOfKilledBroker(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mbus.log")
 	subscriber := subscribe(t, "-log", path, "-state", path+".state")
 	address := bustest.FreeAddress(t)
-	kills := longOrShort(100, 10)
+	kills := bustest.LongOrShort(100, 10)
 	var files []string // the oldest first
 	for kill := range kills {
 		broker := startStoreAt(t, address, path, "-interval", "0")
@@ -292,8 +283,7 @@ func TestConsumerOfKilledBroker(t *testing.T) {
 		}
 		files = append(files, rotated)
 		pause(1500 * time.Millisecond / time.Duration(1+rand.IntN(50)))
-		broker.signal(syscall.SIGKILL)
-		broker.wait()
+		broker.Kill()
 		finish()
 	}
 	broker := startStoreAt(t, address, path, "-interval", "0") // cuts a torn end off
@@ -309,18 +299,18 @@ func TestConsumerOfKilledBroker(t *testing.T) {
 		}
 	}
 	bustest.Until(t, "the last message", func() bool {
-		return strings.HasSuffix(subscriber.stdout.String(), "last\n")
+		return strings.HasSuffix(subscriber.Stdout.String(), "last\n")
 	})
-	subscriber.signal(syscall.SIGTERM)
-	if status := subscriber.wait(); status != 0 {
-		t.Errorf("status %d: %s", status, subscriber.stderr)
+	subscriber.Signal(syscall.SIGTERM)
+	if status := subscriber.Wait(); status != 0 {
+		t.Errorf("status %d: %s", status, subscriber.Stderr)
 	}
-	got := subscriber.stdout.String()
+	got := subscriber.Stdout.String()
 	if got != want.String() {
 		t.Errorf("%d messages were delivered, want %d, or in another order",
 			strings.Count(got, "\n"), strings.Count(want.String(), "\n"))
 	}
 	t.Logf("figure: a broker killed and its log rotated %d times: %d messages of the log, "+
 		"each delivered once, in order; %d torn ends passed",
-		kills, strings.Count(got, "\n"), strings.Count(subscriber.stderr.String(), "\n"))
+		kills, strings.Count(got, "\n"), strings.Count(subscriber.Stderr.String(), "\n"))
 }

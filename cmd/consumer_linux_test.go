@@ -104,11 +104,11 @@ func TestConsumerSyncs(t *testing.T) {
 
 // Memory stays under 16 MiB and three times the longest line.
 func TestConsumerMemory(t *testing.T) {
-	if buildFlags != nil {
+	if bustest.RaceDetector {
 		t.Skip("the race detector's memory is its own")
 	}
 	size := 20 << 20
-	if torture {
+	if bustest.Torture {
 		size = 65 << 20 // more than a power of two
 	}
 	for name, line := range map[string]string{
@@ -157,22 +157,22 @@ func peakOf(t *testing.T, command *exec.Cmd, path string) float64 {
 	}
 	defer nowhere.Close()
 	command.Stdin, command.Stdout = input, nowhere
-	stderr := start(t, command)
+	process := bustest.Start(t, command)
 	peak := 0
 	bustest.Until(t, "its end", func() bool {
 		size, found := peakMemory(command.Process.Pid)
 		peak = max(peak, size)
 		return !found
 	})
-	if err := command.Wait(); err != nil || peak == 0 {
-		t.Errorf("%v: %s", err, stderr)
+	if status := process.Wait(); status != 0 || peak == 0 {
+		t.Errorf("status %d: %s", status, process.Stderr)
 	}
 	return float64(peak) / (1 << 20)
 }
 
 // A consumer that waits takes at most 1 % of a core.
 func TestConsumerIdle(t *testing.T) {
-	if buildFlags != nil {
+	if bustest.RaceDetector {
 		t.Skip("the race detector takes time of its own")
 	}
 	store := newLogAndState(t, "1")
@@ -192,10 +192,10 @@ func TestConsumerIdle(t *testing.T) {
 		subscriber := subscribe(t, arguments...)
 		subscriber.has("1\n")
 		best := 100.0 // the lowest of some seconds: a busy machine slows some
-		for second := 0; second < longOrShort(20, 1) || best > 1 && second < 20; second++ {
-			begin, before := time.Now(), processorTime(t, subscriber.command.Process.Pid)
+		for second := 0; second < bustest.LongOrShort(20, 1) || best > 1 && second < 20; second++ {
+			begin, before := time.Now(), processorTime(t, subscriber.Command.Process.Pid)
 			time.Sleep(time.Second) // the time that is measured
-			used := processorTime(t, subscriber.command.Process.Pid) - before
+			used := processorTime(t, subscriber.Command.Process.Pid) - before
 			best = min(best, 100*used.Seconds()/time.Since(begin).Seconds())
 		}
 		t.Logf("figure: idle, %s: %.2f %% of a core", name, best)

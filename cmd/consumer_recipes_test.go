@@ -97,7 +97,7 @@ func TestRecipeWorker(t *testing.T) {
 	kitchen := newKitchen(t, port)
 	kitchen.script("work", `data=$(cat); echo "$data" >> handled`)
 	log := kitchen.path("mbus.log")
-	start := func() *store { return startStoreAt(t, address, log, "-interval", "0") }
+	start := func() *daemon { return startStoreAt(t, address, log, "-interval", "0") }
 	broker := start()
 	worker := subscribeWith(t, kitchen.cook(recipe))
 
@@ -118,13 +118,12 @@ func TestRecipeWorker(t *testing.T) {
 			sent++
 		}
 	}
-	kills := max(longOrShort(40, 4), 6)
+	kills := max(bustest.LongOrShort(40, 4), 6)
 	for kill := range kills {
 		send(1 + rand.IntN(8))
 		time.Sleep(time.Duration(rand.Int64N(int64(30 * time.Millisecond))))
 		if kill%2 == 0 {
-			broker.signal(syscall.SIGKILL)
-			broker.wait()
+			broker.Kill()
 			broker = start()
 			continue
 		}
@@ -141,8 +140,8 @@ func TestRecipeWorker(t *testing.T) {
 	t.Logf("figure: the README's worker and the broker killed in turn, %d times: "+
 		"%d orders, all handled, in order, %d twice", kills, sent, twice)
 	syscall.Kill(kitchen.await("consumer", 0), syscall.SIGTERM) // also ends the loop
-	if status := worker.wait(); status != 0 {
-		t.Errorf("status %d: %s", status, worker.stderr)
+	if status := worker.Wait(); status != 0 {
+		t.Errorf("status %d: %s", status, worker.Stderr)
 	}
 }
 
@@ -188,8 +187,8 @@ func TestRecipeFailed(t *testing.T) {
 		t.Errorf("on the topic failed: %q", got)
 	}
 	syscall.Kill(kitchen.await("consumer", 0), syscall.SIGTERM)
-	if status := worker.wait(); status != 0 || worker.stderr.String() != "" {
-		t.Errorf("status %d: %s", status, worker.stderr)
+	if status := worker.Wait(); status != 0 || worker.Stderr.String() != "" {
+		t.Errorf("status %d: %s", status, worker.Stderr)
 	}
 }
 

@@ -186,9 +186,9 @@ func TestConsumerFollows(t *testing.T) {
 			want += fmt.Sprintf("%[1]d %[2]da\n%[1]d %[2]db\n", i, part)
 		}
 		subscriber.has(want)
-		subscriber.signal(signal)
-		if status := subscriber.wait(); status != 0 || subscriber.stderr.String() != "" {
-			t.Errorf("%v: status %d: %s", signal, status, subscriber.stderr)
+		subscriber.Signal(signal)
+		if status := subscriber.Wait(); status != 0 || subscriber.Stderr.String() != "" {
+			t.Errorf("%v: status %d: %s", signal, status, subscriber.Stderr)
 		}
 	}
 	delivers(t, "", store.with("-end")...)
@@ -204,19 +204,15 @@ func TestConsumerSecondSignal(t *testing.T) {
 	script := holdsNothing + `: > "$0"; sleep 1000`
 	subscriber := subscribe(t, store.with("--", "sh", "-c", script, mark)...)
 	bustest.Until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
-	subscriber.signal(syscall.SIGTERM)
-	subscriber.signal(syscall.SIGTERM) // as timeout(1) does
+	subscriber.Signal(syscall.SIGTERM)
+	subscriber.Signal(syscall.SIGTERM) // as timeout(1) does
 	select {
-	case <-subscriber.ended:
+	case <-subscriber.Ended:
 		t.Error("the first signals ended it")
 	case <-time.After(500 * time.Millisecond):
 	}
-	subscriber.signal(syscall.SIGTERM)
-	subscriber.wait()
-	ended := subscriber.command.ProcessState.Sys().(syscall.WaitStatus)
-	if !ended.Signaled() || ended.Signal() != syscall.SIGTERM {
-		t.Errorf("%v", subscriber.command.ProcessState)
-	}
+	subscriber.Signal(syscall.SIGTERM)
+	expectKilled(t, subscriber.Process, syscall.SIGTERM)
 }
 
 // An appended line is delivered within 200 ms.
@@ -244,12 +240,12 @@ func TestTwoConsumers(t *testing.T) {
 	first := subscribe(t, store.with()...)
 	first.has("1\n")
 	fails(t, 1, store.state+": in use by another consumer", store.with()...)
-	first.signal(syscall.SIGKILL)
-	first.wait()
+	first.Signal(syscall.SIGKILL)
+	first.Wait()
 	second := subscribe(t, store.with()...)
 	store.add("2")
 	bustest.Until(t, "the second", func() bool {
-		return strings.HasSuffix(second.stdout.String(), "2\n")
+		return strings.HasSuffix(second.Stdout.String(), "2\n")
 	})
 	second.stop()
 }
@@ -421,7 +417,7 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 					_, err := os.Stat(mark)
 					return err == nil
 				})
-				target := subscriber.command.Process.Pid
+				target := subscriber.Command.Process.Pid
 				if test.group {
 					target = -target
 				}
@@ -430,8 +426,8 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 				}
 				time.Sleep(50 * time.Millisecond) // gives the signal time to arrive
 				os.Remove(mark)
-				if status := subscriber.wait(); status != 0 || subscriber.stderr.String() != "" {
-					t.Errorf("-retry %s: status %d: %s", retry, status, subscriber.stderr)
+				if status := subscriber.Wait(); status != 0 || subscriber.Stderr.String() != "" {
+					t.Errorf("-retry %s: status %d: %s", retry, status, subscriber.Stderr)
 				}
 				delivers(t, test.again, store.with("-end", "--", "cat")...)
 			}
@@ -470,5 +466,5 @@ func TestConsumerSavesOnTheWay(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		return first != nil && !bytes.Equal(first, now)
 	})
-	subscriber.signal(syscall.SIGKILL)
+	subscriber.Signal(syscall.SIGKILL)
 }

@@ -206,10 +206,10 @@ func TestInstalled(t *testing.T) {
 	daemon := startLogged(t, installedBroker(t, release, directory), file(log))
 
 	input := &bustest.Endless{}
-	producer := exec.Command(release.path("dest/usr/local/bin/mbus-producer"),
+	command := exec.Command(release.path("dest/usr/local/bin/mbus-producer"),
 		"-port", daemon.port, "-topic", "t", "-lines")
-	producer.Stdin = input
-	stderr := start(t, producer)
+	command.Stdin = input
+	producer := bustest.Start(t, command)
 	configuration := rotation(t, release.path("dest/etc/logrotate.d/mbus"), directory)
 	const rotations = 5
 	for range rotations {
@@ -219,9 +219,8 @@ func TestInstalled(t *testing.T) {
 		mustRun(t, logrotate, "-f", "-s", filepath.Join(directory, "state"), configuration)
 	}
 	input.Stop()
-	producer.Wait()
-	if producer.ProcessState.ExitCode() != 0 {
-		t.Errorf("the producer ended with %v: %s", producer.ProcessState, stderr)
+	if status := producer.Wait(); status != 0 {
+		t.Errorf("the producer ended with status %d: %s", status, producer.Stderr)
 	}
 	daemon.stop()
 

@@ -105,8 +105,7 @@ func TestMillionLines(t *testing.T) {
 // prints nothing before its end.
 func TestTypedLines(t *testing.T) {
 	broker := startBroker(t)
-	producer := producerFor(broker.Address, nil, "-lines")
-	input, stderr := startTyping(t, producer)
+	input, producer := startTyping(t, producerFor(broker.Address, nil, "-lines"))
 	best := time.Hour // the best of all lines, because a busy machine delays some
 	const count = 12
 	for i := range count {
@@ -119,10 +118,9 @@ func TestTypedLines(t *testing.T) {
 		t.Errorf("the fastest line took %s, want at most 300ms", best)
 	}
 	input.Close()
-	producer.Wait()
-	got := parseReport(t, stderr.String())
-	if producer.ProcessState.ExitCode() != 0 || got.accepted != count {
-		t.Errorf("the producer ended with %v: %s", producer.ProcessState, stderr)
+	status, got := producer.Wait(), parseReport(t, producer.Stderr.String())
+	if status != 0 || got.accepted != count {
+		t.Errorf("the producer ended with status %d: %s", status, producer.Stderr)
 	}
 }
 
@@ -212,8 +210,7 @@ func TestRestarts(t *testing.T) {
 	address := bustest.FreeAddress(t)
 	broker := startAt(t, address, "-interval", "20ms")
 	input := &bustest.Endless{}
-	producer := producerFor(address, input, "-lines", "-retry", "30s")
-	stderr := start(t, producer)
+	producer := bustest.Start(t, producerFor(address, input, "-lines", "-retry", "30s"))
 	var got []string
 	for restart := range restarts {
 		awaitStream(t, broker, restart)
@@ -222,13 +219,13 @@ func TestRestarts(t *testing.T) {
 	}
 	awaitStream(t, broker, restarts)
 	input.Stop()
-	producer.Wait()
+	status := producer.Wait()
 	got = append(got, broker.stopAndReceive()...)
 
 	count := input.Lines()
-	said := parseReport(t, stderr.String())
-	if producer.ProcessState.ExitCode() != 0 || said != (report{accepted: count}) {
-		t.Errorf("the producer ended with %v: %s", producer.ProcessState, stderr)
+	said := parseReport(t, producer.Stderr.String())
+	if status != 0 || said != (report{accepted: count}) {
+		t.Errorf("the producer ended with status %d: %s", status, producer.Stderr)
 	}
 	want := bustest.Numbers(1, count)
 	lost, extra := countDifferences(got, want)
@@ -253,23 +250,21 @@ func awaitStream(t *testing.T, broker *daemon, round int) {
 // line is in the log if the producer counts it as accepted, and only then.
 func TestKilledInMidStream(t *testing.T) {
 	unknown := 0
-	for round := range longOrShort(50, 6) {
+	for round := range bustest.LongOrShort(50, 6) {
 		path := filepath.Join(t.TempDir(), fmt.Sprint("log", round))
 		broker := startInFile(t, path, "-interval", "0")
-		producer := producerFor(broker.Address, &bustest.Endless{}, "-lines")
-		stderr := start(t, producer)
+		producer := bustest.Start(t, producerFor(broker.Address, &bustest.Endless{}, "-lines"))
 		bustest.Until(t, "a message", func() bool {
 			return strings.Contains(broker.Log.String(), "Received")
 		})
 		time.Sleep(time.Duration(round%10) * 3 * time.Millisecond)
-		broker.signal(syscall.SIGKILL)
-		broker.wait()
-		producer.Wait()
-		said, got := parseReport(t, stderr.String()), broker.Received("t")
+		broker.Kill()
+		status := producer.Wait()
+		said, got := parseReport(t, producer.Stderr.String()), broker.Received("t")
 		if !slices.Equal(got, bustest.Numbers(1, len(got))) {
 			t.Fatal("the lines in the log are not all lines up to the last one in order")
 		}
-		switch status := producer.ProcessState.ExitCode(); {
+		switch {
 		case said.first != said.accepted+1:
 			t.Errorf("the producer reported %+v, want first to follow the accepted lines", said)
 		case status == 1 && len(got) == said.accepted:
@@ -287,22 +282,20 @@ func TestKilledInMidStream(t *testing.T) {
 // unknown if the broker is then killed.
 func TestKilledWhileSuspended(t *testing.T) {
 	broker := startBroker(t)
-	producer := producerFor(broker.Address, nil, "-lines")
-	input, stderr := startTyping(t, producer)
+	input, producer := startTyping(t, producerFor(broker.Address, nil, "-lines"))
 	io.WriteString(input, "1\n2\n3\n")
 	broker.Expect("3 new messages dispatched on topic t")
-	broker.signal(syscall.SIGSTOP)
+	broker.Signal(syscall.SIGSTOP)
 	io.WriteString(input, "4\n5\n")
 	time.Sleep(500 * time.Millisecond) // until lines 4 and 5 are sent, which can't be observed
 	io.WriteString(input, "6\n")
-	broker.signal(syscall.SIGKILL)
-	producer.Wait()
+	broker.Kill()
 	want := report{3, 4, 5, broker.Address +
 		": outcome unknown, sending again may duplicate: read: connection reset by peer"}
-	got := parseReport(t, stderr.String())
-	if producer.ProcessState.ExitCode() != 3 || got != want {
-		t.Errorf("the producer ended with %v and reported %+v, want status 3 and %+v",
-			producer.ProcessState, got, want)
+	status, got := producer.Wait(), parseReport(t, producer.Stderr.String())
+	if status != 3 || got != want {
+		t.Errorf("the producer ended with status %d and reported %+v, want 3 and %+v",
+			status, got, want)
 	}
 }
 
@@ -375,16 +368,15 @@ func TestLinesToAFullBroker(t *testing.T) {
 		t.Fatalf("the producer ended with status %d and reported %+v", status, got)
 	}
 	rest := strings.NewReader(strings.Join(want[got.accepted:], "\n"))
-	process := producerFor(broker.Address, rest, "-lines", "-retry", "1h")
-	stderr := start(t, process)
+	process := bustest.Start(t, producerFor(broker.Address, rest, "-lines", "-retry", "1h"))
 	// The broker serves waiting clients in turn, each for up to -timeout. So between two
 	// refusals of other clients it has also refused the producer.
 	for range 2 {
 		broker.fill(bustest.Payload("other", ""))
 	}
 	go pipe.readRest(t, 4096, 0)
-	if err := process.Wait(); err != nil {
-		t.Errorf("the producer failed: %v: %s", err, stderr)
+	if status := process.Wait(); status != 0 {
+		t.Errorf("the producer ended with status %d: %s", status, process.Stderr)
 	}
 	broker.stop()
 	bustest.Until(t, "the last message", func() bool {

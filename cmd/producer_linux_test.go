@@ -50,9 +50,9 @@ func TestProgressOnATerminal(t *testing.T) {
 	controller, terminal := openTerminal(t)
 	seen := &bustest.Record{}
 	go io.Copy(seen, controller)
-	producer := producerFor(broker.Address, nil, "-lines")
-	producer.Stderr = terminal
-	input, _ := startTyping(t, producer)
+	command := producerFor(broker.Address, nil, "-lines")
+	command.Stderr = terminal
+	input, producer := startTyping(t, command)
 	fmt.Fprint(input, "1\n2\n3\n")
 	shown := regexp.MustCompile(`^(\r3 messages, [123]/s *)+`)
 	bustest.Until(t, "progress", func() bool { return shown.MatchString(seen.String()) })
@@ -77,14 +77,12 @@ func TestTyping(t *testing.T) {
 		"producer: reading lines, each a message" + end: {"-lines"},
 	} {
 		controller, terminal := openTerminal(t)
-		stderr := &bustest.Record{}
-		producer := producerFor(broker.Address, terminal, arguments...)
-		producer.Stderr = stderr
-		start(t, producer)
-		bustest.Until(t, "the notice", func() bool { return stderr.String() == want })
+		producer := bustest.Start(t, producerFor(broker.Address, terminal, arguments...))
+		bustest.Until(t, "the notice", func() bool { return producer.Stderr.String() == want })
 		io.WriteString(controller, "1\n\x04") // Ctrl-D
-		if err := producer.Wait(); err != nil {
-			t.Errorf("with %q the producer failed: %v: %s", arguments, err, stderr)
+		if status := producer.Wait(); status != 0 {
+			t.Errorf("with %q the producer ended with status %d: %s",
+				arguments, status, producer.Stderr)
 		}
 	}
 	_, terminal := openTerminal(t)
@@ -106,9 +104,9 @@ func TestOutageOnATerminal(t *testing.T) {
 	controller, terminal := openTerminal(t)
 	seen := &bustest.Record{}
 	go io.Copy(seen, controller)
-	producer := producerFor(address, nil, "-lines", "-retry", "1h")
-	producer.Stderr = terminal
-	input, _ := startTyping(t, producer)
+	command := producerFor(address, nil, "-lines", "-retry", "1h")
+	command.Stderr = terminal
+	input, producer := startTyping(t, command)
 	fmt.Fprintln(input, 1)
 	reported := regexp.MustCompile(`^(\r0 messages, 0/s *)+\r +\r` +
 		`producer: [0-9.:]+: not accepted: .*; retrying for up to [0-9m]+s\r\n` +
@@ -121,8 +119,8 @@ func TestOutageOnATerminal(t *testing.T) {
 		return ended.MatchString(seen.String())
 	})
 	input.Close()
-	if err := producer.Wait(); err != nil {
-		t.Errorf("the producer failed: %v: the terminal shows %q", err, seen)
+	if status := producer.Wait(); status != 0 {
+		t.Errorf("the producer ended with status %d: the terminal shows %q", status, seen)
 	}
 	broker.stop()
 }
@@ -151,18 +149,17 @@ func TestProducerMemory(t *testing.T) {
 			[]string{"-lines", "-timeout", "2s"}, 1, "sending broke off", 300},
 	} {
 		t.Run(name, func(t *testing.T) {
-			producer := producerFor(test.address, test.input, test.arguments...)
-			stderr := start(t, producer)
+			producer := bustest.Start(t,
+				producerFor(test.address, test.input, test.arguments...))
 			peak := 0
 			bustest.Until(t, "the producer's end", func() bool {
-				size, running := peakMemory(producer.Process.Pid)
+				size, running := peakMemory(producer.Command.Process.Pid)
 				peak = max(peak, size>>20)
 				return !running
 			})
-			producer.Wait()
-			status := producer.ProcessState.ExitCode()
-			if status != test.status || !strings.Contains(stderr.String(), test.want) {
-				t.Errorf("the producer ended with status %d: %s", status, stderr)
+			status := producer.Wait()
+			if status != test.status || !strings.Contains(producer.Stderr.String(), test.want) {
+				t.Errorf("the producer ended with status %d: %s", status, producer.Stderr)
 			}
 			if peak > test.limit {
 				t.Errorf("the peak memory is %d MiB, want at most %d MiB", peak, test.limit)

@@ -56,7 +56,7 @@ func TestPingStopping(t *testing.T) {
 	stalled := broker.Dial()
 	stalled.Put("\x82")
 	bustest.Until(t, "the stalled client's turn", broker.isBusy)
-	broker.signal(syscall.SIGTERM)
+	broker.Signal(syscall.SIGTERM)
 	expectPing(t, broker.Address, 1, "producer: "+broker.Address+": timed out after 300ms\n",
 		"-timeout", "300ms")
 	stalled.Close()
@@ -68,7 +68,7 @@ func TestPingStopping(t *testing.T) {
 		return strings.HasSuffix(stderr, ": connect: connection refused\n")
 	})
 	log.readRest(t, 4096, 0)
-	if status := broker.wait(); status != 0 {
+	if status := broker.Wait(); status != 0 {
 		t.Errorf("the broker ended with status %d, want 0", status)
 	}
 }
@@ -78,8 +78,7 @@ func TestPingRetry(t *testing.T) {
 	listener := bustest.Listen(t)
 	address := listener.Addr().String()
 	_, port, _ := net.SplitHostPort(address)
-	ping := command("producer", "-ping", "-port", port, "-retry", "1h")
-	stderr := start(t, ping)
+	ping := bustest.Start(t, command("producer", "-ping", "-port", port, "-retry", "1h"))
 	connection, err := listener.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -88,8 +87,8 @@ func TestPingRetry(t *testing.T) {
 	connection.Close()
 	listener.Close()
 	broker := startAt(t, address)
-	if err := ping.Wait(); err != nil {
-		t.Errorf("the ping failed: %v: %s", err, stderr)
+	if status := ping.Wait(); status != 0 {
+		t.Errorf("the ping ended with status %d: %s", status, ping.Stderr)
 	}
 	broker.stop()
 }

@@ -3,7 +3,6 @@
 package cmd_test
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -29,30 +28,14 @@ func producerFor(address string, input io.Reader, arguments ...string) *exec.Cmd
 	return command
 }
 
-// start starts a command, and kills it when the test ends. The returned buffer receives the
-// command's standard error, unless the caller has redirected it. The buffer may be read once the
-// command has ended.
-func start(t *testing.T, command *exec.Cmd) (stderr *bytes.Buffer) {
-	t.Helper()
-	stderr = &bytes.Buffer{}
-	if command.Stderr == nil {
-		command.Stderr = stderr
-	}
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { command.Process.Kill() })
-	return stderr
-}
-
-// startTyping is like start, and returns a pipe to the command's standard input.
-func startTyping(t *testing.T, command *exec.Cmd) (input io.WriteCloser, stderr *bytes.Buffer) {
+// startTyping starts a command, and returns a pipe to its standard input.
+func startTyping(t *testing.T, command *exec.Cmd) (io.WriteCloser, *bustest.Process) {
 	t.Helper()
 	input, err := command.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return input, start(t, command)
+	return input, bustest.Start(t, command)
 }
 
 func TestProducerStatuses(t *testing.T) {
@@ -210,24 +193,23 @@ func awaitDispatched(t *testing.T, broker *daemon, count int) {
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	address := bustest.FreeAddress(t)
-	producer := producerFor(address, nil, "-message", "x", "-retry", "1h")
-	stderr := &bustest.Record{}
-	producer.Stderr = stderr
 	begin := time.Now()
-	start(t, producer)
-	bustest.Until(t, "the report", func() bool { return strings.HasSuffix(stderr.String(), "\n") })
+	producer := bustest.Start(t, producerFor(address, nil, "-message", "x", "-retry", "1h"))
+	bustest.Until(t, "the report", func() bool {
+		return strings.HasSuffix(producer.Stderr.String(), "\n")
+	})
 	if took := time.Since(begin); took < 5*time.Second {
 		t.Errorf("the producer reported the outage after %s, want at least 5s", took)
 	}
 	broker := startAt(t, address)
-	if err := producer.Wait(); err != nil {
-		t.Errorf("the producer failed: %v", err)
+	if status := producer.Wait(); status != 0 {
+		t.Errorf("the producer ended with status %d", status)
 	}
 	want := "producer: " + address + ": not accepted: connect: connection refused; " +
 		"retrying for up to 59m[0-9]+s\n" +
 		"producer: " + address + ": accepted after [0-9]+s of retrying\n"
-	if !regexp.MustCompile("^" + want + "$").MatchString(stderr.String()) {
-		t.Errorf("standard error is %q, want a match of %q", stderr, want)
+	if !regexp.MustCompile("^" + want + "$").MatchString(producer.Stderr.String()) {
+		t.Errorf("standard error is %q, want a match of %q", producer.Stderr, want)
 	}
 	if got := broker.stopAndReceive(); !slices.Equal(got, []string{"x"}) {
 		t.Errorf("the messages in the log are %q, want x", got)

@@ -15,50 +15,38 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// store is a running broker with -log.
-type store struct {
-	*daemon
-	stderr *bustest.Record // the broker's standard error, which is not its log
-}
-
-// startStore starts a broker with the flag -log path, on a free port.
-func startStore(t *testing.T, path string, arguments ...string) *store {
+// startStore starts a broker with the flag -log path, on a free port. Its log is the file, not its
+// standard error.
+func startStore(t *testing.T, path string, arguments ...string) *daemon {
 	t.Helper()
 	return startStoreAt(t, bustest.FreeAddress(t), path, arguments...)
 }
 
 // startStoreAt is like startStore, on the port of address.
-func startStoreAt(t *testing.T, address, path string, arguments ...string) *store {
+func startStoreAt(t *testing.T, address, path string, arguments ...string) *daemon {
 	t.Helper()
 	return startStoreCommand(t, address, path, command("broker", arguments...))
 }
 
 // startStoreCommand is like startStoreAt, for a command that runs a broker. It appends the flags
 // for the port and the log.
-func startStoreCommand(t *testing.T, address, path string, command *exec.Cmd) *store {
+func startStoreCommand(t *testing.T, address, path string, command *exec.Cmd) *daemon {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(address)
 	command.Args = append(command.Args, "-pport", port, "-log", path)
-	stderr := &bustest.Record{}
-	command.Stderr = stderr
 	// The listening line in the log may be an earlier broker's, and a test may rename the log.
 	daemon := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
 	daemon.Log = file(path)
-	t.Cleanup(func() {
-		if strings.Contains(stderr.String(), "DATA RACE") {
-			t.Errorf("the broker has a data race:\n%s", stderr)
-		}
-	})
 	bustest.Until(t, "the broker", func() bool {
 		reply, err := daemon.Post("") // the broker listens before it opens the log
 		select {
-		case <-daemon.ended:
-			t.Fatalf("the broker has ended: %s", stderr)
+		case <-daemon.Ended:
+			t.Fatalf("the broker has ended: %s", daemon.Stderr)
 		default:
 		}
 		return err == nil && reply.Error == ""
 	})
-	return &store{daemon, stderr}
+	return daemon
 }
 
 // starter starts a broker whose log is the file path.
@@ -67,10 +55,7 @@ type starter func(t *testing.T, path string, arguments ...string) *daemon
 // starters has the two ways to write the log to a file.
 var starters = map[string]starter{
 	"redirected": startInFile,
-	"-log": func(t *testing.T, path string, arguments ...string) *daemon {
-		t.Helper()
-		return startStore(t, path, arguments...).daemon
-	},
+	"-log":       startStore,
 }
 
 // eachLog runs test with each of the starters.

@@ -5,10 +5,8 @@ package cmd_test
 import (
 	"fmt"
 	"os/exec"
-	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"mbus/internal/shared/bustest"
 )
@@ -47,69 +45,38 @@ func fails(t *testing.T, status int, line string, arguments ...string) {
 
 // subscriber is a running consumer.
 type subscriber struct {
-	t              *testing.T
-	command        *exec.Cmd
-	stdout, stderr *bustest.Record
-	ended          chan struct{}
+	*bustest.Process
+	t *testing.T
 }
 
-// subscribe starts a consumer. At the end of the test it kills the consumer and its commands.
+// subscribe starts a consumer.
 func subscribe(t *testing.T, arguments ...string) *subscriber {
 	t.Helper()
 	return subscribeWith(t, consuming(arguments...))
 }
 
-// subscribeWith starts a consumer whose standard output may be set.
+// subscribeWith starts a consumer whose standard output may be redirected.
 func subscribeWith(t *testing.T, command *exec.Cmd) *subscriber {
 	t.Helper()
-	subscriber := &subscriber{t, command, &bustest.Record{}, &bustest.Record{}, make(chan struct{})}
-	if command.Stdout == nil {
-		command.Stdout = subscriber.stdout
-	}
-	command.Stderr = subscriber.stderr
+	return &subscriber{startGroup(t, command), t}
+}
+
+// startGroup starts a command in a process group of its own. When the test ends, it kills the
+// command with all processes that the command has started.
+func startGroup(t *testing.T, command *exec.Cmd) *bustest.Process {
+	t.Helper()
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		command.Wait()
-		close(subscriber.ended)
-	}()
-	t.Cleanup(func() {
-		syscall.Kill(-command.Process.Pid, syscall.SIGKILL)
-		<-subscriber.ended
-		if strings.Contains(subscriber.stderr.String(), "DATA RACE") {
-			t.Errorf("the consumer has a data race:\n%s", subscriber.stderr)
-		}
-	})
-	return subscriber
-}
-
-// signal sends a signal to the consumer alone.
-func (subscriber *subscriber) signal(signal syscall.Signal) {
-	subscriber.t.Helper()
-	if err := subscriber.command.Process.Signal(signal); err != nil {
-		subscriber.t.Fatal(err)
-	}
-}
-
-// wait waits for the consumer's end and returns its exit status.
-func (subscriber *subscriber) wait() int {
-	subscriber.t.Helper()
-	select {
-	case <-subscriber.ended:
-	case <-time.After(bustest.Patience):
-		subscriber.t.Fatalf("the consumer did not end: %s", subscriber.stderr)
-	}
-	return subscriber.command.ProcessState.ExitCode()
+	process := bustest.Start(t, command)
+	t.Cleanup(func() { syscall.Kill(-command.Process.Pid, syscall.SIGKILL) })
+	return process
 }
 
 // stop ends the consumer with SIGTERM. It fails the test if the consumer prints an error.
 func (subscriber *subscriber) stop() {
 	subscriber.t.Helper()
-	subscriber.signal(syscall.SIGTERM)
-	if status := subscriber.wait(); status != 0 || subscriber.stderr.String() != "" {
-		subscriber.t.Errorf("after SIGTERM: status %d: %s", status, subscriber.stderr)
+	subscriber.Signal(syscall.SIGTERM)
+	if status := subscriber.Wait(); status != 0 || subscriber.Stderr.String() != "" {
+		subscriber.t.Errorf("after SIGTERM: status %d: %s", status, subscriber.Stderr)
 	}
 }
 
@@ -117,6 +84,6 @@ func (subscriber *subscriber) stop() {
 func (subscriber *subscriber) has(text string) {
 	subscriber.t.Helper()
 	bustest.Until(subscriber.t, fmt.Sprintf("%q", text), func() bool {
-		return subscriber.stdout.String() == text
+		return subscriber.Stdout.String() == text
 	})
 }

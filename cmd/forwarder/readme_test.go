@@ -38,7 +38,7 @@ func TestReadme(t *testing.T) {
 
 	server := site.start(site.directory, serve)
 	bustest.Until(t, "a server that listens", func() bool {
-		return strings.Contains(server.stderr.String(), "Server is ready")
+		return strings.Contains(server.Stderr.String(), "Server is ready")
 	})
 	site.run(streams)
 	for host := 1; host <= 3; host++ {
@@ -125,7 +125,7 @@ func (site *site) run(commands string) string {
 // start starts a command, which runs until the test ends.
 func (site *site) start(directory, command string) *process {
 	site.t.Helper()
-	return startCommand(site.t, site.shell(directory, "exec "+command))
+	return start(site.t, site.shell(directory, "exec "+command))
 }
 
 // addMachine makes a directory, starts a broker and a forwarder in it, and sends a message.
