@@ -71,6 +71,7 @@ func (daemon *daemon) expectCounts(output fmt.Stringer, want counts) {
 // Under load, the counts add up and never fall. After the load they match what was sent. An
 // empty payload is not counted. A payload is counted even if its sender does not read the reply.
 func TestCounts(t *testing.T) {
+	t.Parallel()
 	const clients = 4
 	rounds := bustest.LongOrShort(5000, 300)
 	broker := startBroker(t, "-interval", "1ms")
@@ -132,6 +133,7 @@ func isClosed(channel <-chan struct{}) bool {
 // While nobody reads the log pipe, the broker keeps the counts that it was asked for. It writes
 // them as soon as the pipe is read.
 func TestCountsInAStuckPipe(t *testing.T) {
+	t.Parallel()
 	broker, log := startInPipe(t, "-interval", "10ms", "-timeout", "100ms", "-max-queued", "100000")
 	accepted := broker.fill(bustest.Payload("t", strings.Repeat("x", 1000)))
 	broker.Signal(syscall.SIGUSR1)
@@ -157,6 +159,7 @@ func TestCountsInAStuckPipe(t *testing.T) {
 // With -log the broker writes the counts to standard error, even while it can't write its log.
 // It does not write them to the log.
 func TestCountsOnStandardError(t *testing.T) {
+	t.Parallel()
 	directory := filepath.Join(t.TempDir(), "logs")
 	if err := os.Mkdir(directory, 0o700); err != nil {
 		t.Fatal(err)

@@ -76,6 +76,7 @@ func testDiskFull(t *testing.T, start starter) {
 // The log is a device that never has room. The broker still accepts messages, but ends with
 // status 1 because it could not write them.
 func TestDevFull(t *testing.T) {
+	t.Parallel()
 	broker := startOnDevice(t, "/dev/full", "-timeout", "300ms", "-interval", "10ms")
 	if status, stderr := broker.produce("t", "1"); status != 0 {
 		t.Errorf("the producer ended with status %d: %s", status, stderr)
@@ -127,6 +128,7 @@ func (daemon *daemon) cpuTicks() int {
 // When the broker has no file descriptor for a connection, it logs one line and waits. It
 // accepts connections again once descriptors are free.
 func TestFewDescriptors(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t, "-interval", "10ms")
 	for burst := 1; burst <= 2; burst++ {
 		broker.limitDescriptors(3)

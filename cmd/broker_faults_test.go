@@ -42,6 +42,7 @@ func testKill(t *testing.T, start starter) {
 // A broker that is stopped at any moment has written every message that it has acknowledged,
 // once, and no other message.
 func TestStop(t *testing.T) {
+	t.Parallel()
 	rounds := bustest.LongOrShort(100, 8)
 	var sum tally
 	for round := range rounds {
@@ -64,6 +65,7 @@ func TestStop(t *testing.T) {
 
 // A signal stops the broker even if it arrives right after the listening line.
 func TestStopAtOnce(t *testing.T) {
+	t.Parallel()
 	for range bustest.LongOrShort(50, 3) {
 		startBroker(t).stop()
 	}
@@ -71,6 +73,7 @@ func TestStopAtOnce(t *testing.T) {
 
 // The broker ends with status 1 once the reading end of its log pipe is closed.
 func TestPipeClosed(t *testing.T) {
+	t.Parallel()
 	broker, pipe := startInPipe(t, "-interval", "10ms")
 	pipe.reader.Close()
 	broker.produce("t", "1")
@@ -85,6 +88,7 @@ func TestPipeClosed(t *testing.T) {
 // The broker ends with status 1 if its standard error, which is its log, is open only for
 // reading.
 func TestLogThatCantBeWritten(t *testing.T) {
+	t.Parallel()
 	reading, err := os.Open("/dev/null")
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 // When the log has filled the disk, rotating it and removing the old file makes room. The broker
 // then writes the messages that it has kept.
 func TestFullDiskIsRotated(t *testing.T) {
+	t.Parallel()
 	directory := smallDisk(t, "256k")
 	path := filepath.Join(directory, "log")
 	broker := startStore(t, path, "-interval", "10ms")
@@ -69,6 +70,7 @@ func smallDisk(t *testing.T, size string) string {
 // A broker has permission to write its log, but not to create a file in its directory. After a
 // rotation it keeps the messages until it has that permission.
 func TestPermissions(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("only root can start a broker as another user")
 	}
@@ -141,6 +143,7 @@ func strace(t *testing.T, options ...string) (broker *exec.Cmd, trace string) {
 // The broker syncs each message to disk before it sends the reply. It also syncs the directory
 // after it has opened the log.
 func TestSyncBeforeReply(t *testing.T) {
+	t.Parallel()
 	broker, trace := strace(t, "-e", "trace=write,fsync,fdatasync")
 	path := filepath.Join(t.TempDir(), "log")
 	store := startStoreCommand(t, bustest.FreeAddress(t), path, broker)
@@ -177,6 +180,7 @@ func TestSyncBeforeReply(t *testing.T) {
 
 // After a sync has failed, the broker accepts no message. It ends with status 1 and one line.
 func TestFailedSyncs(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]string{
 		// A thread's first fdatasync may be the one after the log was opened.
 		"the drain's":     "fdatasync:error=EIO:when=2+",

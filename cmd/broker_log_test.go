@@ -24,6 +24,7 @@ import (
 )
 
 func TestStoreMisuse(t *testing.T) {
+	t.Parallel()
 	expect(t, 2, "broker: invalid value \"\" for flag -log: must be a file (see broker -h)\n",
 		"broker", "-log", "")
 	expect(t, 2, "broker: -sync without -log: must be with the log to sync (see broker -h)\n",
@@ -33,6 +34,7 @@ func TestStoreMisuse(t *testing.T) {
 // A broker that opens a log cuts off a torn last line, wherever it is torn. It keeps all other
 // lines.
 func TestEveryCut(t *testing.T) {
+	t.Parallel()
 	const line = "2026/01/02 03:04:05 Received new message from topic 't': 'it's a ma's'\n"
 	const apostrophe = len("2026/01/02 03:04:05 Received new message from topic 't': 'it'")
 	address := bustest.FreeAddress(t)
@@ -127,6 +129,7 @@ func (daemon *daemon) loadLarge() (finish func() *writer) {
 // Brokers are killed one after the other, on one log that is rotated all the time. They lose no
 // acknowledged message. Only the line that a killed broker was writing is torn.
 func TestKillsAndRotations(t *testing.T) {
+	t.Parallel()
 	address := bustest.FreeAddress(t)
 	log := &killedLog{rotations: rotations{path: filepath.Join(t.TempDir(), "log")}}
 	rounds, rotated := bustest.LongOrShort(200, 20), 0
@@ -155,6 +158,7 @@ func TestKillsAndRotations(t *testing.T) {
 
 // Rotations under load lose, repeat and tear no line.
 func TestRotations(t *testing.T) {
+	t.Parallel()
 	for _, interval := range []string{"1ms", "100ms", "0"} {
 		t.Run(interval, func(t *testing.T) {
 			t.Parallel()
@@ -220,6 +224,7 @@ func readRotated(t *testing.T, path string) string {
 
 // Rotations by logrotate lose, repeat and tear no line.
 func TestLogrotate(t *testing.T) {
+	t.Parallel()
 	for name, lines := range map[string]string{
 		"as shipped": "", "compressed": "compress\n\tdelaycompress",
 	} {
@@ -270,6 +275,7 @@ func TestBrokersOnOneFile(t *testing.T) {
 
 // If several brokers start at once on one log, exactly one of them runs.
 func TestBrokersAtOnce(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "log")
 	const count = 3
 	statuses := make(chan int, count)
@@ -309,6 +315,7 @@ func TestBrokersAtOnce(t *testing.T) {
 // When the log's directory is renamed under load, the broker keeps the messages. It writes them
 // once the directory is back, or another one has its name.
 func TestDirectoryGoesAway(t *testing.T) {
+	t.Parallel()
 	for name, back := range map[string]func(away, directory string) error{
 		"and comes back": os.Rename,
 		"and another comes": func(_, directory string) error {

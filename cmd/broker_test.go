@@ -12,6 +12,7 @@ import (
 
 // A producer sends one message. The test compares the whole log.
 func TestTranscript(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t)
 	begin := time.Now()
 	status, stderr := broker.produce("orders", "look ma! a new order")
@@ -41,6 +42,7 @@ $`
 
 // A broker that can't start says why in one line and ends with status 1.
 func TestBrokerCannotStart(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t)
 	taken := fmt.Sprintf("broker: listen tcp %s: bind: address already in use\n", broker.Address)
 	expect(t, 1, taken, "broker", "-pport", broker.port)

@@ -53,6 +53,7 @@ func expectStop(t *testing.T, broker *daemon, kind syscall.Signal, data string) 
 
 // After a first signal the broker drains its queues and ends with status 0.
 func TestSignals(t *testing.T) {
+	t.Parallel()
 	for _, stop := range stopSignals(t) {
 		broker := startBroker(t, "-interval", "1h")
 		if status, stderr := broker.produce("t", stop.String()); status != 0 {
@@ -69,6 +70,7 @@ func TestSignals(t *testing.T) {
 // After a signal the producer finishes the payload in flight. It reports exactly the messages that
 // the broker has accepted.
 func TestInterrupt(t *testing.T) {
+	t.Parallel()
 	for _, stop := range stopSignals(t) {
 		broker := startInFile(t, filepath.Join(t.TempDir(), "log"))
 		producer := bustest.Start(t, producerFor(broker.Address, &bustest.Endless{}, "-lines"))
@@ -91,6 +93,7 @@ func TestInterrupt(t *testing.T) {
 
 // SIGHUP stops a producer that waits for input.
 func TestHangupOfAProducer(t *testing.T) {
+	t.Parallel()
 	if signal.Ignored(syscall.SIGHUP) {
 		t.Skip("this process ignores SIGHUP, as under nohup")
 	}
@@ -110,6 +113,7 @@ func TestHangupOfAProducer(t *testing.T) {
 // SIGINT ends a producer of one message by its default action. Only then does Ctrl-C also end a
 // shell's loop around the producer.
 func TestInterruptOfALoop(t *testing.T) {
+	t.Parallel()
 	silent := bustest.Listen(t)
 	producer := bustest.Start(t, producerFor(silent.Addr().String(), nil, "-message", "x"))
 	connection, err := silent.Accept()
@@ -164,6 +168,7 @@ func signalUntilEnd(t *testing.T, process *bustest.Process, kind syscall.Signal)
 
 // A second signal, later than pairTime, ends a broker at once by its default action.
 func TestSecondSignal(t *testing.T) {
+	t.Parallel()
 	for _, kind := range stopSignals(t) {
 		broker := startBroker(t, "-timeout", "1h")
 		broker.Dial().Put("\x82") // keeps the broker from stopping
@@ -173,6 +178,7 @@ func TestSecondSignal(t *testing.T) {
 
 // A second signal, later than pairTime, ends a producer that waits for a reply.
 func TestSecondSignalToAProducer(t *testing.T) {
+	t.Parallel()
 	silent := bustest.Listen(t)
 	for _, kind := range stopSignals(t) {
 		arguments := []string{"-message", "x"}
@@ -193,6 +199,7 @@ func TestSecondSignalToAProducer(t *testing.T) {
 // A pair of signals is one request to stop, and loses nothing. timeout(1) sends SIGTERM twice,
 // systemd sends SIGTERM and SIGHUP, and a closed terminal sends SIGHUP twice.
 func TestSignalPairs(t *testing.T) {
+	t.Parallel()
 	pairs := [][2]syscall.Signal{
 		{syscall.SIGTERM, syscall.SIGTERM}, {syscall.SIGINT, syscall.SIGTERM},
 	}
@@ -237,6 +244,7 @@ func stopsOnPair(t *testing.T, first, second syscall.Signal) bool {
 // A signal that a command ignores when it starts stays ignored. A script's background processes
 // ignore SIGINT, and nohup ignores SIGHUP.
 func TestIgnoredSignals(t *testing.T) {
+	t.Parallel()
 	for name, ignored := range map[string]syscall.Signal{
 		"INT": syscall.SIGINT, "HUP": syscall.SIGHUP,
 	} {

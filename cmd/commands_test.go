@@ -26,6 +26,7 @@ func linkedCommand(t *testing.T, name, link string, arguments ...string) *exec.C
 
 // A command prints the name that it was run by. Only -version prints the command's own name.
 func TestName(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t)
 	for _, test := range []struct {
 		name, link string
@@ -95,6 +96,7 @@ func copySource(t *testing.T, directory string) {
 // "make" builds all commands with the version that "git describe" prints. Outside of a git
 // repository the commands have the version that Go gives them.
 func TestMakeVersion(t *testing.T) {
+	t.Parallel()
 	for _, program := range []string{"make", "git"} {
 		tool(t, program)
 	}
@@ -126,6 +128,7 @@ func TestMakeVersion(t *testing.T) {
 
 // A command that fails ends with the right status even if it can't write to standard error.
 func TestStatusWithoutStandardError(t *testing.T) {
+	t.Parallel()
 	const badHost = "256.1.1.1"
 	for name, test := range map[string]struct {
 		status    int

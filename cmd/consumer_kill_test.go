@@ -118,6 +118,7 @@ func runUntil(t *testing.T, path string, signal syscall.Signal, arguments ...str
 // A consumer that is killed at any moment under load leaves no gap and keeps the order. With a
 // command it repeats at most one message, and never delivers a part of one.
 func TestConsumerKilled(t *testing.T) {
+	t.Parallel()
 	whole := strings.Repeat("x", 100_000)
 	// For a part of a message the script would write another length.
 	script := `data=$(cat) && echo "${data%% *} ${#data}"`
@@ -175,6 +176,7 @@ func verifyLengths(t *testing.T, texts []string, size int) {
 
 // A consumer that is stopped at any moment under load delivers each message once.
 func TestConsumerStopped(t *testing.T) {
+	t.Parallel()
 	for name, arguments := range map[string][]string{"output": nil, "command": {"--", "cat"}} {
 		t.Run(name, func(t *testing.T) {
 			store := newLogAndState(t)
@@ -268,6 +270,7 @@ func TestConsumerKilledWhileBusy(t *testing.T) {
 // A broker is killed at any moment under load and started again, and its log is rotated. A
 // consumer of the log delivers each of its messages once and in order.
 func TestConsumerOfKilledBroker(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "mbus.log")
 	subscriber := subscribe(t, "-log", path, "-state", path+".state")
 	address := bustest.FreeAddress(t)

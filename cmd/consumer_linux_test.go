@@ -16,6 +16,7 @@ import (
 
 // On a full disk no message counts as delivered, and no position as saved.
 func TestConsumerOnFullDisk(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "1", "2")
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
@@ -62,6 +63,7 @@ func TestConsumerOnFullDisk(t *testing.T) {
 // Before it saves a position, a consumer writes and syncs the messages and then syncs the log.
 // After it, it syncs the state.
 func TestConsumerSyncs(t *testing.T) {
+	t.Parallel()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
 		t.Skip("there is no strace to see the order of system calls with")

@@ -22,6 +22,7 @@ import (
 )
 
 func TestConsumerMisuse(t *testing.T) {
+	t.Parallel()
 	misuse := func(line string, arguments ...string) {
 		t.Helper()
 		fails(t, 2, line+" (see consumer -h)", arguments...)
@@ -61,6 +62,7 @@ func TestConsumerMisuse(t *testing.T) {
 // After an error in reading, delivering or saving, the consumer prints one line and ends with
 // status 1.
 func TestConsumerStatuses(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "1", "2")
 	delivers(t, "1\n2\n", "-log", store.log, "-end")
 	delivers(t, "1\n", "-log", store.log, "-end", "-count", "1")
@@ -109,6 +111,7 @@ func TestConsumerStatuses(t *testing.T) {
 
 // With -end, the consumer stops at the end of the log that has replaced the first one.
 func TestConsumerEndOfAnotherLog(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)...)
 	other := filepath.Join(t.TempDir(), "other")
 	if err := os.WriteFile(other, []byte(inLog("t", "other")), 0o600); err != nil {
@@ -127,6 +130,7 @@ func TestConsumerEndOfAnotherLog(t *testing.T) {
 
 // Without -log, the consumer reads standard input to its end.
 func TestConsumerOfStandardInput(t *testing.T) {
+	t.Parallel()
 	command := consuming("-topic", "t")
 	command.Stdin = strings.NewReader(inLog("t", "1") + inLog("u", "2") + "torn")
 	status, stdout, stderr := finish(t, command)
@@ -163,6 +167,7 @@ func TestConsumerOfStandardInput(t *testing.T) {
 // A consumer waits for its log, follows it through rotation, and ends with status 0 after each
 // signal to stop. The next consumer begins where it ended.
 func TestConsumerFollows(t *testing.T) {
+	t.Parallel()
 	signals := []syscall.Signal{syscall.SIGTERM, syscall.SIGINT}
 	if !signal.Ignored(syscall.SIGHUP) {
 		signals = append(signals, syscall.SIGHUP)
@@ -199,6 +204,7 @@ const holdsNothing = "exec >/dev/null 2>&1; "
 
 // A later signal ends a consumer that waits for its command.
 func TestConsumerSecondSignal(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "1")
 	mark := filepath.Join(t.TempDir(), "mark")
 	script := holdsNothing + `: > "$0"; sleep 1000`
@@ -236,6 +242,7 @@ func TestConsumerLatency(t *testing.T) {
 
 // One consumer at a time uses a state.
 func TestTwoConsumers(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "1")
 	first := subscribe(t, store.with()...)
 	first.has("1\n")
@@ -252,6 +259,7 @@ func TestTwoConsumers(t *testing.T) {
 
 // A consumer whose reader closes the pipe ends with status 1 and prints nothing.
 func TestConsumerToHead(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, strings.Repeat("x", 10_000))
 	for range 100 {
 		store.add(strings.Repeat("x", 10_000))
@@ -267,6 +275,7 @@ func TestConsumerToHead(t *testing.T) {
 // A consumer refuses a closed standard output, in whose place the Go runtime opens the null
 // device. With > /dev/null it discards the messages.
 func TestConsumerWithoutOutput(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "1")
 	inShell := func(redirection string, arguments ...string) (status int, stdout, stderr string) {
 		binary := filepath.Join(binaries, "consumer")
@@ -295,6 +304,7 @@ func TestConsumerWithoutOutput(t *testing.T) {
 
 // A command reads each message whole from a file, and its topic and time from the environment.
 func TestConsumerCommand(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "a", "", "it's\n\x00\xff", strings.Repeat("x", 300_000))
 	check := `printf "%s %s %s|" "$MBUS_TOPIC" "$MBUS_TIME" "$1"; cat; echo "|"; echo error >&2`
 	command := consuming(store.with("-end", "-topic", "t", "--", "sh", "-c", check, "sh", "--")...)
@@ -325,6 +335,7 @@ func TestConsumerCommand(t *testing.T) {
 
 // A command that fails ends the consumer. The next run begins with the same message.
 func TestConsumerCommandFails(t *testing.T) {
+	t.Parallel()
 	const message = "message of 2024-06-02T10:39:55 on topic t: "
 	for _, test := range []struct {
 		why     string
@@ -344,6 +355,7 @@ func TestConsumerCommandFails(t *testing.T) {
 // A command that can't be run is reported before there is a message. If it vanishes later, its
 // message is not delivered.
 func TestConsumerWithoutCommand(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t)
 	for name, why := range map[string]string{
 		"no-such":   "executable file not found in $PATH",
@@ -371,6 +383,7 @@ func TestConsumerWithoutCommand(t *testing.T) {
 // With -retry a command that fails is run again. The consumer reports the first failure and
 // the success.
 func TestConsumerRetry(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "1", "2")
 	tries := filepath.Join(t.TempDir(), "tries")
 	const flaky = `echo >> "$0"; test $(wc -l < "$0") -gt 3 && cat`
@@ -396,6 +409,7 @@ func TestConsumerRetry(t *testing.T) {
 // A consumer that is to stop waits for its command. If the command fails, the next run begins
 // with its message.
 func TestConsumerStopsWithCommand(t *testing.T) {
+	t.Parallel()
 	const waits = `: > "$0"; while test -e "$0"; do sleep 0.01; done`
 	for name, test := range map[string]struct {
 		script string
@@ -437,6 +451,7 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 
 // The position is saved every second, even if the consumer never reaches the end of the log.
 func TestConsumerSavesOnTheWay(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t)
 	batch := slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)
 	for range 20 {

@@ -7,6 +7,7 @@
 package cmd_test
 
 import (
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,8 @@ import (
 var binaries string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	flag.Set("test.parallel", "6") // the tests mostly wait
 	binaries = bustest.Build("mbus/cmd/broker", "mbus/cmd/producer", "mbus/cmd/consumer")
 	status := m.Run()
 	os.RemoveAll(binaries)

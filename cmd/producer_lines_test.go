@@ -80,6 +80,7 @@ func countDifferences(got, want []string) (lost, extra int) {
 
 // A million lines of a file arrive in order.
 func TestMillionLines(t *testing.T) {
+	t.Parallel()
 	const count = 1_000_000
 	path := filepath.Join(t.TempDir(), "lines")
 	lines := strings.Join(bustest.Numbers(1, count), "\n")
@@ -126,6 +127,7 @@ func TestTypedLines(t *testing.T) {
 
 // A line arrives unchanged, whatever its bytes.
 func TestLinesOfAnyBytes(t *testing.T) {
+	t.Parallel()
 	long, control := strings.Repeat("x", 2<<20), strings.Repeat("\x01", 2<<20)
 	for name, test := range map[string]struct {
 		input string
@@ -161,6 +163,7 @@ func TestLinesOfAnyBytes(t *testing.T) {
 
 // The producer sends a batch over -max-payload in parts. It names a line over -max-payload.
 func TestLineOverTheLimit(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t, "-max-payload", "5000")
 	lines := strings.Join(bustest.Numbers(1, 1000), "\n")
 	input := strings.NewReader(fmt.Sprintf("%s\n%5000d\nafter\n", lines, 1001))
@@ -178,6 +181,7 @@ func TestLineOverTheLimit(t *testing.T) {
 
 // Without a broker nothing is accepted, unless a broker starts before -retry is over.
 func TestLinesWithoutABroker(t *testing.T) {
+	t.Parallel()
 	address := bustest.FreeAddress(t)
 	for _, retry := range []string{"0", "300ms"} {
 		status, got := sendLines(t, address, strings.NewReader("1\n2\n"), "-retry", retry)
@@ -206,6 +210,7 @@ func TestLinesWithoutABroker(t *testing.T) {
 // While the broker is stopped and started again five times, no line is lost and none arrives
 // twice.
 func TestRestarts(t *testing.T) {
+	t.Parallel()
 	const restarts = 5
 	address := bustest.FreeAddress(t)
 	broker := startAt(t, address, "-interval", "20ms")
@@ -249,6 +254,7 @@ func awaitStream(t *testing.T, broker *daemon, round int) {
 // After the broker was killed, the producer names the lines with an unknown outcome. Every other
 // line is in the log if the producer counts it as accepted, and only then.
 func TestKilledInMidStream(t *testing.T) {
+	t.Parallel()
 	unknown := 0
 	for round := range bustest.LongOrShort(50, 6) {
 		path := filepath.Join(t.TempDir(), fmt.Sprint("log", round))
@@ -301,6 +307,7 @@ func TestKilledWhileSuspended(t *testing.T) {
 
 // If a server does not answer, or is no broker, the outcome is unknown.
 func TestLinesToOthers(t *testing.T) {
+	t.Parallel()
 	for answer, reason := range map[string]string{
 		"": "timed out after 1s",
 		"HTTP/1.1 400 Bad Request\r\n\r\n": "the answer is not a reply of mbus, is -port right? " +
@@ -332,6 +339,7 @@ func TestLinesToOthers(t *testing.T) {
 
 // The producer sends its lines even if standard error is closed or a closed pipe.
 func TestLinesWithoutStandardError(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t)
 	const script = `exec "$0" -port "$1" -topic t -lines 2>&-`
 	closed := exec.Command("sh", "-c", script, filepath.Join(binaries, "producer"), broker.port)

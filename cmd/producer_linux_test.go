@@ -46,6 +46,7 @@ func openTerminal(t *testing.T) (controller, terminal *os.File) {
 
 // On a terminal the producer shows its progress, and erases it when it ends.
 func TestProgressOnATerminal(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t)
 	controller, terminal := openTerminal(t)
 	seen := &bustest.Record{}
@@ -70,6 +71,7 @@ func TestProgressOnATerminal(t *testing.T) {
 
 // If standard input is a terminal, the producer prints a line that says what to type.
 func TestTyping(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t)
 	const end = ", up to the end of input (Ctrl-D)\n"
 	for want, arguments := range map[string][]string{
@@ -149,6 +151,7 @@ func TestProducerMemory(t *testing.T) {
 			[]string{"-lines", "-timeout", "2s"}, 1, "sending broke off", 300},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			producer := bustest.Start(t,
 				producerFor(test.address, test.input, test.arguments...))
 			peak := 0

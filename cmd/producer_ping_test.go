@@ -23,6 +23,7 @@ func expectPing(t *testing.T, address string, status int, stderr string, flags .
 
 // An idle broker answers a ping, and does not log it.
 func TestPing(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t)
 	before := bustest.Lines(t, broker.Log.String())
 	expectPing(t, broker.Address, 0, "")
@@ -41,6 +42,7 @@ func TestPing(t *testing.T) {
 
 // A broker answers a ping even if its queue is full and nobody reads its log pipe.
 func TestPingFull(t *testing.T) {
+	t.Parallel()
 	broker, _ := startInPipe(t, "-interval", "10ms", "-timeout", "100ms", "-max-queued", "100000")
 	broker.fill(bustest.Payload("t", strings.Repeat("x", 1000)))
 	expectPing(t, broker.Address, 0, "")
@@ -49,6 +51,7 @@ func TestPingFull(t *testing.T) {
 // A stopping broker does not answer a ping, because it will not accept messages. It does not
 // answer while it serves another client, nor while it writes its log.
 func TestPingStopping(t *testing.T) {
+	t.Parallel()
 	broker, log := startInPipe(t, "-interval", "10ms", "-timeout", "1h")
 	for range 100 { // more bytes than the pipe holds
 		broker.Accept(bustest.Payload("t", strings.Repeat("x", 1000)), 1)
@@ -75,6 +78,7 @@ func TestPingStopping(t *testing.T) {
 
 // With -retry, a ping waits until the broker is up, even if another server had the port before.
 func TestPingRetry(t *testing.T) {
+	t.Parallel()
 	listener := bustest.Listen(t)
 	address := listener.Addr().String()
 	_, port, _ := net.SplitHostPort(address)
@@ -96,6 +100,7 @@ func TestPingRetry(t *testing.T) {
 // A ping ends with status 1 and one line if the server does not answer or is no broker. It never
 // ends with status 3, because it sends no message.
 func TestPingStrangers(t *testing.T) {
+	t.Parallel()
 	mute := bustest.Listen(t) // the kernel accepts connections for it
 	expectPing(t, mute.Addr().String(), 1,
 		"producer: "+mute.Addr().String()+": timed out after 200ms\n", "-timeout", "200ms")
@@ -131,6 +136,7 @@ func TestPingStrangers(t *testing.T) {
 
 // A ping sends no message, so -ping excludes the flags that are about messages.
 func TestPingMisuse(t *testing.T) {
+	t.Parallel()
 	for _, flags := range [][]string{{"-topic", "t"}, {"-message", ""}, {"-lines"}} {
 		expectMisuse(t, "-ping: must be without -topic, -message and -lines",
 			append(flags, "-ping")...)

@@ -39,6 +39,7 @@ func startTyping(t *testing.T, command *exec.Cmd) (io.WriteCloser, *bustest.Proc
 }
 
 func TestProducerStatuses(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t, "-max-payload", "1000")
 	toBroker := func(arguments ...string) []string {
 		return append([]string{"-port", broker.port, "-topic"}, arguments...)
@@ -67,6 +68,7 @@ func TestProducerStatuses(t *testing.T) {
 // The reason in a reply is text from the network. The producer escapes it, so that it can't forge
 // a line.
 func TestHostileReason(t *testing.T) {
+	t.Parallel()
 	const refusal = "\x82\xa8Accepted\x00\xa5Error\xa8\n\x1b[31mno"
 	listener := bustest.Listen(t)
 	served := make(chan error, 1)
@@ -91,6 +93,7 @@ func TestHostileReason(t *testing.T) {
 
 // Without -message and -lines, all of standard input is one message.
 func TestStandardInput(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t, "-max-payload", "5000")
 	tooLarge := "producer: " + broker.Address + ": refused: the payload is too large: " +
 		"more than 5000 bytes (the broker's -max-payload)\n"
@@ -137,6 +140,7 @@ const emptyInput = "producer: not accepted: the input is empty: " +
 // The producer refuses a standard input that is closed, or a pipe or device that has no byte: the
 // command before it may have failed. It sends an empty file as an empty message.
 func TestEmptyInput(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t)
 	closed := exec.Command("sh", "-c", `exec "$0" -port "$1" -topic t <&-`,
 		filepath.Join(binaries, "producer"), broker.port)
@@ -168,6 +172,7 @@ func TestEmptyInput(t *testing.T) {
 
 // With -message the producer does not read standard input, which belongs to the loop around it.
 func TestLoop(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t)
 	const script = `while read -r line; do "$0" -port "$1" -topic t -message "$line" || exit; done`
 	loop := exec.Command("sh", "-c", script, filepath.Join(binaries, "producer"), broker.port)

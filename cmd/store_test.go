@@ -58,8 +58,9 @@ var starters = map[string]starter{
 	"-log":       startStore,
 }
 
-// eachLog runs test with each of the starters.
+// eachLog runs test with each of the starters, while other tests run.
 func eachLog(t *testing.T, test func(t *testing.T, start starter)) {
+	t.Parallel()
 	for name, start := range starters {
 		t.Run(name, func(t *testing.T) { test(t, start) })
 	}
