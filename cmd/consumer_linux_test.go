@@ -106,6 +106,7 @@ func TestConsumerSyncs(t *testing.T) {
 
 // Memory stays under 16 MiB and three times the longest line.
 func TestConsumerMemory(t *testing.T) {
+	t.Parallel()
 	if bustest.RaceDetector {
 		t.Skip("the race detector's memory is its own")
 	}

@@ -129,6 +129,7 @@ func TestOutageOnATerminal(t *testing.T) {
 
 // The producer's memory is bounded, whatever its input and whatever the broker does.
 func TestProducerMemory(t *testing.T) {
+	t.Parallel()
 	skipWithRaceDetector(t)
 	broker := startBroker(t, "-interval", "10ms")
 	silent := bustest.Listen(t).Addr().String()
