@@ -27,7 +27,7 @@ func testKill(t *testing.T, start starter) {
 		path := filepath.Join(t.TempDir(), fmt.Sprint("log", round))
 		broker := start(t, path, "-interval", "0")
 		finish := broker.load(3, 40)
-		shortPause()
+		pause(60 * time.Millisecond)
 		broker.Kill()
 		log := broker.Log.String()
 		sum.add(verify(t, log, finish(), true))
@@ -52,7 +52,7 @@ func TestStop(t *testing.T) {
 		start := starters[[]string{"redirected", "-log"}[round/4%2]]
 		broker := start(t, path, "-interval", interval)
 		finish := broker.load(4, 40)
-		shortPause()
+		pause(60 * time.Millisecond)
 		broker.stop()
 		sum.add(verify(t, broker.Log.String(), finish(), false))
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"mbus/internal/shared/bustest"
 )
@@ -106,18 +107,18 @@ func TestPermissions(t *testing.T) {
 	}
 	broker := startStoreCommand(t, bustest.FreeAddress(t), path, asUser())
 	finish := broker.load(2, 10)
-	shortPause()
+	pause(60 * time.Millisecond)
 	log := &rotations{path: path}
 	log.rotate(t)
 	bustest.Until(t, "the line about the permission", func() bool {
 		return strings.HasSuffix(broker.Stderr.String(), "open "+path+": permission denied\n")
 	})
-	shortPause()
+	pause(60 * time.Millisecond)
 	if err := os.Chown(directory, user, user); err != nil {
 		t.Fatal(err)
 	}
 	log.awaitFile(t)
-	shortPause()
+	pause(60 * time.Millisecond)
 	broker.stop()
 	sum := verify(t, joinFiles(t, log.files()), finish(), false)
 	t.Logf("figure: a log that can't be created again for a time: %d acknowledged messages, "+

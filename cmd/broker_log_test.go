@@ -142,7 +142,7 @@ func TestKillsAndRotations(t *testing.T) {
 			end = end.Add(1100 * time.Millisecond)
 		}
 		for time.Now().Before(end) {
-			time.Sleep(time.Duration(rand.Int64N(int64(40 * time.Millisecond))))
+			pause(40 * time.Millisecond)
 			if rand.IntN(3) > 0 { // not always, so that some torn ends are left to be cut off
 				log.rotate(t)
 			}
@@ -166,7 +166,7 @@ func TestRotations(t *testing.T) {
 			broker := startStore(t, log.path, "-interval", interval)
 			finish := broker.load(2, 10)
 			for range bustest.LongOrShort(50, 4) {
-				shortPause()
+				pause(60 * time.Millisecond)
 				log.rotate(t)
 				log.awaitFile(t)
 			}
@@ -236,7 +236,7 @@ func TestLogrotate(t *testing.T) {
 			finish := broker.load(2, 10)
 			count := bustest.LongOrShort(50, 5)
 			for range count {
-				shortPause()
+				pause(60 * time.Millisecond)
 				rotate()
 				log.awaitFile(t)
 			}
@@ -330,7 +330,7 @@ func TestDirectoryGoesAway(t *testing.T) {
 			}
 			broker := startStore(t, path, "-interval", "5ms")
 			finish := broker.load(2, 10)
-			shortPause()
+			pause(60 * time.Millisecond)
 			if err := os.Rename(directory, away); err != nil {
 				t.Fatal(err)
 			}
@@ -339,7 +339,7 @@ func TestDirectoryGoesAway(t *testing.T) {
 				return strings.Contains(broker.Stderr.String(), line)
 			})
 			old := file(filepath.Join(away, "log")).String()
-			shortPause()
+			pause(60 * time.Millisecond)
 			if err := back(away, directory); err != nil {
 				t.Fatal(err)
 			}

@@ -100,7 +100,7 @@ func runUntil(t *testing.T, path string, signal syscall.Signal, arguments ...str
 	command := consuming(arguments...)
 	command.Stdout = output
 	subscriber := subscribeWith(t, command)
-	time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
+	pause(100 * time.Millisecond)
 	subscriber.Signal(signal)
 	status := subscriber.Wait() // also for a command that is left, which has standard error open
 	written, err := os.ReadFile(path)

@@ -124,13 +124,7 @@ func (sum *tally) add(other tally) {
 	sum.extra += other.extra
 }
 
-// shortPause sleeps for a random time of up to 60 ms. It chooses the moment of a signal or of a
-// rotation.
-func shortPause() {
-	time.Sleep(time.Duration(rand.Int64N(int64(60 * time.Millisecond))))
-}
-
-// pause sleeps for a random time of up to most, to choose a moment for a kill.
+// pause sleeps for a random time of up to most. It chooses the moment of a signal or of a rotation.
 func pause(most time.Duration) {
 	time.Sleep(time.Duration(rand.Int64N(int64(most))))
 }
