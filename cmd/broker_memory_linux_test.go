@@ -2,10 +2,7 @@ package cmd_test
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,22 +17,10 @@ func bound(maxQueued, maxPayload int) int {
 	return 8<<20 + maxQueued*5/2 + maxPayload*6
 }
 
-// peakMemory returns the peak of a process's resident memory, in bytes. It returns false if the
-// process has ended.
-func peakMemory(pid int) (size int, running bool) {
-	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	line := regexp.MustCompile(`VmHWM:\s*(\d+) kB`).FindSubmatch(status)
-	if line == nil {
-		return 0, false
-	}
-	kib, _ := strconv.Atoi(string(line[1]))
-	return kib << 10, true
-}
-
 // peakMemory returns the peak of the broker's resident memory, in bytes.
 func (daemon *daemon) peakMemory() int {
 	daemon.t.Helper()
-	size, running := peakMemory(daemon.Command.Process.Pid)
+	size, running := daemon.PeakMemory()
 	if !running {
 		daemon.t.Fatal("the broker has ended, want it running to read its memory")
 	}

@@ -64,10 +64,7 @@ func TestConsumerOnFullDisk(t *testing.T) {
 // After it, it syncs the state.
 func TestConsumerSyncs(t *testing.T) {
 	t.Parallel()
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		t.Skip("there is no strace to see the order of system calls with")
-	}
+	strace := tool(t, "strace")
 	store := newLogAndState(t, "1", "2")
 	command := consuming(store.with("-end")...)
 	trace, output := store.state+".trace", store.state+".output"
@@ -161,15 +158,22 @@ func peakOf(t *testing.T, command *exec.Cmd, path string) float64 {
 	defer nowhere.Close()
 	command.Stdin, command.Stdout = input, nowhere
 	process := bustest.Start(t, command)
-	peak := 0
-	bustest.Until(t, "its end", func() bool {
-		size, found := peakMemory(command.Process.Pid)
-		peak = max(peak, size)
-		return !found
-	})
+	peak := peakUntilEnd(t, process)
 	if status := process.Wait(); status != 0 || peak == 0 {
 		t.Errorf("status %d: %s", status, process.Stderr)
 	}
+	return peak
+}
+
+// peakUntilEnd waits for the end of a process, and returns its peak resident memory in MiB.
+func peakUntilEnd(t *testing.T, process *bustest.Process) float64 {
+	t.Helper()
+	peak := 0
+	bustest.Until(t, "its end", func() bool {
+		size, running := process.PeakMemory()
+		peak = max(peak, size)
+		return !running
+	})
 	return float64(peak) / (1 << 20)
 }
 

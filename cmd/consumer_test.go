@@ -9,7 +9,6 @@ import (
 	"math"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -157,15 +156,11 @@ func TestConsumerOfStandardInput(t *testing.T) {
 // signal to stop. The next consumer begins where it ended.
 func TestConsumerFollows(t *testing.T) {
 	t.Parallel()
-	signals := []syscall.Signal{syscall.SIGTERM, syscall.SIGINT}
-	if !signal.Ignored(syscall.SIGHUP) {
-		signals = append(signals, syscall.SIGHUP)
-	}
 	store := newLogAndState(t)
 	if err := os.Remove(store.log); err != nil {
 		t.Fatal(err)
 	}
-	for i, signal := range signals {
+	for i, signal := range stopSignals(t) {
 		subscriber := subscribe(t, store.with()...)
 		for part := range 3 {
 			store.add(fmt.Sprint(i, part, "a"))

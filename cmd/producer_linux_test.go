@@ -139,8 +139,8 @@ func TestProducerMemory(t *testing.T) {
 		address   string
 		arguments []string
 		status    int
-		want      string // a part of standard error
-		limit     int    // of memory, in MiB
+		want      string  // a part of standard error
+		limit     float64 // of memory, in MiB
 	}{
 		"lines without an end": {&bustest.Endless{}, silent,
 			[]string{"-lines", "-timeout", "2s"}, 3, "outcome unknown", 64},
@@ -155,20 +155,15 @@ func TestProducerMemory(t *testing.T) {
 			t.Parallel()
 			producer := bustest.Start(t,
 				producerFor(test.address, test.input, test.arguments...))
-			peak := 0
-			bustest.Until(t, "the producer's end", func() bool {
-				size, running := peakMemory(producer.Command.Process.Pid)
-				peak = max(peak, size>>20)
-				return !running
-			})
+			peak := peakUntilEnd(t, producer)
 			status := producer.Wait()
 			if status != test.status || !strings.Contains(producer.Stderr.String(), test.want) {
 				t.Errorf("the producer ended with status %d: %s", status, producer.Stderr)
 			}
 			if peak > test.limit {
-				t.Errorf("the peak memory is %d MiB, want at most %d MiB", peak, test.limit)
+				t.Errorf("the peak memory is %.0f MiB, want at most %.0f MiB", peak, test.limit)
 			}
-			t.Logf("figure: %s: the producer's peak memory %d MiB", name, peak)
+			t.Logf("figure: %s: the producer's peak memory %.0f MiB", name, peak)
 		})
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -144,11 +143,9 @@ func TestMemory(t *testing.T) {
 // peakMemory returns the peak of a process's resident memory, in bytes.
 func peakMemory(t *testing.T, process *process) int {
 	t.Helper()
-	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", process.Command.Process.Pid))
-	line := regexp.MustCompile(`VmHWM:\s*(\d+) kB`).FindSubmatch(status)
-	if line == nil {
+	size, running := process.PeakMemory()
+	if !running {
 		t.Fatal("the forwarder has ended, so its memory is unknown")
 	}
-	kib, _ := strconv.Atoi(string(line[1]))
-	return kib << 10
+	return size
 }
