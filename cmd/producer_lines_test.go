@@ -148,16 +148,11 @@ func TestLinesWithoutABroker(t *testing.T) {
 				"want 1 and %+v", retry, status, got, want)
 		}
 	}
-	ended := make(chan string)
-	go func() {
-		producer := producerFor(address, nil, "-message", "0", "-retry", "1h")
-		status, _, stderr := finish(t, producer)
-		ended <- fmt.Sprint(status, stderr)
-	}()
+	producer := bustest.Start(t, producerFor(address, nil, "-message", "0", "-retry", "1h"))
 	time.Sleep(300 * time.Millisecond) // a failed attempt leaves no trace to poll for
 	broker := startAt(t, address)
-	if got := <-ended; got != "0" {
-		t.Errorf("with -retry 1h the producer's status and standard error are %q, want 0", got)
+	if status := producer.Wait(); status != 0 || producer.Stderr.String() != "" {
+		t.Errorf("with -retry 1h the producer ended with status %d: %s", status, producer.Stderr)
 	}
 	if got := broker.stopAndReceive(); !slices.Equal(got, []string{"0"}) {
 		t.Errorf("the messages in the log are %q, want 0", got)
