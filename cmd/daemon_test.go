@@ -1,3 +1,5 @@
+//go:build unix
+
 package cmd_test
 
 import (
@@ -242,4 +244,55 @@ func (daemon *daemon) stopAndReceive() []string {
 	daemon.t.Helper()
 	daemon.stop()
 	return daemon.Received("t")
+}
+
+// startStore starts a broker with the flag -log path, on a free port. Its log is the file, not its
+// standard error.
+func startStore(t *testing.T, path string, arguments ...string) *daemon {
+	t.Helper()
+	return startStoreAt(t, bustest.FreeAddress(t), path, arguments...)
+}
+
+// startStoreAt is like startStore, on the port of address.
+func startStoreAt(t *testing.T, address, path string, arguments ...string) *daemon {
+	t.Helper()
+	return startStoreCommand(t, address, path, command("broker", arguments...))
+}
+
+// startStoreCommand is like startStoreAt, for a command that runs a broker. It appends the flags
+// for the port and the log.
+func startStoreCommand(t *testing.T, address, path string, command *exec.Cmd) *daemon {
+	t.Helper()
+	_, port, _ := net.SplitHostPort(address)
+	command.Args = append(command.Args, "-pport", port, "-log", path)
+	// The listening line in the log may be an earlier broker's, and a test may rename the log.
+	daemon := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
+	daemon.Log = file(path)
+	bustest.Until(t, "the broker", func() bool {
+		reply, err := daemon.Post("") // the broker listens before it opens the log
+		select {
+		case <-daemon.Ended:
+			t.Fatalf("the broker has ended: %s", daemon.Stderr)
+		default:
+		}
+		return err == nil && reply.Error == ""
+	})
+	return daemon
+}
+
+// starter starts a broker whose log is the file path.
+type starter func(t *testing.T, path string, arguments ...string) *daemon
+
+// starters has the two ways to write the log to a file.
+var starters = map[string]starter{
+	"redirected": startInFile,
+	"-log":       startStore,
+}
+
+// eachLog runs test with each of the starters, while other tests run.
+func eachLog(t *testing.T, test func(t *testing.T, start starter)) {
+	t.Parallel()
+	for name, start := range starters {
+		t.Run(name, func(t *testing.T) { test(t, start) })
+	}
 }
