@@ -7,22 +7,15 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"mbus/internal/shared/bustest"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
-
-// rounds returns the number of rounds of a campaign: long in make torture, a tenth of that
-// otherwise.
-func rounds(long int) int {
-	if os.Getenv("MBUS_TORTURE") != "" {
-		return long
-	}
-	return long / 10
-}
 
 // load writes numbered messages to a log and rotates it until end is called.
 type load struct {
@@ -107,17 +100,17 @@ func runUntil(t *testing.T, path string, signal syscall.Signal, arguments ...str
 	command := consuming(arguments...)
 	command.Stdout = output
 	subscriber := subscribeWith(t, command)
-	time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
-	subscriber.signal(signal)
-	status := subscriber.wait() // also for a command that is left, which has standard error open
+	pause(100 * time.Millisecond)
+	subscriber.Signal(signal)
+	status := subscriber.Wait() // also for a command that is left, which has standard error open
 	written, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tooEarly := status == -1 && len(written) == 0 // before it caught the signal
 	stopped := signal == syscall.SIGKILL || status == 0 || tooEarly
-	if !stopped || subscriber.stderr.String() != "" {
-		t.Errorf("status %d: %s", status, subscriber.stderr)
+	if !stopped || subscriber.Stderr.String() != "" {
+		t.Errorf("status %d: %s", status, subscriber.Stderr)
 	}
 	return string(written[:bytes.LastIndexByte(written, '\n')+1])
 }
@@ -125,6 +118,7 @@ func runUntil(t *testing.T, path string, signal syscall.Signal, arguments ...str
 // A consumer that is killed at any moment under load leaves no gap and keeps the order. With a
 // command it repeats at most one message, and never delivers a part of one.
 func TestConsumerKilled(t *testing.T) {
+	t.Parallel()
 	whole := strings.Repeat("x", 100_000)
 	// For a part of a message the script would write another length.
 	script := `data=$(cat) && echo "${data%% *} ${#data}"`
@@ -142,7 +136,7 @@ func TestConsumerKilled(t *testing.T) {
 			load := startLoad(store, test.text, test.most, test.pause)
 			path := store.state + ".output"
 			var texts []string
-			kills := rounds(200)
+			kills := bustest.LongOrShort(200, 20)
 			for range kills {
 				arguments := store.with(test.arguments...)
 				texts = append(texts, runUntil(t, path, syscall.SIGKILL, arguments...))
@@ -182,6 +176,7 @@ func verifyLengths(t *testing.T, texts []string, size int) {
 
 // A consumer that is stopped at any moment under load delivers each message once.
 func TestConsumerStopped(t *testing.T) {
+	t.Parallel()
 	for name, arguments := range map[string][]string{"output": nil, "command": {"--", "cat"}} {
 		t.Run(name, func(t *testing.T) {
 			store := newLogAndState(t)
@@ -191,7 +186,7 @@ func TestConsumerStopped(t *testing.T) {
 				format = nil
 			}
 			var texts []string
-			stops := rounds(100)
+			stops := bustest.LongOrShort(100, 10)
 			for range stops {
 				texts = append(texts, runUntil(t, store.state+".output", syscall.SIGTERM,
 					store.with(append(format, arguments...)...)...))
@@ -215,7 +210,7 @@ func TestConsumerStopped(t *testing.T) {
 // A busy consumer saves its position every second: after a kill it repeats the messages of a
 // second at most.
 func TestConsumerKilledWhileBusy(t *testing.T) {
-	for range rounds(10) {
+	for range bustest.LongOrShort(10, 1) {
 		store := newLogAndState(t)
 		messages := make([]string, 60_000)
 		for number := range messages {
@@ -246,13 +241,13 @@ func TestConsumerKilledWhileBusy(t *testing.T) {
 		end := time.Now().Add(1200*time.Millisecond + random)
 		for time.Now().Before(end) {
 			if err := take(); err != nil {
-				t.Fatalf("after %d messages: %v: %s", len(came), err, subscriber.stderr)
+				t.Fatalf("after %d messages: %v: %s", len(came), err, subscriber.Stderr)
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
 		killed := time.Now()
-		subscriber.signal(syscall.SIGKILL)
-		subscriber.wait()
+		subscriber.Signal(syscall.SIGKILL)
+		subscriber.Wait()
 		for take() == nil {
 		}
 		if len(came) == len(messages) {
@@ -270,4 +265,55 @@ func TestConsumerKilledWhileBusy(t *testing.T) {
 			t.Errorf("%s's worth of messages is repeated", worth)
 		}
 	}
+}
+
+// A broker is killed at any moment under load and started again, and its log is rotated. A
+// consumer of the log delivers each of its messages once and in order.
+func TestConsumerOfKilledBroker(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "mbus.log")
+	subscriber := subscribe(t, "-log", path, "-state", path+".state")
+	address := bustest.FreeAddress(t)
+	kills := bustest.LongOrShort(100, 10)
+	var files []string // the oldest first
+	for kill := range kills {
+		broker := startStoreAt(t, address, path, "-interval", "0")
+		finish := broker.load(2, 20)
+		pause(30 * time.Millisecond)
+		rotated := fmt.Sprintf("%s-%08d", path, kill)
+		if err := os.Rename(path, rotated); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, rotated)
+		pause(1500 * time.Millisecond / time.Duration(1+rand.IntN(50)))
+		broker.Kill()
+		finish()
+	}
+	broker := startStoreAt(t, address, path, "-interval", "0") // cuts a torn end off
+	if status, stderr := broker.produce("t", "last"); status != 0 {
+		t.Fatalf("status %d: %s", status, stderr)
+	}
+	broker.stop()
+
+	var want strings.Builder
+	for _, name := range append(files, path) {
+		for _, message := range bustest.Messages(t, file(name).String()) {
+			fmt.Fprintln(&want, message.Data) // it has no escapes
+		}
+	}
+	bustest.Until(t, "the last message", func() bool {
+		return strings.HasSuffix(subscriber.Stdout.String(), "last\n")
+	})
+	subscriber.Signal(syscall.SIGTERM)
+	if status := subscriber.Wait(); status != 0 {
+		t.Errorf("status %d: %s", status, subscriber.Stderr)
+	}
+	got := subscriber.Stdout.String()
+	if got != want.String() {
+		t.Errorf("%d messages were delivered, want %d, or in another order",
+			strings.Count(got, "\n"), strings.Count(want.String(), "\n"))
+	}
+	t.Logf("figure: a broker killed and its log rotated %d times: %d messages of the log, "+
+		"each delivered once, in order; %d torn ends passed",
+		kills, strings.Count(got, "\n"), strings.Count(subscriber.Stderr.String(), "\n"))
 }

@@ -1,5 +1,3 @@
-//go:build linux
-
 package cmd_test
 
 import (
@@ -18,6 +16,7 @@ import (
 
 // On a full disk no message counts as delivered, and no position as saved.
 func TestConsumerOnFullDisk(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "1", "2")
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
@@ -64,10 +63,8 @@ func TestConsumerOnFullDisk(t *testing.T) {
 // Before it saves a position, a consumer writes and syncs the messages and then syncs the log.
 // After it, it syncs the state.
 func TestConsumerSyncs(t *testing.T) {
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		t.Skip("there is no strace to see the order of system calls with")
-	}
+	t.Parallel()
+	strace := tool(t, "strace")
 	store := newLogAndState(t, "1", "2")
 	command := consuming(store.with("-end")...)
 	trace, output := store.state+".trace", store.state+".output"
@@ -106,11 +103,12 @@ func TestConsumerSyncs(t *testing.T) {
 
 // Memory stays under 16 MiB and three times the longest line.
 func TestConsumerMemory(t *testing.T) {
-	if buildFlags != nil {
+	t.Parallel()
+	if bustest.RaceDetector {
 		t.Skip("the race detector's memory is its own")
 	}
 	size := 20 << 20
-	if torture {
+	if bustest.Torture {
 		size = 65 << 20 // more than a power of two
 	}
 	for name, line := range map[string]string{
@@ -159,22 +157,29 @@ func peakOf(t *testing.T, command *exec.Cmd, path string) float64 {
 	}
 	defer nowhere.Close()
 	command.Stdin, command.Stdout = input, nowhere
-	stderr := start(t, command)
+	process := bustest.Start(t, command)
+	peak := peakUntilEnd(t, process)
+	if status := process.Wait(); status != 0 || peak == 0 {
+		t.Errorf("status %d: %s", status, process.Stderr)
+	}
+	return peak
+}
+
+// peakUntilEnd waits for the end of a process, and returns its peak resident memory in MiB.
+func peakUntilEnd(t *testing.T, process *bustest.Process) float64 {
+	t.Helper()
 	peak := 0
 	bustest.Until(t, "its end", func() bool {
-		size, found := peakMemory(command.Process.Pid)
+		size, running := process.PeakMemory()
 		peak = max(peak, size)
-		return !found
+		return !running
 	})
-	if err := command.Wait(); err != nil || peak == 0 {
-		t.Errorf("%v: %s", err, stderr)
-	}
 	return float64(peak) / (1 << 20)
 }
 
 // A consumer that waits takes at most 1 % of a core.
 func TestConsumerIdle(t *testing.T) {
-	if buildFlags != nil {
+	if bustest.RaceDetector {
 		t.Skip("the race detector takes time of its own")
 	}
 	store := newLogAndState(t, "1")
@@ -194,10 +199,10 @@ func TestConsumerIdle(t *testing.T) {
 		subscriber := subscribe(t, arguments...)
 		subscriber.has("1\n")
 		best := 100.0 // the lowest of some seconds: a busy machine slows some
-		for second := 0; second < longOrShort(20, 1) || best > 1 && second < 20; second++ {
-			begin, before := time.Now(), processorTime(t, subscriber.command.Process.Pid)
+		for second := 0; second < bustest.LongOrShort(20, 1) || best > 1 && second < 20; second++ {
+			begin, before := time.Now(), processorTime(t, subscriber.Command.Process.Pid)
 			time.Sleep(time.Second) // the time that is measured
-			used := processorTime(t, subscriber.command.Process.Pid) - before
+			used := processorTime(t, subscriber.Command.Process.Pid) - before
 			best = min(best, 100*used.Seconds()/time.Since(begin).Seconds())
 		}
 		t.Logf("figure: idle, %s: %.2f %% of a core", name, best)

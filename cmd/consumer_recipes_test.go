@@ -112,8 +112,8 @@ func (kitchen kitchen) succeed(recipe string) string {
 func (kitchen kitchen) stop(program string, recipe *subscriber) {
 	kitchen.t.Helper()
 	syscall.Kill(kitchen.await(program, 0), syscall.SIGTERM)
-	if status := recipe.wait(); status != 0 {
-		kitchen.t.Errorf("the recipe ended with status %d: %s", status, recipe.stderr)
+	if status := recipe.Wait(); status != 0 {
+		kitchen.t.Errorf("the recipe ended with status %d: %s", status, recipe.Stderr)
 	}
 }
 
@@ -133,7 +133,7 @@ func TestRecipeWorker(t *testing.T) {
 	kitchen := newKitchen(t, port)
 	kitchen.script("work", `data=$(cat); echo "$data" >> handled`)
 	log := kitchen.path("mbus.log")
-	start := func() *store { return startStoreAt(t, address, log, "-interval", "0") }
+	start := func() *daemon { return startStoreAt(t, address, log, "-interval", "0") }
 	broker := start()
 	worker := subscribeWith(t, kitchen.cook(recipe))
 
@@ -154,13 +154,12 @@ func TestRecipeWorker(t *testing.T) {
 			sent++
 		}
 	}
-	kills := max(longOrShort(40, 4), 6)
+	kills := max(bustest.LongOrShort(40, 4), 6)
 	for kill := range kills {
 		send(1 + rand.IntN(8))
 		time.Sleep(time.Duration(rand.Int64N(int64(30 * time.Millisecond))))
 		if kill%2 == 0 {
-			broker.signal(syscall.SIGKILL)
-			broker.wait()
+			broker.Kill()
 			broker = start()
 			continue
 		}
@@ -221,8 +220,8 @@ func TestRecipeFailed(t *testing.T) {
 		t.Errorf("on the topic failed: %q", got)
 	}
 	syscall.Kill(kitchen.await("consumer", 0), syscall.SIGTERM)
-	if status := worker.wait(); status != 0 || worker.stderr.String() != "" {
-		t.Errorf("status %d: %s", status, worker.stderr)
+	if status := worker.Wait(); status != 0 || worker.Stderr.String() != "" {
+		t.Errorf("status %d: %s", status, worker.Stderr)
 	}
 }
 

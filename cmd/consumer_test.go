@@ -9,7 +9,6 @@ import (
 	"math"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -19,184 +18,23 @@ import (
 	"time"
 
 	"mbus/internal/shared/bustest"
-	"mbus/internal/shared/escape"
 )
 
-// consuming returns a consumer that is not started.
-func consuming(arguments ...string) *exec.Cmd {
-	return command("consumer", arguments...)
-}
-
-// consume runs a consumer to its end.
-func consume(t *testing.T, arguments ...string) (status int, stdout, stderr string) {
-	t.Helper()
-	return finish(t, consuming(arguments...))
-}
-
-// delivers fails the test unless a consumer ends with status 0 and this output.
-func delivers(t *testing.T, stdout string, arguments ...string) {
-	t.Helper()
-	status, got, stderr := consume(t, arguments...)
-	if status != 0 || got != stdout || stderr != "" {
-		t.Errorf("consumer %q: status %d, wrote %.300q, want %.300q, and said %s",
-			arguments, status, got, stdout, stderr)
-	}
-}
-
-// fails fails the test unless a consumer ends with this status, one line of standard
-// error, and no output.
-func fails(t *testing.T, status int, line string, arguments ...string) {
-	t.Helper()
-	got, stdout, stderr := consume(t, arguments...)
-	if got != status || stderr != "consumer: "+line+"\n" || stdout != "" {
-		t.Errorf("consumer %q: status %d, want %d, said %s, want %s, and wrote %q",
-			arguments, got, status, stderr, line, stdout)
-	}
-}
-
-// subscriber is a running consumer.
-type subscriber struct {
-	t              *testing.T
-	command        *exec.Cmd
-	stdout, stderr *bustest.Record
-	ended          chan struct{}
-}
-
-// subscribe starts a consumer. At the end of the test it kills the consumer and its commands.
-func subscribe(t *testing.T, arguments ...string) *subscriber {
-	t.Helper()
-	return subscribeWith(t, consuming(arguments...))
-}
-
-// subscribeWith starts a consumer whose standard output may be set.
-func subscribeWith(t *testing.T, command *exec.Cmd) *subscriber {
-	t.Helper()
-	subscriber := &subscriber{t, command, &bustest.Record{}, &bustest.Record{}, make(chan struct{})}
-	if command.Stdout == nil {
-		command.Stdout = subscriber.stdout
-	}
-	command.Stderr = subscriber.stderr
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		command.Wait()
-		close(subscriber.ended)
-	}()
-	t.Cleanup(func() {
-		syscall.Kill(-command.Process.Pid, syscall.SIGKILL)
-		<-subscriber.ended
-		if strings.Contains(subscriber.stderr.String(), "DATA RACE") {
-			t.Errorf("the consumer has a data race:\n%s", subscriber.stderr)
-		}
-	})
-	return subscriber
-}
-
-// signal sends a signal to the consumer alone.
-func (subscriber *subscriber) signal(signal syscall.Signal) {
-	subscriber.t.Helper()
-	if err := subscriber.command.Process.Signal(signal); err != nil {
-		subscriber.t.Fatal(err)
-	}
-}
-
-// wait waits for the consumer's end and returns its exit status.
-func (subscriber *subscriber) wait() int {
-	subscriber.t.Helper()
-	select {
-	case <-subscriber.ended:
-	case <-time.After(bustest.Patience):
-		subscriber.t.Fatalf("the consumer did not end: %s", subscriber.stderr)
-	}
-	return subscriber.command.ProcessState.ExitCode()
-}
-
-// stop ends the consumer with SIGTERM. It fails the test if the consumer prints an error.
-func (subscriber *subscriber) stop() {
-	subscriber.t.Helper()
-	subscriber.signal(syscall.SIGTERM)
-	if status := subscriber.wait(); status != 0 || subscriber.stderr.String() != "" {
-		subscriber.t.Errorf("after SIGTERM: status %d: %s", status, subscriber.stderr)
-	}
-}
-
-// has waits until the consumer has written text, and nothing else.
-func (subscriber *subscriber) has(text string) {
-	subscriber.t.Helper()
-	bustest.Until(subscriber.t, fmt.Sprintf("%q", text), func() bool {
-		return subscriber.stdout.String() == text
-	})
-}
-
-// inLog returns the line that the broker logs for a message.
-func inLog(topic, data string) string {
-	text := []byte("2024/06/02 10:39:55 Received new message from topic '")
-	text = append(escape.AppendName(text, []byte(topic)), "': '"...)
-	return string(append(escape.Append(text, []byte(data)), "'\n"...))
-}
-
-// logAndState has the paths of a log and a state.
-type logAndState struct {
-	t          *testing.T
-	log, state string
-}
-
-// newLogAndState makes a log of these messages on the topic t.
-func newLogAndState(t *testing.T, messages ...string) logAndState {
-	t.Helper()
-	directory := t.TempDir()
-	store := logAndState{t, filepath.Join(directory, "mbus.log"), filepath.Join(directory, "state")}
-	store.add(messages...)
-	return store
-}
-
-// add appends messages on the topic t to the log.
-func (store logAndState) add(messages ...string) {
-	store.t.Helper()
-	file, err := os.OpenFile(store.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		store.t.Fatal(err)
-	}
-	defer file.Close()
-	var text strings.Builder
-	for _, message := range messages {
-		text.WriteString(inLog("t", message))
-	}
-	if _, err := file.WriteString(text.String()); err != nil {
-		store.t.Fatal(err)
-	}
-}
-
-// with returns -log and -state, followed by arguments.
-func (store logAndState) with(arguments ...string) []string {
-	return append([]string{"-log", store.log, "-state", store.state}, arguments...)
-}
-
+// A misuse is one line on standard error and status 2. TestValidate of the package consumer has the
+// other values that Validate refuses.
 func TestConsumerMisuse(t *testing.T) {
+	t.Parallel()
 	misuse := func(line string, arguments ...string) {
 		t.Helper()
 		fails(t, 2, line+" (see consumer -h)", arguments...)
 	}
+	misuse(`-state without -log: must be with the log that the position is in`, "-state", "x")
+	misuse(`-topic is 0 bytes long, must be 1 to 255`, "-topic", "a", "-topic", "")
 	misuse(`invalid value "" for flag -log: must be a file`, "-log", "")
 	misuse(`invalid value "" for flag -state: must be a file`, "-log", "x", "-state", "")
 	misuse(`invalid value "" for flag -format: must be lines, nul, raw or json`, "-format", "")
 	misuse(`invalid value "" for flag -from: must be start or end`, "-log", "x", "-from", "")
-	misuse(`-state without -log: must be with the log that the position is in`, "-state", "x")
-	misuse(`-state x: must be another file than the log and its rotated files`,
-		"-log", "x", "-state", "x")
-	misuse(`-state x.1: must be another file than the log and its rotated files`,
-		"-log", "x", "-state", "x.1")
-	misuse(`-from without -log: must be with the log to begin in`, "-from", "start")
-	misuse(`-from "x": must be start or end`, "-log", "x", "-from", "x")
-	misuse(`-format "x": must be lines, nul, raw or json`, "-format", "x")
-	misuse(`-topic is 0 bytes long, must be 1 to 255`, "-topic", "a", "-topic", "")
-	misuse(`-topic is not printable UTF-8 at byte 2`, "-topic", "t\n")
 	misuse(`-- without a command: must be with one after it`, "-log", "x", "--")
-	misuse(`-retry without a command: must be with one, after --`, "-retry", "1s")
-	misuse(`-retry -1s: must be a duration of at least 0, such as 30s`,
-		"-retry", "-1s", "--", "cat")
 	misuse(`flag needs an argument: -topic`, "-topic", "--", "cat")
 	misuse(`flag provided but not defined: -port`, "-port", "1")
 	misuse(`unexpected argument "cat": a command comes after --, a log after -log`,
@@ -207,13 +45,12 @@ func TestConsumerMisuse(t *testing.T) {
 	}
 	misuse(`invalid value "1" for flag -retry: must be a duration, such as 5s or 100ms`,
 		"-retry", "1", "--", "cat")
-	misuse(`-format with a command: must be one of them, a command gets the data alone`,
-		"-format", "raw", "--", "cat")
 }
 
 // After an error in reading, delivering or saving, the consumer prints one line and ends with
 // status 1.
 func TestConsumerStatuses(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "1", "2")
 	delivers(t, "1\n2\n", "-log", store.log, "-end")
 	delivers(t, "1\n", "-log", store.log, "-end", "-count", "1")
@@ -262,6 +99,7 @@ func TestConsumerStatuses(t *testing.T) {
 
 // With -end, the consumer stops at the end of the log that has replaced the first one.
 func TestConsumerEndOfAnotherLog(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)...)
 	other := filepath.Join(t.TempDir(), "other")
 	if err := os.WriteFile(other, []byte(inLog("t", "other")), 0o600); err != nil {
@@ -280,6 +118,7 @@ func TestConsumerEndOfAnotherLog(t *testing.T) {
 
 // Without -log, the consumer reads standard input to its end.
 func TestConsumerOfStandardInput(t *testing.T) {
+	t.Parallel()
 	command := consuming("-topic", "t")
 	command.Stdin = strings.NewReader(inLog("t", "1") + inLog("u", "2") + "torn")
 	status, stdout, stderr := finish(t, command)
@@ -316,15 +155,12 @@ func TestConsumerOfStandardInput(t *testing.T) {
 // A consumer waits for its log, follows it through rotation, and ends with status 0 after each
 // signal to stop. The next consumer begins where it ended.
 func TestConsumerFollows(t *testing.T) {
-	signals := []syscall.Signal{syscall.SIGTERM, syscall.SIGINT}
-	if !signal.Ignored(syscall.SIGHUP) {
-		signals = append(signals, syscall.SIGHUP)
-	}
+	t.Parallel()
 	store := newLogAndState(t)
 	if err := os.Remove(store.log); err != nil {
 		t.Fatal(err)
 	}
-	for i, signal := range signals {
+	for i, signal := range stopSignals(t) {
 		subscriber := subscribe(t, store.with()...)
 		for part := range 3 {
 			store.add(fmt.Sprint(i, part, "a"))
@@ -339,9 +175,9 @@ func TestConsumerFollows(t *testing.T) {
 			want += fmt.Sprintf("%[1]d %[2]da\n%[1]d %[2]db\n", i, part)
 		}
 		subscriber.has(want)
-		subscriber.signal(signal)
-		if status := subscriber.wait(); status != 0 || subscriber.stderr.String() != "" {
-			t.Errorf("%v: status %d: %s", signal, status, subscriber.stderr)
+		subscriber.Signal(signal)
+		if status := subscriber.Wait(); status != 0 || subscriber.Stderr.String() != "" {
+			t.Errorf("%v: status %d: %s", signal, status, subscriber.Stderr)
 		}
 	}
 	delivers(t, "", store.with("-end")...)
@@ -352,24 +188,21 @@ const holdsNothing = "exec >/dev/null 2>&1; "
 
 // A later signal ends a consumer that waits for its command.
 func TestConsumerSecondSignal(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "1")
 	mark := filepath.Join(t.TempDir(), "mark")
 	script := holdsNothing + `: > "$0"; sleep 1000`
 	subscriber := subscribe(t, store.with("--", "sh", "-c", script, mark)...)
 	bustest.Until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
-	subscriber.signal(syscall.SIGTERM)
-	subscriber.signal(syscall.SIGTERM) // as timeout(1) does
+	subscriber.Signal(syscall.SIGTERM)
+	subscriber.Signal(syscall.SIGTERM) // as timeout(1) does
 	select {
-	case <-subscriber.ended:
+	case <-subscriber.Ended:
 		t.Error("the first signals ended it")
 	case <-time.After(500 * time.Millisecond):
 	}
-	subscriber.signal(syscall.SIGTERM)
-	subscriber.wait()
-	ended := subscriber.command.ProcessState.Sys().(syscall.WaitStatus)
-	if !ended.Signaled() || ended.Signal() != syscall.SIGTERM {
-		t.Errorf("%v", subscriber.command.ProcessState)
-	}
+	subscriber.Signal(syscall.SIGTERM)
+	expectKilled(t, subscriber.Process, syscall.SIGTERM)
 }
 
 // An appended line is delivered within 200 ms.
@@ -393,22 +226,24 @@ func TestConsumerLatency(t *testing.T) {
 
 // One consumer at a time uses a state.
 func TestTwoConsumers(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "1")
 	first := subscribe(t, store.with()...)
 	first.has("1\n")
 	fails(t, 1, store.state+": in use by another consumer", store.with()...)
-	first.signal(syscall.SIGKILL)
-	first.wait()
+	first.Signal(syscall.SIGKILL)
+	first.Wait()
 	second := subscribe(t, store.with()...)
 	store.add("2")
 	bustest.Until(t, "the second", func() bool {
-		return strings.HasSuffix(second.stdout.String(), "2\n")
+		return strings.HasSuffix(second.Stdout.String(), "2\n")
 	})
 	second.stop()
 }
 
 // A consumer whose reader closes the pipe ends with status 1 and prints nothing.
 func TestConsumerToHead(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, strings.Repeat("x", 10_000))
 	for range 100 {
 		store.add(strings.Repeat("x", 10_000))
@@ -424,6 +259,7 @@ func TestConsumerToHead(t *testing.T) {
 // A consumer refuses a closed standard output, in whose place the Go runtime opens the null
 // device. With > /dev/null it discards the messages.
 func TestConsumerWithoutOutput(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "1")
 	inShell := func(redirection string, arguments ...string) (status int, stdout, stderr string) {
 		binary := filepath.Join(binaries, "consumer")
@@ -452,6 +288,7 @@ func TestConsumerWithoutOutput(t *testing.T) {
 
 // A command reads each message whole from a file, and its topic and time from the environment.
 func TestConsumerCommand(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "a", "", "it's\n\x00\xff", strings.Repeat("x", 300_000))
 	check := `printf "%s %s %s|" "$MBUS_TOPIC" "$MBUS_TIME" "$1"; cat; echo "|"; echo error >&2`
 	command := consuming(store.with("-end", "-topic", "t", "--", "sh", "-c", check, "sh", "--")...)
@@ -482,6 +319,7 @@ func TestConsumerCommand(t *testing.T) {
 
 // A command that fails ends the consumer. The next run begins with the same message.
 func TestConsumerCommandFails(t *testing.T) {
+	t.Parallel()
 	const message = "message of 2024-06-02T10:39:55 on topic t: "
 	for _, test := range []struct {
 		why     string
@@ -501,6 +339,7 @@ func TestConsumerCommandFails(t *testing.T) {
 // A command that can't be run is reported before there is a message. If it vanishes later, its
 // message is not delivered.
 func TestConsumerWithoutCommand(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t)
 	for name, why := range map[string]string{
 		"no-such":   "executable file not found in $PATH",
@@ -528,6 +367,7 @@ func TestConsumerWithoutCommand(t *testing.T) {
 // With -retry a command that fails is run again. The consumer reports the first failure and
 // the success.
 func TestConsumerRetry(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t, "1", "2")
 	tries := filepath.Join(t.TempDir(), "tries")
 	const flaky = `echo >> "$0"; test $(wc -l < "$0") -gt 3 && cat`
@@ -553,6 +393,7 @@ func TestConsumerRetry(t *testing.T) {
 // A consumer that is to stop waits for its command. If the command fails, the next run begins
 // with its message.
 func TestConsumerStopsWithCommand(t *testing.T) {
+	t.Parallel()
 	const waits = `: > "$0"; while test -e "$0"; do sleep 0.01; done`
 	for name, test := range map[string]struct {
 		script string
@@ -562,9 +403,11 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 		"succeeds":            {waits, false, "2"},
 		"fails":               {waits + "; exit 1", false, "12"},
 		"hangs until it dies": {`: > "$0"; exec sleep 1000`, true, "12"},
-		"ends by the signal":  {`exec 2>/dev/null; trap "exit 0" TERM; ` + waits, true, "2"},
+		"ends by the signal": {`exec 2>/dev/null; trap "sleep 0.3; exit 0" TERM; ` + waits,
+			true, "2"}, // its sleep is as the test's below
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for _, retry := range []string{"0s", "1h"} {
 				store := newLogAndState(t, "1", "2")
 				mark := filepath.Join(t.TempDir(), "mark")
@@ -574,17 +417,19 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 					_, err := os.Stat(mark)
 					return err == nil
 				})
-				target := subscriber.command.Process.Pid
+				target := subscriber.Command.Process.Pid
 				if test.group {
 					target = -target
 				}
 				if err := syscall.Kill(target, syscall.SIGTERM); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(50 * time.Millisecond) // gives the signal time to arrive
+				// Until the consumer has the signal, a command that ends well is followed by the
+				// next message's.
+				time.Sleep(300 * time.Millisecond)
 				os.Remove(mark)
-				if status := subscriber.wait(); status != 0 || subscriber.stderr.String() != "" {
-					t.Errorf("-retry %s: status %d: %s", retry, status, subscriber.stderr)
+				if status := subscriber.Wait(); status != 0 || subscriber.Stderr.String() != "" {
+					t.Errorf("-retry %s: status %d: %s", retry, status, subscriber.Stderr)
 				}
 				delivers(t, test.again, store.with("-end", "--", "cat")...)
 			}
@@ -594,6 +439,7 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 
 // The position is saved every second, even if the consumer never reaches the end of the log.
 func TestConsumerSavesOnTheWay(t *testing.T) {
+	t.Parallel()
 	store := newLogAndState(t)
 	batch := slices.Repeat([]string{strings.Repeat("x", 1000)}, 1000)
 	for range 20 {
@@ -623,5 +469,5 @@ func TestConsumerSavesOnTheWay(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		return first != nil && !bytes.Equal(first, now)
 	})
-	subscriber.signal(syscall.SIGKILL)
+	subscriber.Signal(syscall.SIGKILL)
 }

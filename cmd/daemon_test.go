@@ -1,3 +1,5 @@
+//go:build unix
+
 package cmd_test
 
 import (
@@ -18,12 +20,11 @@ import (
 
 // daemon is a running broker.
 type daemon struct {
+	*bustest.Process
 	*bustest.Client // of this broker
 	t               *testing.T
-	command         *exec.Cmd
 	host            string
 	port            string
-	ended           <-chan struct{} // closed when the process has ended
 }
 
 // brokerCommand returns the command of a broker on a free port. It is not started.
@@ -161,17 +162,13 @@ func (log *pipe) readRest(t *testing.T, size int, pause time.Duration) {
 // listeningLine matches the line with the broker's address.
 var listeningLine = regexp.MustCompile(`Broker: listening on (.*)\n`)
 
-// startLogged starts a command that runs a broker, and waits until the listening line is in log.
-// The caller has redirected the command's standard error to log.
+// startLogged starts a command that runs a broker, which writes log. It waits until the listening
+// line is in log.
 func startLogged(t *testing.T, command *exec.Cmd, log fmt.Stringer) *daemon {
 	t.Helper()
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	daemon := &daemon{t: t, command: command, ended: awaitEnd(command)}
+	daemon := &daemon{Process: bustest.Start(t, command), t: t}
 	t.Cleanup(func() {
-		command.Process.Kill()
-		<-daemon.ended
+		daemon.Kill()
 		if text := log.String(); strings.Contains(text, "DATA RACE") {
 			t.Errorf("the broker has a data race:\n%s", text)
 		}
@@ -233,30 +230,11 @@ func (daemon *daemon) isBusy() bool {
 	return os.IsTimeout(err)
 }
 
-// signal sends a signal to the broker.
-func (daemon *daemon) signal(kind syscall.Signal) {
-	daemon.t.Helper()
-	if err := daemon.command.Process.Signal(kind); err != nil {
-		daemon.t.Fatal(err)
-	}
-}
-
-// wait waits until the broker has ended, and returns its exit status.
-func (daemon *daemon) wait() int {
-	daemon.t.Helper()
-	select {
-	case <-daemon.ended:
-	case <-time.After(bustest.Patience):
-		daemon.t.Fatal("the broker did not end")
-	}
-	return daemon.command.ProcessState.ExitCode()
-}
-
 // stop stops the broker with SIGTERM. It fails the test unless the status is 0.
 func (daemon *daemon) stop() {
 	daemon.t.Helper()
-	daemon.signal(syscall.SIGTERM)
-	if status := daemon.wait(); status != 0 {
+	daemon.Signal(syscall.SIGTERM)
+	if status := daemon.Wait(); status != 0 {
 		daemon.t.Fatalf("the broker ended with status %d, the log is\n%.2000s", status, daemon.Log)
 	}
 }
@@ -266,4 +244,55 @@ func (daemon *daemon) stopAndReceive() []string {
 	daemon.t.Helper()
 	daemon.stop()
 	return daemon.Received("t")
+}
+
+// startStore starts a broker with the flag -log path, on a free port. Its log is the file, not its
+// standard error.
+func startStore(t *testing.T, path string, arguments ...string) *daemon {
+	t.Helper()
+	return startStoreAt(t, bustest.FreeAddress(t), path, arguments...)
+}
+
+// startStoreAt is like startStore, on the port of address.
+func startStoreAt(t *testing.T, address, path string, arguments ...string) *daemon {
+	t.Helper()
+	return startStoreCommand(t, address, path, command("broker", arguments...))
+}
+
+// startStoreCommand is like startStoreAt, for a command that runs a broker. It appends the flags
+// for the port and the log.
+func startStoreCommand(t *testing.T, address, path string, command *exec.Cmd) *daemon {
+	t.Helper()
+	_, port, _ := net.SplitHostPort(address)
+	command.Args = append(command.Args, "-pport", port, "-log", path)
+	// The listening line in the log may be an earlier broker's, and a test may rename the log.
+	daemon := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
+	daemon.Log = file(path)
+	bustest.Until(t, "the broker", func() bool {
+		reply, err := daemon.Post("") // the broker listens before it opens the log
+		select {
+		case <-daemon.Ended:
+			t.Fatalf("the broker has ended: %s", daemon.Stderr)
+		default:
+		}
+		return err == nil && reply.Error == ""
+	})
+	return daemon
+}
+
+// starter starts a broker whose log is the file path.
+type starter func(t *testing.T, path string, arguments ...string) *daemon
+
+// starters has the two ways to write the log to a file.
+var starters = map[string]starter{
+	"redirected": startInFile,
+	"-log":       startStore,
+}
+
+// eachLog runs test with each of the starters, while other tests run.
+func eachLog(t *testing.T, test func(t *testing.T, start starter)) {
+	t.Parallel()
+	for name, start := range starters {
+		t.Run(name, func(t *testing.T) { test(t, start) })
+	}
 }

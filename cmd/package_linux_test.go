@@ -46,6 +46,7 @@ func setting(t *testing.T, path, name string) string {
 // systemd finds no error in the units, and rates their exposure as low. Only the path of the
 // command is changed for the test.
 func TestUnits(t *testing.T) {
+	t.Parallel()
 	systemd := tool(t, "systemd-analyze")
 	for _, unit := range []struct{ file, instance string }{
 		{"mbus-broker.service", "mbus-broker.service"},
@@ -86,6 +87,7 @@ func TestUnits(t *testing.T) {
 
 // The broker's unit allows slightly more memory than the bound for the default flags.
 func TestUnitMemory(t *testing.T) {
+	t.Parallel()
 	allowed := setting(t, "../build/package/mbus-broker.service", "MemoryMax")
 	mebibytes, err := strconv.Atoi(strings.TrimSuffix(allowed, "M"))
 	if err != nil {
@@ -100,6 +102,7 @@ func TestUnitMemory(t *testing.T) {
 
 // systemd creates the users and groups that the units name.
 func TestUsers(t *testing.T) {
+	t.Parallel()
 	sysusers := tool(t, "systemd-sysusers")
 	file, err := filepath.Abs("../build/package/mbus.sysusers")
 	if err != nil {
@@ -153,6 +156,7 @@ func rotation(t *testing.T, shipped, directory string) string {
 // logrotate finds no error in the shipped configuration. The configuration overrides each global
 // directive that would lose messages.
 func TestRotation(t *testing.T) {
+	t.Parallel()
 	logrotate, directory := tool(t, "logrotate"), t.TempDir()
 	log := filepath.Join(directory, "mbus.log")
 	global := filepath.Join(directory, "global.conf")
@@ -199,6 +203,7 @@ func installedBroker(t *testing.T, release *release, directory string) *exec.Cmd
 // The installed broker runs with the command line of its unit. It loses nothing while logrotate
 // rotates its log under load with the shipped configuration.
 func TestInstalled(t *testing.T) {
+	t.Parallel()
 	logrotate := tool(t, "logrotate")
 	release, directory := newRelease(t, "broker", "producer", "consumer"), t.TempDir()
 	release.mustMake("install")
@@ -206,10 +211,10 @@ func TestInstalled(t *testing.T) {
 	daemon := startLogged(t, installedBroker(t, release, directory), file(log))
 
 	input := &bustest.Endless{}
-	producer := exec.Command(release.path("dest/usr/local/bin/mbus-producer"),
+	command := exec.Command(release.path("dest/usr/local/bin/mbus-producer"),
 		"-port", daemon.port, "-topic", "t", "-lines")
-	producer.Stdin = input
-	stderr := start(t, producer)
+	command.Stdin = input
+	producer := bustest.Start(t, command)
 	configuration := rotation(t, release.path("dest/etc/logrotate.d/mbus"), directory)
 	const rotations = 5
 	for range rotations {
@@ -219,9 +224,8 @@ func TestInstalled(t *testing.T) {
 		mustRun(t, logrotate, "-f", "-s", filepath.Join(directory, "state"), configuration)
 	}
 	input.Stop()
-	producer.Wait()
-	if producer.ProcessState.ExitCode() != 0 {
-		t.Errorf("the producer ended with %v: %s", producer.ProcessState, stderr)
+	if status := producer.Wait(); status != 0 {
+		t.Errorf("the producer ended with status %d: %s", status, producer.Stderr)
 	}
 	daemon.stop()
 
@@ -239,6 +243,7 @@ func TestInstalled(t *testing.T) {
 // With the modes of the unit, members of the group mbus can read the log, but can't write it.
 // Other users can't read it.
 func TestReaders(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("only root can run programs as other users")
 	}

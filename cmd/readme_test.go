@@ -161,7 +161,7 @@ func (recipes *recipes) followThroughRotation(text string) {
 	t := recipes.t
 	t.Helper()
 	command := recipes.command(text)
-	start(t, command)
+	bustest.Start(t, command)
 	defer syscall.Kill(-command.Process.Pid, syscall.SIGKILL)
 	await := func(count int) {
 		t.Helper()
@@ -185,7 +185,7 @@ func (recipes *recipes) resumeAfterRestart(text string) {
 	t := recipes.t
 	t.Helper()
 	command := recipes.command(text)
-	stderr := start(t, command)
+	process := bustest.Start(t, command)
 	batch := regexp.MustCompile(`\d{3} new messages dispatched on topic orders\n`)
 	bustest.Until(t, "a batch of orders", func() bool {
 		return batch.MatchString(recipes.broker.Log.String())
@@ -196,10 +196,9 @@ func (recipes *recipes) resumeAfterRestart(text string) {
 		return len(summary) > 0
 	})
 	recipes.broker = startAt(t, recipes.broker.Address)
-	command.Wait()
-	got := parseReport(t, stderr.String())
-	if command.ProcessState.ExitCode() != 0 || got.accepted == 0 || got.accepted >= orders {
-		t.Errorf("%s\nended with %v: %s", text, command.ProcessState, stderr)
+	status, got := process.Wait(), parseReport(t, process.Stderr.String())
+	if status != 0 || got.accepted == 0 || got.accepted >= orders {
+		t.Errorf("%s\nended with status %d: %s", text, status, process.Stderr)
 	}
 	recipes.stopBroker()
 }

@@ -92,7 +92,7 @@ func (tunnels *tunnels) start(configuration string) *tunnel {
 	log := &bustest.Record{}
 	tunnel := &tunnel{command: exec.Command(tunnels.program, filepath.Base(file.Name()))}
 	tunnel.command.Dir, tunnel.command.Stderr = tunnels.directory, log
-	start(t, tunnel.command)
+	bustest.Start(t, tunnel.command)
 	bound := regexp.MustCompile(`bound to (127\.0\.0\.1:\d+)`)
 	bustest.Until(t, "the address of a tunnel", func() bool {
 		found := bound.FindStringSubmatch(log.String())

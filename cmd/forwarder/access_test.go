@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -61,11 +62,11 @@ func TestPermissions(t *testing.T) {
 		if err := os.WriteFile(engine.config, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		engine.process.command.Process.Signal(syscall.SIGHUP) // reloads the configuration
+		engine.process.Signal(syscall.SIGHUP) // reloads the configuration
 		await(t, stream, source.count, process)
 		process.stop("; retrying", ": back after ")
 		compare(t, stream, source.count)
-		said := process.stderr.String()
+		said := process.Stderr.String()
 		if strings.Contains(said, "s3cret") || strings.Count(said, "\n") != 2 {
 			t.Errorf("it said:\n%s", said)
 		}
@@ -81,7 +82,7 @@ func TestWrongPassword(t *testing.T) {
 	process := engine.forward(source, "-url", url)
 	process.says("Authorization Violation; retrying")
 	process.stop(engine.url + ": ")
-	if said := process.stderr.String(); strings.Contains(said, "wr0ng") {
+	if said := process.Stderr.String(); strings.Contains(said, "wr0ng") {
 		t.Errorf("it said:\n%s", said)
 	}
 	creds := filepath.Join(t.TempDir(), "creds")
@@ -91,7 +92,7 @@ func TestWrongPassword(t *testing.T) {
 	process = engine.forward(source, "-creds", creds)
 	process.says("; retrying")
 	process.stop(engine.url + ": ")
-	if said := process.stderr.String(); strings.Contains(said, "s3cret") {
+	if said := process.Stderr.String(); strings.Contains(said, "s3cret") {
 		t.Errorf("it said:\n%s", said)
 	}
 }
@@ -169,19 +170,19 @@ func TestTerminateWhileAway(t *testing.T) {
 	mute := bustest.Listen(t) // accepts connections, and sends nothing
 	for _, address := range []string{bustest.FreeAddress(t), mute.Addr().String()} {
 		source := newSource(t)
-		process := start(t, forwarder, "-log", source.path, "-state", source.path+"_state",
-			"-stream", "ORDERS", "-url", "nats://"+address)
+		process := start(t, exec.Command(forwarder, "-log", source.path,
+			"-state", source.path+"_state", "-stream", "ORDERS", "-url", "nats://"+address))
 		bustest.Until(t, "a state file", func() bool {
 			_, err := os.Stat(source.path + "_state")
 			return err == nil
 		})
 		time.Sleep(100 * time.Millisecond) // the moment: while it connects
 		asked := time.Now()
-		process.command.Process.Signal(syscall.SIGTERM)
-		<-process.ended
-		status, taken := process.command.ProcessState.ExitCode(), time.Since(asked)
+		process.Signal(syscall.SIGTERM)
+		<-process.Ended
+		status, taken := process.Command.ProcessState.ExitCode(), time.Since(asked)
 		if status != 0 || taken > 10*time.Second {
-			t.Errorf("status %d after %s; it said:\n%s", status, taken, process.stderr)
+			t.Errorf("status %d after %s; it said:\n%s", status, taken, process.Stderr)
 		}
 	}
 }

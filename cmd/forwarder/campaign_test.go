@@ -45,11 +45,11 @@ func TestKillWorkQueue(t *testing.T) {
 func killUnderLoad(engine *engine, source *source) {
 	engine.t.Helper()
 	stop := source.load()
-	kills := longOrShort(200, 20)
+	kills := bustest.LongOrShort(200, 20)
 	for range kills {
 		process := engine.forward(source)
 		time.Sleep(rand.N(400 * time.Millisecond)) // the moment
-		process.kill()
+		process.Kill()
 	}
 	stop()
 	engine.t.Logf("%d kills of the forwarder: %d messages", kills, source.count)
@@ -69,7 +69,7 @@ func TestTerminate(t *testing.T) {
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
 	stop := source.load()
-	stops := longOrShort(100, 10)
+	stops := bustest.LongOrShort(100, 10)
 	for range stops {
 		process := engine.forward(source)
 		awaitSession(t, source.path+"_state")
@@ -94,11 +94,11 @@ func TestKillEngine(t *testing.T) {
 	stream := engine.stream(jetstream.StreamConfig{})
 	stop := source.load()
 	process := engine.forward(source)
-	kills := longOrShort(50, 5)
+	kills := bustest.LongOrShort(50, 5)
 	for range kills {
 		awaitProgress(t, stream, process)
 		time.Sleep(rand.N(200 * time.Millisecond)) // the moment
-		engine.process.kill()
+		engine.process.Kill()
 		engine.start()
 	}
 	stop()
@@ -121,7 +121,7 @@ func awaitProgress(t *testing.T, stream jetstream.Stream, process *process) {
 			return
 		case time.Now().After(deadline):
 			t.Fatalf("the stream stays at %d; the forwarder said:\n%s",
-				before.LastSeq, process.stderr)
+				before.LastSeq, process.Stderr)
 		}
 	}
 }
@@ -134,7 +134,7 @@ func TestCut(t *testing.T) {
 	proxy := newProxy(t, engine, func([]byte) {})
 	stop := source.load()
 	process := engine.forward(source, "-url", proxy.url)
-	cuts := longOrShort(50, 5)
+	cuts := bustest.LongOrShort(50, 5)
 	for range cuts {
 		awaitProgress(t, stream, process)
 		time.Sleep(rand.N(100 * time.Millisecond)) // the moment
@@ -155,13 +155,13 @@ func TestHalt(t *testing.T) {
 	stream := engine.stream(jetstream.StreamConfig{})
 	stop := source.load()
 	process := engine.forward(source, "-timeout", "500ms")
-	halts := longOrShort(10, 2)
+	halts := bustest.LongOrShort(10, 2)
 	for range halts {
 		awaitProgress(t, stream, process)
 		time.Sleep(rand.N(100 * time.Millisecond)) // the moment
-		engine.process.command.Process.Signal(syscall.SIGSTOP)
+		engine.process.Signal(syscall.SIGSTOP)
 		time.Sleep(time.Second + rand.N(time.Second)) // longer than -timeout
-		engine.process.command.Process.Signal(syscall.SIGCONT)
+		engine.process.Signal(syscall.SIGCONT)
 	}
 	stop()
 	await(t, stream, source.count, process)
@@ -179,14 +179,14 @@ func TestAway(t *testing.T) {
 	process := engine.forward(source)
 	stop := source.load()
 	awaitFirst(t, source)
-	engine.process.kill()
-	time.Sleep(time.Duration(longOrShort(60, 4)) * time.Second) // the outage
+	engine.process.Kill()
+	time.Sleep(time.Duration(bustest.LongOrShort(60, 4)) * time.Second) // the outage
 	engine.start()
 	stop()
 	await(t, stream, source.count, process)
 	process.stop("; retrying", ": back after ")
 	compare(t, stream, source.count)
-	said := process.stderr.String()
+	said := process.Stderr.String()
 	lines := strings.Split(strings.TrimSuffix(said, "\n"), "\n")
 	if len(lines) != 2 || !strings.Contains(lines[0], engine.url) ||
 		!strings.HasSuffix(lines[0], "; retrying") ||
@@ -202,7 +202,7 @@ func TestAwayWhileIdle(t *testing.T) {
 	engine.stream(jetstream.StreamConfig{})
 	process := engine.forward(source)
 	awaitSession(t, source.path+"_state")
-	engine.process.kill()
+	engine.process.Kill()
 	process.says(engine.url + ": disconnected: ")
 	process.stop("; retrying")
 }
@@ -212,7 +212,7 @@ func TestClosedStandardError(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
-	engine.process.kill()
+	engine.process.Kill()
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -222,7 +222,7 @@ func TestClosedStandardError(t *testing.T) {
 	command := exec.Command(forwarder, "-log", source.path, "-state", source.path+"_state",
 		"-stream", "ORDERS", "-url", engine.url)
 	command.Stderr = writer
-	process := startCommand(t, command)
+	process := start(t, command)
 	source.write(10)
 	time.Sleep(500 * time.Millisecond) // the outage
 	engine.start()
@@ -232,7 +232,7 @@ func TestClosedStandardError(t *testing.T) {
 
 // Kills of the leader of a replicated stream under load lose and repeat nothing.
 func TestCluster(t *testing.T) {
-	if !torture {
+	if !bustest.Torture {
 		t.Skip("three servers are for the long campaign")
 	}
 	engines := newCluster(t)
@@ -249,7 +249,7 @@ func TestCluster(t *testing.T) {
 		awaitProgress(t, stream, process)
 		time.Sleep(rand.N(200 * time.Millisecond)) // the moment
 		leader := leaderOf(t, stream, engines)
-		leader.process.kill()
+		leader.process.Kill()
 		leader.start()
 		bustest.Until(t, "three replicas", func() bool {
 			cluster := clusterOf(stream)
@@ -282,7 +282,7 @@ func newCluster(t *testing.T) []*engine {
 		engines = append(engines, engine)
 	}
 	bustest.Until(t, "a server that listens", func() bool {
-		return strings.Contains(engines[0].process.stderr.String(), "Server is ready")
+		return strings.Contains(engines[0].process.Stderr.String(), "Server is ready")
 	})
 	client := engines[0].jetStream()
 	bustest.Until(t, "a leader of the cluster", func() bool {

@@ -112,14 +112,14 @@ func (engine *engine) start() {
 	engine.t.Helper()
 	engine.launch()
 	bustest.Until(engine.t, "a server that listens", func() bool {
-		return strings.Contains(engine.process.stderr.String(), "Server is ready")
+		return strings.Contains(engine.process.Stderr.String(), "Server is ready")
 	})
 }
 
 // launch starts the server, and does not wait.
 func (engine *engine) launch() {
 	engine.t.Helper()
-	engine.process = start(engine.t, engine.path, "-c", engine.config)
+	engine.process = start(engine.t, exec.Command(engine.path, "-c", engine.config))
 }
 
 // jetStream returns a client of the server, which reconnects.
@@ -167,7 +167,7 @@ func (engine *engine) forward(source *source, arguments ...string) *process {
 	engine.t.Helper()
 	usual := []string{"-log", source.path, "-state", source.path + "_state",
 		"-stream", "ORDERS", "-url", engine.url, "-timeout", "10s"}
-	return start(engine.t, forwarder, append(usual, arguments...)...)
+	return start(engine.t, exec.Command(forwarder, append(usual, arguments...)...))
 }
 
 // state returns the state of a stream; answered is false if the server does not answer.
@@ -215,13 +215,13 @@ func awaitCount(t *testing.T, count int, process *process, current func() uint64
 			deadline, before = time.Now().Add(patience), now
 		case time.Now().After(deadline):
 			t.Fatalf("it stays at %d, want %d; the forwarder said:\n%s",
-				before, count, process.stderr)
+				before, count, process.Stderr)
 		}
 		select {
-		case <-process.ended:
+		case <-process.Ended:
 			if current() != uint64(count) {
 				t.Fatalf("the forwarder ended at %d, want %d; it said:\n%s",
-					before, count, process.stderr)
+					before, count, process.Stderr)
 			}
 		case <-time.After(10 * time.Millisecond):
 		}

@@ -2,12 +2,12 @@ package main_test
 
 import (
 	"fmt"
+	"mbus/internal/shared/bustest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -29,7 +29,7 @@ func traced(engine *engine, source *source, options ...string) (process *process
 	arguments := append([]string{"-D", "-f", "-y", "-s", "4096", "-o", trace}, options...)
 	arguments = append(arguments, forwarder, "-log", source.path, "-state", source.path+"_state",
 		"-stream", "ORDERS", "-url", engine.url)
-	return start(engine.t, strace, arguments...), trace
+	return start(engine.t, exec.Command(strace, arguments...)), trace
 }
 
 // The forwarder syncs a message in the log before it sends the message.
@@ -89,7 +89,7 @@ func TestSyncFails(t *testing.T) {
 // Resident memory stays under 64 MiB and three times the longest line, while the forwarder
 // sends messages, and while it compares them with the stream's.
 func TestMemory(t *testing.T) {
-	if buildFlags != nil {
+	if bustest.RaceDetector {
 		t.Skip("the race detector takes memory of its own")
 	}
 	t.Parallel()
@@ -99,12 +99,12 @@ func TestMemory(t *testing.T) {
 		data string
 		many int
 	}{
-		{"small ones", strings.Repeat("x", 128), longOrShort(1_000_000, 20_000)},
-		{"64 KiB each", strings.Repeat("x", 64<<10), longOrShort(5000, 200)},
-		{"900 KiB each", strings.Repeat("x", 900<<10), longOrShort(100, 10)},
-		{"16 MiB each", strings.Repeat("x", 16*mib), longOrShort(10, 1)},
-		{"16 MiB each, all escaped", strings.Repeat("\x00", 16*mib), longOrShort(10, 1)},
-		{"30 MiB each", strings.Repeat("x", 30*mib), longOrShort(10, 1)},
+		{"small ones", strings.Repeat("x", 128), bustest.LongOrShort(1_000_000, 20_000)},
+		{"64 KiB each", strings.Repeat("x", 64<<10), bustest.LongOrShort(5000, 200)},
+		{"900 KiB each", strings.Repeat("x", 900<<10), bustest.LongOrShort(100, 10)},
+		{"16 MiB each", strings.Repeat("x", 16*mib), bustest.LongOrShort(10, 1)},
+		{"16 MiB each, all escaped", strings.Repeat("\x00", 16*mib), bustest.LongOrShort(10, 1)},
+		{"30 MiB each", strings.Repeat("x", 30*mib), bustest.LongOrShort(10, 1)},
 	} {
 		engine := prepareEngine(t, "", "max_payload: 64MB\nmax_pending: 256MB")
 		source := newSource(t)
@@ -115,7 +115,7 @@ func TestMemory(t *testing.T) {
 		process := engine.forward(source)
 		await(t, stream, 1, process)
 		awaitPlace(t, source, 1, process)
-		process.kill()
+		process.Kill()
 		stale := source.readState()
 		for range test.many {
 			if _, err := source.file.Write(line); err != nil {
@@ -128,9 +128,9 @@ func TestMemory(t *testing.T) {
 			process := engine.forward(source)
 			awaitPlace(t, source, test.many+1, process)
 			peaks[i] = peakMemory(t, process)
-			process.kill()
+			process.Kill()
 		}
-		engine.process.kill()
+		engine.process.Kill()
 		bound := 64*mib + 3*len(line)
 		t.Logf("%d messages, %s: %d MiB while sending, %d MiB while comparing, of %d",
 			test.many, test.name, peaks[0]/mib, peaks[1]/mib, bound/mib)
@@ -143,11 +143,9 @@ func TestMemory(t *testing.T) {
 // peakMemory returns the peak of a process's resident memory, in bytes.
 func peakMemory(t *testing.T, process *process) int {
 	t.Helper()
-	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", process.command.Process.Pid))
-	line := regexp.MustCompile(`VmHWM:\s*(\d+) kB`).FindSubmatch(status)
-	if line == nil {
+	size, running := process.PeakMemory()
+	if !running {
 		t.Fatal("the forwarder has ended, so its memory is unknown")
 	}
-	kib, _ := strconv.Atoi(string(line[1]))
-	return kib << 10
+	return size
 }

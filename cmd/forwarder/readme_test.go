@@ -36,7 +36,7 @@ func TestReadme(t *testing.T) {
 
 	server := site.start(site.directory, recipe(t, "The server"))
 	bustest.Until(t, "a server that listens", func() bool {
-		return strings.Contains(server.stderr.String(), "Server is ready")
+		return strings.Contains(server.Stderr.String(), "Server is ready")
 	})
 	site.run(recipe(t, "The streams"))
 	forward := recipe(t, "The forwarders")
@@ -116,7 +116,7 @@ func (site *site) run(commands string) string {
 // start starts a command, which runs until the test ends.
 func (site *site) start(directory, command string) *process {
 	site.t.Helper()
-	return startCommand(site.t, site.shell(directory, "exec "+command))
+	return start(site.t, site.shell(directory, "exec "+command))
 }
 
 // addMachine makes a directory, starts a broker and a forwarder in it, and sends a message.

@@ -168,7 +168,7 @@ func TestLostPlace(t *testing.T) {
 	}
 	source.write(10)
 	process.expect(1, "the position is in no file", "-from start")
-	if said := process.stderr.String(); strings.Count(said, "\n") != 1 {
+	if said := process.Stderr.String(); strings.Count(said, "\n") != 1 {
 		t.Errorf("it said:\n%s", said)
 	}
 }
@@ -204,7 +204,7 @@ func TestLateLog(t *testing.T) {
 	stream := engine.stream(jetstream.StreamConfig{})
 	process := engine.forward(source)
 	awaitSession(t, source.path+"_state")
-	process.kill()
+	process.Kill()
 	first := source.readState()
 	source.write(10)
 	forwardAll(engine, source, stream)
@@ -269,8 +269,8 @@ func TestSharedLog(t *testing.T) {
 	stop := source.load()
 	var loser int
 	select {
-	case <-processes[0].ended:
-	case <-processes[1].ended:
+	case <-processes[0].Ended:
+	case <-processes[1].Ended:
 		loser = 1
 	case <-time.After(bustest.Patience):
 		t.Fatal("none of them has ended")

@@ -69,7 +69,7 @@ func TestPurge(t *testing.T) {
 		stale := source.readState() // pending, because the forwarder runs
 		source.write(100)
 		await(t, stream, source.count, process)
-		process.kill()
+		process.Kill()
 		if err := stream.Purge(t.Context(), jetstream.WithPurgeKeep(10)); err != nil {
 			t.Fatal(err)
 		}
@@ -233,7 +233,7 @@ func TestStopBetweenParts(t *testing.T) {
 	if sequence, pending := source.sequence(); sequence < 50 && !pending {
 		t.Errorf("the state is at %d, and not pending", sequence)
 	}
-	engine.process.kill() // which drops the other batch
+	engine.process.Kill() // which drops the other batch
 	engine.start()
 	forwardAll(engine, source, stream)
 	compare(t, stream, source.count)
@@ -256,7 +256,7 @@ func TestFullStream(t *testing.T) {
 	}
 	await(t, stream, source.count, process)
 	process.stop("; retrying", ": back after ")
-	if said := process.stderr.String(); strings.Count(said, "\n") != 2 {
+	if said := process.Stderr.String(); strings.Count(said, "\n") != 2 {
 		t.Errorf("it said:\n%s", said)
 	}
 	compare(t, stream, source.count)
@@ -304,7 +304,7 @@ func testFullWorkQueue(t *testing.T, isStopped bool) {
 		process = engine.forward(source)
 	}
 	await(t, stream, source.count, process)
-	process.kill()
+	process.Kill()
 	worker.compare(t, source.count)
 }
 

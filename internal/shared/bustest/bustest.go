@@ -1,5 +1,5 @@
-// Package bustest helps to test a bus. It has a client, functions that parse the log and the
-// documents, an endless input, and the floor with which benchmarks compare the broker.
+// Package bustest helps to test a bus. It has processes, a client, functions that parse the log and
+// the documents, an endless input, and the floor with which benchmarks compare the broker.
 //
 // The package needs only the address and the log of a bus. So the tests of the broker, of the
 // producer and of the commands can use it. It imports none of these.
@@ -66,14 +66,6 @@ func Listen(t testing.TB) *net.TCPListener {
 	}
 	t.Cleanup(func() { listener.Close() })
 	return listener.(*net.TCPListener)
-}
-
-// FreeAddress returns an address of the loopback interface on which nobody listens.
-func FreeAddress(t testing.TB) string {
-	t.Helper()
-	listener := Listen(t)
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 // Numbers returns the numbers from first to last in decimal.

@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,126 +23,8 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// store is a running broker with -log.
-type store struct {
-	*daemon
-	stderr *bustest.Record // the broker's standard error, which is not its log
-}
-
-// startStore starts a broker with the flag -log path, on a free port.
-func startStore(t *testing.T, path string, arguments ...string) *store {
-	t.Helper()
-	return startStoreAt(t, bustest.FreeAddress(t), path, arguments...)
-}
-
-// startStoreAt is like startStore, on the port of address.
-func startStoreAt(t *testing.T, address, path string, arguments ...string) *store {
-	t.Helper()
-	return startStoreCommand(t, address, path, command("broker", arguments...))
-}
-
-// startStoreCommand is like startStoreAt, for a command that runs a broker. It appends the flags
-// for the port and the log.
-func startStoreCommand(t *testing.T, address, path string, command *exec.Cmd) *store {
-	t.Helper()
-	_, port, _ := net.SplitHostPort(address)
-	command.Args = append(command.Args, "-pport", port, "-log", path)
-	stderr := &bustest.Record{}
-	command.Stderr = stderr
-	// The listening line in the log may be an earlier broker's, and a test may rename the log.
-	daemon := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
-	daemon.Log = file(path)
-	t.Cleanup(func() {
-		if strings.Contains(stderr.String(), "DATA RACE") {
-			t.Errorf("the broker has a data race:\n%s", stderr)
-		}
-	})
-	bustest.Until(t, "the broker", func() bool {
-		reply, err := daemon.Post("") // the broker listens before it opens the log
-		select {
-		case <-daemon.ended:
-			t.Fatalf("the broker has ended: %s", stderr)
-		default:
-		}
-		return err == nil && reply.Error == ""
-	})
-	return &store{daemon, stderr}
-}
-
-// starter starts a broker whose log is the file path.
-type starter func(t *testing.T, path string, arguments ...string) *daemon
-
-// starters has the two ways to write the log to a file.
-var starters = map[string]starter{
-	"redirected": startInFile,
-	"-log": func(t *testing.T, path string, arguments ...string) *daemon {
-		t.Helper()
-		return startStore(t, path, arguments...).daemon
-	},
-}
-
-// eachLog runs test with each of the starters.
-func eachLog(t *testing.T, test func(t *testing.T, start starter)) {
-	for name, start := range starters {
-		t.Run(name, func(t *testing.T) { test(t, start) })
-	}
-}
-
-// rotations is a log that the test rotates. The rotated files are FILE.1, FILE.2 and so on, with
-// the oldest first.
-type rotations struct {
-	path  string
-	count int // rotated files
-}
-
-// rotate renames the log, if it exists.
-func (log *rotations) rotate(t *testing.T) {
-	t.Helper()
-	switch err := os.Rename(log.path, fmt.Sprintf("%s.%d", log.path, log.count+1)); {
-	case err == nil:
-		log.count++
-	case !errors.Is(err, fs.ErrNotExist):
-		t.Error(err)
-	}
-}
-
-// awaitFile waits until the broker has created the log again.
-func (log *rotations) awaitFile(t *testing.T) {
-	t.Helper()
-	bustest.Until(t, "a new file", func() bool {
-		_, err := os.Stat(log.path)
-		return err == nil
-	})
-}
-
-// files returns the texts of the files that exist, the oldest first and the log last.
-func (log *rotations) files() (texts []string) {
-	paths := []string{log.path}
-	for i := log.count; i > 0; i-- {
-		paths = append([]string{fmt.Sprintf("%s.%d", log.path, i)}, paths...)
-	}
-	for _, path := range paths {
-		if text, err := os.ReadFile(path); err == nil {
-			texts = append(texts, string(text))
-		}
-	}
-	return texts
-}
-
-// joinFiles returns the joined texts of files. It fails the test unless each ends with a whole
-// line.
-func joinFiles(t *testing.T, texts []string) string {
-	t.Helper()
-	for i, text := range texts {
-		if text != "" && !strings.HasSuffix(text, "\n") {
-			t.Errorf("file %d of %d ends with %q, want a whole line",
-				i+1, len(texts), text[max(0, len(text)-100):])
-		}
-	}
-	return strings.Join(texts, "")
-}
-
 func TestStoreMisuse(t *testing.T) {
+	t.Parallel()
 	expect(t, 2, "broker: invalid value \"\" for flag -log: must be a file (see broker -h)\n",
 		"broker", "-log", "")
 	expect(t, 2, "broker: -sync without -log: must be with the log to sync (see broker -h)\n",
@@ -154,13 +34,14 @@ func TestStoreMisuse(t *testing.T) {
 // A broker that opens a log cuts off a torn last line, wherever it is torn. It keeps all other
 // lines.
 func TestEveryCut(t *testing.T) {
+	t.Parallel()
 	const line = "2026/01/02 03:04:05 Received new message from topic 't': 'it's a ma's'\n"
 	const apostrophe = len("2026/01/02 03:04:05 Received new message from topic 't': 'it'")
 	address := bustest.FreeAddress(t)
 	path := filepath.Join(t.TempDir(), "log")
 	count := 0
 	for cut := 0; cut < len(line); cut++ {
-		if cut%longOrShort(1, 12) != 0 && cut != apostrophe && cut != len(line)-1 {
+		if cut%bustest.LongOrShort(1, 12) != 0 && cut != apostrophe && cut != len(line)-1 {
 			continue
 		}
 		count++
@@ -248,9 +129,10 @@ func (daemon *daemon) loadLarge() (finish func() *writer) {
 // Brokers are killed one after the other, on one log that is rotated all the time. They lose no
 // acknowledged message. Only the line that a killed broker was writing is torn.
 func TestKillsAndRotations(t *testing.T) {
+	t.Parallel()
 	address := bustest.FreeAddress(t)
 	log := &killedLog{rotations: rotations{path: filepath.Join(t.TempDir(), "log")}}
-	rounds, rotated := longOrShort(200, 20), 0
+	rounds, rotated := bustest.LongOrShort(200, 20), 0
 	for round := range rounds {
 		arguments := [][]string{{"-interval", "0"}, {"-interval", "0", "-sync"}}[round%2]
 		broker := startStoreAt(t, address, log.path, arguments...)
@@ -260,13 +142,12 @@ func TestKillsAndRotations(t *testing.T) {
 			end = end.Add(1100 * time.Millisecond)
 		}
 		for time.Now().Before(end) {
-			time.Sleep(time.Duration(rand.Int64N(int64(40 * time.Millisecond))))
+			pause(40 * time.Millisecond)
 			if rand.IntN(3) > 0 { // not always, so that some torn ends are left to be cut off
 				log.rotate(t)
 			}
 		}
-		broker.signal(syscall.SIGKILL)
-		broker.wait()
+		broker.Kill()
 		rotated += log.count
 		log.check(t, append(finish(), finishLarge()))
 	}
@@ -277,14 +158,15 @@ func TestKillsAndRotations(t *testing.T) {
 
 // Rotations under load lose, repeat and tear no line.
 func TestRotations(t *testing.T) {
+	t.Parallel()
 	for _, interval := range []string{"1ms", "100ms", "0"} {
 		t.Run(interval, func(t *testing.T) {
 			t.Parallel()
 			log := &rotations{path: filepath.Join(t.TempDir(), "log")}
 			broker := startStore(t, log.path, "-interval", interval)
 			finish := broker.load(2, 10)
-			for range longOrShort(50, 4) {
-				shortPause()
+			for range bustest.LongOrShort(50, 4) {
+				pause(60 * time.Millisecond)
 				log.rotate(t)
 				log.awaitFile(t)
 			}
@@ -342,6 +224,7 @@ func readRotated(t *testing.T, path string) string {
 
 // Rotations by logrotate lose, repeat and tear no line.
 func TestLogrotate(t *testing.T) {
+	t.Parallel()
 	for name, lines := range map[string]string{
 		"as shipped": "", "compressed": "compress\n\tdelaycompress",
 	} {
@@ -351,9 +234,9 @@ func TestLogrotate(t *testing.T) {
 			rotate := logrotate(t, log.path, lines)
 			broker := startStore(t, log.path, "-interval", "20ms")
 			finish := broker.load(2, 10)
-			count := longOrShort(50, 5)
+			count := bustest.LongOrShort(50, 5)
 			for range count {
-				shortPause()
+				pause(60 * time.Millisecond)
 				rotate()
 				log.awaitFile(t)
 			}
@@ -392,6 +275,7 @@ func TestBrokersOnOneFile(t *testing.T) {
 
 // If several brokers start at once on one log, exactly one of them runs.
 func TestBrokersAtOnce(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "log")
 	const count = 3
 	statuses := make(chan int, count)
@@ -431,6 +315,7 @@ func TestBrokersAtOnce(t *testing.T) {
 // When the log's directory is renamed under load, the broker keeps the messages. It writes them
 // once the directory is back, or another one has its name.
 func TestDirectoryGoesAway(t *testing.T) {
+	t.Parallel()
 	for name, back := range map[string]func(away, directory string) error{
 		"and comes back": os.Rename,
 		"and another comes": func(_, directory string) error {
@@ -445,16 +330,16 @@ func TestDirectoryGoesAway(t *testing.T) {
 			}
 			broker := startStore(t, path, "-interval", "5ms")
 			finish := broker.load(2, 10)
-			shortPause()
+			pause(60 * time.Millisecond)
 			if err := os.Rename(directory, away); err != nil {
 				t.Fatal(err)
 			}
 			const line = "Broker: the log fails, retrying: open "
 			bustest.Until(t, "the line "+line, func() bool {
-				return strings.Contains(broker.stderr.String(), line)
+				return strings.Contains(broker.Stderr.String(), line)
 			})
 			old := file(filepath.Join(away, "log")).String()
-			shortPause()
+			pause(60 * time.Millisecond)
 			if err := back(away, directory); err != nil {
 				t.Fatal(err)
 			}
@@ -467,7 +352,7 @@ func TestDirectoryGoesAway(t *testing.T) {
 				log = joinFiles(t, []string{old, log})
 			}
 			sum := verify(t, log, finish(), false)
-			if lines := bustest.Lines(t, broker.stderr.String()); len(lines) != 1 {
+			if lines := bustest.Lines(t, broker.Stderr.String()); len(lines) != 1 {
 				t.Errorf("standard error has the lines %q, want 1 line", lines)
 			}
 			t.Logf("figure: a directory goes away under load %s: %d acknowledged messages, "+

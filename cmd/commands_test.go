@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"mbus/internal/shared/bustest"
 )
@@ -25,6 +26,7 @@ func linkedCommand(t *testing.T, name, link string, arguments ...string) *exec.C
 
 // A command prints the name that it was run by. Only -version prints the command's own name.
 func TestName(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t)
 	for _, test := range []struct {
 		name, link string
@@ -94,6 +96,7 @@ func copySource(t *testing.T, directory string) {
 // "make" builds all commands with the version that "git describe" prints. Outside of a git
 // repository the commands have the version that Go gives them.
 func TestMakeVersion(t *testing.T) {
+	t.Parallel()
 	for _, program := range []string{"make", "git"} {
 		tool(t, program)
 	}
@@ -121,4 +124,87 @@ func TestMakeVersion(t *testing.T) {
 		git -c user.name=test -c user.email=test@example.com tag -am test v1.2
 		make`)
 	expectVersion("v1.2-dirty", "echo >> README.md; make")
+}
+
+// A command that fails ends with the right status even if it can't write to standard error.
+func TestStatusWithoutStandardError(t *testing.T) {
+	t.Parallel()
+	const badHost = "256.1.1.1"
+	for name, test := range map[string]struct {
+		status    int
+		arguments []string
+	}{
+		"misuse of the broker":   {2, []string{"broker", "-interval", "-1s"}},
+		"a broker's failure":     {1, []string{"broker", "-phost", badHost}},
+		"misuse of the producer": {2, []string{"producer", "-bad"}},
+		"a producer's failure": {1, []string{"producer", "-host", badHost,
+			"-topic", "t", "-message", "x"}},
+	} {
+		for _, full := range []bool{false, true} {
+			stderr := brokenPipe(t, full)
+			command := command(test.arguments[0], test.arguments[1:]...)
+			command.Stderr = stderr
+			if got, _, _ := finish(t, command); got != test.status {
+				t.Errorf("%s, with a full pipe: %v: status %d, want %d",
+					name, full, got, test.status)
+			}
+		}
+	}
+}
+
+// brokenPipe returns the writing end of a pipe that can't be written to. If full is true, the
+// pipe is full and nobody reads it. Otherwise its reading end is closed.
+func brokenPipe(t *testing.T, full bool) *os.File {
+	t.Helper()
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		writer.Close()
+		reader.Close()
+	})
+	if !full {
+		reader.Close()
+		return writer
+	}
+	writer.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	for err == nil {
+		_, err = writer.Write(make([]byte, 4096))
+	}
+	return writer
+}
+
+// traceCollections makes a command report each garbage collection on standard error. It also
+// sets variable, "NAME=value", in the command's environment.
+func traceCollections(command *exec.Cmd, variable string) *exec.Cmd {
+	command.Env = append(os.Environ(), "GOGC=", "GOMEMLIMIT=", "GODEBUG=gctrace=1", variable)
+	return command
+}
+
+// GOGC and GOMEMLIMIT in the environment override the values that the commands set. A lower
+// value of either makes a command collect garbage several times as often.
+func TestMemoryFromTheEnvironment(t *testing.T) {
+	lines := strings.Join(bustest.Numbers(1, 200_000), "\n")
+	collections := func(variable string) (ofBroker, ofProducer int) {
+		broker := startCommand(t, traceCollections(brokerCommand(), variable))
+		input := strings.NewReader(lines)
+		producer := traceCollections(producerFor(broker.Address, input, "-lines"), variable)
+		status, _, stderr := finish(t, producer)
+		if status != 0 {
+			t.Errorf("with %s the producer ended with status %d: %s", variable, status, stderr)
+		}
+		broker.stop()
+		ofBroker = strings.Count(broker.Log.String(), "\ngc ")
+		return ofBroker, strings.Count("\n"+stderr, "\ngc ")
+	}
+	broker, producer := collections("MBUS=")
+	for _, variable := range []string{"GOGC=3", "GOMEMLIMIT=6MiB"} {
+		ofBroker, ofProducer := collections(variable)
+		if ofBroker < 3*broker+3 || ofProducer < 3*producer+3 {
+			t.Errorf("with %s the broker collected garbage %d times and the producer %d times, "+
+				"without it %d and %d times, want at least 3 times as often",
+				variable, ofBroker, ofProducer, broker, producer)
+		}
+	}
 }

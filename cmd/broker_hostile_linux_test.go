@@ -20,7 +20,7 @@ func testHostilePayloads(t *testing.T, start starter) {
 	broker := start(t, filepath.Join(t.TempDir(), "log"), "-interval", "10ms",
 		"-max-payload", fmt.Sprint(maxPayload), "-max-queued", fmt.Sprint(maxQueued))
 	limit := bound(maxQueued, maxPayload)
-	if buildFlags != nil {
+	if bustest.RaceDetector {
 		limit *= 8 // the race detector needs memory, too
 	}
 	payloads := hostilePayloads(maxPayload)

@@ -8,9 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,47 +17,6 @@ import (
 	"mbus/internal/shared/bustest"
 	"mbus/internal/shared/escape"
 )
-
-// report has the numbers of the line that a producer with -lines prints when it ends.
-type report struct {
-	accepted    int
-	first, last int    // the lines that were not or may not be accepted; last 0: to the end
-	reason      string // why the producer stopped; empty after a success
-}
-
-// parseReport parses the standard error of a producer with -lines. It fails the test unless that
-// is one line.
-func parseReport(t *testing.T, stderr string) report {
-	t.Helper()
-	format := regexp.MustCompile(`^(?:mbus-)?producer: (\d+) messages? accepted in [0-9.µmsh]+` +
-		`(?:; (?:from line (\d+) on|line (\d+)|lines (\d+) to (\d+)): (.+))?\n$`)
-	match := format.FindStringSubmatch(stderr)
-	if match == nil {
-		t.Fatalf("standard error is %q, want one report", stderr)
-	}
-	number := func(i int) int {
-		value, _ := strconv.Atoi(match[i])
-		return value
-	}
-	return report{
-		accepted: number(1),
-		first:    number(2) + number(3) + number(4),
-		last:     number(3) + number(5),
-		reason:   match[6],
-	}
-}
-
-// sendLines runs a producer that sends the lines of input. It returns the exit status and the
-// report.
-func sendLines(t *testing.T, address string, input io.Reader, arguments ...string) (int, report) {
-	t.Helper()
-	producer := producerFor(address, input, append([]string{"-lines"}, arguments...)...)
-	status, stdout, stderr := finish(t, producer)
-	if stdout != "" {
-		t.Errorf("standard output is %q, want nothing", stdout)
-	}
-	return status, parseReport(t, stderr)
-}
 
 // countDifferences returns how many messages of want are missing in got, and how many messages
 // of got are repeated or not in want.
@@ -80,6 +37,7 @@ func countDifferences(got, want []string) (lost, extra int) {
 
 // A million lines of a file arrive in order.
 func TestMillionLines(t *testing.T) {
+	t.Parallel()
 	const count = 1_000_000
 	path := filepath.Join(t.TempDir(), "lines")
 	lines := strings.Join(bustest.Numbers(1, count), "\n")
@@ -105,8 +63,7 @@ func TestMillionLines(t *testing.T) {
 // prints nothing before its end.
 func TestTypedLines(t *testing.T) {
 	broker := startBroker(t)
-	producer := producerFor(broker.Address, nil, "-lines")
-	input, stderr := startTyping(t, producer)
+	input, producer := startTyping(t, producerFor(broker.Address, nil, "-lines"))
 	best := time.Hour // the best of all lines, because a busy machine delays some
 	const count = 12
 	for i := range count {
@@ -119,15 +76,15 @@ func TestTypedLines(t *testing.T) {
 		t.Errorf("the fastest line took %s, want at most 300ms", best)
 	}
 	input.Close()
-	producer.Wait()
-	got := parseReport(t, stderr.String())
-	if producer.ProcessState.ExitCode() != 0 || got.accepted != count {
-		t.Errorf("the producer ended with %v: %s", producer.ProcessState, stderr)
+	status, got := producer.Wait(), parseReport(t, producer.Stderr.String())
+	if status != 0 || got.accepted != count {
+		t.Errorf("the producer ended with status %d: %s", status, producer.Stderr)
 	}
 }
 
 // A line arrives unchanged, whatever its bytes.
 func TestLinesOfAnyBytes(t *testing.T) {
+	t.Parallel()
 	long, control := strings.Repeat("x", 2<<20), strings.Repeat("\x01", 2<<20)
 	for name, test := range map[string]struct {
 		input string
@@ -163,6 +120,7 @@ func TestLinesOfAnyBytes(t *testing.T) {
 
 // The producer sends a batch over -max-payload in parts. It names a line over -max-payload.
 func TestLineOverTheLimit(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t, "-max-payload", "5000")
 	lines := strings.Join(bustest.Numbers(1, 1000), "\n")
 	input := strings.NewReader(fmt.Sprintf("%s\n%5000d\nafter\n", lines, 1001))
@@ -180,6 +138,7 @@ func TestLineOverTheLimit(t *testing.T) {
 
 // Without a broker nothing is accepted, unless a broker starts before -retry is over.
 func TestLinesWithoutABroker(t *testing.T) {
+	t.Parallel()
 	address := bustest.FreeAddress(t)
 	for _, retry := range []string{"0", "300ms"} {
 		status, got := sendLines(t, address, strings.NewReader("1\n2\n"), "-retry", retry)
@@ -189,16 +148,11 @@ func TestLinesWithoutABroker(t *testing.T) {
 				"want 1 and %+v", retry, status, got, want)
 		}
 	}
-	ended := make(chan string)
-	go func() {
-		producer := producerFor(address, nil, "-message", "0", "-retry", "1h")
-		status, _, stderr := finish(t, producer)
-		ended <- fmt.Sprint(status, stderr)
-	}()
+	producer := bustest.Start(t, producerFor(address, nil, "-message", "0", "-retry", "1h"))
 	time.Sleep(300 * time.Millisecond) // a failed attempt leaves no trace to poll for
 	broker := startAt(t, address)
-	if got := <-ended; got != "0" {
-		t.Errorf("with -retry 1h the producer's status and standard error are %q, want 0", got)
+	if status := producer.Wait(); status != 0 || producer.Stderr.String() != "" {
+		t.Errorf("with -retry 1h the producer ended with status %d: %s", status, producer.Stderr)
 	}
 	if got := broker.stopAndReceive(); !slices.Equal(got, []string{"0"}) {
 		t.Errorf("the messages in the log are %q, want 0", got)
@@ -208,12 +162,12 @@ func TestLinesWithoutABroker(t *testing.T) {
 // While the broker is stopped and started again five times, no line is lost and none arrives
 // twice.
 func TestRestarts(t *testing.T) {
+	t.Parallel()
 	const restarts = 5
 	address := bustest.FreeAddress(t)
 	broker := startAt(t, address, "-interval", "20ms")
 	input := &bustest.Endless{}
-	producer := producerFor(address, input, "-lines", "-retry", "30s")
-	stderr := start(t, producer)
+	producer := bustest.Start(t, producerFor(address, input, "-lines", "-retry", "30s"))
 	var got []string
 	for restart := range restarts {
 		awaitStream(t, broker, restart)
@@ -222,13 +176,13 @@ func TestRestarts(t *testing.T) {
 	}
 	awaitStream(t, broker, restarts)
 	input.Stop()
-	producer.Wait()
+	status := producer.Wait()
 	got = append(got, broker.stopAndReceive()...)
 
 	count := input.Lines()
-	said := parseReport(t, stderr.String())
-	if producer.ProcessState.ExitCode() != 0 || said != (report{accepted: count}) {
-		t.Errorf("the producer ended with %v: %s", producer.ProcessState, stderr)
+	said := parseReport(t, producer.Stderr.String())
+	if status != 0 || said != (report{accepted: count}) {
+		t.Errorf("the producer ended with status %d: %s", status, producer.Stderr)
 	}
 	want := bustest.Numbers(1, count)
 	lost, extra := countDifferences(got, want)
@@ -252,24 +206,23 @@ func awaitStream(t *testing.T, broker *daemon, round int) {
 // After the broker was killed, the producer names the lines with an unknown outcome. Every other
 // line is in the log if the producer counts it as accepted, and only then.
 func TestKilledInMidStream(t *testing.T) {
+	t.Parallel()
 	unknown := 0
-	for round := range longOrShort(50, 6) {
+	for round := range bustest.LongOrShort(50, 6) {
 		path := filepath.Join(t.TempDir(), fmt.Sprint("log", round))
 		broker := startInFile(t, path, "-interval", "0")
-		producer := producerFor(broker.Address, &bustest.Endless{}, "-lines")
-		stderr := start(t, producer)
+		producer := bustest.Start(t, producerFor(broker.Address, &bustest.Endless{}, "-lines"))
 		bustest.Until(t, "a message", func() bool {
 			return strings.Contains(broker.Log.String(), "Received")
 		})
 		time.Sleep(time.Duration(round%10) * 3 * time.Millisecond)
-		broker.signal(syscall.SIGKILL)
-		broker.wait()
-		producer.Wait()
-		said, got := parseReport(t, stderr.String()), broker.Received("t")
+		broker.Kill()
+		status := producer.Wait()
+		said, got := parseReport(t, producer.Stderr.String()), broker.Received("t")
 		if !slices.Equal(got, bustest.Numbers(1, len(got))) {
 			t.Fatal("the lines in the log are not all lines up to the last one in order")
 		}
-		switch status := producer.ProcessState.ExitCode(); {
+		switch {
 		case said.first != said.accepted+1:
 			t.Errorf("the producer reported %+v, want first to follow the accepted lines", said)
 		case status == 1 && len(got) == said.accepted:
@@ -287,27 +240,26 @@ func TestKilledInMidStream(t *testing.T) {
 // unknown if the broker is then killed.
 func TestKilledWhileSuspended(t *testing.T) {
 	broker := startBroker(t)
-	producer := producerFor(broker.Address, nil, "-lines")
-	input, stderr := startTyping(t, producer)
+	input, producer := startTyping(t, producerFor(broker.Address, nil, "-lines"))
 	io.WriteString(input, "1\n2\n3\n")
 	broker.Expect("3 new messages dispatched on topic t")
-	broker.signal(syscall.SIGSTOP)
+	broker.Signal(syscall.SIGSTOP)
 	io.WriteString(input, "4\n5\n")
 	time.Sleep(500 * time.Millisecond) // until lines 4 and 5 are sent, which can't be observed
 	io.WriteString(input, "6\n")
-	broker.signal(syscall.SIGKILL)
-	producer.Wait()
+	broker.Kill()
 	want := report{3, 4, 5, broker.Address +
 		": outcome unknown, sending again may duplicate: read: connection reset by peer"}
-	got := parseReport(t, stderr.String())
-	if producer.ProcessState.ExitCode() != 3 || got != want {
-		t.Errorf("the producer ended with %v and reported %+v, want status 3 and %+v",
-			producer.ProcessState, got, want)
+	status, got := producer.Wait(), parseReport(t, producer.Stderr.String())
+	if status != 3 || got != want {
+		t.Errorf("the producer ended with status %d and reported %+v, want 3 and %+v",
+			status, got, want)
 	}
 }
 
 // If a server does not answer, or is no broker, the outcome is unknown.
 func TestLinesToOthers(t *testing.T) {
+	t.Parallel()
 	for answer, reason := range map[string]string{
 		"": "timed out after 1s",
 		"HTTP/1.1 400 Bad Request\r\n\r\n": "the answer is not a reply of mbus, is -port right? " +
@@ -339,6 +291,7 @@ func TestLinesToOthers(t *testing.T) {
 
 // The producer sends its lines even if standard error is closed or a closed pipe.
 func TestLinesWithoutStandardError(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t)
 	const script = `exec "$0" -port "$1" -topic t -lines 2>&-`
 	closed := exec.Command("sh", "-c", script, filepath.Join(binaries, "producer"), broker.port)
@@ -359,5 +312,37 @@ func TestLinesWithoutStandardError(t *testing.T) {
 	}
 	if got := broker.stopAndReceive(); !slices.Equal(got, bustest.Numbers(1, 3)) {
 		t.Errorf("the messages in the log are %q, want 1, 2 and 3", got)
+	}
+}
+
+// While the queue is full, the broker refuses lines, and the producer names the first of them.
+// With -retry the producer waits until there is room.
+func TestLinesToAFullBroker(t *testing.T) {
+	t.Parallel()
+	want := bustest.Numbers(1, 20_000)
+	broker, pipe := startInPipe(t, "-interval", "10ms", "-timeout", "1s", "-max-queued", "100000")
+	status, got := sendLines(t, broker.Address, strings.NewReader(strings.Join(want, "\n")))
+	refused := broker.Address + ": refused: queue is full"
+	if status != 1 || got.accepted == 0 || got.first != got.accepted+1 ||
+		got.last < got.first || got.reason != refused {
+		t.Fatalf("the producer ended with status %d and reported %+v", status, got)
+	}
+	rest := strings.NewReader(strings.Join(want[got.accepted:], "\n"))
+	process := bustest.Start(t, producerFor(broker.Address, rest, "-lines", "-retry", "1h"))
+	// The broker serves waiting clients in turn, each for up to -timeout. So between two
+	// refusals of other clients it has also refused the producer.
+	for range 2 {
+		broker.fill(bustest.Payload("other", ""))
+	}
+	go pipe.readRest(t, 4096, 0)
+	if status := process.Wait(); status != 0 {
+		t.Errorf("the producer ended with status %d: %s", status, process.Stderr)
+	}
+	broker.stop()
+	bustest.Until(t, "the last message", func() bool {
+		return len(broker.Received("t")) == len(want)
+	})
+	if got := broker.Received("t"); !slices.Equal(got, want) {
+		t.Errorf("the log has %d messages, want the %d lines in order", len(got), len(want))
 	}
 }

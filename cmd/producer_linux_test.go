@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -45,13 +46,14 @@ func openTerminal(t *testing.T) (controller, terminal *os.File) {
 
 // On a terminal the producer shows its progress, and erases it when it ends.
 func TestProgressOnATerminal(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t)
 	controller, terminal := openTerminal(t)
 	seen := &bustest.Record{}
 	go io.Copy(seen, controller)
-	producer := producerFor(broker.Address, nil, "-lines")
-	producer.Stderr = terminal
-	input, _ := startTyping(t, producer)
+	command := producerFor(broker.Address, nil, "-lines")
+	command.Stderr = terminal
+	input, producer := startTyping(t, command)
 	fmt.Fprint(input, "1\n2\n3\n")
 	shown := regexp.MustCompile(`^(\r3 messages, [123]/s *)+`)
 	bustest.Until(t, "progress", func() bool { return shown.MatchString(seen.String()) })
@@ -69,6 +71,7 @@ func TestProgressOnATerminal(t *testing.T) {
 
 // If standard input is a terminal, the producer prints a line that says what to type.
 func TestTyping(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t)
 	const end = ", up to the end of input (Ctrl-D)\n"
 	for want, arguments := range map[string][]string{
@@ -76,14 +79,12 @@ func TestTyping(t *testing.T) {
 		"producer: reading lines, each a message" + end: {"-lines"},
 	} {
 		controller, terminal := openTerminal(t)
-		stderr := &bustest.Record{}
-		producer := producerFor(broker.Address, terminal, arguments...)
-		producer.Stderr = stderr
-		start(t, producer)
-		bustest.Until(t, "the notice", func() bool { return stderr.String() == want })
+		producer := bustest.Start(t, producerFor(broker.Address, terminal, arguments...))
+		bustest.Until(t, "the notice", func() bool { return producer.Stderr.String() == want })
 		io.WriteString(controller, "1\n\x04") // Ctrl-D
-		if err := producer.Wait(); err != nil {
-			t.Errorf("with %q the producer failed: %v: %s", arguments, err, stderr)
+		if status := producer.Wait(); status != 0 {
+			t.Errorf("with %q the producer ended with status %d: %s",
+				arguments, status, producer.Stderr)
 		}
 	}
 	_, terminal := openTerminal(t)
@@ -105,9 +106,9 @@ func TestOutageOnATerminal(t *testing.T) {
 	controller, terminal := openTerminal(t)
 	seen := &bustest.Record{}
 	go io.Copy(seen, controller)
-	producer := producerFor(address, nil, "-lines", "-retry", "1h")
-	producer.Stderr = terminal
-	input, _ := startTyping(t, producer)
+	command := producerFor(address, nil, "-lines", "-retry", "1h")
+	command.Stderr = terminal
+	input, producer := startTyping(t, command)
 	fmt.Fprintln(input, 1)
 	reported := regexp.MustCompile(`^(\r0 messages, 0/s *)+\r +\r` +
 		`producer: [0-9.:]+: not accepted: .*; retrying for up to [0-9m]+s\r\n` +
@@ -120,8 +121,66 @@ func TestOutageOnATerminal(t *testing.T) {
 		return ended.MatchString(seen.String())
 	})
 	input.Close()
-	if err := producer.Wait(); err != nil {
-		t.Errorf("the producer failed: %v: the terminal shows %q", err, seen)
+	if status := producer.Wait(); status != 0 {
+		t.Errorf("the producer ended with status %d: the terminal shows %q", status, seen)
 	}
 	broker.stop()
+}
+
+// The producer's memory is bounded, whatever its input and whatever the broker does.
+func TestProducerMemory(t *testing.T) {
+	t.Parallel()
+	skipWithRaceDetector(t)
+	broker := startBroker(t, "-interval", "10ms")
+	silent := bustest.Listen(t).Addr().String()
+	const tooLong = "not accepted: the message is longer than 268435456 bytes"
+	for name, test := range map[string]struct {
+		input     io.Reader
+		address   string
+		arguments []string
+		status    int
+		want      string  // a part of standard error
+		limit     float64 // of memory, in MiB
+	}{
+		"lines without an end": {&bustest.Endless{}, silent,
+			[]string{"-lines", "-timeout", "2s"}, 3, "outcome unknown", 64},
+		"a line without an end": {&bustest.Endless{OneLine: true}, broker.Address,
+			[]string{"-lines"}, 1, "from line 1 on: " + tooLong, 450},
+		"input without an end": {&bustest.Endless{OneLine: true}, broker.Address,
+			nil, 1, tooLong, 450},
+		"many lines after a long one": {longLineFile(t), silent,
+			[]string{"-lines", "-timeout", "2s"}, 1, "sending broke off", 300},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			producer := bustest.Start(t,
+				producerFor(test.address, test.input, test.arguments...))
+			peak := peakUntilEnd(t, producer)
+			status := producer.Wait()
+			if status != test.status || !strings.Contains(producer.Stderr.String(), test.want) {
+				t.Errorf("the producer ended with status %d: %s", status, producer.Stderr)
+			}
+			if peak > test.limit {
+				t.Errorf("the peak memory is %.0f MiB, want at most %.0f MiB", peak, test.limit)
+			}
+			t.Logf("figure: %s: the producer's peak memory %.0f MiB", name, peak)
+		})
+	}
+}
+
+// longLineFile returns a file with a line of 60 MiB, and more than 20 million empty lines after
+// it.
+func longLineFile(t *testing.T) *os.File {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "input")
+	text := strings.Repeat("x", 60<<20) + strings.Repeat("\n", 20<<20)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	return file
 }

@@ -37,8 +37,8 @@ type system struct {
 // service is a command of a system that is supervised.
 type service struct {
 	system *system
-	path   string    // the value of $0 in supervise
-	loop   *exec.Cmd // the shell that runs supervise
+	path   string           // the value of $0 in supervise
+	loop   *bustest.Process // the shell that runs supervise
 }
 
 // path returns the path of a file in the system's directory.
@@ -57,9 +57,7 @@ func (system *system) start(
 	arguments[0] = system.release.path("dest" + arguments[0])
 	service := &service{system: system, path: system.path(name)}
 	arguments = append([]string{"-c", supervise, service.path}, append(arguments, more...)...)
-	service.loop = exec.Command("sh", arguments...)
-	start(system.t, service.loop)
-	system.t.Cleanup(func() { service.signal(syscall.SIGKILL) })
+	service.loop = startGroup(system.t, exec.Command("sh", arguments...))
 	return service
 }
 
@@ -77,11 +75,10 @@ func (service *service) end() {
 	if err := os.WriteFile(service.path+".stop", nil, 0o600); err != nil {
 		service.system.t.Fatal(err)
 	}
-	ended := awaitEnd(service.loop)
 	bustest.Until(service.system.t, "the end of "+service.path, func() bool {
 		service.signal(syscall.SIGTERM)
 		select {
-		case <-ended:
+		case <-service.loop.Ended:
 			return true
 		case <-time.After(2 * time.Second): // an earlier second signal might kill the process
 			return false
@@ -174,7 +171,7 @@ func TestDay(t *testing.T) {
 		sent <- err
 	}()
 	const minutes = 10
-	minute := time.Duration(longOrShort(60, 1)) * time.Second
+	minute := time.Duration(bustest.LongOrShort(60, 1)) * time.Second
 	configuration := rotation(t, release.path("dest/etc/logrotate.d/mbus"), directory)
 	for i := range minutes {
 		time.Sleep(minute)

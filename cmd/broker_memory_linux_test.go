@@ -2,11 +2,7 @@ package cmd_test
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,22 +17,10 @@ func bound(maxQueued, maxPayload int) int {
 	return 8<<20 + maxQueued*5/2 + maxPayload*6
 }
 
-// peakMemory returns the peak of a process's resident memory, in bytes. It returns false if the
-// process has ended.
-func peakMemory(pid int) (size int, running bool) {
-	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	line := regexp.MustCompile(`VmHWM:\s*(\d+) kB`).FindSubmatch(status)
-	if line == nil {
-		return 0, false
-	}
-	kib, _ := strconv.Atoi(string(line[1]))
-	return kib << 10, true
-}
-
 // peakMemory returns the peak of the broker's resident memory, in bytes.
 func (daemon *daemon) peakMemory() int {
 	daemon.t.Helper()
-	size, running := peakMemory(daemon.command.Process.Pid)
+	size, running := daemon.PeakMemory()
 	if !running {
 		daemon.t.Fatal("the broker has ended, want it running to read its memory")
 	}
@@ -46,7 +30,7 @@ func (daemon *daemon) peakMemory() int {
 // skipWithRaceDetector skips a test of memory under the race detector.
 func skipWithRaceDetector(t *testing.T) {
 	t.Helper()
-	if buildFlags != nil {
+	if bustest.RaceDetector {
 		t.Skip("the race detector needs memory, too")
 	}
 }
@@ -57,7 +41,7 @@ func TestManyTopics(t *testing.T) { eachLog(t, testManyTopics) }
 func testManyTopics(t *testing.T, start starter) {
 	broker := start(t, filepath.Join(t.TempDir(), "log"), "-interval", "20ms")
 	const batch = 1000
-	count := longOrShort(100_000, 20_000)
+	count := bustest.LongOrShort(100_000, 20_000)
 	padding := strings.Repeat("x", 200)
 	for first := 0; first < count; first += batch {
 		var messages []*apiv1.Message
@@ -86,7 +70,7 @@ func testFlood(t *testing.T, start starter) {
 	const maxQueued, maxPayload, batch = 32 << 20, 16 << 20, 10_000
 	broker := start(t, filepath.Join(t.TempDir(), "log"),
 		"-interval", "1s", "-max-queued", fmt.Sprint(maxQueued))
-	count := longOrShort(10_000_000, 300_000)
+	count := bustest.LongOrShort(10_000_000, 300_000)
 	payload := repeated(batch, "t", "x")
 	begin := time.Now()
 	for sent := 0; sent < count; sent += batch {
@@ -117,12 +101,14 @@ type filling struct {
 // The bound on memory holds whatever kind of messages fills the queue, even while the broker
 // reads and refuses payloads of the largest size.
 func TestMemoryBound(t *testing.T) {
+	t.Parallel()
 	skipWithRaceDetector(t)
 	text := func(size int) string { return strings.Repeat("\x00", size) }
 	one := []string{repeated(1, "t", ""), repeated(1, "u", "")}
 	for name, test := range map[string]filling{
-		"a message a payload": {8 << 20, 64 << 10, one, true},
-		"15 bytes a message":  {64 << 20, 16 << 20, []string{repeated(10_000, "t", "")}, false},
+		"a message a payload": {bustest.LongOrShort(8<<20, 3<<20),
+			bustest.LongOrShort(64<<10, 512<<10), one, true},
+		"15 bytes a message": {64 << 20, 16 << 20, []string{repeated(10_000, "t", "")}, false},
 		"1 KiB a message": {64 << 20, 16 << 20,
 			[]string{repeated(1000, "t", text(1000))}, false},
 		"a payload's size a message": {64 << 20, 16 << 20,
@@ -136,7 +122,7 @@ func TestMemoryBound(t *testing.T) {
 		"small limits, data that is escaped": {1 << 20, 1 << 20,
 			[]string{repeated(1, "t", strings.Repeat("\x01", 1<<20-1000))}, true},
 	} {
-		if torture || test.short {
+		if bustest.Torture || test.short {
 			t.Run(name, func(t *testing.T) { fillAndRefuse(t, name, test) })
 		}
 	}
@@ -175,66 +161,4 @@ func fillAndRefuse(t *testing.T, name string, test filling) {
 	}
 	t.Logf("figure: full of %s, %d payloads of %d bytes: peak memory %d MiB, bound %d MiB",
 		name, accepted, len(test.payloads[0]), peak>>20, limit>>20)
-}
-
-// The producer's memory is bounded, whatever its input and whatever the broker does.
-func TestProducerMemory(t *testing.T) {
-	skipWithRaceDetector(t)
-	broker := startBroker(t, "-interval", "10ms")
-	silent := bustest.Listen(t).Addr().String()
-	const tooLong = "not accepted: the message is longer than 268435456 bytes"
-	for name, test := range map[string]struct {
-		input     io.Reader
-		address   string
-		arguments []string
-		status    int
-		want      string // a part of standard error
-		limit     int    // of memory, in MiB
-	}{
-		"lines without an end": {&bustest.Endless{}, silent,
-			[]string{"-lines", "-timeout", "2s"}, 3, "outcome unknown", 64},
-		"a line without an end": {&bustest.Endless{OneLine: true}, broker.Address,
-			[]string{"-lines"}, 1, "from line 1 on: " + tooLong, 450},
-		"input without an end": {&bustest.Endless{OneLine: true}, broker.Address,
-			nil, 1, tooLong, 450},
-		"many lines after a long one": {longLineFile(t), silent,
-			[]string{"-lines", "-timeout", "2s"}, 1, "sending broke off", 300},
-	} {
-		t.Run(name, func(t *testing.T) {
-			producer := producerFor(test.address, test.input, test.arguments...)
-			stderr := start(t, producer)
-			peak := 0
-			bustest.Until(t, "the producer's end", func() bool {
-				size, running := peakMemory(producer.Process.Pid)
-				peak = max(peak, size>>20)
-				return !running
-			})
-			producer.Wait()
-			status := producer.ProcessState.ExitCode()
-			if status != test.status || !strings.Contains(stderr.String(), test.want) {
-				t.Errorf("the producer ended with status %d: %s", status, stderr)
-			}
-			if peak > test.limit {
-				t.Errorf("the peak memory is %d MiB, want at most %d MiB", peak, test.limit)
-			}
-			t.Logf("figure: %s: the producer's peak memory %d MiB", name, peak)
-		})
-	}
-}
-
-// longLineFile returns a file with a line of 60 MiB, and more than 20 million empty lines after
-// it.
-func longLineFile(t *testing.T) *os.File {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "input")
-	text := strings.Repeat("x", 60<<20) + strings.Repeat("\n", 20<<20)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { file.Close() })
-	return file
 }

@@ -1,5 +1,3 @@
-//go:build linux
-
 package cmd_test
 
 import (
@@ -7,7 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,7 +107,7 @@ func latencies(t *testing.T, count int) (delays samples) {
 	}()
 	for i := range count {
 		// The consumer looks at the log every 75 ms. This chooses a moment in between.
-		time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Millisecond))))
+		pause(100 * time.Millisecond)
 		if status, stderr := broker.produce("t", fmt.Sprint(i)); status != 0 {
 			t.Fatalf("status %d: %s", status, stderr)
 		}

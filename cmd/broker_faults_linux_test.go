@@ -76,12 +76,13 @@ func testDiskFull(t *testing.T, start starter) {
 // The log is a device that never has room. The broker still accepts messages, but ends with
 // status 1 because it could not write them.
 func TestDevFull(t *testing.T) {
+	t.Parallel()
 	broker := startOnDevice(t, "/dev/full", "-timeout", "300ms", "-interval", "10ms")
 	if status, stderr := broker.produce("t", "1"); status != 0 {
 		t.Errorf("the producer ended with status %d: %s", status, stderr)
 	}
-	broker.signal(syscall.SIGTERM)
-	if status := broker.wait(); status != 1 {
+	broker.Signal(syscall.SIGTERM)
+	if status := broker.Wait(); status != 1 {
 		t.Errorf("the broker ended with status %d, want 1", status)
 	}
 }
@@ -91,7 +92,7 @@ func TestDevFull(t *testing.T) {
 func (daemon *daemon) limitDescriptors(count uint64) {
 	daemon.t.Helper()
 	limit := syscall.Rlimit{Cur: count, Max: 1 << 10}
-	pid := uintptr(daemon.command.Process.Pid)
+	pid := uintptr(daemon.Command.Process.Pid)
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, pid, syscall.RLIMIT_NOFILE,
 		uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
 	if errno != 0 {
@@ -102,7 +103,7 @@ func (daemon *daemon) limitDescriptors(count uint64) {
 // descriptors returns the number of the broker's file descriptors.
 func (daemon *daemon) descriptors() int {
 	daemon.t.Helper()
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", daemon.command.Process.Pid))
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", daemon.Command.Process.Pid))
 	if err != nil {
 		daemon.t.Fatal(err)
 	}
@@ -112,7 +113,7 @@ func (daemon *daemon) descriptors() int {
 // cpuTicks returns the processor time that the broker has used, in 1/100 s.
 func (daemon *daemon) cpuTicks() int {
 	daemon.t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", daemon.command.Process.Pid))
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", daemon.Command.Process.Pid))
 	if err != nil {
 		daemon.t.Fatal(err)
 	}
@@ -127,6 +128,7 @@ func (daemon *daemon) cpuTicks() int {
 // When the broker has no file descriptor for a connection, it logs one line and waits. It
 // accepts connections again once descriptors are free.
 func TestFewDescriptors(t *testing.T) {
+	t.Parallel()
 	broker := startBroker(t, "-interval", "10ms")
 	for burst := 1; burst <= 2; burst++ {
 		broker.limitDescriptors(3)
@@ -165,7 +167,7 @@ func TestManyConnections(t *testing.T) { eachLog(t, testManyConnections) }
 func testManyConnections(t *testing.T, start starter) {
 	broker := start(t, filepath.Join(t.TempDir(), "log"), "-interval", "10ms")
 	before := broker.descriptors()
-	count := longOrShort(2000, 400)
+	count := bustest.LongOrShort(2000, 400)
 	var group sync.WaitGroup
 	failures := make(chan error, count)
 	begin := make(chan struct{})

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"mbus/internal/shared/bustest"
 )
@@ -17,6 +18,7 @@ import (
 // When the log has filled the disk, rotating it and removing the old file makes room. The broker
 // then writes the messages that it has kept.
 func TestFullDiskIsRotated(t *testing.T) {
+	t.Parallel()
 	directory := smallDisk(t, "256k")
 	path := filepath.Join(directory, "log")
 	broker := startStore(t, path, "-interval", "10ms")
@@ -69,6 +71,7 @@ func smallDisk(t *testing.T, size string) string {
 // A broker has permission to write its log, but not to create a file in its directory. After a
 // rotation it keeps the messages until it has that permission.
 func TestPermissions(t *testing.T) {
+	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("only root can start a broker as another user")
 	}
@@ -104,18 +107,18 @@ func TestPermissions(t *testing.T) {
 	}
 	broker := startStoreCommand(t, bustest.FreeAddress(t), path, asUser())
 	finish := broker.load(2, 10)
-	shortPause()
+	pause(60 * time.Millisecond)
 	log := &rotations{path: path}
 	log.rotate(t)
 	bustest.Until(t, "the line about the permission", func() bool {
-		return strings.HasSuffix(broker.stderr.String(), "open "+path+": permission denied\n")
+		return strings.HasSuffix(broker.Stderr.String(), "open "+path+": permission denied\n")
 	})
-	shortPause()
+	pause(60 * time.Millisecond)
 	if err := os.Chown(directory, user, user); err != nil {
 		t.Fatal(err)
 	}
 	log.awaitFile(t)
-	shortPause()
+	pause(60 * time.Millisecond)
 	broker.stop()
 	sum := verify(t, joinFiles(t, log.files()), finish(), false)
 	t.Logf("figure: a log that can't be created again for a time: %d acknowledged messages, "+
@@ -141,6 +144,7 @@ func strace(t *testing.T, options ...string) (broker *exec.Cmd, trace string) {
 // The broker syncs each message to disk before it sends the reply. It also syncs the directory
 // after it has opened the log.
 func TestSyncBeforeReply(t *testing.T) {
+	t.Parallel()
 	broker, trace := strace(t, "-e", "trace=write,fsync,fdatasync")
 	path := filepath.Join(t.TempDir(), "log")
 	store := startStoreCommand(t, bustest.FreeAddress(t), path, broker)
@@ -177,6 +181,7 @@ func TestSyncBeforeReply(t *testing.T) {
 
 // After a sync has failed, the broker accepts no message. It ends with status 1 and one line.
 func TestFailedSyncs(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]string{
 		// A thread's first fdatasync may be the one after the log was opened.
 		"the drain's":     "fdatasync:error=EIO:when=2+",
@@ -211,14 +216,14 @@ func TestFailedSyncs(t *testing.T) {
 				status, _ = store.produce("t", "1")
 				return status != 0
 			})
-			if got := store.wait(); got != 1 || status == 2 {
+			if got := store.Wait(); got != 1 || status == 2 {
 				t.Errorf("the broker ended with status %d, want 1, and the producer with %d",
 					got, status)
 			}
 			words := regexp.MustCompile(`^broker: messages not written: \d: not on disk: ` +
 				`sync .*: input/output error\n$`)
-			if !words.MatchString(store.stderr.String()) {
-				t.Errorf("standard error is %q, want a match of %q", store.stderr, words)
+			if !words.MatchString(store.Stderr.String()) {
+				t.Errorf("standard error is %q, want a match of %q", store.Stderr, words)
 			}
 		})
 	}

@@ -53,13 +53,14 @@ func expectStop(t *testing.T, broker *daemon, kind syscall.Signal, data string) 
 
 // After a first signal the broker drains its queues and ends with status 0.
 func TestSignals(t *testing.T) {
+	t.Parallel()
 	for _, stop := range stopSignals(t) {
 		broker := startBroker(t, "-interval", "1h")
 		if status, stderr := broker.produce("t", stop.String()); status != 0 {
 			t.Errorf("the producer ended with status %d: %s", status, stderr)
 		}
-		broker.signal(stop)
-		if status := broker.wait(); status != 0 {
+		broker.Signal(stop)
+		if status := broker.Wait(); status != 0 {
 			t.Errorf("after %v the broker ended with status %d, want 0", stop, status)
 		}
 		expectStop(t, broker, stop, stop.String())
@@ -69,19 +70,18 @@ func TestSignals(t *testing.T) {
 // After a signal the producer finishes the payload in flight. It reports exactly the messages that
 // the broker has accepted.
 func TestInterrupt(t *testing.T) {
+	t.Parallel()
 	for _, stop := range stopSignals(t) {
 		broker := startInFile(t, filepath.Join(t.TempDir(), "log"))
-		producer := producerFor(broker.Address, &bustest.Endless{}, "-lines")
-		stderr := start(t, producer)
+		producer := bustest.Start(t, producerFor(broker.Address, &bustest.Endless{}, "-lines"))
 		awaitStream(t, broker, 0)
-		producer.Process.Signal(stop)
-		producer.Wait()
-		got := parseReport(t, stderr.String())
+		producer.Signal(stop)
+		status, got := producer.Wait(), parseReport(t, producer.Stderr.String())
 		reason := "not accepted: stopped by signal: " + signalName(stop)
 		want := report{got.accepted, got.accepted + 1, 0, reason}
-		if producer.ProcessState.ExitCode() != 1 || got != want {
-			t.Errorf("the producer ended with %v and reported %+v, want status 1 and %+v",
-				producer.ProcessState, got, want)
+		if status != 1 || got != want {
+			t.Errorf("the producer ended with status %d and reported %+v, want 1 and %+v",
+				status, got, want)
 		}
 		logged := broker.stopAndReceive()
 		if !slices.Equal(logged, bustest.Numbers(1, got.accepted)) {
@@ -93,46 +93,46 @@ func TestInterrupt(t *testing.T) {
 
 // SIGHUP stops a producer that waits for input.
 func TestHangupOfAProducer(t *testing.T) {
+	t.Parallel()
 	if signal.Ignored(syscall.SIGHUP) {
 		t.Skip("this process ignores SIGHUP, as under nohup")
 	}
 	broker := startBroker(t)
-	producer := producerFor(broker.Address, nil, "-lines")
-	input, stderr := startTyping(t, producer)
+	input, producer := startTyping(t, producerFor(broker.Address, nil, "-lines"))
 	fmt.Fprintln(input, 1)
 	awaitDispatched(t, broker, 1)
-	producer.Process.Signal(syscall.SIGHUP)
-	producer.Wait()
-	got := parseReport(t, stderr.String())
+	producer.Signal(syscall.SIGHUP)
+	status, got := producer.Wait(), parseReport(t, producer.Stderr.String())
 	want := report{1, 2, 0, "not accepted: stopped by signal: SIGHUP"}
-	if producer.ProcessState.ExitCode() != 1 || got != want {
-		t.Errorf("the producer ended with %v and reported %+v, want status 1 and %+v",
-			producer.ProcessState, got, want)
+	if status != 1 || got != want {
+		t.Errorf("the producer ended with status %d and reported %+v, want 1 and %+v",
+			status, got, want)
 	}
 }
 
 // SIGINT ends a producer of one message by its default action. Only then does Ctrl-C also end a
 // shell's loop around the producer.
 func TestInterruptOfALoop(t *testing.T) {
+	t.Parallel()
 	silent := bustest.Listen(t)
-	producer := producerFor(silent.Addr().String(), nil, "-message", "x")
-	start(t, producer)
+	producer := bustest.Start(t, producerFor(silent.Addr().String(), nil, "-message", "x"))
 	connection, err := silent.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer connection.Close()
-	producer.Process.Signal(syscall.SIGINT)
-	producer.Wait()
+	producer.Signal(syscall.SIGINT)
 	expectKilled(t, producer, syscall.SIGINT)
 }
 
-// expectKilled fails the test unless this signal ended a command by its default action.
-func expectKilled(t *testing.T, command *exec.Cmd, kind syscall.Signal) {
+// expectKilled waits for the end of a process. It fails the test unless this signal ended the
+// process by its default action.
+func expectKilled(t *testing.T, process *bustest.Process, kind syscall.Signal) {
 	t.Helper()
-	status := command.ProcessState.Sys().(syscall.WaitStatus)
-	if !status.Signaled() || status.Signal() != kind {
-		t.Errorf("%q ended with %v, want %v", command.Args, command.ProcessState, kind)
+	process.Wait()
+	state := process.Command.ProcessState
+	if status := state.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != kind {
+		t.Errorf("%q ended with %v, want %v", process.Command.Args, state, kind)
 	}
 }
 
@@ -145,60 +145,61 @@ func pairTime(kind syscall.Signal) time.Duration {
 	return 200 * time.Millisecond
 }
 
-// signalUntilEnd sends a signal again and again until ended is closed. It fails the test if the
-// command ends within pairTime, or if the signal's default action did not end it.
-func signalUntilEnd(
-	t *testing.T, command *exec.Cmd, ended <-chan struct{}, kind syscall.Signal,
-) {
+// signalUntilEnd sends a signal again and again until the process has ended. It fails the test if
+// that is within pairTime, or if the signal's default action did not end the process.
+func signalUntilEnd(t *testing.T, process *bustest.Process, kind syscall.Signal) {
 	t.Helper()
 	begin := time.Now()
 	bustest.Until(t, "the end by "+kind.String(), func() bool {
-		command.Process.Signal(kind)
+		process.Command.Process.Signal(kind) // which may have ended
 		select {
-		case <-ended:
+		case <-process.Ended:
 			return true
 		case <-time.After(20 * time.Millisecond):
 			return false
 		}
 	})
 	if took := time.Since(begin); took < pairTime(kind) {
-		t.Errorf("%q ended after %s, want at least %s", command.Args, took, pairTime(kind))
+		t.Errorf("%q ended after %s, want at least %s",
+			process.Command.Args, took, pairTime(kind))
 	}
-	expectKilled(t, command, kind)
+	expectKilled(t, process, kind)
 }
 
 // A second signal, later than pairTime, ends a broker at once by its default action.
 func TestSecondSignal(t *testing.T) {
+	t.Parallel()
 	for _, kind := range stopSignals(t) {
 		broker := startBroker(t, "-timeout", "1h")
 		broker.Dial().Put("\x82") // keeps the broker from stopping
-		signalUntilEnd(t, broker.command, broker.ended, kind)
+		signalUntilEnd(t, broker.Process, kind)
 	}
 }
 
 // A second signal, later than pairTime, ends a producer that waits for a reply.
 func TestSecondSignalToAProducer(t *testing.T) {
+	t.Parallel()
 	silent := bustest.Listen(t)
 	for _, kind := range stopSignals(t) {
 		arguments := []string{"-message", "x"}
 		if kind == syscall.SIGINT { // ends a producer of one message at the first signal
 			arguments = []string{"-lines"}
 		}
-		producer := producerFor(silent.Addr().String(), strings.NewReader("1\n"), arguments...)
-		start(t, producer)
-		ended := awaitEnd(producer)
+		producer := bustest.Start(t,
+			producerFor(silent.Addr().String(), strings.NewReader("1\n"), arguments...))
 		connection, err := silent.Accept() // the producer waits for a reply
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer connection.Close()
-		signalUntilEnd(t, producer, ended, kind)
+		signalUntilEnd(t, producer, kind)
 	}
 }
 
 // A pair of signals is one request to stop, and loses nothing. timeout(1) sends SIGTERM twice,
 // systemd sends SIGTERM and SIGHUP, and a closed terminal sends SIGHUP twice.
 func TestSignalPairs(t *testing.T) {
+	t.Parallel()
 	pairs := [][2]syscall.Signal{
 		{syscall.SIGTERM, syscall.SIGTERM}, {syscall.SIGINT, syscall.SIGTERM},
 	}
@@ -227,14 +228,14 @@ func stopsOnPair(t *testing.T, first, second syscall.Signal) bool {
 	stalled.Put("\x82")
 	gap := pairTime(second) / 2 // the kernel merges two pending signals of one kind
 	begin := time.Now()
-	broker.signal(first)
+	broker.Signal(first)
 	time.Sleep(gap)
-	if broker.command.Process.Signal(second); time.Since(begin) > gap+gap/2 {
+	if broker.Command.Process.Signal(second); time.Since(begin) > gap+gap/2 {
 		return false
 	}
 	stalled.Close()
-	if status := broker.wait(); status != 0 {
-		t.Errorf("the broker ended with %v, want status 0", broker.command.ProcessState)
+	if status := broker.Wait(); status != 0 {
+		t.Errorf("the broker ended with status %d, want 0", status)
 	}
 	expectStop(t, broker, first, "1")
 	return true
@@ -243,6 +244,7 @@ func stopsOnPair(t *testing.T, first, second syscall.Signal) bool {
 // A signal that a command ignores when it starts stays ignored. A script's background processes
 // ignore SIGINT, and nohup ignores SIGHUP.
 func TestIgnoredSignals(t *testing.T) {
+	t.Parallel()
 	for name, ignored := range map[string]syscall.Signal{
 		"INT": syscall.SIGINT, "HUP": syscall.SIGHUP,
 	} {
@@ -252,19 +254,18 @@ func TestIgnoredSignals(t *testing.T) {
 			return exec.Command("sh", arguments...)
 		}
 		broker := startCommand(t, ignoring("broker", "-pport", "0"))
-		producer := ignoring("producer", "-port", broker.port, "-topic", "t", "-lines")
-		input, stderr := startTyping(t, producer)
+		input, producer := startTyping(t,
+			ignoring("producer", "-port", broker.port, "-topic", "t", "-lines"))
 		for i := range 2 {
 			fmt.Fprintln(input, i)
 			awaitDispatched(t, broker, i+1)
-			broker.signal(ignored)
-			if err := producer.Process.Signal(ignored); err != nil {
-				t.Fatal(err)
-			}
+			broker.Signal(ignored)
+			producer.Signal(ignored)
 		}
 		input.Close()
-		if err := producer.Wait(); err != nil {
-			t.Errorf("with SIG%s ignored the producer failed: %v: %s", name, err, stderr)
+		if status := producer.Wait(); status != 0 {
+			t.Errorf("with SIG%s ignored the producer ended with status %d: %s",
+				name, status, producer.Stderr)
 		}
 		broker.stop()
 	}

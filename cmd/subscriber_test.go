@@ -1,0 +1,89 @@
+//go:build unix
+
+package cmd_test
+
+import (
+	"fmt"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"mbus/internal/shared/bustest"
+)
+
+// consuming returns a consumer that is not started.
+func consuming(arguments ...string) *exec.Cmd {
+	return command("consumer", arguments...)
+}
+
+// consume runs a consumer to its end.
+func consume(t *testing.T, arguments ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	return finish(t, consuming(arguments...))
+}
+
+// delivers fails the test unless a consumer ends with status 0 and this output.
+func delivers(t *testing.T, stdout string, arguments ...string) {
+	t.Helper()
+	status, got, stderr := consume(t, arguments...)
+	if status != 0 || got != stdout || stderr != "" {
+		t.Errorf("consumer %q: status %d, wrote %.300q, want %.300q, and said %s",
+			arguments, status, got, stdout, stderr)
+	}
+}
+
+// fails fails the test unless a consumer ends with this status, one line of standard
+// error, and no output.
+func fails(t *testing.T, status int, line string, arguments ...string) {
+	t.Helper()
+	got, stdout, stderr := consume(t, arguments...)
+	if got != status || stderr != "consumer: "+line+"\n" || stdout != "" {
+		t.Errorf("consumer %q: status %d, want %d, said %s, want %s, and wrote %q",
+			arguments, got, status, stderr, line, stdout)
+	}
+}
+
+// subscriber is a running consumer.
+type subscriber struct {
+	*bustest.Process
+	t *testing.T
+}
+
+// subscribe starts a consumer.
+func subscribe(t *testing.T, arguments ...string) *subscriber {
+	t.Helper()
+	return subscribeWith(t, consuming(arguments...))
+}
+
+// subscribeWith starts a consumer whose standard output may be redirected.
+func subscribeWith(t *testing.T, command *exec.Cmd) *subscriber {
+	t.Helper()
+	return &subscriber{startGroup(t, command), t}
+}
+
+// startGroup starts a command in a process group of its own. When the test ends, it kills the
+// command with all processes that the command has started.
+func startGroup(t *testing.T, command *exec.Cmd) *bustest.Process {
+	t.Helper()
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	process := bustest.Start(t, command)
+	t.Cleanup(func() { syscall.Kill(-command.Process.Pid, syscall.SIGKILL) })
+	return process
+}
+
+// stop ends the consumer with SIGTERM. It fails the test if the consumer prints an error.
+func (subscriber *subscriber) stop() {
+	subscriber.t.Helper()
+	subscriber.Signal(syscall.SIGTERM)
+	if status := subscriber.Wait(); status != 0 || subscriber.Stderr.String() != "" {
+		subscriber.t.Errorf("after SIGTERM: status %d: %s", status, subscriber.Stderr)
+	}
+}
+
+// has waits until the consumer has written text, and nothing else.
+func (subscriber *subscriber) has(text string) {
+	subscriber.t.Helper()
+	bustest.Until(subscriber.t, fmt.Sprintf("%q", text), func() bool {
+		return subscriber.Stdout.String() == text
+	})
+}
