@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"mbus/internal/shared/logfile"
 )
 
 // inode is the content of a file.
@@ -84,6 +86,9 @@ type crashes struct {
 	states    map[uint64]bool
 	lives     int // how many second lives there were
 	sparse    int // try one of so many states, where many are alike
+
+	last  logfile.Header // of the file that was checked last
+	whole int64          // how many bytes of whole lines it has
 }
 
 // crashMessages are the sizes of the messages of the first life, followed by those of each
@@ -294,12 +299,14 @@ func (crashes *crashes) make(files map[string]remnant) string {
 // check fails the test unless all files of directory together have only messages that were sent,
 // in order, each once, and have all messages that were acknowledged.
 func (crashes *crashes) check(directory string, files map[string]remnant, acked []int) {
+	crashes.last = logfile.Header{}
 	var found []int
 	for _, name := range []string{"log.1", "log.2", "log.3", "log"} {
 		data, err := os.ReadFile(filepath.Join(directory, name))
 		if _, named := files[name]; named && err != nil {
 			crashes.Fatal(err)
 		}
+		crashes.checkHeader(name, data)
 		mayBeTorn := name != "log" && !files[name].synced
 		found = append(found, crashes.messages(name, string(data), mayBeTorn)...)
 	}
@@ -311,6 +318,26 @@ func (crashes *crashes) check(directory string, files map[string]remnant, acked 
 			crashes.Fatalf("messages %d were acknowledged, and the log has %d", acked, found)
 		}
 	}
+}
+
+// checkHeader fails the test unless the file name, which has data, is the next of the log, and is
+// after as many bytes as the file before has. Files that are missing, or that lost their first
+// line, are left out.
+func (crashes *crashes) checkHeader(name string, data []byte) {
+	line, _, _ := bytes.Cut(data, []byte("\n"))
+	header, found := logfile.Parse(append(line, '\n'))
+	if !found {
+		if name == "log" {
+			crashes.Fatalf("log begins with %.100q", line)
+		}
+		return
+	}
+	if last := crashes.last; last.Number > 0 && (header.Log != last.Log ||
+		header.Number != last.Number+1 || header.After != crashes.whole) {
+		crashes.Fatalf("%s is %+v, and the file before with %d bytes %+v",
+			name, header, crashes.whole, last)
+	}
+	crashes.last, crashes.whole = header, int64(bytes.LastIndexByte(data, '\n')+1)
 }
 
 // messages returns the messages in the text of a file. It fails the test if there is anything

@@ -88,15 +88,17 @@ func (log *logWriter) addMessage(when time.Time, message *apiv1.Message) {
 }
 
 // flush writes the buffer, and keeps the lines that were not written whole. Before each write the
-// store looks whether its file was renamed. Then the line in hand is written to the new file from
-// its beginning.
+// store looks whether its file was renamed or emptied. Then the line in hand is written from its
+// beginning.
 func (log *logWriter) flush() error {
 	for more := true; more; more = log.written < len(log.buffer) {
-		moved, err := log.store.look()
-		if moved && log.done > 0 {
-			log.written = log.lines[log.done-1].end
-		} else if moved {
-			log.written = 0
+		begin := 0 // of the first line that is not written whole
+		if log.done > 0 {
+			begin = log.lines[log.done-1].end
+		}
+		moved, err := log.store.look(log.written - begin)
+		if moved {
+			log.written = begin
 		}
 		if err != nil {
 			return err

@@ -2,23 +2,36 @@ package broker
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"time"
 
+	"mbus/internal/shared/logfile"
+	"mbus/internal/shared/logline"
 	"mbus/internal/shared/osfile"
 )
 
-// store is a log in a file that the broker opens and locks. Whenever it opens the file, it cuts
-// off a line without an end. Only one goroutine may use a store, but any may use progress.
+// store is a log in files that the broker opens and locks, one after the other. The first line of
+// each says which file of which log it is: see package logfile. Whenever the store opens a file,
+// it cuts off a line without an end. Only one goroutine may use a store, but any may use progress.
 type store struct {
 	path   string   // empty: the log is no file of the broker's own, and the methods do nothing
 	synced bool     // messages count as written only when they are on disk
 	file   *os.File // nil: it is closed, or could not be opened again
+	size   int64    // of file, as the store has left it
 	cut    int64    // how many bytes of a torn line open has cut off
 	failed error    // of a sync, which makes each later sync fail
+
+	// last is the header of file, or of the file before while file is nil. Its Log is 0 if that
+	// file has no header, its Number if no file is known. whole is how many bytes of whole lines
+	// that file has, or had before it was emptied.
+	last  logfile.Header
+	whole int64
 
 	progress progress // of the log's writes and the syncs
 
@@ -55,38 +68,169 @@ func (store *store) open() error {
 	return fmt.Errorf("%s: renamed faster than it can be opened", store.path)
 }
 
-// adopt locks file, which was just opened, cuts off a line without an end, and makes file the
-// store's. If path names another file by then, adopt only returns that the name has moved.
+// adopt locks file, which was just opened, cuts off a line without an end, writes the header if
+// there is no line, and makes file the store's. If path names another file by then, adopt only
+// returns that the name has moved.
 func (store *store) adopt(file *os.File) (moved bool, err error) {
-	switch err := osfile.Lock(file); {
-	case errors.Is(err, osfile.ErrLocked):
-		return false, fmt.Errorf("%s: in use by another broker", store.path)
-	case err != nil:
-		return false, fmt.Errorf("lock %s: %w", store.path, err)
-	}
-	if !store.names(file) {
-		return true, nil
-	}
-	if store.cut, err = store.cutTornLine(file); err != nil {
+	if err := store.lock(file, store.path); err != nil {
 		return false, err
 	}
-	if store.synced {
-		// Otherwise a power loss could leave blocks of the torn line between new lines.
-		if err := store.syncFile(file); err != nil {
-			return false, err
-		}
-		err := osfile.SyncDirectory(store.path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return true, nil // the file was renamed just now
-		}
+	list, err := logfile.NewLister(store.path).List()
+	if err != nil || !store.names(file) || list.Named() == nil {
+		return err == nil, err
+	}
+	header, err := store.identify(file, list)
+	if err != nil {
+		return false, err
+	}
+	whole, size, err := store.cutTornLine(file)
+	if err != nil {
+		return false, err
+	}
+	store.cut = size - whole
+	if whole == 0 {
+		line := header.Append(nil, time.Now())
+		count, err := file.Write(line)
+		store.changed("write", line[:count], 0)
 		if err != nil {
 			return false, err
 		}
+		store.progress.note()
+		whole = int64(count)
+	}
+	if store.synced {
+		// Otherwise a power loss could leave blocks of the torn line between new lines.
+		if moved, err := store.syncNew(file); moved || err != nil {
+			return moved, err
+		}
+	}
+	store.file, store.last, store.whole, store.size = file, header, whole, whole
+	return false, nil
+}
+
+// lock locks file, which was opened at path.
+func (store *store) lock(file *os.File, path string) error {
+	err := osfile.Lock(file)
+	if errors.Is(err, osfile.ErrLocked) {
+		return fmt.Errorf("%s: in use by another broker", path)
+	}
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", path, err)
+	}
+	return nil
+}
+
+// identify returns the header of file, which is FILE of list. If file has no whole line, it is the
+// header that file must get. Otherwise file must be the last of its log.
+func (store *store) identify(file *os.File, list *logfile.List) (logfile.Header, error) {
+	start := make([]byte, len(logline.StampFormat))
+	count, err := file.ReadAt(start, 0)
+	if err != nil && err != io.EOF {
+		return logfile.Header{}, err
+	}
+	if !logline.BeginsStamp(bytes.TrimRight(start[:count], "\x00")) {
+		return logfile.Header{}, fmt.Errorf("%s: is not a log, it was left as it is", store.path)
+	}
+	header := list.Named().Header
+	if !list.Named().HasLine {
+		return store.next(list)
+	}
+	if header.Log == 0 {
+		header.Number = 1 // of an earlier version
+		return header, nil
+	}
+	files := list.Of(header.Log)
+	if last := files[len(files)-1]; last.Header.Number > header.Number {
+		return header, fmt.Errorf("%s: is file %d of its log, but %s beside it is file %d",
+			store.path, header.Number, filepath.Base(last.Path), last.Header.Number)
+	}
+	if header.Log == store.last.Log && header.Number < store.last.Number {
+		return header, fmt.Errorf("%s: is file %d of its log, but file %d was written last",
+			store.path, header.Number, store.last.Number)
+	}
+	return header, nil
+}
+
+// next returns the header of the file after the last one.
+func (store *store) next(list *logfile.List) (logfile.Header, error) {
+	if store.last.Number == 0 {
+		if err := store.findLast(list); err != nil {
+			return logfile.Header{}, err
+		}
+	}
+	return logfile.Header{
+		Log:    cmp.Or(store.last.Log, logfile.NewLog()),
+		Number: store.last.Number + 1,
+		After:  store.whole,
+		Name:   filepath.Base(list.Path),
+	}, nil
+}
+
+// findLast finds the file before FILE, which has no line: of the log whose headers name FILE the
+// one with the greatest number, and of several with that number the longest. Without headers it
+// is the file of an earlier version that was modified last. The file is synced, because FILE's
+// header will say how many bytes it has.
+func (store *store) findLast(list *logfile.List) error {
+	log := list.Log(0)
+	var last *logfile.File
+	for i, files := 0, list.Of(log); i < len(files); i++ {
+		file := &files[i]
+		isOurs := file.Header.Name == filepath.Base(list.Path) || log == 0 && file.IsStamped
+		if !isOurs || file.IsNamed {
+			continue
+		}
+		if last == nil || file.Header.Number > last.Header.Number ||
+			file.Header.Number == last.Header.Number && (log != 0 && file.Info.Size() > last.Info.Size() ||
+				log == 0 && file.Info.ModTime().After(last.Info.ModTime())) {
+			last = file
+		}
+	}
+	if last == nil {
+		return nil
+	}
+	file, err := last.Open()
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if err := store.lock(file, last.Path); err != nil {
+		return err
+	}
+	whole, err := logfile.LineEnd(file, last.Info.Size())
+	if err == nil {
+		err = store.syncOld(file)
+	}
+	store.last, store.whole = last.Header, whole
+	store.last.Number = max(1, last.Header.Number)
+	return err
+}
+
+// syncNew makes file durable, and its name. If the file was renamed just now, moved is true.
+func (store *store) syncNew(file *os.File) (moved bool, err error) {
+	if err := store.syncFile(file); err != nil {
+		return false, err
+	}
+	err = osfile.SyncDirectory(store.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err == nil {
 		store.changed("sync directory", nil, 0)
 		store.progress.note()
 	}
-	store.file = file
-	return false, nil
+	return false, err
+}
+
+// syncOld makes a file durable that is followed by another, whose header says how many bytes it
+// has. If the store is not synced, it ignores an error.
+func (store *store) syncOld(file *os.File) error {
+	if store.synced {
+		return store.syncFile(file)
+	}
+	if osfile.Sync(file) == nil {
+		store.changed("sync", nil, 0)
+	}
+	return nil
 }
 
 // names reports whether path names file.
@@ -96,18 +240,20 @@ func (store *store) names(file *os.File) bool {
 	return err == nil && wrong == nil && os.SameFile(named, info)
 }
 
-// look checks whether path still names the store's file. If not, it leaves the file, opens path
-// again, and returns that the name has moved. Then a line that was not written whole must be
-// written from its beginning. After an error the store has no file, and the next look opens
-// path.
-func (store *store) look() (moved bool, err error) {
+// look checks whether path still names the store's file, and whether the file is as the store has
+// left it, with so many bytes of a line that is not whole. If not, it leaves the file, opens path
+// again, and returns that the file has moved. Then that line must be written from its beginning.
+// After an error the store has no file, and the next look opens path.
+func (store *store) look(begun int) (moved bool, err error) {
 	if store.path == "" {
 		return false, nil
 	}
 	if store.file != nil {
-		if store.names(store.file) {
+		info, err := store.file.Stat()
+		if err == nil && info.Size() == store.size && store.names(store.file) {
 			return false, nil
 		}
+		store.whole = store.size - int64(begun)
 		if err := store.leave(); err != nil {
 			return true, err
 		}
@@ -115,12 +261,14 @@ func (store *store) look() (moved bool, err error) {
 	return true, store.open()
 }
 
-// leave cuts off a line without an end, syncs the file if the store is synced, and closes it.
-// It ignores an error of the cut, because readers skip a torn line.
+// leave cuts off a line without an end, syncs the file, and closes it. It ignores an error of the
+// cut, because readers skip a torn line.
 func (store *store) leave() error {
 	defer store.close()
-	store.cutTornLine(store.file)
-	return store.sync()
+	if whole, _, err := store.cutTornLine(store.file); err == nil && whole > 0 { // 0: emptied
+		store.whole = whole
+	}
+	return store.syncOld(store.file)
 }
 
 // close closes the file, if there is one.
@@ -131,38 +279,26 @@ func (store *store) close() {
 	}
 }
 
-// cutTornLine cuts off the bytes of file after its last line end. It returns their number.
-func (store *store) cutTornLine(file *os.File) (int64, error) {
-	size, err := file.Seek(0, io.SeekEnd)
+// cutTornLine cuts off the bytes of file after its last line end. It returns how many bytes are
+// left, and how many there were.
+func (store *store) cutTornLine(file *os.File) (whole, size int64, err error) {
+	info, err := file.Stat()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	block := make([]byte, 64<<10)
-	whole := size // there is no line end after this
-	for whole > 0 {
-		part := block[:min(whole, int64(len(block)))]
-		if _, err := file.ReadAt(part, whole-int64(len(part))); err != nil {
-			return 0, err
-		}
-		end := bytes.LastIndexByte(part, '\n') + 1
-		whole -= int64(len(part) - end)
-		if end > 0 {
-			break
+	whole, err = logfile.LineEnd(file, info.Size())
+	if err == nil && whole < info.Size() {
+		if err = file.Truncate(whole); err == nil {
+			store.changed("truncate", nil, whole)
 		}
 	}
-	if whole == size {
-		return 0, nil
-	}
-	if err := file.Truncate(whole); err != nil {
-		return 0, err
-	}
-	store.changed("truncate", nil, whole)
-	return size - whole, nil
+	return whole, info.Size(), err
 }
 
 // Write implements io.Writer.
 func (store *store) Write(lines []byte) (int, error) {
 	count, err := store.file.Write(lines)
+	store.size += int64(count)
 	if count > 0 {
 		store.changed("write", lines[:count], 0)
 	}

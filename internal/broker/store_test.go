@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"mbus/internal/shared/bustest"
+	"mbus/internal/shared/logfile"
+	"mbus/internal/shared/logline"
 )
 
 // stored is a broker whose log is a file of its own, and a client of it.
@@ -113,21 +115,41 @@ func writeFile(t *testing.T, path, text string) {
 func TestTornLineIsCut(t *testing.T) {
 	const block = 64 << 10
 	path := filepath.Join(t.TempDir(), "log")
-	for _, whole := range []int{0, 1, 100, block - 1, block, block + 1, 2 * block} {
-		text := strings.Repeat("x", max(whole-1, 0)) + strings.Repeat("\n", min(whole, 1))
+	for _, whole := range []int{0, 100, block - 1, block, block + 1, 2 * block} {
+		text := ""
+		if whole > 0 {
+			text = logline.StampFormat + strings.Repeat("x", whole-stampSize-1) + "\n"
+		}
 		for _, torn := range []int{0, 1, block - 2, block - 1, block, block + 1, 3*block + 7} {
-			writeFile(t, path, text+strings.Repeat("'", torn))
+			writeFile(t, path, text+(logline.StampFormat + strings.Repeat("'", torn))[:torn])
 			store := &store{path: path}
 			if err := store.open(); err != nil {
 				t.Fatal(err)
 			}
 			store.close()
-			if left := file(path); left != text || store.cut != int64(torn) {
-				t.Errorf("of %d bytes and a torn line of %d: %d bytes are left, %d were cut",
-					whole, torn, len(left), store.cut)
+			rest, found := strings.CutPrefix(file(path), text)
+			_, isHeader := logfile.Parse([]byte(rest))
+			if !found || isHeader != (whole == 0) || !isHeader && rest != "" || store.cut != int64(torn) {
+				t.Errorf("of %d bytes and a torn line of %d: %d bytes and %q are left, %d were cut",
+					whole, torn, len(text), rest, store.cut)
 			}
 		}
 	}
+}
+
+// stampSize is the size of the time stamp that each line begins with.
+const stampSize = len(logline.StampFormat)
+
+// header returns the first line of the file path, and its size. It fails the test if that is no
+// header.
+func header(t *testing.T, path string) (header logfile.Header, size int) {
+	t.Helper()
+	line, _, _ := strings.Cut(file(path), "\n")
+	header, found := logfile.Parse([]byte(line + "\n"))
+	if !found {
+		t.Fatalf("the first line of %s is %q", path, line)
+	}
+	return header, len(line) + 1
 }
 
 // file returns the text of a file, "" if there is none.
@@ -145,15 +167,15 @@ func TestTornLineIsReported(t *testing.T) {
 	stored := openStored(t, path, nil)
 	stored.serve()
 	stored.Expect(fmt.Sprintf(report, len(line)-2))
-	writeFile(t, path+".new", "torn")
+	writeFile(t, path+".new", line[:4])
 	rename(t, path, path+".1")
 	rename(t, path+".new", path)
-	stored.Expect(fmt.Sprintf(report, len("torn")))
+	stored.Expect(fmt.Sprintf(report, 4))
 	old := file(path + ".1")
 	if lines := bustest.Lines(t, old); len(lines) != 4 || !strings.HasPrefix(old, line) {
 		t.Errorf("the old file has %q", lines)
 	}
-	if got := bustest.Lines(t, file(path)); len(got) != 1 {
+	if got := bustest.Lines(t, file(path)); len(got) != 2 {
 		t.Errorf("the new file has %q", got)
 	}
 }
@@ -162,12 +184,12 @@ func TestTornLineIsReported(t *testing.T) {
 // what was cut off. If the closed broker serves after all, it opens the log anew.
 func TestCloseBeforeServingFreesTheLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	writeFile(t, path, "torn")
+	writeFile(t, path, "2026")
 	first := openStored(t, path, nil)
 	first.Close()
 	first.Close() // a second time does no harm
 	const report = "Broker: cut 4 bytes of a torn line off the end of the log"
-	if got := bustest.Lines(t, file(path)); !slices.Equal(got, []string{report}) {
+	if got := bustest.Lines(t, file(path)); len(got) != 2 || got[1] != report {
 		t.Errorf("the log has %q", got)
 	}
 	openStored(t, path, nil).Close() // a second broker
@@ -213,6 +235,11 @@ func TestLogOfAnotherBroker(t *testing.T) {
 	if left := file(path); left != "torn" {
 		t.Errorf("the log is %q", left)
 	}
+	// The first broker has not noticed yet that its file was renamed.
+	rename(t, path, path+".1")
+	first := logfile.Header{Log: 1, Number: 1, Name: "log"}
+	writeFile(t, path+".1", string(first.Append(nil, time.Now())))
+	refuseLog(t, path, path+".1: in use by another broker")
 }
 
 // Nothing but a regular file is a log.
