@@ -32,7 +32,8 @@ func TestUsage(t *testing.T) {
 		"consumer": {
 			"[-log FILE [-state FILE]] [-topic T]... [flags] [-- COMMAND [ARG]...]", []string{
 				"-log FILE", "-topic TOPIC", "-state FILE", "-retry DURATION", "-format FORMAT",
-				"-from PLACE", "-end", "-count NUMBER", "-version", "-h",
+				"-from PLACE", "-end", "-count NUMBER", "-seek PLACE", "-version",
+				"-h",
 			}, 3,
 		},
 	} {

@@ -36,6 +36,13 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 	if done {
 		return status
 	}
+	if config.Seek != "" {
+		if err := subscriber.Seek(); err != nil {
+			report(err.Error())
+			return command.Failure
+		}
+		return command.Success
+	}
 	if config.Log == "" && command.IsTerminal(stdin) {
 		report("reading a broker's log, up to the end of input (Ctrl-D)")
 	}
@@ -86,7 +93,7 @@ func usage() *command.Usage {
 	return &command.Usage{
 		Synopsis: "[-log FILE [-state FILE]] [-topic T]... [flags] [-- COMMAND [ARG]...]",
 		Order: []string{
-			"log", "topic", "state", "retry", "format", "from", "end", "count",
+			"log", "topic", "state", "retry", "format", "from", "end", "count", "seek",
 		},
 		Statuses: []string{
 			"ended as it was asked to",
@@ -119,6 +126,9 @@ func define(flags *flag.FlagSet, config *consumer.Config) {
 			"alone) or json (default lines)")
 	command.Text(flags, &config.From, "from", "start or end",
 		"without a position, begin at this `place` of the log: start or end (default start)")
+	command.Text(flags, &config.Seek, "seek", "start, end or next",
+		"deliver nothing; set the position in -state to this `place` of the log: start, end, or "+
+			"next, the first line that there is after a lost position")
 	flags.BoolVar(&config.ToEnd, "end", false, "stop at the end that the log has now")
 	flags.Func("count", "stop after this `number` of messages", func(text string) (err error) {
 		if config.Count, err = strconv.Atoi(text); err != nil || config.Count < 1 {
