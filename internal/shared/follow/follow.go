@@ -369,7 +369,7 @@ func (follower *Follower) isDue(seen view, now time.Time) bool {
 		return true // FILE has its first line: lines have come
 	}
 	switch {
-	case follower.list == nil:
+	case follower.list == nil, follower.patience == 0:
 		return true
 	case now.Before(follower.rested):
 		return false
