@@ -209,17 +209,13 @@ func (follower *Follower) Recover(position Position) (Position, error) {
 	if position.Number == 0 || list.Log(position.Log) != position.Log {
 		return start(list)
 	}
-	files := list.Of(position.Log)
-	later := slices.IndexFunc(files, func(file logfile.File) bool {
-		return file.Header.Number > position.Number
-	})
-	own, named := logfile.Numbered(files, position.Number), list.Named()
-	switch {
-	case follower.file == nil && len(own) > 0:
-		return startOf(own[0]), nil
-	case later >= 0:
-		return startOf(files[later]), nil
-	case named != nil:
+	for _, file := range list.Of(position.Log) {
+		number := file.Header.Number
+		if number > position.Number || number == position.Number && follower.file == nil {
+			return startOf(file), nil
+		}
+	}
+	if named := list.Named(); named != nil && named.Header.Log == position.Log {
 		return startOf(*named), nil
 	}
 	return start(list)

@@ -77,17 +77,19 @@ type Follower struct {
 	changed  time.Time     // of the first look that saw seen
 	listed   time.Time     // of the last listing
 	rested   time.Time     // when listings may go on while nothing comes
+	judged   bool          // whether choose has decided since the last line
 	missing  time.Time     // since when something is missing; zero: nothing is
 	patience time.Duration // patience, or 0 in Recover
 
 	around, scratch [2 * contextSize]byte // buffers of intact
 }
 
-// view is what a look sees without a listing.
+// view is what a look sees without a listing. Another file with the name of FILE changes the time
+// of the directory.
 type view struct {
-	path      string      // of FILE, resolved
-	named     fs.FileInfo // of FILE; nil: it is missing
-	directory time.Time   // when the directory was changed; zero: it is missing
+	path      string    // of FILE, resolved
+	size      int64     // of FILE; 0: it is missing, or empty
+	directory time.Time // when the directory was changed; zero: it is missing
 }
 
 // New returns a Follower of the log at path. The log may not exist yet. The Follower reports
@@ -151,7 +153,7 @@ func (follower *Follower) leave(kept Position) {
 	follower.window = window{text: follower.text[:0]}
 	follower.head, follower.recent = follower.head[:0], follower.recent[:0]
 	follower.end, follower.synced = 0, 0
-	follower.moved, follower.kept = false, kept
+	follower.moved, follower.kept, follower.judged = false, kept, false
 }
 
 // drop leaves the file in hand, which has changed, and has the position looked for.
@@ -192,7 +194,7 @@ func (follower *Follower) Next() (line []byte, err error) {
 				follower.drop()
 				continue
 			}
-			follower.moved = true
+			follower.moved, follower.judged = true, false
 			follower.recent = appendContext(follower.recent, line)
 			return line, nil
 		}
@@ -307,23 +309,23 @@ func (follower *Follower) look() error {
 // glance looks at FILE and at the directory. If something has changed, it lists the files, and
 // chooses the next one.
 func (follower *Follower) glance() error {
-	seen, err := viewOf(follower.path)
+	seen, named, err := look(follower.path)
 	if err != nil {
 		return err
 	}
 	now := time.Now()
-	isQuiet := follower.missing.IsZero() && follower.holds(seen.named)
+	isQuiet := follower.missing.IsZero() && follower.holds(named)
 	if isQuiet || !follower.isDue(seen, now) {
 		return nil
 	}
-	if follower.list == nil || !seen.equals(follower.seen) {
+	if follower.list == nil || seen != follower.seen {
 		follower.changed = now
 	}
 	follower.seen, follower.listed = seen, now
 	if follower.list, err = follower.lister.List(); err != nil {
 		return err
 	}
-	now = time.Now()
+	now, follower.judged = time.Now(), true
 	follower.rested = now.Add(now.Sub(follower.listed) * listShare)
 	return follower.choose()
 }
@@ -334,50 +336,35 @@ func (follower *Follower) holds(info fs.FileInfo) bool {
 	return err == nil && os.SameFile(own, info)
 }
 
-// viewOf returns the view of the log at path.
-func viewOf(path string) (seen view, err error) {
+// look looks at the log at path. If FILE is missing, named is nil.
+func look(path string) (seen view, named fs.FileInfo, err error) {
 	if seen.path, err = logfile.Resolve(path); err != nil {
-		return view{}, err
+		return view{}, nil, err
 	}
-	seen.named, err = os.Stat(seen.path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return view{}, err
-	}
-	directory, err := os.Stat(filepath.Dir(seen.path))
-	if err == nil {
+	if directory, err := os.Stat(filepath.Dir(seen.path)); err == nil {
 		seen.directory = directory.ModTime()
 	}
-	return seen, nil
+	named, err = os.Stat(seen.path)
+	if err == nil {
+		seen.size = named.Size()
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return seen, named, err
 }
 
-// equals reports whether two views are the same.
-func (seen view) equals(before view) bool {
-	if seen.path != before.path || !seen.directory.Equal(before.directory) {
-		return false
-	}
-	if seen.named == nil || before.named == nil {
-		return seen.named == before.named
-	}
-	return seen.named.Size() == before.named.Size() && os.SameFile(seen.named, before.named)
-}
-
-// isDue reports whether the directory must be listed.
+// isDue reports whether the directory must be listed: for the first time after a line, because FILE
+// has got its first line, because something else has changed, or once more.
 func (follower *Follower) isDue(seen view, now time.Time) bool {
-	before := follower.seen.named
-	if seen.named != nil && seen.named.Size() > 0 &&
-		(before == nil || before.Size() == 0 || !os.SameFile(seen.named, before)) {
-		return true // FILE has its first line: lines have come
-	}
-	switch {
-	case follower.list == nil, follower.patience == 0:
-		return true
-	case now.Before(follower.rested):
-		return false
-	case !seen.equals(follower.seen):
+	before := follower.seen
+	isNew := seen.size > 0 && (before.size == 0 || seen.directory != before.directory)
+	if follower.list == nil || !follower.judged || isNew {
 		return true
 	}
 	isRecent := follower.listed.Sub(follower.changed) < listInterval
-	return (isRecent || !follower.missing.IsZero()) && now.Sub(follower.listed) >= listInterval
+	again := isRecent || !follower.missing.IsZero()
+	return now.After(follower.rested) &&
+		(seen != before || again && now.Sub(follower.listed) >= listInterval)
 }
 
 // Sync makes durable the lines that Next has returned. After an error each call returns

@@ -217,6 +217,27 @@ func TestArrival(t *testing.T) {
 	})
 }
 
+// A reader that has waited for the rest of a file notices that the file after it is missing.
+func TestLostAfterArrival(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, _, away := threeFiles(t)
+		log.rotate(".0", "d\n")
+		log.check(os.Remove(log.path + ".0"))
+		text := log.read(".1")
+		log.truncate(".1", 101)
+		away.must(restOfThree[:20] + "b 0\n")
+		for range 5 {
+			time.Sleep(time.Second)
+			away.must("")
+		}
+		log.write(".1", text[101:])
+		took := away.loses(numbered("b", 10)[4:], ": file 3 is missing")
+		if took > 12*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
 // FILE can be a link. It is rotated where it is.
 func TestLinkedFILE(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
