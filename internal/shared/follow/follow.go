@@ -41,8 +41,9 @@ const (
 	// coarse, and may hide a second change.
 	listInterval = time.Second
 
-	// listShare limits the share of the time that listings take while nothing comes: 1 %.
-	listShare = 100
+	// listShare limits the share of the time that listings take while nothing comes: after one,
+	// none follows for so many times as long.
+	listShare = 200
 
 	// patience is how long what is missing is waited for. Programs that copy or rename the
 	// files of a log change one after the other.

@@ -83,6 +83,16 @@ func TestHarmless(t *testing.T) {
 			log.copy("", "-20261129")
 			log.rename("", ".0")
 		},
+		"a copy of FILE that is longer": func(log logFiles) {
+			log.copy("", ".7")
+			log.write(".7", "no\n")
+		},
+		"longer copies of rotated files": func(log logFiles) {
+			for _, suffix := range []string{".1", ".2"} {
+				log.copy(suffix, "-7"+suffix)
+				log.write("-7"+suffix, "no\n")
+			}
+		},
 		"other logs": func(log logFiles) {
 			for i, suffix := range []string{".3", "-4", ".5"} {
 				header := logfile.Header{
