@@ -227,6 +227,34 @@ func TestArrival(t *testing.T) {
 	})
 }
 
+// A file that is emptied after it was chosen, and before its first line was read, is another one.
+func TestEmptiedUnread(t *testing.T) {
+	for _, text := range []string{"", "torn", "c\n"} {
+		synctest.Test(t, func(t *testing.T) {
+			log := newLog(t)
+			log.number("", 1, 0, "a\ntorn")
+			log.rotate(".1", "b\n")
+			there := log.follow()
+			for line := ""; line != "torn"; { // then FILE is the next
+				text, err := there.Next()
+				log.check(err)
+				line = string(text)
+			}
+			size := len(log.read(""))
+			log.truncate("", 0)
+			if text != "c\n" {
+				log.write("", text)
+				there.must("")
+				time.Sleep(time.Minute)
+				there.must("")
+				log.truncate("", 0)
+			}
+			log.number("", 3, size, text)
+			there.loses("", ": file 2 is missing")
+		})
+	}
+}
+
 // A reader that has waited for the rest of a file notices that the file after it is missing.
 func TestLostAfterArrival(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
