@@ -65,9 +65,9 @@ func TestConsumerOfHandledFiles(t *testing.T) {
 	for name, script := range map[string]string{
 		"nothing":                      "",
 		"copies with new times":        "mkdir x; cp mbus.log* x/; rm mbus.log*; mv x/* .",
-		"a clock that was corrected":   "touch -d '1 hour' mbus.log.1",
-		"a file dated 1969":            "touch -d '1969-07-20' mbus.log.1",
-		"a file that was uncompressed": "gzip mbus.log.2; zcat mbus.log.2.gz > mbus.log.2",
+		"a clock that was corrected":   "touch -t 203011290000 mbus.log.1",
+		"a file dated 1969":            "touch -t 196907200000 mbus.log.1",
+		"a file that was uncompressed": "gzip mbus.log.2; gzip -dc mbus.log.2.gz > mbus.log.2",
 		"a second name":                "ln mbus.log.1 mbus.log.2026-11-28",
 		"a link":                       "ln -s mbus.log.1 mbus.log.2026-11-28",
 		"a backup, then a rotation":    "cp mbus.log mbus.log-20261129; mv mbus.log mbus.log.0",
@@ -107,7 +107,7 @@ func TestConsumerOfEditedLog(t *testing.T) {
 	store := newLogAndState(t, numbered("a", 30)...)
 	running := subscribe(t, store.with()...)
 	running.has(lines(numbered("a", 30)))
-	store.shell("sed -i 's/a5/A5/' mbus.log")
+	store.shell("sed 's/a5/A5/' mbus.log > x; mv x mbus.log")
 	if status := running.wait(); status != 1 || running.stdout.String() != lines(numbered("a", 30)) {
 		t.Errorf("status %d, wrote %q", status, running.stdout)
 	}

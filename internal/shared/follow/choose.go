@@ -64,17 +64,7 @@ func (follower *Follower) succeed() (why string, err error) {
 			fitting = append(fitting, file)
 		}
 	}
-	return follower.goTo(Position{}, fitting, logfile.Numbered(files, number+2))
-}
-
-// goTo sets next to the place of position in one of files, if one has it. If unlike files have it,
-// why says so.
-func (follower *Follower) goTo(position Position, files, following []logfile.File) (
-	why string, err error) {
-	places, err := at(position, files)
-	if err == nil && len(places) > 0 {
-		follower.next, why, err = pick(places, following)
-	}
+	follower.next, why, err = pick(Position{}, fitting, logfile.Numbered(files, number+2))
 	return why, err
 }
 
@@ -94,8 +84,8 @@ func (follower *Follower) choose() error {
 	if position.Number == 0 {
 		own = follower.list.Files
 	}
-	stay := func() (string, error) {
-		why, err := follower.goTo(position, own, following)
+	stay := func() (why string, err error) {
+		follower.next, why, err = pick(position, own, following)
 		if follower.file != nil && follower.next.file != nil && follower.next.end <= position.Offset {
 			follower.next.file.Close() // it has no more than the file in hand
 			follower.next = place{}
@@ -129,7 +119,8 @@ func (follower *Follower) begin() error {
 	}
 	number := max(files[0].Header.Number, 1)
 	following := logfile.Numbered(follower.list.Of(follower.list.Log(0)), number+1)
-	why, err := follower.goTo(Position{}, files, following)
+	next, why, err := pick(Position{}, files, following)
+	follower.next = next
 	if why != "" {
 		return follower.miss(why)
 	}

@@ -1,7 +1,6 @@
 package follow
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -20,21 +19,7 @@ type place struct {
 	offset     int64
 	head, tail []byte // they identify the position at offset
 	end        int64  // after the last line that file had when it was opened
-}
-
-// at opens those of files that have position.
-func at(position Position, files []logfile.File) (places []place, err error) {
-	for _, from := range files {
-		place, err := openAt(position, from)
-		if err != nil {
-			closeAll(places)
-			return nil, err
-		}
-		if place.file != nil {
-			places = append(places, place)
-		}
-	}
-	return places, nil
+	claim      int    // set by pick
 }
 
 // openAt opens the file from if it has position. Otherwise the place has no file.
@@ -44,9 +29,12 @@ func openAt(position Position, from logfile.File) (found place, err error) {
 		return place{}, err
 	}
 	found = place{file: file, from: from, offset: position.Offset}
-	found.head, found.tail, err = readAround(file, position.Offset)
+	info, err := file.Stat()
 	if err == nil {
-		found.end, err = lineEnd(file)
+		found.head, found.tail, err = readAround(file, position.Offset)
+	}
+	if err == nil {
+		found.end, err = logfile.LineEnd(file, info.Size())
 	}
 	if err == nil && hash(found.head, found.tail) == position.Hash {
 		return found, nil
@@ -58,73 +46,68 @@ func openAt(position Position, from logfile.File) (found place, err error) {
 	return place{}, err
 }
 
-// lineEnd returns the offset after the last line of file.
-func lineEnd(file *os.File) (int64, error) {
-	info, err := file.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return logfile.LineEnd(file, info.Size())
-}
-
-func closeAll(places []place) {
-	for _, place := range places {
-		place.file.Close()
-	}
-}
-
-// pick returns one of places, which are in files with one number, and closes the others: one
-// whose lines end where following, the files with the next number, say. If there is none, it is
-// FILE, or else the longest. If another one has as good a claim and other bytes, why says so.
-func pick(places []place, following []logfile.File) (best place, why string, err error) {
-	claim := func(place place) int {
-		fits := func(next logfile.File) bool { return next.Header.After == place.end }
-		switch {
-		case slices.ContainsFunc(following, fits):
-			return 2
-		case place.from.IsNamed:
-			return 1
+// pick returns the place of position in one of files, which have one number: in one whose lines end
+// where following, the files with the next number, say. If there is none, it is FILE, or else the
+// longest. If no file has position, the place has no file. If another one has as good a claim and
+// other bytes, there is no place either, and why says so.
+func pick(position Position, files, following []logfile.File) (best place, why string, err error) {
+	for _, from := range files {
+		one, err := openAt(position, from)
+		isLike := true
+		if one.claim = claim(one, following); err == nil && one.claim == best.claim {
+			isLike, err = sameBytes(one, best)
 		}
-		return 0
-	}
-	best = slices.MaxFunc(places, func(a, b place) int {
-		return cmp.Or(claim(a)-claim(b), cmp.Compare(a.end, b.end))
-	})
-	for _, other := range places {
-		if other.file == best.file {
-			continue
+		if err != nil {
+			one.file.Close() // of a nil file, Close does nothing
+			best.file.Close()
+			return place{}, "", err
 		}
-		if claim(other) == claim(best) && why == "" {
-			var equal bool
-			size := min(other.end, best.end) - best.offset
-			if equal, err = sameBytes(best.file, other.file, best.offset, size); !equal {
-				why = fmt.Sprintf("%s and %s are two unlike files with number %d",
-					best.from.Path, other.from.Path, best.from.Header.Number)
-			}
+		if !isLike {
+			why = fmt.Sprintf("%s and %s are two unlike files with number %d",
+				best.from.Path, from.Path, from.Header.Number)
 		}
-		other.file.Close()
+		if one.claim > best.claim {
+			why = ""
+		}
+		if cmp.Or(one.claim-best.claim, cmp.Compare(one.end, best.end)) > 0 {
+			one, best = best, one
+		}
+		one.file.Close()
 	}
-	if why != "" || err != nil {
+	if why != "" {
 		best.file.Close()
 		best = place{}
 	}
-	return best, why, err
+	return best, why, nil
 }
 
-// sameBytes reports whether a and b have the same size bytes from offset on.
-func sameBytes(a, b io.ReaderAt, offset, size int64) (bool, error) {
+// claim returns a number that is higher for a file that counts before others with its number, and
+// 0 for no place.
+func claim(place place, following []logfile.File) int {
+	fits := func(next logfile.File) bool { return next.Header.After == place.end }
+	switch {
+	case place.file == nil:
+		return 0
+	case slices.ContainsFunc(following, fits):
+		return 3
+	case place.from.IsNamed:
+		return 2
+	}
+	return 1
+}
+
+// sameBytes reports whether two places have the same lines, as far as both go.
+func sameBytes(a, b place) (bool, error) {
 	var blocks [2][32 << 10]byte
-	for size > 0 {
-		length := min(size, int64(len(blocks[0])))
-		for i, file := range []io.ReaderAt{a, b} {
-			if _, err := file.ReadAt(blocks[i][:length], offset); err != nil && err != io.EOF {
-				return false, err
-			}
+	for offset, end := a.offset, min(a.end, b.end); offset < end; offset += int64(len(blocks[0])) {
+		length := min(end-offset, int64(len(blocks[0])))
+		_, err := a.file.ReadAt(blocks[0][:length], offset)
+		if err == nil {
+			_, err = b.file.ReadAt(blocks[1][:length], offset)
 		}
-		if !bytes.Equal(blocks[0][:length], blocks[1][:length]) {
-			return false, nil
+		if err != nil || blocks[0] != blocks[1] {
+			return false, err
 		}
-		offset, size = offset+length, size-length
 	}
 	return true, nil
 }
@@ -182,23 +165,19 @@ func startOf(file logfile.File) Position {
 // end returns the position after the last line of the log. It is the zero Position if the log
 // has no line.
 func end(list *logfile.List, known uint64) (end Position, err error) {
-	if len(list.Files) == 0 {
-		return Position{}, &fs.PathError{Op: "open", Path: list.Path, Err: fs.ErrNotExist}
-	}
-	files, named := list.Of(list.Log(known)), list.Named()
+	log, named := list.Log(known), list.Named()
+	files := list.Of(log)
 	switch {
-	case list.Log(known) != 0 && len(files) > 0:
+	case len(list.Files) == 0:
+		return Position{}, &fs.PathError{Op: "open", Path: list.Path, Err: fs.ErrNotExist}
+	case log != 0 && len(files) > 0:
 		files = logfile.Numbered(files, files[len(files)-1].Header.Number)
 	case named != nil && named.HasLine:
 		files = []logfile.File{*named}
 	default:
 		return Position{}, nil
 	}
-	places, err := at(Position{}, files)
-	if err != nil {
-		return Position{}, err
-	}
-	last, why, err := pick(places, nil)
+	last, why, err := pick(Position{}, files, nil)
 	if err != nil || why != "" {
 		return Position{}, cmp.Or(err, fmt.Errorf("%s: %s", list.Path, why))
 	}
