@@ -3,8 +3,13 @@
 package main_test
 
 import (
+	"bytes"
+	"fmt"
+	"hash/crc32"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -84,5 +89,36 @@ func TestMissingFile(t *testing.T) {
 	await(t, stream, source.count, process)
 	source.shell("sed 's/ 10 new/ 11 new/' mbus.log > x; mv x mbus.log")
 	process.expect(1, "the position is lost")
+	compare(t, stream, source.count)
+}
+
+// A state of an earlier version, in a log of that version, is read on.
+func TestEarlierState(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	if err := os.Truncate(source.path, 0); err != nil { // it has no first line
+		t.Fatal(err)
+	}
+	source.write(100)
+	forwardAll(engine, source, stream)
+	line := regexp.MustCompile(`offset (\d+) log 0000000000000000 file 0 hash ([0-9a-f]+) note (.*)`).
+		FindSubmatch(source.readState()[384:])
+	if line == nil {
+		t.Fatalf("the state is %s", source.readState())
+	}
+	var state []byte
+	for save := range 2 {
+		text := fmt.Sprintf("mbus forwarder save %d offset %s time 0 hash %s note %s",
+			save+1, line[1], line[2], bytes.TrimSpace(line[3][:90]))
+		text = fmt.Sprintf("%-246s", text)
+		state = fmt.Appendf(state, "%s %08x\n", text, crc32.ChecksumIEEE([]byte(text)))
+	}
+	source.write(10)
+	source.number = 1 // the broker counts the file as file 1
+	source.rotate()
+	source.write(10)
+	source.writeState(state)
+	forwardAll(engine, source, stream)
 	compare(t, stream, source.count)
 }
