@@ -108,8 +108,9 @@ func TestConsumerOfEditedLog(t *testing.T) {
 	running := subscribe(t, store.with()...)
 	running.has(lines(numbered("a", 30)))
 	store.shell("sed 's/a5/A5/' mbus.log > x; mv x mbus.log")
-	if status := running.wait(); status != 1 || running.stdout.String() != lines(numbered("a", 30)) {
-		t.Errorf("status %d, wrote %q", status, running.stdout)
+	status := running.wait()
+	if got := running.stdout.String(); status != 1 || got != lines(numbered("a", 30)) {
+		t.Errorf("status %d, wrote %q", status, got)
 	}
 	const why = ": file 1 was changed, and does not have it"
 	store.loses("", why, "-from", "start")

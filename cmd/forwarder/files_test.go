@@ -38,7 +38,8 @@ func TestHandledFiles(t *testing.T) {
 		"gzip mbus.log-000001; gzip -dc mbus.log-000001.gz > mbus.log-000001",
 		"ln mbus.log-000001 mbus.log.2026-11-28; ln -s mbus.log-000002 mbus.log-7",
 		"cp mbus.log mbus.log-20261129; cp mbus.log-000002 mbus.log.2",
-		"sed 's/file 2 of log [0-9a-f]*/file 2 of log 00000000000000bb/' mbus.log-000002 > mbus.log-2",
+		"sed 's/file 2 of log [0-9a-f]*/file 2 of log 00000000000000bb/' " +
+			"mbus.log-000002 > mbus.log-2",
 	} {
 		engine, source := newEngine(t), newSource(t)
 		stream := engine.stream(jetstream.StreamConfig{})
@@ -102,8 +103,8 @@ func TestEarlierState(t *testing.T) {
 	}
 	source.write(100)
 	forwardAll(engine, source, stream)
-	line := regexp.MustCompile(`offset (\d+) log 0000000000000000 file 0 hash ([0-9a-f]+) note (.*)`).
-		FindSubmatch(source.readState()[384:])
+	form := regexp.MustCompile(`offset (\d+) log 0+ file 0 hash ([0-9a-f]+) note (.*)`)
+	line := form.FindSubmatch(source.readState()[384:])
 	if line == nil {
 		t.Fatalf("the state is %s", source.readState())
 	}

@@ -86,8 +86,8 @@ func (follower *Follower) choose() error {
 	}
 	stay := func() (why string, err error) {
 		follower.next, why, err = pick(position, own, following)
-		if follower.file != nil && follower.next.file != nil && follower.next.end <= position.Offset {
-			follower.next.file.Close() // it has no more than the file in hand
+		if follower.file != nil && follower.next.end <= position.Offset {
+			follower.next.file.Close() // it has no more than the file in hand, or is none
 			follower.next = place{}
 		}
 		return why, err

@@ -79,7 +79,8 @@ func TestWaitingCost(t *testing.T) {
 		names = 100_000
 	}
 	for i := range names {
-		if err := os.Symlink("nothing", filepath.Join(directory, fmt.Sprint("other", i))); err != nil {
+		other := filepath.Join(directory, fmt.Sprint("other", i))
+		if err := os.Symlink("nothing", other); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -270,7 +270,8 @@ func FuzzState(f *testing.F) {
 			return
 		}
 		defer state.Close()
-		if position, note, found := state.Load(); found && (position.Offset < 0 || len(note) > 128) {
+		position, note, found := state.Load()
+		if found && (position.Offset < 0 || len(note) > 128) {
 			t.Errorf("%v, %q", position, note)
 		}
 	})

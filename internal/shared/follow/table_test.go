@@ -60,14 +60,21 @@ func TestHarmless(t *testing.T) {
 				log.age(suffix, 60*i)
 			}
 		},
-		"a clock was corrected":  func(log logFiles) { log.age(".1", 3600) },
-		"a file is from 1969":    func(log logFiles) { log.age(".2", 60*365*86400) },
-		"a file is restored":     func(log logFiles) { log.copy(".2", ".2_"); log.rename(".2_", ".2") },
+		"a clock was corrected": func(log logFiles) { log.age(".1", 3600) },
+		"a file is from 1969":   func(log logFiles) { log.age(".2", 60*365*86400) },
+		"a file is restored": func(log logFiles) {
+			log.copy(".2", ".2_")
+			log.rename(".2_", ".2")
+		},
 		"a second name":          func(log logFiles) { log.link(".2", "-2026-11-28") },
 		"a second name for FILE": func(log logFiles) { log.link("", ".0") },
-		"a link":                 func(log logFiles) { log.check(os.Symlink("mbus.log.2", log.path+".7")) },
-		"a link to FILE":         func(log logFiles) { log.check(os.Symlink("mbus.log", log.path+".7")) },
-		"a backup of FILE":       func(log logFiles) { log.copy("", "-20261129") },
+		"a link": func(log logFiles) {
+			log.check(os.Symlink("mbus.log.2", log.path+".7"))
+		},
+		"a link to FILE": func(log logFiles) {
+			log.check(os.Symlink("mbus.log", log.path+".7"))
+		},
+		"a backup of FILE": func(log logFiles) { log.copy("", "-20261129") },
 		"backups of all": func(log logFiles) {
 			log.copy(".2", "-1")
 			log.copy(".1", "-2")
@@ -124,6 +131,11 @@ func TestHarmless(t *testing.T) {
 	}
 }
 
+func (log logFiles) remove(suffix string) {
+	log.t.Helper()
+	log.check(os.Remove(log.path + suffix))
+}
+
 func (log logFiles) link(from, to string) {
 	log.t.Helper()
 	log.check(os.Link(log.path+from, log.path+to))
@@ -140,18 +152,18 @@ func TestLost(t *testing.T) {
 		why    string
 		atOnce bool
 	}{
-		"a file in the middle": {func(log logFiles) { log.check(os.Remove(log.path + ".1")) },
+		"a file in the middle": {func(log logFiles) { log.remove(".1") },
 			a, ": file 2 is missing", false},
 		"the own file and the next": {func(log logFiles) {
-			log.check(os.Remove(log.path + ".1"))
-			log.check(os.Remove(log.path + ".2"))
+			log.remove(".1")
+			log.remove(".2")
 		}, "", ": file 2 is missing", false},
 		"two files": {func(log logFiles) {
 			log.rotate(".0", "d\n")
-			log.check(os.Remove(log.path + ".1"))
-			log.check(os.Remove(log.path + ".0"))
+			log.remove(".1")
+			log.remove(".0")
 		}, a, ": files 2 to 3 are missing", false},
-		"the own file": {func(log logFiles) { log.check(os.Remove(log.path + ".2")) },
+		"the own file": {func(log logFiles) { log.remove(".2") },
 			"", ": bytes 89 to 109 of file 1 are missing", false},
 		"a short file": {func(log logFiles) { log.truncate(".2", 105) },
 			"a 5\na 6\na 7\na 8\n", ": bytes 105 to 109 of file 1 are missing", false},
@@ -260,7 +272,7 @@ func TestLostAfterArrival(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, _, away := threeFiles(t)
 		log.rotate(".0", "d\n")
-		log.check(os.Remove(log.path + ".0"))
+		log.remove(".0")
 		text := log.read(".1")
 		log.truncate(".1", 101)
 		away.must(restOfThree[:20] + "b 0\n")
@@ -331,16 +343,19 @@ func TestRecover(t *testing.T) {
 		want   string
 	}{
 		"no loss":      {func(logFiles) {}, "offset 89 of file 1"},
-		"a later loss": {func(log logFiles) { log.check(os.Remove(log.path + ".1")) }, "offset 89 of file 1"},
+		"a later loss": {func(log logFiles) { log.remove(".1") }, "offset 89 of file 1"},
 		"edited":       {func(log logFiles) { log.edit(".2", "a 3", "A 3") }, "offset 0 of file 1"},
-		"the own file": {func(log logFiles) { log.check(os.Remove(log.path + ".2")) }, "offset 0 of file 2"},
+		"the own file": {func(log logFiles) { log.remove(".2") }, "offset 0 of file 2"},
 		"only FILE": {func(log logFiles) {
 			log.copy(".2", "")
 			log.edit("", "a 3", "A 3")
-			log.check(os.Remove(log.path + ".2"))
-			log.check(os.Remove(log.path + ".1"))
+			log.remove(".2")
+			log.remove(".1")
 		}, "offset 0 of file 1"},
-		"the last of all": {func(log logFiles) { log.truncate(".2", 75); log.write(".2", "\n") }, "offset 0 of file 1"},
+		"a short file": {func(log logFiles) {
+			log.truncate(".2", 75)
+			log.write(".2", "\n")
+		}, "offset 0 of file 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			log, there, away := threeFiles(t)
@@ -367,7 +382,7 @@ func TestRecover(t *testing.T) {
 		_, err := back.Next()
 		log.check(err)
 	}
-	log.check(os.Remove(log.path + ".1"))
+	log.remove(".1")
 	place, err := log.follow().Recover(end)
 	if err != nil || place != (follow.Position{Log: id, Number: 3}) {
 		t.Errorf("%v, %v", place, err)
