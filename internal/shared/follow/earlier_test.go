@@ -94,6 +94,13 @@ func TestEarlierVersionInNewFile(t *testing.T) {
 	there.must("a\nb\n")
 	position := there.Position()
 	position.Log, position.Number = 0, 0
+	// Before it has read a line, it is at the end of the log.
+	quiet := log.follow()
+	quiet.Seek(position)
+	quiet.must("")
+	if end, err := quiet.End(); err != nil || !quiet.At(end) {
+		t.Errorf("it is at %v, the end is %v, %v", quiet.Position(), end, err)
+	}
 	log.rotate(".1", "c\n")
 	back := log.follow()
 	back.Seek(position)
