@@ -295,7 +295,10 @@ func (follower *Follower) look() error {
 	}
 	var err error
 	if follower.missing.IsZero() {
-		_, err = follower.succeed()
+		var unlike string
+		if unlike, err = follower.succeed(); unlike != "" {
+			err = follower.miss(unlike)
+		}
 	}
 	if err == nil && follower.next.file == nil {
 		err = follower.glance()
@@ -315,7 +318,7 @@ func (follower *Follower) glance() error {
 		return err
 	}
 	now := time.Now()
-	isQuiet := follower.missing.IsZero() && follower.holds(named)
+	isQuiet := follower.missing.IsZero() && follower.holds(named) && follower.isLast()
 	if isQuiet || !follower.isDue(seen, now) {
 		return nil
 	}
@@ -335,6 +338,15 @@ func (follower *Follower) glance() error {
 func (follower *Follower) holds(info fs.FileInfo) bool {
 	own, err := follower.file.Stat() // of a nil file, Stat returns an error
 	return err == nil && os.SameFile(own, info)
+}
+
+// isLast reports whether no listed file of the log has a greater number than the file in hand.
+func (follower *Follower) isLast() bool {
+	if follower.list == nil {
+		return true
+	}
+	files := follower.list.Of(follower.header.Log)
+	return len(files) == 0 || files[len(files)-1].Header.Number <= follower.header.Number
 }
 
 // look looks at the log at path. If FILE is missing, named is nil.

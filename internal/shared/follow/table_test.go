@@ -267,6 +267,22 @@ func TestEmptiedUnread(t *testing.T) {
 	}
 }
 
+// An old file in the place of FILE does not hide what follows it.
+func TestOldFILE(t *testing.T) {
+	for why, files := range map[string][2]int{
+		": file 2 is missing":                {3, 4},
+		"are two unlike files with number 2": {2, 2},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			log := newLog(t)
+			log.number("", 1, 0, "a\n")
+			log.number(".1", files[0], 71, "b\n")
+			log.number(".2", files[1], 71, "c\n")
+			log.follow().loses("a\n", why)
+		})
+	}
+}
+
 // A reader that has waited for the rest of a file notices that the file after it is missing.
 func TestLostAfterArrival(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
