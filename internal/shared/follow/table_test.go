@@ -267,6 +267,29 @@ func TestEmptiedUnread(t *testing.T) {
 	}
 }
 
+// FILE that comes back within 10 s is read on.
+func TestFILEComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t)
+		log.number("", 1, 0, "a\n")
+		there := log.follow()
+		there.must("a\n")
+		log.rename("", ".1")
+		log.number("", 1, 0, "changed\n")
+		for range 30 {
+			there.must("")
+			time.Sleep(200 * time.Millisecond)
+		}
+		log.rename(".1", "")
+		for range 60 {
+			there.must("")
+			time.Sleep(time.Second)
+		}
+		log.write("", "b\n")
+		there.must("b\n")
+	})
+}
+
 // An old file in the place of FILE does not hide what follows it.
 func TestOldFILE(t *testing.T) {
 	for why, files := range map[string][2]int{
