@@ -306,8 +306,8 @@ func TestBrokersAtOnce(t *testing.T) {
 	for range count {
 		sum += <-statuses
 	}
-	if lines := bustest.Lines(t, file(path).String()); sum != count-1 || len(lines) != 4 {
-		t.Errorf("the sum of the statuses is %d, want %d, and the log has %d lines, want 4: %q",
+	if lines := bustest.Lines(t, file(path).String()); sum != count-1 || len(lines) != 5 {
+		t.Errorf("the sum of the statuses is %d, want %d, and the log has %d lines, want 5: %q",
 			sum, count-1, len(lines), lines)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"mbus/internal/shared/escape"
+
+	"mbus/internal/shared/bustest"
 )
 
 // inLog returns the line that the broker logs for a message.
@@ -42,6 +44,7 @@ func (store logAndState) add(messages ...string) {
 	}
 	defer file.Close()
 	var text strings.Builder
+	text.WriteString(bustest.FirstLine(store.t, store.log))
 	for _, message := range messages {
 		text.WriteString(inLog("t", message))
 	}

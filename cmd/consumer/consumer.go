@@ -31,6 +31,8 @@ const help = `usage: mbus-consumer [-log FILE [-state FILE]] [-topic T]... [flag
                    or end
   -end             stop at the end that the log has now
   -count NUMBER    stop after this number of messages
+  -seek PLACE      deliver nothing; set the position in -state to this place of the log: start, end,
+                   or next, the first line that there is after a lost position
   -version         print the version and exit
   -h               print this and exit
 
@@ -62,6 +64,13 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 	subscriber, status, done := parse(name, arguments[1:], config)
 	if done {
 		return status
+	}
+	if config.Seek != "" {
+		if err := subscriber.Seek(); err != nil {
+			report(err.Error())
+			return command.Failure
+		}
+		return command.Success
 	}
 	if config.Log == "" && command.IsTerminal(stdin) {
 		report("reading a broker's log, up to the end of input (Ctrl-D)")
@@ -120,6 +129,7 @@ func define(flags *flag.FlagSet, config *consumer.Config) {
 	})
 	command.Text(flags, &config.Format, "format", "lines, nul, raw or json")
 	command.Text(flags, &config.From, "from", "start or end")
+	command.Text(flags, &config.Seek, "seek", "start, end or next")
 	flags.BoolVar(&config.ToEnd, "end", false, "")
 	flags.Func("count", "", func(text string) (err error) {
 		if config.Count, err = strconv.Atoi(text); err != nil || config.Count < 1 {

@@ -59,7 +59,9 @@ func (forwarder *forwarder) run(stop context.Context) error {
 		err := forwarder.session(stop)
 		_, isAway := errors.AsType[awayError](err)
 		switch {
-		case errors.Is(err, follow.ErrLost): // the next session looks for the place
+		case errors.As(err, new(*follow.LostError)):
+			return fmt.Errorf("%w: without %s, -from start sends the whole log, "+
+				"and -from end only new messages", err, forwarder.config.state)
 		case err != nil && !isAway:
 			return err
 		case stop.Err() == nil:

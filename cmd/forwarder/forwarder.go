@@ -23,6 +23,7 @@ import (
 
 	"mbus/internal/shared/command"
 	"mbus/internal/shared/follow"
+	"mbus/internal/shared/logfile"
 )
 
 // help is the answer to -h.
@@ -98,7 +99,7 @@ func forward(stop context.Context, config *config, report func(string, ...any)) 
 		return err
 	}
 	defer state.Close()
-	log := follow.New(config.log)
+	log := follow.New(config.log, func(line string) { report("%s", line) })
 	defer log.Close()
 	forwarder := &forwarder{
 		config: config, report: report, client: client, log: log, state: state, limit: maxMessages,
@@ -142,7 +143,7 @@ func (config *config) validate() error {
 		return errors.New("-log is missing: must be the file of a broker's log")
 	case config.state == "":
 		return errors.New("-state is missing: must be a file to keep the position in")
-	case follow.Belongs(config.state, config.log):
+	case logfile.Belongs(config.state, config.log):
 		return fmt.Errorf("-state %s: must be another file than the log and its rotated files",
 			config.state)
 	case config.stream == "":

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -13,10 +14,15 @@ import (
 	"mbus/internal/shared/follow"
 )
 
-// lagPatience is how long find waits for a stream that ends before last, and for a log that
-// ends before the stream. A new leader of a replicated stream may lag for a moment, and a log
-// may be missing for a moment when it is rotated.
-const lagPatience = 5 * time.Second
+const (
+	// lagPatience is how long find waits for a stream that ends before last. A new leader of a
+	// replicated stream may lag for a moment.
+	lagPatience = 5 * time.Second
+
+	// logPatience is how long find waits for a log that ends before the stream. It is longer
+	// than package follow waits for what is missing of the log.
+	logPatience = 15 * time.Second
+)
 
 // noteFormat is the form of a place, without its position, in the note of a state.
 const noteFormat = "sequence %d message %s pending %t"
@@ -105,11 +111,7 @@ func (forwarder *forwarder) find(stop context.Context) error {
 		return forwarder.begin(end, fmt.Errorf("stream %s has lost messages or was recreated: "+
 			"it ends at %d, and ended at %d before", forwarder.config.stream, end, forwarder.last))
 	}
-	if err := forwarder.log.Seek(place.position); errors.Is(err, follow.ErrLost) {
-		return forwarder.begin(end, err)
-	} else if err != nil {
-		return err
-	}
+	forwarder.log.Seek(place.position)
 	if place.hash != unknown {
 		if err := forwarder.compare(stop, place); err != nil {
 			return err
@@ -133,20 +135,22 @@ func (forwarder *forwarder) begin(end uint64, lost error) error {
 	case lost != nil:
 		forwarder.report("%v: continuing from the %s of the log", lost, config.from)
 	}
-	var err error
+	var position follow.Position // the start
 	if config.from == "end" {
-		err = forwarder.log.SeekEnd()
-	} else {
-		err = forwarder.log.Seek(follow.Position{})
+		var err error
+		if position, err = forwarder.log.End(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
-	forwarder.place = &place{position: forwarder.log.Position(), sequence: end, hash: unknown}
+	forwarder.log.Seek(position)
+	forwarder.place = &place{position: position, sequence: end, hash: unknown}
 	forwarder.last, forwarder.doubt = end, false
-	return err
+	return nil
 }
 
 // skip reads the messages of the log that the stream has, up to end, and compares them.
 func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
-	patience := time.Now().Add(lagPatience)
+	patience := time.Now().Add(logPatience)
 	for forwarder.place.sequence < end && stop.Err() == nil {
 		sequence := forwarder.place.sequence + 1
 		var batch batch
@@ -155,7 +159,7 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
 		}
 		switch {
 		case len(batch.messages) > 0:
-			patience = time.Now().Add(lagPatience)
+			patience = time.Now().Add(logPatience)
 		case time.Now().After(patience):
 			return fmt.Errorf("stream %s ends at %d, and the log at %d: "+
 				"somebody else publishes to the stream", forwarder.config.stream, end, sequence-1)

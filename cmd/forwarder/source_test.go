@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"mbus/internal/shared/escape"
+	"mbus/internal/shared/logfile"
 )
 
 // source is a log that the test writes in a broker's place.
@@ -28,23 +29,42 @@ type source struct {
 	file    *os.File
 	count   int // of messages
 	rotated int // count of rotations
+	log     uint64
+	number  int64 // of file
 }
 
 func newSource(t *testing.T) *source {
 	t.Helper()
-	source := &source{t: t, path: filepath.Join(t.TempDir(), "mbus.log")}
-	source.open()
+	source := &source{t: t, path: filepath.Join(t.TempDir(), "mbus.log"), log: logfile.NewLog()}
+	source.open(0)
 	t.Cleanup(func() { source.file.Close() })
 	return source
 }
 
-func (source *source) open() {
+// open begins the next file of the log, after so many bytes of the file before.
+func (source *source) open(after int64) {
 	source.t.Helper()
 	file, err := os.OpenFile(source.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		source.t.Fatal(err)
 	}
 	source.file = file
+	source.number++
+	header := logfile.Header{
+		Log: source.log, Number: source.number, After: after, Name: "mbus.log"}
+	if _, err := file.Write(header.Append(nil, time.Now())); err != nil {
+		source.t.Fatal(err)
+	}
+}
+
+// size returns the size of the file.
+func (source *source) size() int64 {
+	source.t.Helper()
+	info, err := source.file.Stat()
+	if err != nil {
+		source.t.Fatal(err)
+	}
+	return info.Size()
 }
 
 // topics has topics of each kind, with their subjects.
@@ -103,8 +123,9 @@ func (source *source) rotate() {
 	if err := os.Rename(source.path, rotated); err != nil {
 		source.t.Error(err)
 	}
+	size := source.size()
 	source.file.Close()
-	source.open()
+	source.open(size)
 }
 
 // load writes messages, and sometimes rotates the log, until stop is called. Until stop has

@@ -139,23 +139,26 @@ func TestDeletedState(t *testing.T) {
 	process.stop()
 }
 
-// A place that the log has lost is an error, unless -from is given.
+// A place that the log has lost is an error, at the start and later.
 func TestLostPlace(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
 	source.write(100)
 	forwardAll(engine, source, stream)
-	lose := func() {
-		if err := os.Remove(source.path); err != nil {
-			t.Fatal(err)
-		}
-		source.file.Close()
-		source.open()
-		source.write(20)
+	if err := os.Remove(source.path); err != nil {
+		t.Fatal(err)
 	}
-	lose()
-	engine.forward(source).expect(1, "the position is in no file", "-from start", "-from end")
+	size := source.size()
+	source.file.Close()
+	source.open(size + 10)
+	source.write(20)
+	why := fmt.Sprintf("bytes %d to %d of file 1 are missing", size, size+10)
+	engine.forward(source).expect(1, why, "the position is lost", "-from start", "-from end")
+	engine.forward(source, "-from", "start").expect(1, why)
+	if err := os.Remove(source.path + "_state"); err != nil {
+		t.Fatal(err)
+	}
 	process := engine.forward(source, "-from", "start")
 	await(t, stream, source.count, process)
 	process.stop("continuing from the start")
@@ -163,11 +166,14 @@ func TestLostPlace(t *testing.T) {
 	// The same holds while the forwarder runs.
 	process = engine.forward(source)
 	awaitSession(t, source.path+"_state")
+	size = source.size()
 	if err := os.Truncate(source.path, 0); err != nil {
 		t.Fatal(err)
 	}
+	source.file.Close()
+	source.open(size - 1)
 	source.write(10)
-	process.expect(1, "the position is in no file", "-from start")
+	process.expect(1, fmt.Sprintf("file 2 has more than the %d bytes that file 3 says", size-1))
 	if said := process.Stderr.String(); strings.Count(said, "\n") != 1 {
 		t.Errorf("it said:\n%s", said)
 	}
@@ -180,13 +186,7 @@ func TestShorterLog(t *testing.T) {
 	stream := engine.stream(jetstream.StreamConfig{})
 	source.write(50)
 	forwardAll(engine, source, stream)
-	before, size := source.readState(), func() int64 {
-		info, err := source.file.Stat()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return info.Size()
-	}()
+	before, size := source.readState(), source.size()
 	source.write(50)
 	forwardAll(engine, source, stream)
 	source.writeState(before)

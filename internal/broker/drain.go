@@ -82,6 +82,8 @@ func (d *drainer) tickLoop(loopEnded <-chan struct{}) error {
 			err = d.drain()
 		case <-looks:
 			err = d.write()
+		case <-d.queues.crowded:
+			err = d.write()
 		case <-d.queues.wanted:
 			err = d.drain()
 		case <-noticed:

@@ -47,6 +47,7 @@ type queues struct {
 	payloadsAccepted, payloadsRefused int
 
 	noticed chan struct{} // to the ticker goroutine: there are notices
+	crowded chan struct{} // to the ticker goroutine: the notices fill a write
 	wanted  chan struct{} // to the ticker goroutine: the loop or a reply waits for a drain
 	settled chan struct{} // to the loop: messages were written
 	places  chan struct{} // has an element for each reply that waits, and one for the loop
@@ -65,6 +66,7 @@ func newQueues(limit, places int) queues {
 		topics:  make(map[string]*Topic),
 		limit:   limit,
 		noticed: make(chan struct{}, 1),
+		crowded: make(chan struct{}, 1),
 		wanted:  make(chan struct{}, 1),
 		settled: make(chan struct{}, 1),
 		places:  make(chan struct{}, places),
@@ -144,6 +146,9 @@ func (broker *Broker) enqueue(
 		q.notice(keep, text, share.name)
 	}
 	q.payloadsAccepted++
+	if len(q.notices) >= gatherSize {
+		wakeUp(q.crowded)
+	}
 	if wait == nil {
 		wakeUp(q.noticed)
 		return nil

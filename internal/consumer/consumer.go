@@ -19,11 +19,15 @@ import (
 	"mbus/internal/apiv1"
 	"mbus/internal/shared/escape"
 	"mbus/internal/shared/follow"
+	"mbus/internal/shared/logfile"
 	"mbus/internal/shared/logline"
 )
 
 // saveInterval is the time between two saves while messages are delivered to a stream.
 const saveInterval = time.Second
+
+// kind is the kind of a consumer's state.
+const kind = "consumer"
 
 // The formats of messages in a stream.
 const (
@@ -37,6 +41,7 @@ const (
 const (
 	Start = "start" // the first line of its oldest file
 	End   = "end"   // after its last line
+	Next  = "next"  // the first line that there is after a lost position; for Config.Seek only
 )
 
 // Config configures a Consumer. If only Input, Output, Errors and Report are set, the Consumer
@@ -51,9 +56,12 @@ type Config struct {
 	Retry   time.Duration // for how long to retry Command for one message; 0: do not retry
 	Command []string      // to run for each message; empty: write messages to Output
 
-	// From is Start or End: the place for a consumer without a position, and for one whose
-	// position is lost. Empty means Start for the first, and an error for the second.
+	// From is Start or End: the place for a consumer without a position. Empty means Start.
 	From string
+
+	// Seek is Start, End or Next: the place to set State to. Then nothing is delivered. Empty
+	// means that State is not set.
+	Seek string
 
 	Input  io.Reader
 	Output *os.File // also the standard output of Command
@@ -72,10 +80,13 @@ func (config *Config) Validate() error {
 		}
 	}
 	formats, froms := []string{"", Lines, NUL, Raw, JSON}, []string{"", Start, End}
+	seeks := []string{"", Start, End, Next}
+	delivers := len(config.Topics) > 0 || len(config.Command) > 0 || config.Format != "" ||
+		config.From != "" || config.ToEnd || config.Count != 0 || config.Retry != 0
 	switch {
 	case config.State != "" && config.Log == "":
 		return errors.New("-state without -log: must be with the log that the position is in")
-	case config.State != "" && follow.Belongs(config.State, config.Log):
+	case config.State != "" && logfile.Belongs(config.State, config.Log):
 		return fmt.Errorf("-state %s: must be another file than the log and its rotated files",
 			config.State)
 	case config.From != "" && config.Log == "":
@@ -84,6 +95,12 @@ func (config *Config) Validate() error {
 		return fmt.Errorf("-format %q: must be lines, nul, raw or json", config.Format)
 	case !slices.Contains(froms, config.From):
 		return fmt.Errorf("-from %q: must be start or end", config.From)
+	case !slices.Contains(seeks, config.Seek):
+		return fmt.Errorf("-seek %q: must be start, end or next", config.Seek)
+	case config.Seek != "" && (config.Log == "" || config.State == ""):
+		return errors.New("-seek needs -log and -state: the log and the state to set")
+	case config.Seek != "" && delivers:
+		return errors.New("-seek delivers nothing: must be with -log and -state alone")
 	case len(config.Command) > 0 && config.Format != "":
 		return errors.New("-format with a command: must be one of them, " +
 			"a command gets the data alone")
@@ -167,6 +184,56 @@ func (consumer *Consumer) Subscribe(ctx context.Context) error {
 	return err
 }
 
+// Seek sets the state to the place of Config.Seek, and writes a line to Output that says which one
+// that is. The error is that of a state that another consumer uses, or says what could not be read
+// or saved. A Consumer's Seek must be called only once, and without Subscribe.
+func (consumer *Consumer) Seek() error {
+	config := consumer.config
+	state, err := follow.OpenState(config.State, kind)
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	log := follow.New(config.Log, config.Report)
+	defer log.Close()
+	before, _, found := state.Load()
+	if config.Seek == Next && !found {
+		return fmt.Errorf("%s: has no position yet: -seek start or end sets one", config.State)
+	}
+	place, err := place(log, config.Seek, before)
+	if err != nil {
+		return err
+	}
+	if config.Seek == Next && place == before {
+		_, err := fmt.Fprintf(config.Output, "%s: is not lost, and stays at %v\n",
+			config.State, place)
+		return err
+	}
+	log.Seek(place)
+	if _, err := log.Next(); err != nil { // opens the file of the place, for Sync
+		return err
+	}
+	if err := log.Sync(); err != nil {
+		return err
+	}
+	if err := state.Save(place, ""); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(config.Output, "%s: is set to %v\n", config.State, place)
+	return err
+}
+
+// place returns the place of log that seek names. before is the position until now.
+func place(log *follow.Follower, seek string, before follow.Position) (follow.Position, error) {
+	switch seek {
+	case Start:
+		return log.Start()
+	case End:
+		return endOf(log)
+	}
+	return log.Recover(before)
+}
+
 // open opens the log and the state, and goes to the first line. It saves the position there,
 // so that a state that can't be saved is reported before a message is delivered.
 func (consumer *Consumer) open() (err error) {
@@ -183,10 +250,10 @@ func (consumer *Consumer) open() (err error) {
 		consumer.source = follow.NewReader(config.Input)
 		return nil
 	}
-	consumer.log = follow.New(config.Log)
+	consumer.log = follow.New(config.Log, config.Report)
 	consumer.source = consumer.log
 	if config.State != "" {
-		if consumer.state, err = follow.OpenState(config.State, "consumer"); err != nil {
+		if consumer.state, err = follow.OpenState(config.State, kind); err != nil {
 			return err
 		}
 	}
@@ -207,26 +274,21 @@ func (consumer *Consumer) close() {
 	}
 }
 
-// begin goes to the position of the state or, without one, to the place of -from.
-func (consumer *Consumer) begin() error {
-	if err := consumer.findEnd(); err != nil {
-		return err
-	}
+// begin goes to the position of the state or, without one, to the place of -from. With -end, it
+// finds the end of the log.
+func (consumer *Consumer) begin() (err error) {
+	var position follow.Position
+	found := false
 	if consumer.state != nil {
-		if position, _, found := consumer.state.Load(); found {
-			err := consumer.log.Seek(position)
-			if errors.Is(err, follow.ErrLost) {
-				return consumer.restart(err)
-			}
+		position, _, found = consumer.state.Load()
+	}
+	if !found && consumer.config.From == End {
+		if position, err = endOf(consumer.log); err != nil {
 			return err
 		}
 	}
-	return consumer.seek()
-}
-
-// findEnd finds the end of the log, with -end.
-func (consumer *Consumer) findEnd() (err error) {
-	if consumer.log == nil || !consumer.config.ToEnd {
+	consumer.log.Seek(position)
+	if !consumer.config.ToEnd {
 		return nil
 	}
 	consumer.end, err = consumer.log.End()
@@ -237,22 +299,14 @@ func (consumer *Consumer) findEnd() (err error) {
 	return err
 }
 
-// seek goes to the place of -from.
-func (consumer *Consumer) seek() error {
-	if consumer.config.From == End {
-		return consumer.log.SeekEnd()
+// endOf returns the position after the last line of log. If there is no log yet, it is the zero
+// Position.
+func endOf(log *follow.Follower) (follow.Position, error) {
+	position, err := log.End()
+	if errors.Is(err, fs.ErrNotExist) {
+		return follow.Position{}, nil
 	}
-	return consumer.log.Seek(follow.Position{})
-}
-
-// restart goes to the place of -from after the position was lost.
-func (consumer *Consumer) restart(lost error) error {
-	if consumer.config.From == "" {
-		return fmt.Errorf("%w: -from start or -from end must say where to continue", lost)
-	}
-	consumer.config.Report(
-		fmt.Sprintf("%v: continuing from the %s of the log", lost, consumer.config.From))
-	return consumer.seek()
+	return position, err
 }
 
 // run is Subscribe without its last save.
@@ -265,8 +319,8 @@ func (consumer *Consumer) run(ctx context.Context) error {
 		switch {
 		case err == io.EOF:
 			return nil
-		case errors.Is(err, follow.ErrLost):
-			err = consumer.restart(err)
+		case errors.As(err, new(*follow.LostError)) && consumer.state != nil:
+			err = fmt.Errorf("%w: -seek next, start or end must set the state first", err)
 		case err != nil:
 		case line == nil:
 			err = consumer.pause(ctx)
@@ -294,9 +348,6 @@ func (consumer *Consumer) isDone() bool {
 // pause saves the position and waits until there may be another line.
 func (consumer *Consumer) pause(ctx context.Context) error {
 	if err := consumer.save(); err != nil {
-		return err
-	}
-	if err := consumer.findEnd(); err != nil { // the file that had the end may be gone
 		return err
 	}
 	consumer.source.Wait(ctx)

@@ -178,6 +178,7 @@ func TestValidate(t *testing.T) {
 		`-format "x": must be lines, nul, raw or json`: {Format: "x"},
 		`-from "now": must be start or end`:            {Log: "x", From: "now"},
 		`-count -1: must be at least 1`:                {Count: -1},
+		`-seek "now": must be start, end or next`:      {Seek: "now", Log: "x", State: "y"},
 		`-retry -1s: must be a duration of at least 0, such as 30s`: {
 			Command: command, Retry: -time.Second},
 		`-retry without a command: must be with one, after --`: {Retry: time.Second},
@@ -266,7 +267,7 @@ func TestState(t *testing.T) {
 	expect(t, config, "8\n")
 }
 
-// -from has an effect only if there is no position, or if the position is lost.
+// -from has an effect only if there is no position.
 func TestFrom(t *testing.T) {
 	files := newFiles(t)
 	files.write(line("a", "1"))
@@ -276,36 +277,6 @@ func TestFrom(t *testing.T) {
 	files.write(line("a", "2"))
 	config.From = consumer.Start
 	expect(t, config, "2\n")
-
-	for from, want := range map[string]string{"": "", consumer.Start: "4\n", consumer.End: ""} {
-		files := newFiles(t)
-		files.write(line("a", "3"))
-		expect(t, files.config(), "3\n")
-		if err := os.WriteFile(files.log, []byte(line("b", "4")), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		config := files.config()
-		config.From = from
-		got, reports, err := consume(t, config)
-		said := ""
-		switch {
-		case err != nil && from == "":
-			said = err.Error()
-		case err == nil && len(reports) == 1:
-			said = reports[0]
-		}
-		then := map[string]string{"": "-from start or -from end must say where to continue"}[from]
-		if from != "" {
-			then = "continuing from the " + from + " of the log"
-		}
-		const lost = ": the position is in no file of the log any more (offset 61): "
-		if got != want || said != files.log+lost+then {
-			t.Errorf("-from %s: it wrote %q, want %q, and said %q, %v", from, got, want, said, err)
-		}
-		if from != "" {
-			expect(t, files.config(), "")
-		}
-	}
 }
 
 // A crash can cut the log anywhere after the position. The broker then cuts a torn end off and

@@ -1,24 +1,33 @@
 // Package follow reads the lines of a log that grows, is rotated by renaming, and may be
 // truncated. A Position is a place in the log, and a State keeps one in a file. The package
-// does not look into the lines.
+// does not look into the lines, except into the first of each file; see package logfile.
 //
-// A known limit: the first KiB of the file and the KiB before the position identify a position.
-// If two files of a log have the same bytes in both places, they cannot be told apart, and the
-// newest file is read. So a log of constant messages must not be rotated twice in one second,
-// in which all its lines have the same time.
+// A Follower goes through the same cycle again and again:
+//
+//  1. The lines that have been read are returned, one by one.
+//  2. More of the file in hand is read; if the file does not have the bytes around the position
+//     any more, it is left, and the position is looked for among the log's files.
+//  3. At the end of the file in hand, the next one is the file with the next number whose first
+//     line says that it begins after exactly the bytes that have been read.
+//  4. If there is none, and the file in hand is FILE, there is nothing to do but to wait; else
+//     the directory is listed, but only if something has changed.
+//  5. What the listed files show to be missing is waited for up to 10 seconds; then the position
+//     is lost, and at once if no waiting can help.
+//  6. Before the first line of the next file is returned, the file in hand is synced, and its
+//     end without a line feed is returned as a torn line.
 package follow
 
 import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"slices"
+	"path/filepath"
 	"time"
 
+	"mbus/internal/shared/logfile"
 	"mbus/internal/shared/osfile"
 )
 
@@ -27,59 +36,76 @@ const (
 	// works on network file systems, which do not report the changes of other machines.
 	pollInterval = 75 * time.Millisecond
 
-	// listInterval is how often the directory is listed while no file has the
-	// log's name: one may have had it for a moment between two looks.
+	// listInterval is the time between two listings while something is missing. It is also how
+	// long after a change the directory is listed once more: the times of directories are
+	// coarse, and may hide a second change.
 	listInterval = time.Second
 
-	// aloneFor limits how old the last look may be that found the file in hand to
-	// be the newest. If the file in hand has been removed since, the log's next file
-	// is then taken for its successor.
-	aloneFor = time.Second
+	// listShare limits the share of the time that listings take while nothing comes: after one,
+	// none follows for so many times as long.
+	listShare = 200
+
+	// patience is how long what is missing is waited for. Programs that copy or rename the
+	// files of a log change one after the other.
+	patience = 10 * time.Second
 )
 
-// ErrLost reports that no file of the log has a position.
-var ErrLost = errors.New("the position is in no file of the log any more")
-
-// Follower reads the lines of a log, from its oldest file to the file that has the log's
-// name, and follows each rotation. A file beside the log belongs to it if the rest of its
-// name matches [.-][0-9][0-9.-]*. Files are ordered by their modification times. Among equal
-// times, .1 is newer than .2, and a later date is newer than an earlier one.
-//
-// A Follower is not safe for concurrent use. Its memory is bounded by a small multiple of
-// 256 KiB and of the longest line.
+// Follower reads the lines of a log, from its oldest file to FILE, the file that has the log's
+// name, and follows each rotation. A Follower is not safe for concurrent use. Its memory is
+// bounded by a small multiple of 256 KiB and of the longest line.
 type Follower struct {
-	path string
+	path   string
+	report func(line string)
 	window
-	file *os.File // in hand; nil: none has been found yet
-	end  int64    // the offset in file of the window's end
-	head []byte   // the first contextSize bytes of file, or all before end
-	next *os.File // is read after file; nil: it is not known yet
+	file   *os.File       // in hand; nil: none has been found yet
+	header logfile.Header // of file
+	end    int64          // the offset in file of the window's end
+	head   []byte         // the first contextSize bytes of file, or all before end
+	next   place          // is read after file; without a file: it is not known yet
 
-	recent []byte // at least the last contextSize bytes before the line in hand, or all
-
-	moved bool     // whether a line of file has been returned
-	kept  Position // the position until then
+	recent []byte   // at least the last contextSize bytes before the line in hand, or all
+	moved  bool     // whether a line of file has been returned
+	kept   Position // the position until then
+	lost   error    // a LostError, until the next Seek
 
 	synced   int64                // the offset up to which file is durable
 	syncErr  error                // the first error of a sync
 	syncFile func(*os.File) error // osfile.Sync, except in tests
 
-	named  fs.FileInfo // the file that had the log's name at the last listing; nil: none
-	listed time.Time   // of the last listing, if it had no next file; otherwise zero
-	alone  time.Time   // of the last look that found no file newer than file
+	lister   *logfile.Lister
+	list     *logfile.List // the files of the last listing; nil: they must be listed
+	seen     view          // before the last listing
+	changed  time.Time     // of the first look that saw seen
+	listed   time.Time     // of the last listing
+	rested   time.Time     // when listings may go on while nothing comes
+	judged   bool          // whether choose has decided since the last line
+	missing  time.Time     // since when something is missing; zero: nothing is
+	patience time.Duration // patience, or 0 in Recover
 
 	around, scratch [2 * contextSize]byte // buffers of intact
 }
 
-// New returns a Follower of the log at path. The log may not exist yet.
-func New(path string) *Follower {
-	return &Follower{path: path, syncFile: osfile.Sync}
+// view is what a look sees without a listing. Another file with the name of FILE changes the time
+// of the directory.
+type view struct {
+	path      string    // of FILE, resolved
+	size      int64     // of FILE; 0: it is missing, or empty
+	directory time.Time // when the directory was changed; zero: it is missing
+}
+
+// New returns a Follower of the log at path. The log may not exist yet. The Follower reports
+// lines for the user, without a line feed: which files it leaves out at the start of the log.
+func New(path string, report func(line string)) *Follower {
+	return &Follower{
+		path: path, report: report, syncFile: osfile.Sync, patience: patience,
+		lister: logfile.NewLister(path),
+	}
 }
 
 // Close closes the files that the Follower has open.
 func (follower *Follower) Close() {
 	follower.file.Close() // of a nil file, Close does nothing
-	follower.next.Close()
+	follower.next.file.Close()
 }
 
 // Position returns the position after the last line that Next returned. Until a newer file
@@ -89,7 +115,10 @@ func (follower *Follower) Position() Position {
 		return follower.kept
 	}
 	tail := follower.tail()
-	return positionAfter(follower.offset(), follower.head[:len(tail)], tail)
+	return Position{
+		Log: follower.header.Log, Number: follower.header.Number, Offset: follower.offset(),
+		Hash: hash(follower.head[:len(tail)], tail),
+	}
 }
 
 // tail returns the last contextSize bytes before the line in hand, or all.
@@ -107,91 +136,71 @@ func (follower *Follower) At(position Position) bool {
 	if follower.moved && follower.offset() != position.Offset {
 		return false // without the cost of the hash
 	}
-	here := follower.Position()
-	return here.Offset == position.Offset && here.Hash == position.Hash
+	return follower.Position() == position
 }
 
-// Seek makes Next return the line after position. If several files have the position, the
-// newest is read. If none has it, the error is ErrLost and the Follower does not move.
-//
-// Every file has a position at offset 0. After Seek to one, Next returns the first line of
-// the oldest file that was modified at position.Time or later. There may be none yet.
-func (follower *Follower) Seek(position Position) error {
-	if position.Offset == 0 {
-		follower.enter(nil, nil, position)
-		return nil
-	}
-	for {
-		files, err := list(follower.path)
-		if err == nil {
-			err = follower.find(files, position)
-		}
-		if err != errChanged {
-			return err
-		}
-	}
+// Seek makes Next return the line after position. Next finds out whether the log has position.
+func (follower *Follower) Seek(position Position) {
+	follower.leave(position)
+	follower.list, follower.lost, follower.missing = nil, nil, time.Time{}
 }
 
-// find goes to position in the last of files that has it. The error is ErrLost if none has it.
-func (follower *Follower) find(files []entry, position Position) error {
-	for _, entry := range slices.Backward(files) {
-		file, err := entry.open()
-		if err != nil {
-			return err
-		}
-		head, tail, err := readAround(file, position.Offset)
-		if err == nil && positionAfter(position.Offset, head, tail) == position {
-			follower.enter(file, tail, position)
-			follower.head = append(follower.head, head...)
-			return nil
-		}
-		file.Close()
-		if err != nil && err != io.EOF {
-			return err
-		}
-	}
-	return fmt.Errorf("%s: %w (offset %d)", follower.path, ErrLost, position.Offset)
-}
-
-// enter makes file the file in hand. If tail is not nil, it is the text before position,
-// and reading begins there. Otherwise it begins at the start of file, and position remains
-// the Follower's until there is a line.
-func (follower *Follower) enter(file *os.File, tail []byte, position Position) {
+// leave closes the file in hand. Its caller passes the position that remains.
+func (follower *Follower) leave(kept Position) {
 	follower.Sync() // keeps its error for the caller's next Sync
-	if follower.next != file {
-		follower.next.Close()
-	}
 	follower.file.Close()
-	follower.file, follower.next = file, nil
+	follower.next.file.Close()
+	follower.file, follower.next = nil, place{}
 	follower.window = window{text: follower.text[:0]}
-	follower.head = follower.head[:0]
-	follower.recent = append(follower.recent[:0], tail...)
+	follower.head, follower.recent = follower.head[:0], follower.recent[:0]
 	follower.end, follower.synced = 0, 0
-	if tail != nil {
-		follower.end = position.Offset
+	follower.moved, follower.kept, follower.judged = false, kept, false
+}
+
+// drop leaves the file in hand, which has changed, and has the position looked for.
+func (follower *Follower) drop() {
+	follower.leave(follower.Position())
+	follower.list = nil
+}
+
+// enter makes the next file the one in hand. The position remains until there is a line, but a
+// file that has it gives it its number.
+func (follower *Follower) enter() {
+	next, kept := follower.next, follower.Position()
+	follower.next = place{}
+	follower.leave(kept)
+	follower.file, follower.header = next.file, next.from.Header
+	follower.end = next.offset
+	follower.head = append(follower.head, next.head...)
+	follower.recent = append(follower.recent, next.tail...)
+	follower.missing = time.Time{}
+	if next.offset > 0 {
+		follower.kept.Log, follower.kept.Number = follower.header.Log, follower.header.Number
 	}
-	follower.moved, follower.kept = false, position
-	follower.listed = time.Time{}
 }
 
 // Next returns the next line with its line feed, or nil if there is none at present; see
 // Wait. The line is valid until the next call of Next, and the caller may change it until
 // then.
 //
-// When a newer file has a byte, Next returns the bytes after the last line feed of the older
+// When a newer file has a line, Next returns the bytes after the last line feed of the older
 // file as a line without a line feed. They don't move the position.
 //
-// The error is ErrLost if the file in hand was truncated or removed and no other file has
-// the position. Each call returns ErrLost until a Seek has succeeded.
+// The error is a LostError if the log does not have the position, or not all that follows it.
+// Then each call returns it until Seek is called.
 func (follower *Follower) Next() (line []byte, err error) {
-	for {
+	for follower.lost == nil {
 		if line := follower.cut(); line != nil {
-			follower.moved = true
+			if follower.isForeign(line) {
+				follower.drop()
+				continue
+			}
+			follower.moved, follower.judged = true, false
 			follower.recent = appendContext(follower.recent, line)
 			return line, nil
 		}
-		if follower.next != nil {
-			follower.enter(follower.next, nil, follower.Position())
+		if follower.next.file != nil {
+			follower.enter()
 		}
 		grew, err := follower.read()
 		if err != nil {
@@ -200,14 +209,24 @@ func (follower *Follower) Next() (line []byte, err error) {
 		if grew {
 			continue
 		}
-		more, err := follower.look()
-		if err != nil || !more {
+		if err := follower.look(); err != nil || follower.next.file == nil {
 			return nil, err
 		}
-		if torn := follower.rest(); follower.next != nil && len(torn) > 0 {
+		if torn := follower.rest(); follower.next.offset == 0 && len(torn) > 0 {
 			return torn, nil
 		}
 	}
+	return nil, follower.lost
+}
+
+// isForeign reports whether line is the first of another file than the one in hand was: that one
+// was emptied before its first line was read.
+func (follower *Follower) isForeign(line []byte) bool {
+	if follower.offset() > int64(len(line)) {
+		return false
+	}
+	header, _ := logfile.Parse(line)
+	return header != follower.header
 }
 
 // Wait waits for 75 ms or for the end of ctx. Then there may be another line.
@@ -220,8 +239,7 @@ func (follower *Follower) Wait(ctx context.Context) {
 
 // read reads the bytes of the file in hand that follow the window. If there are none, grew
 // is false. After reading, it checks that the file still has the bytes around the line in
-// hand. If not, the file was truncated or lost a torn end: read drops what it has read and
-// seeks the position.
+// hand. If not, the file was truncated or lost a torn end: read drops it.
 func (follower *Follower) read() (grew bool, err error) {
 	if follower.file == nil {
 		return false, nil
@@ -236,12 +254,16 @@ func (follower *Follower) read() (grew bool, err error) {
 		return false, err
 	}
 	if !intact {
-		return true, follower.Seek(follower.Position())
+		follower.drop()
+		return true, nil
 	}
 	missing := contextSize - len(follower.head)
 	follower.head = append(follower.head, room[:min(count, missing)]...)
 	follower.add(count)
 	follower.end += int64(count)
+	if count > 0 {
+		follower.missing = time.Time{}
+	}
 	return count > 0, nil
 }
 
@@ -266,129 +288,96 @@ func (follower *Follower) intact() (bool, error) {
 	return has(0, follower.head)
 }
 
-// look is called when the file in hand has no more bytes. It looks for the next file, and
-// lists the directory only if something has changed. If more is true, Next must try again.
-func (follower *Follower) look() (more bool, err error) {
+// look is called when the file in hand has no more bytes. It sets the next file, or does nothing.
+func (follower *Follower) look() error {
+	if follower.file != nil && follower.offset() == 0 {
+		follower.drop() // it had a line when it was listed, and was emptied since
+	}
+	var err error
+	if follower.missing.IsZero() {
+		var unlike string
+		if unlike, err = follower.succeed(); unlike != "" {
+			err = follower.miss(unlike)
+		}
+	}
+	if err == nil && follower.next.file == nil {
+		err = follower.glance()
+	}
+	if errors.Is(err, logfile.ErrChanged) || errors.Is(err, io.EOF) {
+		follower.list = nil // a file was changed at the same time: the next look lists anew
+		return nil
+	}
+	return err
+}
+
+// glance looks at FILE and at the directory. If something has changed, it lists the files, and
+// chooses the next one.
+func (follower *Follower) glance() error {
+	seen, named, err := look(follower.path)
+	if err != nil {
+		return err
+	}
 	now := time.Now()
-	named, err := os.Stat(follower.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		named, err = nil, nil
+	isQuiet := follower.missing.IsZero() && follower.holds(named) && follower.isLast()
+	if isQuiet || !follower.isDue(seen, now) {
+		return nil
 	}
-	var own fs.FileInfo
-	if follower.file != nil && err == nil {
-		own, err = follower.file.Stat()
+	if follower.list == nil || seen != follower.seen {
+		follower.changed = now
 	}
-	if err != nil {
-		return false, err
-	}
-	settled := follower.isSettled(named) && now.Sub(follower.listed) < listInterval
-	if settled || os.SameFile(named, own) { // of nil, SameFile reports false
-		follower.alone = now
-		return false, nil
-	}
-	files, err := list(follower.path)
-	if err != nil {
-		return false, err
-	}
-	following, moved, err := follower.following(files, own)
-	if moved || err != nil {
-		return moved, err
-	}
-	at := slices.IndexFunc(following, func(entry entry) bool { return entry.info.Size() > 0 })
-	if at < 0 {
-		follower.named, follower.listed, follower.alone = named, now, now
-		return false, nil
-	}
-	return true, follower.prepare(following[at])
-}
-
-// isSettled reports whether named, which has the log's name, is as it was at the last
-// listing: nil for no file both times, or the same empty file.
-func (follower *Follower) isSettled(named fs.FileInfo) bool {
-	if named == nil {
-		return follower.named == nil
-	}
-	return named.Size() == 0 && os.SameFile(named, follower.named)
-}
-
-// following returns those of the log's files that follow the file in hand, which own
-// describes. If none is in hand, these are the files modified at the position's time or later.
-// If the file in hand does not belong to the log any more, following seeks the position; moved
-// is true if another file has it. If none has it, the files modified later follow, but only if
-// the file in hand was the newest a moment ago: otherwise another file may have been removed
-// too.
-func (follower *Follower) following(files []entry, own fs.FileInfo) (
-	following []entry, moved bool, err error) {
-	var since time.Time
-	if own == nil {
-		since = time.Unix(0, follower.kept.Time)
-	} else {
-		isOwn := func(entry entry) bool { return os.SameFile(entry.info, own) }
-		if at := slices.IndexFunc(files, isOwn); at >= 0 {
-			return files[at+1:], false, nil
-		}
-		err := follower.Seek(follower.Position())
-		if !errors.Is(err, ErrLost) || time.Since(follower.alone) > aloneFor {
-			return nil, err == nil, err
-		}
-		since = own.ModTime()
-	}
-	isOlder := func(entry entry) bool {
-		return entry.suffix != "" && entry.info.ModTime().Before(since)
-	}
-	return slices.DeleteFunc(files, isOlder), false, nil
-}
-
-// prepare makes the file of entry the next one, unless the file in hand has grown: its
-// writer may have written to it until the next file had its first byte.
-func (follower *Follower) prepare(entry entry) error {
-	next, err := entry.open()
-	if err == errChanged {
-		return nil // Next looks again
-	}
-	if err != nil {
+	follower.seen, follower.listed = seen, now
+	if follower.list, err = follower.lister.List(); err != nil {
 		return err
 	}
-	grew, err := follower.read()
-	if grew || err != nil {
-		next.Close()
-		return err
-	}
-	follower.next = next
-	return nil
+	now, follower.judged = time.Now(), true
+	follower.rested = now.Add(now.Sub(follower.listed) * listShare)
+	return follower.choose()
 }
 
-// End returns the position after the log's last line. If no file has a line, the position is
-// at offset 0, and its time is that of the newest file. The error is fs.ErrNotExist if the
-// log has no file.
-func (follower *Follower) End() (Position, error) {
-	for {
-		files, err := list(follower.path)
-		if err != nil {
-			return Position{}, err
-		}
-		if len(files) == 0 {
-			return Position{}, &fs.PathError{Op: "open", Path: follower.path, Err: fs.ErrNotExist}
-		}
-		end, err := endOf(files)
-		if err != errChanged {
-			return end, err
-		}
-	}
+// holds reports whether info is of the file in hand.
+func (follower *Follower) holds(info fs.FileInfo) bool {
+	own, err := follower.file.Stat() // of a nil file, Stat returns an error
+	return err == nil && os.SameFile(own, info)
 }
 
-// SeekEnd makes Next return the first line after those that the log has. The log may not
-// exist yet.
-func (follower *Follower) SeekEnd() error {
-	for {
-		position, err := follower.End()
-		if err == nil || errors.Is(err, fs.ErrNotExist) {
-			err = follower.Seek(position)
-		}
-		if !errors.Is(err, ErrLost) { // which a truncation after End causes
-			return err
-		}
+// isLast reports whether no listed file of the log has a greater number than the file in hand.
+func (follower *Follower) isLast() bool {
+	if follower.list == nil {
+		return true
 	}
+	files := follower.list.Of(follower.header.Log)
+	return len(files) == 0 || files[len(files)-1].Header.Number <= follower.header.Number
+}
+
+// look looks at the log at path. If FILE is missing, named is nil.
+func look(path string) (seen view, named fs.FileInfo, err error) {
+	if seen.path, err = logfile.Resolve(path); err != nil {
+		return view{}, nil, err
+	}
+	if directory, err := os.Stat(filepath.Dir(seen.path)); err == nil {
+		seen.directory = directory.ModTime()
+	}
+	named, err = os.Stat(seen.path)
+	if err == nil {
+		seen.size = named.Size()
+	} else if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return seen, named, err
+}
+
+// isDue reports whether the directory must be listed: for the first time after a line, because FILE
+// has got its first line, because something else has changed, or once more.
+func (follower *Follower) isDue(seen view, now time.Time) bool {
+	before := follower.seen
+	isNew := seen.size > 0 && (before.size == 0 || seen.directory != before.directory)
+	if follower.list == nil || !follower.judged || isNew {
+		return true
+	}
+	isRecent := follower.listed.Sub(follower.changed) < listInterval
+	again := isRecent || !follower.missing.IsZero()
+	return now.After(follower.rested) &&
+		(seen != before || again && now.Sub(follower.listed) >= listInterval)
 }
 
 // Sync makes durable the lines that Next has returned. After an error each call returns

@@ -9,9 +9,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"mbus/internal/shared/follow"
+	"mbus/internal/shared/logfile"
 )
 
 // patience is the longest time that a test waits for a line.
@@ -22,6 +24,9 @@ type logFiles struct {
 	t    *testing.T
 	path string
 }
+
+// id is the id of the log.
+const id = 0x5b1b30b6c2830ccd
 
 func newLog(t *testing.T) logFiles {
 	return logFiles{t, filepath.Join(t.TempDir(), "mbus.log")}
@@ -44,6 +49,31 @@ func (log logFiles) write(suffix, text string) {
 	log.check(file.Close())
 }
 
+// number appends the first line of a file to the one with this suffix, and then text.
+func (log logFiles) number(suffix string, number, after int, text string) {
+	log.t.Helper()
+	header := logfile.Header{Log: id, Number: int64(number), After: int64(after), Name: "mbus.log"}
+	log.write(suffix, string(header.Append(nil, time.Now()))+text)
+}
+
+// next begins a file as a broker does, after the one with the suffix before.
+func (log logFiles) next(before, suffix, text string) {
+	log.t.Helper()
+	whole, err := os.ReadFile(log.path + before)
+	log.check(err)
+	first, _, _ := strings.Cut(string(whole), "\n")
+	header, _ := logfile.Parse([]byte(first + "\n"))
+	end := strings.LastIndexByte(string(whole), '\n') + 1
+	log.number(suffix, int(max(header.Number, 1))+1, end, text)
+}
+
+// rotate renames FILE, and begins the next one.
+func (log logFiles) rotate(suffix, text string) {
+	log.t.Helper()
+	log.rename("", suffix)
+	log.next(suffix, "", text)
+}
+
 func (log logFiles) rename(from, to string) {
 	log.t.Helper()
 	log.check(os.Rename(log.path+from, log.path+to))
@@ -54,11 +84,25 @@ func (log logFiles) truncate(suffix string, size int64) {
 	log.check(os.Truncate(log.path+suffix, size))
 }
 
+func (log logFiles) read(suffix string) string {
+	log.t.Helper()
+	text, err := os.ReadFile(log.path + suffix)
+	log.check(err)
+	return string(text)
+}
+
+// copy copies a file, which makes its time new.
 func (log logFiles) copy(from, to string) {
 	log.t.Helper()
-	text, err := os.ReadFile(log.path + from)
-	log.check(err)
-	log.check(os.WriteFile(log.path+to, text, 0o600))
+	log.check(os.WriteFile(log.path+to, []byte(log.read(from)), 0o600))
+}
+
+// edit writes a file anew, as an editor does.
+func (log logFiles) edit(suffix, old, new string) {
+	log.t.Helper()
+	text := strings.Replace(log.read(suffix), old, new, 1)
+	log.check(os.Remove(log.path + suffix))
+	log.write(suffix, text)
 }
 
 // age sets the modification time of a file to so many seconds ago.
@@ -71,18 +115,26 @@ func (log logFiles) age(suffix string, seconds int) {
 // reader follows a log under test.
 type reader struct {
 	*follow.Follower
-	t *testing.T
+	t       *testing.T
+	reports *[]string
 }
 
 func (log logFiles) follow() reader {
-	follower := follow.New(log.path)
+	reports := new([]string)
+	follower := follow.New(log.path, func(line string) { *reports = append(*reports, line) })
 	log.t.Cleanup(func() { follower.Close() })
-	return reader{follower, log.t}
+	return reader{follower, log.t, reports}
 }
 
-// expect reads lines until they are want or there is an error, which it returns. It fails the
-// test if there are other lines, or more lines at once.
+// expect reads lines, without the first ones of files, until they are want or there is an error,
+// which it returns. It fails the test if there are other lines, or more lines at once.
 func (reader reader) expect(want string) error {
+	reader.t.Helper()
+	return reader.until(func(got string) bool { return got == want }, want)
+}
+
+// until is expect, and reads until isDone.
+func (reader reader) until(isDone func(got string) bool, want string) error {
 	reader.t.Helper()
 	var got strings.Builder
 	for deadline := time.Now().Add(patience); ; reader.Wait(reader.t.Context()) {
@@ -97,16 +149,19 @@ func (reader reader) expect(want string) error {
 			if line == nil {
 				break
 			}
+			if _, isFirst := logfile.Parse(line); isFirst {
+				continue
+			}
 			got.Write(line)
 			if line[len(line)-1] != '\n' {
 				got.WriteString("<torn>\n")
 			}
 		}
 		switch {
-		case got.String() == want:
+		case isDone(got.String()):
 			return nil
 		case !strings.HasPrefix(want, got.String()) || time.Now().After(deadline):
-			reader.t.Errorf("read %q, want %q", got.String(), want)
+			reader.t.Errorf("read %.300q, want %.300q", got.String(), want)
 			return nil
 		}
 	}
@@ -120,135 +175,136 @@ func (reader reader) must(want string) {
 	}
 }
 
+// loses fails the test unless the reader reads want, and then loses the position because of why.
+// It returns after how long.
+func (reader reader) loses(want, why string) time.Duration {
+	reader.t.Helper()
+	begin := time.Now()
+	err := reader.until(func(string) bool { return false }, want)
+	var lost *follow.LostError
+	if !errors.As(err, &lost) || !strings.HasSuffix(err.Error(), why) {
+		reader.t.Errorf("%v, want %s", err, why)
+	}
+	if _, again := reader.Next(); again != err {
+		reader.t.Errorf("then %v, want the same error", again)
+	}
+	return time.Since(begin)
+}
+
 // long is a line of more bytes than identify a position.
 var long = strings.Repeat("long ", 1000) + "\n"
 
 // change is a test of a change to the files of a log.
 type change struct {
-	before string             // the lines of the log before the change, which are read
+	before string             // the lines of file 1 before the change, which are read
 	change func(log logFiles) // makes the change
 	want   string             // the lines to be read after it
-	lost   error              // the error after these lines
+	lost   string             // the end of the error after these lines; empty: none
 }
 
 // Each line is read once and in order through a rotation.
 func TestRotation(t *testing.T) {
 	eachChange(t, map[string]change{
-		"nothing":    {"a\n", func(logFiles) {}, "", nil},
-		"more lines": {"a\n", func(log logFiles) { log.write("", "b\nc\n") }, "b\nc\n", nil},
-		"one number": {"a\n", func(log logFiles) {
-			log.rename("", ".1")
-			log.write("", "b\n")
-		}, "b\n", nil},
-		"no new file yet": {"a\n", func(log logFiles) { log.rename("", ".1") }, "", nil},
+		"nothing":    {"a\n", func(logFiles) {}, "", ""},
+		"more lines": {"a\n", func(log logFiles) { log.write("", "b\nc\n") }, "b\nc\n", ""},
+		"one number": {"a\n", func(log logFiles) { log.rotate(".1", "b\n") }, "b\n", ""},
+		"no new file yet": {
+			"a\n", func(log logFiles) { log.write("", "b\n"); log.rename("", ".1") }, "b\n", ""},
 		"an empty new file": {"a\n", func(log logFiles) {
 			log.rename("", ".1")
 			log.write("", "")
-		}, "", nil},
-		"one date": {"a\n", func(log logFiles) {
-			log.rename("", "-20261124")
-			log.write("", "b\n")
-		}, "b\n", nil},
+		}, "", ""},
+		"one date": {"a\n", func(log logFiles) { log.rotate("-20261124", "b\n") }, "b\n", ""},
 		"last lines after the rename": {"a\n", func(log logFiles) {
 			log.rename("", ".1")
 			log.write("", "")
 			log.write(".1", "b\nc\n")
-			log.write("", "d\n")
-		}, "b\nc\nd\n", nil},
+			log.next(".1", "", "d\n")
+		}, "b\nc\nd\n", ""},
+		"the file before is gone": {"a\n", func(log logFiles) {
+			log.rotate(".1", "b\n")
+			log.check(os.Remove(log.path + ".1"))
+		}, "b\n", ""},
+		"no name is left": {"a\n", func(log logFiles) {
+			log.rotate(".1", "b\n")
+			log.rotate(".2", "c\n")
+			log.check(os.Remove(log.path + ".1"))
+			log.rename("", ".3")
+		}, "b\nc\n", ""},
 	})
 }
 
-// Several new files are read in their order.
+// Files are read in the order of their numbers, whatever their names and times are.
 func TestOrder(t *testing.T) {
+	several := func(suffixes ...string) change {
+		return change{"a\n", func(log logFiles) {
+			for i, suffix := range suffixes {
+				log.rotate(suffix, fmt.Sprintf("%d\n", i))
+			}
+		}, strings.Join([]string{"0\n", "1\n", "2\n", "3\n"}[:len(suffixes)], ""), ""}
+	}
+	wrong := several(".1", ".2", ".3")
+	inOrder := wrong.change
+	wrong.change = func(log logFiles) {
+		inOrder(log)
+		log.age(".1", -3600) // a copy, or a clock that was corrected
+		log.age(".2", 3600)
+		log.age(".3", 50*365*86400) // before 1970
+	}
 	eachChange(t, map[string]change{
-		"several numbers": {"a\n", func(log logFiles) {
-			log.rename("", ".1")
-			for i, text := range []string{"b\n", "", "c\n", "d\n"} {
-				log.write("", text)
-				for number := i + 1; number > 0; number-- {
-					log.rename(fmt.Sprint(".", number), fmt.Sprint(".", number+1))
-				}
-				log.rename("", ".1")
-			}
-			log.write("", "e\n")
-		}, "b\nc\nd\ne\n", nil},
-		"several dates": {"a\n", func(log logFiles) {
-			log.rename("", "-2026-11-24")
-			log.write("-2026-11-25", "b\n")
-			log.write("-2026-11-26.1", "c\n")
-			log.write("", "d\n")
-		}, "b\nc\nd\n", nil},
-		"equal times, numbers": {"a\n", func(log logFiles) {
-			log.rename("", ".10")
-			log.write(".9", "b\n")
-			log.write(".2", "c\n")
-			log.write(".1", "d\n")
-			log.write("", "e\n")
-			for _, suffix := range []string{"", ".1", ".2", ".9", ".10"} {
-				log.age(suffix, 60)
-			}
-		}, "b\nc\nd\ne\n", nil},
-		"equal times, dates": {"a\n", func(log logFiles) {
-			log.rename("", "-20251231")
-			log.write("-20260101", "b\n")
-			log.write("-20260102", "c\n")
-			log.write("-20260102.1", "d\n")
-			log.write("", "e\n")
-			suffixes := []string{"", "-20251231", "-20260101", "-20260102", "-20260102.1"}
-			for _, suffix := range suffixes {
-				log.age(suffix, 60)
-			}
-		}, "b\nc\nd\ne\n", nil},
-		"times before names": {"a\n", func(log logFiles) {
-			log.rename("", ".1")
-			log.write(".2", "b\n")
-			log.write("", "c\n")
-			log.age(".1", 60)
-			log.age(".2", 30)
-		}, "b\nc\n", nil},
+		"numbers, the newest first": several(".4", ".3", ".2", ".1"),
+		"numbers, the oldest first": several(".1", ".2", ".3", ".4"),
+		"dates":                     several("-2026-11-24", "-2026-11-25", "-2026-11-26.1"),
+		"mixed":                     several("-20261124", ".7", "-2025", ".0"),
+		"times":                     wrong,
 	})
 }
 
-// After a copy or a truncation, reading continues in the file that has the position. If there is
-// none, the position is lost.
+// After a truncation or a change, reading continues in the file that has the position. If there
+// is none, the position is lost.
 func TestTruncation(t *testing.T) {
+	const gone, changed = ": bytes 71 to 75 of file 1 are missing",
+		": file 1 was changed, and does not have it"
+	empty := func(log logFiles, text string) {
+		size := len(log.read(""))
+		log.truncate("", 0)
+		log.number("", 2, size, text)
+	}
 	eachChange(t, map[string]change{
-		"a copy": {"a\n", func(log logFiles) {
+		"emptied": {"a\n", func(log logFiles) { log.truncate("", 0) }, "", ""},
+		"emptied, and begun again": {
+			"a\n", func(log logFiles) { empty(log, "b\n") }, "b\n", ""},
+		"emptied twice": {"a\n", func(log logFiles) {
+			empty(log, "b\n")
+			log.truncate("", 0)
+			log.number("", 3, 99, "c\n")
+		}, "", ": file 2 is missing"},
+		"emptied, with unread lines": {"a\n", func(log logFiles) {
+			log.write("", "b\nc\n")
+			empty(log, "d\n")
+		}, "", gone},
+		"copytruncate": {"a\n", func(log logFiles) {
+			log.write("", "b\nc\n")
 			log.copy("", ".1")
-			log.write("", "b\n")
-		}, "b\n", nil},
-		"a copy, then truncated": {long, func(log logFiles) {
-			log.write("", "b\n")
+			empty(log, "d\n")
+		}, "b\nc\nd\n", ""},
+		"copytruncate with a lost line": {"a\n", func(log logFiles) {
 			log.copy("", ".1")
-			log.truncate("", 0)
-			log.write("", "c\n")
-		}, "b\nc\n", nil},
-		"a copy, then truncated and longer than before": {"a\n", func(log logFiles) {
-			log.copy("", ".1")
-			log.truncate("", 0)
-			log.write("", "b\nc\nd\n")
-		}, "b\nc\nd\n", nil},
-		"truncated": {"a\n", func(log logFiles) { log.truncate("", 0) }, "", follow.ErrLost},
-		"truncated, and grew less": {"a\nb\n", func(log logFiles) {
-			log.truncate("", 0)
-			log.write("", "c\n")
-		}, "", follow.ErrLost},
-		"truncated, and grew as far": {"a\n", func(log logFiles) {
-			log.truncate("", 0)
-			log.write("", "c\n")
-		}, "", follow.ErrLost},
-		"truncated, and grew more": {"a\n", func(log logFiles) {
-			log.truncate("", 0)
-			log.write("", "c\nd\n")
-		}, "", follow.ErrLost},
-		"truncated, other first bytes": {"a\n" + long + long, func(log logFiles) {
-			log.truncate("", 0)
-			log.write("", "b\n"+long+long+"c\n")
-		}, "", follow.ErrLost},
-		"truncated, other last bytes": {long + "a\n", func(log logFiles) {
-			log.truncate("", 0)
-			log.write("", long+"b\n"+"c\n")
-		}, "", follow.ErrLost},
+			log.write("", "b\nc\n")
+			empty(log, "d\n")
+		}, "", gone},
+		"shorter": {"a\n", func(log logFiles) { log.truncate("", 70) }, "", changed},
+		"shorter, and then as long": {"a\n", func(log logFiles) {
+			log.truncate("", 70)
+			log.write("", "b\nc\n")
+		}, "", changed},
+		"edited": {"a\nb\n", func(log logFiles) { log.edit("", "a", "A") }, "", changed},
+		"other first bytes": {"a\n" + long + long, func(log logFiles) {
+			log.edit("", "a\n", "b\n")
+		}, "", changed},
+		"of no number": {"a\n", func(log logFiles) {
+			log.check(os.WriteFile(log.path, []byte("b\n"), 0o600))
+		}, "", ": it is another log now, 0000000000000000"},
 	})
 }
 
@@ -256,139 +312,127 @@ func TestTruncation(t *testing.T) {
 // Files beside the log that do not belong to it are not read.
 func TestTornEnds(t *testing.T) {
 	eachChange(t, map[string]change{
-		"other files beside it": {"a\n", func(log logFiles) {
-			others := []string{".1.gz", ".old", "-", ".", "1", ".a", "-1x", ".1~", "x.1", "..1"}
-			for _, suffix := range others {
-				log.write(suffix, "no\n")
-			}
-			log.check(os.Mkdir(log.path+".3", 0o700))
-			log.check(os.WriteFile(filepath.Dir(log.path)+"/x-mbus.log.1", []byte("no\n"), 0o600))
-			log.rename("", ".1")
-			log.write("", "b\n")
-		}, "b\n", nil},
 		"a torn end in an old file": {"a\n", func(log logFiles) {
 			log.write("", "b\ntorn")
-			log.rename("", ".1")
-			log.write("", "c\n")
-		}, "b\ntorn<torn>\nc\n", nil},
+			log.rotate(".1", "c\n")
+		}, "b\ntorn<torn>\nc\n", ""},
 		"a torn end in an old file, the new one empty": {"a\n", func(log logFiles) {
 			log.write("", "b\ntorn")
 			log.rename("", ".1")
 			log.write("", "")
-		}, "b\n", nil},
-		"a torn end in the newest file": {"a\n", func(log logFiles) {
-			log.write("", "b\ntorn")
-		}, "b\n", nil},
-		"no new line in the new file yet": {"a\n", func(log logFiles) {
-			log.write("", "torn")
+		}, "b\n", ""},
+		"a torn end in the newest file": {
+			"a\n", func(log logFiles) { log.write("", "b\ntorn") }, "b\n", ""},
+		"a torn first line": {"a\n", func(log logFiles) {
 			log.rename("", ".1")
-			log.write("", "b")
-		}, "torn<torn>\n", nil},
-		"a file of torn ends between": {"a\n", func(log logFiles) {
-			log.rename("", ".2")
-			log.write(".1", "torn")
-			log.write("", "b\n")
-		}, "torn<torn>\nb\n", nil},
+			log.write("", "2026/11/29 07:00:00 Broker: file 2 of log 5b1b30b6c28")
+		}, "", ""},
+		"a torn end, the file emptied": {"a\n", func(log logFiles) {
+			log.write("", "torn")
+			log.truncate("", 0)
+			log.number("", 2, 71, "b\n")
+		}, "b\n", ""},
 	})
 }
 
 // eachChange makes each change. It fails the test unless a Follower from before the change and
-// a new one at its position read what is wanted, or report that the position is lost.
+// a new one at its position read what is wanted, or lose the position.
 func eachChange(t *testing.T, changes map[string]change) {
 	for name, test := range changes {
 		t.Run(name, func(t *testing.T) {
-			log := newLog(t)
-			log.write("", test.before)
-			there := log.follow()
-			there.must(test.before)
-			position := there.Position()
-			test.change(log)
-			if err := there.expect(test.want); !errors.Is(err, test.lost) {
-				t.Errorf("the old Follower: %v, want %v", err, test.lost)
-			}
-			back := log.follow()
-			if err := back.Seek(position); !errors.Is(err, test.lost) {
-				t.Errorf("the new Follower: %v, want %v", err, test.lost)
-			}
-			if test.lost != nil {
-				return
-			}
-			back.must(test.want)
-			last := there.Position()
-			if last != back.Position() || !there.At(last) || !back.At(last) {
-				t.Errorf("positions %v and %v", last, back.Position())
-			}
-			// A third one at their position reads nothing but torn ends and the new line.
-			third := log.follow()
-			if err := third.Seek(last); err != nil {
-				t.Error(err)
-			}
-			log.write("", "\n")
-			for _, each := range []reader{there, back, third} {
-				for {
-					line, err := each.Next()
-					if err != nil || line == nil {
-						t.Fatalf("%q, %v", line, err)
-					}
-					if line[len(line)-1] == '\n' {
-						break
-					}
-				}
-			}
+			synctest.Test(t, func(t *testing.T) { test.run(t) })
 		})
 	}
 }
 
-// A Follower reads a removed file to its end, and then the file that follows. A new Follower
-// does not find the position, even if the new file has the inode of the old.
-func TestRemoved(t *testing.T) {
+// run makes the change.
+func (test change) run(t *testing.T) {
 	log := newLog(t)
-	log.write("", "a\n")
+	log.number("", 1, 0, test.before)
 	there := log.follow()
-	there.must("a\n")
+	there.must(test.before)
 	position := there.Position()
-	log.write("", "b\n")
-	log.check(os.Remove(log.path))
-	there.must("b\n")
-	log.write("", "c\nd\n")
-	there.must("c\nd\n")
-	if err := log.follow().Seek(position); !errors.Is(err, follow.ErrLost) {
+	test.change(log)
+	back := log.follow()
+	back.Seek(position)
+	if test.lost != "" {
+		there.loses(test.want, test.lost)
+		back.loses(test.want, test.lost)
+		return
+	}
+	there.must(test.want)
+	back.must(test.want)
+	last := there.Position()
+	if last != back.Position() || !there.At(last) || !back.At(last) {
+		t.Errorf("positions %v and %v", last, back.Position())
+	}
+	// A third one at their position reads nothing.
+	third := log.follow()
+	third.Seek(last)
+	if err := third.expect(""); err != nil {
 		t.Error(err)
 	}
-	inode, err := os.Stat(log.path)
-	log.check(err)
-	there.Close()
-	reused := false
-	for range 100 {
-		log.check(os.Remove(log.path))
-		log.write("", "x\nyz\n")
-		again, err := os.Stat(log.path)
-		log.check(err)
-		if reused = os.SameFile(inode, again); reused {
-			break
+	if named := log.path; !exists(named) || !strings.Contains(log.read(""), "\n") {
+		return // the next line does not belong to FILE
+	}
+	log.write("", "\nlast\n")
+	for _, each := range []reader{there, back, third} {
+		for {
+			line, err := each.Next()
+			if err != nil || line == nil {
+				t.Fatalf("%q, %v", line, err)
+			}
+			if string(line) == "last\n" {
+				break
+			}
 		}
 	}
-	t.Logf("the inode was used again: %v", reused)
-	if err := log.follow().Seek(there.Position()); !errors.Is(err, follow.ErrLost) {
-		t.Error(err)
-	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// A Follower reads a removed file to its end, and then the file that follows. A new Follower
+// does so from the end of the removed file, but not from before, even if the new file has the
+// inode of the old.
+func TestRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t)
+		log.number("", 1, 0, "a\n")
+		there := log.follow()
+		there.must("a\n")
+		before := there.Position()
+		log.write("", "b\n")
+		log.check(os.Remove(log.path))
+		there.must("b\n")
+		end := there.Position()
+		log.number("", 2, int(end.Offset), "c\nd\n")
+		there.must("c\nd\n")
+		back := log.follow()
+		back.Seek(end)
+		back.must("c\nd\n")
+		back.Seek(before)
+		back.loses("", ": bytes 71 to 73 of file 1 are missing")
+	})
 }
 
 // A Follower does not skip a file that was removed before it had seen the file.
 func TestRemovedUnread(t *testing.T) {
-	log := newLog(t)
-	log.write("", "a\n")
-	slow := log.follow()
-	if line, err := slow.Next(); string(line) != "a\n" || err != nil { // it has not seen the end
-		t.Fatalf("%q, %v", line, err)
-	}
-	log.check(os.Remove(log.path))
-	log.write("", "b\n")
-	log.check(os.Remove(log.path))
-	log.write("", "c\n")
-	if err := slow.expect(""); !errors.Is(err, follow.ErrLost) {
-		t.Error(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t)
+		log.number("", 1, 0, "a\n")
+		slow := log.follow()
+		slow.must("a\n")
+		log.rotate(".1", "b\n")
+		log.rotate(".2", "c\n")
+		log.check(os.Remove(log.path + ".2"))
+		took := slow.loses("", ": file 2 is missing")
+		if took < 10*time.Second || took > 12*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	})
 }
 
 // A log that has lost its end after the position, in a power loss or because the broker cut a
@@ -403,17 +447,17 @@ func TestCutEnd(t *testing.T) {
 			t.Run(name+", then "+later, func(t *testing.T) {
 				for _, before := range []string{"a\n", strings.Repeat("x", 3000) + "\n"} {
 					log := newLog(t)
-					log.write("", before)
+					log.number("", 1, 0, before)
 					there := log.follow()
 					there.must(before)
 					position := there.Position()
 					log.write("", torn)
 					there.must("")
-					log.truncate("", int64(len(before)))
+					log.truncate("", position.Offset)
 					log.write("", text)
 					there.must(text)
 					back := log.follow()
-					log.check(back.Seek(position))
+					back.Seek(position)
 					back.must(text)
 				}
 			})
@@ -421,13 +465,13 @@ func TestCutEnd(t *testing.T) {
 	}
 	// A renamed file can lose its torn end, too.
 	log := newLog(t)
-	log.write("", "a\n")
+	log.number("", 1, 0, "a\n")
 	log.write("", "torn")
 	there := log.follow()
 	there.must("a\n")
 	log.rename("", ".1")
-	log.truncate(".1", 2)
-	log.write("", "b\n")
+	log.truncate(".1", there.Position().Offset)
+	log.next(".1", "", "b\n")
 	there.must("b\n")
 }
 
@@ -436,6 +480,7 @@ func TestPieces(t *testing.T) {
 	log := newLog(t)
 	there := log.follow()
 	there.must("")
+	log.number("", 1, 0, "")
 	for _, piece := range []string{"a", "", "b", "\n", "\n\nc"} {
 		log.write("", piece)
 		if strings.Contains(piece, "\n") {
@@ -454,7 +499,7 @@ func TestPieces(t *testing.T) {
 		there.must(text + "\n")
 		position := there.Position()
 		back := log.follow()
-		log.check(back.Seek(position))
+		back.Seek(position)
 		back.must("")
 	}
 }
@@ -463,21 +508,30 @@ func TestPieces(t *testing.T) {
 func TestEachPosition(t *testing.T) {
 	log := newLog(t)
 	var all []string
-	for number, suffix := range []string{".3", ".2", ".1", ""} {
+	for number := range 4 {
 		for i := range 30 {
 			line := fmt.Sprintf("%d %d %s\n", number, i, strings.Repeat("x", i*i*(number%2)))
 			all = append(all, line)
-			log.write(suffix, line)
+		}
+		text := strings.Join(all[30*number:], "")
+		if number == 0 {
+			log.number("", 1, 0, text)
+		} else {
+			log.rotate(fmt.Sprint(".", number), text)
 		}
 	}
 	there := log.follow()
-	for i := range all {
+	for i := 0; i < len(all); {
 		position := there.Position()
 		back := log.follow()
-		log.check(back.Seek(position))
+		back.Seek(position)
 		back.must(strings.Join(all[i:], ""))
-		if line, err := there.Next(); string(line) != all[i] || err != nil {
-			t.Fatalf("line %d: %q, %v, want %q", i, line, err, all[i])
+		line, err := there.Next()
+		if _, isFirst := logfile.Parse(line); !isFirst {
+			if string(line) != all[i] || err != nil {
+				t.Fatalf("line %d: %q, %v, want %q", i, line, err, all[i])
+			}
+			i++
 		}
 		if there.At(position) || !there.At(there.Position()) {
 			t.Errorf("line %d: it is not where it is", i)
@@ -488,14 +542,20 @@ func TestEachPosition(t *testing.T) {
 // Every line is read without waiting, even while no file has the log's name.
 func TestAtOnce(t *testing.T) {
 	log := newLog(t)
-	log.write(".3", "a\n")
-	log.write(".2", "b\n")
-	log.write(".1", "c\n")
+	log.number(".3", 1, 0, "a\n")
+	log.next(".3", ".2", "b\n")
+	log.next(".2", ".1", "c\n")
 	there := log.follow()
-	for _, want := range []string{"a\n", "b\n", "c\n", ""} {
-		if line, err := there.Next(); string(line) != want || err != nil {
-			t.Errorf("%q, %v, want %q", line, err, want)
+	got := ""
+	for range 6 {
+		line, err := there.Next()
+		log.check(err)
+		if _, isFirst := logfile.Parse(line); !isFirst {
+			got += string(line)
 		}
+	}
+	if line, err := there.Next(); got != "a\nb\nc\n" || line != nil || err != nil {
+		t.Errorf("%q, %q, %v", got, line, err)
 	}
 }
 
@@ -509,13 +569,14 @@ func TestEnd(t *testing.T) {
 		want   string // the lines after the end that was before the change
 	}{
 		{func() { log.write("", "") }, ""},
+		{func() { log.number("", 1, 0, "") }, ""},
 		{func() { log.write("", "to") }, ""},
 		{func() { log.write("", "rn\na\n") }, "torn\na\n"},
 		{func() { log.write("", "b") }, ""},
 		{func() { log.rename("", ".1") }, ""},
-		{func() { log.write("", "c") }, "b<torn>\n"},
-		{func() { log.write("", "\nd\n") }, "b<torn>\nc\nd\n"},
-		{func() { log.rename("", ".2"); log.write("", long) }, long},
+		{func() { log.next(".1", "", "c") }, "b<torn>\n"},
+		{func() { log.write("", "\nd\n") }, "c\nd\n"},
+		{func() { log.rotate(".2", long) }, long},
 		{func() { log.write("", strings.Repeat("x", 600_000)) }, ""},
 		{func() { log.write("", "\n") }, strings.Repeat("x", 600_000) + "\n"},
 	}
@@ -523,11 +584,11 @@ func TestEnd(t *testing.T) {
 	for i, step := range steps {
 		step.change()
 		there := log.follow()
-		log.check(there.Seek(before))
+		there.Seek(before)
 		there.must(step.want)
 		end, err := there.End()
 		if err != nil || !there.At(end) {
-			t.Errorf("step %d: %v, and the end is elsewhere", i, err)
+			t.Errorf("step %d: %v, %v, and the end is elsewhere: %v", i, end, err, there.Position())
 		}
 		before = end
 	}
@@ -536,39 +597,20 @@ func TestEnd(t *testing.T) {
 // The end of an older file with as many bytes is not the end of the log.
 func TestEndElsewhere(t *testing.T) {
 	log := newLog(t)
-	log.write(".1", "a\n")
-	log.write("", "b\n")
+	log.number("", 1, 0, strings.Repeat("a", 30)+"\n")
+	log.rotate(".1", "b\n")
 	there := log.follow()
 	end, err := there.End()
 	log.check(err)
-	for _, want := range []string{"a\n", "b\n"} {
-		if there.At(end) {
-			t.Errorf("before %q it is at the end", want)
-		}
-		if line, err := there.Next(); string(line) != want || err != nil {
-			t.Fatalf("%q, %v, want %q", line, err, want)
+	lines := 0
+	for ; !there.At(end); lines++ {
+		if line, err := there.Next(); line == nil || err != nil {
+			t.Fatalf("%q, %v", line, err)
 		}
 	}
-	if !there.At(end) {
-		t.Error("it is not at the end")
+	if lines != 4 {
+		t.Errorf("the end is after %d lines", lines)
 	}
-}
-
-// If no line is before the end of the log, its time says which files are before it.
-func TestEndOfNothing(t *testing.T) {
-	log := newLog(t)
-	log.write("", "")
-	there := log.follow()
-	end, err := there.End()
-	log.check(err)
-	log.write(".9", "uncompressed again\n")
-	log.age(".9", 60)
-	log.write("", "a\n")
-	log.rename("", ".1")
-	log.write("", "b\n")
-	shift(log, 1)
-	log.check(there.Seek(end))
-	there.must("a\nb\n")
 }
 
 // With a rotation every 2 ms no line is lost.
@@ -577,39 +619,40 @@ func TestManyRotations(t *testing.T) {
 	if os.Getenv("MBUS_TORTURE") != "" {
 		rotations = 600
 	}
-	for name, rotate := range map[string]func(log logFiles, number int){
-		"dates": func(log logFiles, number int) {
+	for name, rotate := range map[string]func(log logFiles, number int) (suffix string){
+		"dates": func(log logFiles, number int) string {
 			log.rename("", fmt.Sprintf("-%08d", 20260000+number))
+			return fmt.Sprintf("-%08d", 20260000+number)
 		},
 		"numbers": shift,
-		"numbers, with create": func(log logFiles, number int) {
+		"numbers, with create": func(log logFiles, number int) string {
 			shift(log, number)
 			log.write("", "")
+			return ".1"
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			log := newLog(t)
 			go func() {
+				log.number("", 1, 0, "0\n")
 				for i := range rotations {
-					log.write("", fmt.Sprintf("%d\n", i))
 					time.Sleep(2 * time.Millisecond)
-					rotate(log, i)
+					log.next(rotate(log, i), "", fmt.Sprintf("%d\n", i+1))
 				}
 				log.write("", "end\n")
 			}()
 			there := log.follow()
 			var got []string
-			// Every line has its own file, and each step lists all files.
-			limit := patience + time.Duration(rotations)*patience/60
-			for deadline := time.Now().Add(limit); !slices.Contains(got, "end\n"); {
+			for deadline := time.Now().Add(patience); !slices.Contains(got, "end\n"); {
 				line, err := there.Next()
+				_, isFirst := logfile.Parse(line)
 				switch {
 				case err != nil || time.Now().After(deadline):
 					t.Fatalf("after %d lines: %v", len(got), err)
 				case line == nil:
 					there.Wait(t.Context())
-				default:
+				case !isFirst:
 					got = append(got, string(line))
 				}
 			}
@@ -618,7 +661,7 @@ func TestManyRotations(t *testing.T) {
 					t.Fatalf("line %d is %q", i, line)
 				}
 			}
-			if len(got) != rotations+1 {
+			if len(got) != rotations+2 {
 				t.Errorf("read %d lines", len(got))
 			}
 		})
@@ -628,33 +671,34 @@ func TestManyRotations(t *testing.T) {
 // The last line of a renamed file is read, even if the new file's first line is written a
 // moment later, while the Follower looks.
 func TestLastLine(t *testing.T) {
-	for range 1000 {
+	for range 300 {
 		log := newLog(t)
-		log.write(".1", "a\n")
+		log.number(".1", 1, 0, "a\n")
 		log.write("", "")
 		there := log.follow()
 		there.must("a\n")
 		written := make(chan error)
 		go func() {
 			last, err := os.OpenFile(log.path+".1", os.O_APPEND|os.O_WRONLY, 0)
-			first, firstErr := os.OpenFile(log.path, os.O_APPEND|os.O_WRONLY, 0)
-			if err = errors.Join(err, firstErr); err == nil {
+			if err == nil {
 				_, err = last.WriteString("last\n")
-				_, firstErr = first.WriteString("first\n")
+				last.Close()
+				log.next(".1", "", "first\n")
 			}
-			written <- errors.Join(err, firstErr, last.Close(), first.Close())
+			written <- err
 		}()
-		for _, want := range []string{"last\n", "first\n"} {
-			var line []byte
-			var err error
-			for deadline := time.Now().Add(patience); line == nil && err == nil; {
-				if line, err = there.Next(); time.Now().After(deadline) {
-					err = errors.New("no line was read")
-				}
+		got := ""
+		for deadline := time.Now().Add(patience); !strings.HasSuffix(got, "first\n"); {
+			line, err := there.Next()
+			if err != nil || time.Now().After(deadline) {
+				t.Fatalf("after %q: %v", got, err)
 			}
-			if string(line) != want || err != nil {
-				t.Fatalf("%q, %v, want %q", line, err, want)
+			if _, isFirst := logfile.Parse(line); !isFirst {
+				got += string(line)
 			}
+		}
+		if got != "last\nfirst\n" {
+			t.Fatalf("read %q", got)
 		}
 		log.check(<-written)
 		there.Close()
@@ -662,11 +706,12 @@ func TestLastLine(t *testing.T) {
 }
 
 // shift renames as logrotate does.
-func shift(log logFiles, number int) {
+func shift(log logFiles, number int) (suffix string) {
 	for i := number; i > 0; i-- {
 		log.rename(fmt.Sprint(".", i), fmt.Sprint(".", i+1))
 	}
 	log.rename("", ".1")
+	return ".1"
 }
 
 // A log that can't be one is an error.
@@ -674,14 +719,13 @@ func TestNoLog(t *testing.T) {
 	log := newLog(t)
 	log.check(os.Mkdir(log.path, 0o700))
 	for _, path := range []string{log.path, log.path + "/", log.path + "/..", ".", ".."} {
-		directory := reader{follow.New(path), t}
+		directory := logFiles{t, path}.follow()
 		want := path + ": must be a regular file"
 		if err := directory.expect(""); err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", path, err, want)
 		}
 	}
-	nowhere := follow.New(filepath.Join(log.path, "none", "log"))
-	if err := nowhere.Seek(follow.Position{Offset: 1}); !errors.Is(err, follow.ErrLost) {
-		t.Error(err)
-	}
+	nowhere := logFiles{t, filepath.Join(log.path, "none", "log")}.follow()
+	nowhere.Seek(follow.Position{Log: id, Number: 1, Offset: 1})
+	nowhere.must("")
 }

@@ -2,6 +2,7 @@ package follow
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"io"
 )
 
@@ -9,33 +10,41 @@ import (
 // start of its file.
 const contextSize = 1 << 10
 
-// Position is a place between two lines of a log. The bytes before a position identify it, not
-// the name or the inode of its file. So it can be found after the file was renamed or copied.
-// It is not found in a file that was truncated and has grown again. The zero Position is the
-// start of the oldest file.
+// Position is a place between two lines of a log. The zero Position is the start of the oldest
+// file. A position in a file without a header has no Log and no Number. Neither has one from a
+// state of an earlier version, wherever it is: the bytes before these positions identify them.
 type Position struct {
-	// Offset is how many bytes of its file are before the position.
-	Offset int64
+	Log    uint64 // the id of the log
+	Number int64  // of the file
+	Offset int64  // how many bytes of the file are before the position
 
-	// Hash is the first half of a SHA-256: of the first KiB of those bytes, or
-	// all, followed by the last KiB, or all. It is zero at offset 0.
+	// Hash is the first half of a SHA-256: of the first KiB of those bytes, or all, followed
+	// by the last KiB, or all. It is zero at offset 0.
 	Hash [sha256.Size / 2]byte
-
-	// Time is in Unix nanoseconds. It is used only at offset 0, which every file
-	// has: files that were modified before Time are before the position. Time is a
-	// file's modification time, which the clock is some milliseconds ahead of.
-	Time int64
 }
 
-// positionAfter returns the position at offset. Its file begins with head, and tail ends at
-// the position. Each has contextSize bytes, or offset if that is less.
-func positionAfter(offset int64, head, tail []byte) Position {
-	position := Position{Offset: offset}
-	hash := sha256.New()
-	hash.Write(head)
-	hash.Write(tail)
-	copy(position.Hash[:], hash.Sum(nil))
-	return position
+// String returns the place in words.
+func (position Position) String() string {
+	switch {
+	case position == Position{}:
+		return "the start of the log"
+	case position.Number == 0:
+		return fmt.Sprintf("offset %d of a file without a number", position.Offset)
+	}
+	return fmt.Sprintf("offset %d of file %d of log %016x",
+		position.Offset, position.Number, position.Log)
+}
+
+// hash returns the Hash of a position. Its file begins with head, and tail ends at the position.
+// Each has contextSize bytes, or all before the position.
+func hash(head, tail []byte) (sum [sha256.Size / 2]byte) {
+	if len(tail) > 0 {
+		whole := sha256.New()
+		whole.Write(head)
+		whole.Write(tail)
+		copy(sum[:], whole.Sum(nil))
+	}
+	return sum
 }
 
 // appendContext appends text to recent, and returns at least the last contextSize bytes of

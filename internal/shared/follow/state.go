@@ -16,11 +16,19 @@ import (
 const (
 	// A state file has two lines of slotSize bytes. The last checkSize bytes of each
 	// are a CRC-32 (IEEE) of the other bytes, in hexadecimal, and the line feed.
-	slotSize  = 256
+	slotSize  = 384
 	checkSize = len(" 01234567\n")
 
+	// oldSize is slotSize in a file of an earlier version.
+	oldSize = 256
+
 	// maxNote is the largest number of bytes in a note, so that a line has room for it.
-	maxNote = 96
+	maxNote = 128
+
+	// placeFormat and oldFormat are the forms of a position in a line. A line of an earlier
+	// version has a time, which is not used any more.
+	placeFormat = "offset %d log %016x file %d hash %x"
+	oldFormat   = "offset %d time %d hash %x"
 )
 
 // State keeps a position in a file, so that it survives the process and a power loss. The
@@ -28,13 +36,22 @@ const (
 // tears that line, the other line still has the previous position. Only the first Save needs
 // room on the disk.
 //
+// A file of an earlier version is read too. Its first Save copies the line that counts to the
+// start of the file, and then writes the other line behind it.
+//
 // A State locks its file, so that no other State uses it. A State is not safe for concurrent
 // use.
 type State struct {
-	file     *os.File
-	kind     string
-	saves    uint64 // the number of the last save; 0: there is none
-	slot     int64  // the line that has it: 0 or 1
+	file *os.File
+	kind string
+	last save
+	slot int64  // the line that has last: 0 or 1
+	old  []byte // that line, if it is the second one of an earlier version's file
+}
+
+// save is the content of a line.
+type save struct {
+	number   uint64 // counts saves from 1; 0: there is none
 	position Position
 	note     string
 }
@@ -72,15 +89,15 @@ func (state *State) load() error {
 	if err != nil {
 		return err
 	}
-	for slot := range int64(2) {
-		start := slot * slotSize
-		if len(text) <= 2*slotSize && start+slotSize <= int64(len(text)) {
-			state.parse(text[start:start+slotSize], slot)
-		}
+	if len(text) <= 2*slotSize {
+		state.parse(text, 0, slotSize)
+		state.parse(text, slotSize, slotSize)
+		state.parse(text, 0, oldSize)
+		state.parse(text, oldSize, oldSize)
 	}
 	written, start := bytes.TrimRight(text, "\x00"), state.start()
 	isNew := bytes.HasPrefix(written, start) || bytes.HasPrefix(start, written)
-	if state.saves == 0 && (!isNew || len(text) > 2*slotSize) {
+	if state.last.number == 0 && (!isNew || len(text) > 2*slotSize) {
 		return fmt.Errorf("is not a state of a %s; it was left as it is", state.kind)
 	}
 	return nil
@@ -105,64 +122,90 @@ func (state *State) start() []byte {
 }
 
 // format returns a line of the file.
-func (state *State) format(saves uint64, position Position, note string) []byte {
-	line := fmt.Appendf(state.start(), "%d offset %d time %d hash %x note %s",
-		saves, position.Offset, position.Time, position.Hash, note)
-	line = append(line, bytes.Repeat([]byte(" "), slotSize-checkSize-len(line))...)
+func (state *State) format(save save) []byte {
+	line := fmt.Appendf(state.start(), "%d "+placeFormat+" note %s", save.number,
+		save.position.Offset, save.position.Log, save.position.Number, save.position.Hash,
+		save.note)
+	return seal(append(line, bytes.Repeat([]byte(" "), slotSize-checkSize-len(line))...))
+}
+
+// seal returns line with its checksum and its line feed.
+func seal(line []byte) []byte {
 	return fmt.Appendf(line, " %08x\n", crc32.ChecksumIEEE(line))
 }
 
-// parse loads a line of the file if it is whole and newer than the one loaded before.
-func (state *State) parse(line []byte, slot int64) {
-	var saves uint64
-	var position Position
-	var hash []byte
-	text := string(line[:slotSize-checkSize])
-	before, note, _ := strings.Cut(text, " note ")
-	note = strings.TrimRight(note, " ")
-	_, err := fmt.Sscanf(before, string(state.start())+"%d offset %d time %d hash %x",
-		&saves, &position.Offset, &position.Time, &hash)
-	copy(position.Hash[:], hash)
-	if err != nil || saves <= state.saves || position.Offset < 0 || len(note) > maxNote {
+// parse loads the line of size bytes that text has at offset start, if the line is whole and newer
+// than the one loaded before.
+func (state *State) parse(text []byte, start, size int) {
+	if len(text) < start+size {
 		return
 	}
-	if bytes.Equal(state.format(saves, position, note), line) { // the checksum too
-		state.saves, state.slot, state.position, state.note = saves, slot, position, note
+	line := text[start : start+size]
+	body := line[:size-checkSize]
+	before, note, _ := strings.Cut(string(body), " note ")
+	found := save{note: strings.TrimRight(note, " ")}
+	place, hash := &found.position, []byte(nil)
+	_, err := fmt.Sscanf(before, string(state.start())+"%d "+placeFormat,
+		&found.number, &place.Offset, &place.Log, &place.Number, &hash)
+	if size == oldSize {
+		_, err = fmt.Sscanf(before, string(state.start())+"%d "+oldFormat,
+			&found.number, &place.Offset, new(int64), &hash)
+	}
+	isWhole := err == nil && bytes.Equal(seal(bytes.Clone(body)), line) &&
+		place.Offset >= 0 && place.Number >= 0
+	if !isWhole || len(found.note) > maxNote || found.number <= state.last.number {
+		return
+	}
+	copy(place.Hash[:], hash)
+	state.last, state.slot, state.old = found, int64(start/slotSize), nil
+	if size == oldSize && start > 0 {
+		state.old = line
 	}
 }
 
 // Load returns the position and the note of the last Save. If there was none, found is false.
 func (state *State) Load() (position Position, note string, found bool) {
-	return state.position, state.note, state.saves > 0
+	return state.last.position, state.last.note, state.last.number > 0
 }
 
 // Save makes position and note durable, in place of those saved before. The note is the
-// caller's own: up to 96 bytes of printable ASCII, with no space at its start or end.
+// caller's own: up to 128 bytes of printable ASCII, with no space at its start or end.
 func (state *State) Save(position Position, note string) error {
 	if len(note) > maxNote {
 		return fmt.Errorf("a note has %d bytes, must have at most %d", len(note), maxNote)
 	}
-	saves, slot := state.saves+1, 1-state.slot
-	lines := state.format(saves, position, note)
-	isNew := state.saves == 0
+	if state.old != nil { // otherwise the new line would overwrite it
+		if err := state.write(state.old, 0); err != nil {
+			return err
+		}
+		state.old = nil
+	}
+	next, slot := save{state.last.number + 1, position, note}, 1-state.slot
+	lines := state.format(next)
+	isNew := state.last.number == 0
 	if isNew { // both lines, so that the file has all the room that it needs
-		saves, slot = 2, 0
-		lines = append(lines, state.format(saves, position, note)...)
+		next.number, slot = 2, 0
+		lines = append(lines, state.format(next)...)
 	}
-	if _, err := state.file.WriteAt(lines, slot*slotSize); err != nil {
-		return err
-	}
-	if err := osfile.Sync(state.file); err != nil {
+	if err := state.write(lines, slot*slotSize); err != nil {
 		return err
 	}
 	if isNew {
+		slot = 1
 		if err := osfile.SyncDirectory(state.file.Name()); err != nil {
 			return err
 		}
 	}
-	state.saves, state.position, state.note = saves, position, note
-	state.slot = slot + int64(len(lines)/slotSize) - 1
+	state.last, state.slot = next, slot
 	return nil
+}
+
+// write writes lines at offset, and syncs them.
+func (state *State) write(lines []byte, offset int64) error {
+	if _, err := state.file.WriteAt(lines, offset); err != nil {
+		return err
+	}
+	return osfile.Sync(state.file)
 }
 
 // Close unlocks and closes the file.

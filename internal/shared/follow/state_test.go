@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"mbus/internal/shared/follow"
+	"mbus/internal/shared/logfile"
 )
 
 // position returns a position with this number.
 func position(number int) follow.Position {
 	hash := [16]byte{byte(number), 0xff}
-	return follow.Position{Offset: int64(number), Hash: hash, Time: -int64(number)}
+	return follow.Position{Log: id, Number: 7, Offset: int64(number), Hash: hash}
 }
 
 // openState opens a state and closes it at the end of the test.
@@ -88,24 +89,26 @@ func TestState(t *testing.T) {
 			t.Errorf("after %d saves it has %d", saves, got)
 		}
 		lines := strings.SplitAfter(string(text), "\n")
-		if len(lines) != 3 || len(lines[0]) != 256 || len(lines[1]) != 256 || lines[2] != "" {
+		if len(lines) != 3 || len(lines[0]) != 384 || len(lines[1]) != 384 || lines[2] != "" {
 			t.Errorf("%q", lines)
 		}
 	}
 	hash := "01ff" + strings.Repeat("0", 28)
-	want := fmt.Sprintf("%-246s", "mbus test save 2 offset 1 time -1 hash "+hash+" note note 1")
-	if got := string(saved(t, 1))[256:]; got[:246] != want || got[246] != ' ' || got[255] != '\n' {
+	want := fmt.Sprintf("%-374s", "mbus test save 2 offset 1 log 5b1b30b6c2830ccd file 7 hash "+
+		hash+" note note 1")
+	if got := string(saved(t, 1))[384:]; got[:374] != want || got[374] != ' ' || got[383] != '\n' {
 		t.Errorf("%q, want %q", got, want)
 	}
 	state = openState(t, filepath.Join(t.TempDir(), "state"))
-	if err := state.Save(position(1), strings.Repeat("x", 97)); err == nil {
-		t.Error("a note of 97 bytes was saved")
+	if err := state.Save(position(1), strings.Repeat("x", 129)); err == nil {
+		t.Error("a note of 129 bytes was saved")
 	}
-	largest := follow.Position{Offset: 1<<63 - 1, Hash: [16]byte{0xff}, Time: -1 << 63}
-	if err := state.Save(largest, strings.Repeat("x", 96)); err != nil {
+	largest := follow.Position{
+		Log: 1<<64 - 1, Number: logfile.MaxNumber, Offset: 1<<63 - 1, Hash: [16]byte{0xff}}
+	if err := state.Save(largest, strings.Repeat("x", 128)); err != nil {
 		t.Error(err)
 	}
-	if got, note, _ := state.Load(); got != largest || len(note) != 96 {
+	if got, note, _ := state.Load(); got != largest || len(note) != 128 {
 		t.Errorf("%v, %q", got, note)
 	}
 }
@@ -119,7 +122,7 @@ func TestTornState(t *testing.T) {
 		first := map[int]int{1: 1, 2: 2, 3: 2}[saves] // the save in the first line
 		for length := range len(text) {
 			want := first
-			if length < 256 {
+			if length < 384 {
 				want = 0
 			}
 			if got := loaded(t, path, text[:length]); got != want {
@@ -155,7 +158,7 @@ func TestFlippedState(t *testing.T) {
 				flipped := bytes.Clone(text)
 				flipped[at] ^= flip
 				want := saves
-				if newest := (saves + 1) % 2; saves > 1 && at/256 == 1-newest {
+				if newest := (saves + 1) % 2; saves > 1 && at/384 == 1-newest {
 					want = saves - 1
 				}
 				if got := loaded(t, path, flipped); got != want {
@@ -164,7 +167,7 @@ func TestFlippedState(t *testing.T) {
 				}
 			}
 		}
-		for at, line := 0, saved(t, 1)[:256]; at < len(line); at++ {
+		for at, line := 0, saved(t, 1)[:384]; at < len(line); at++ {
 			flipped := bytes.Clone(line)
 			flipped[at] ^= flip
 			want := 0
@@ -184,8 +187,8 @@ func TestSaveAfterCrash(t *testing.T) {
 	torn := bytes.Clone(whole)
 	torn[100]++
 	for name, text := range map[string][]byte{
-		"nothing": nil, "zeros": make([]byte, 512), "a start": []byte("mbus te"),
-		"a torn line": whole[:255], "one line": whole[:256], "one line and a half": whole[:384],
+		"nothing": nil, "zeros": make([]byte, 768), "a start": []byte("mbus te"),
+		"a torn line": whole[:383], "one line": whole[:384], "one line and a half": whole[:576],
 		"two lines": whole, "the other line": torn,
 	} {
 		path, copied := filepath.Join(t.TempDir(), "state"), filepath.Join(t.TempDir(), "copy")
@@ -199,7 +202,7 @@ func TestSaveAfterCrash(t *testing.T) {
 			}
 			state.Close()
 			text, err := os.ReadFile(path)
-			if got := loaded(t, copied, text); got != next || len(text) != 512 {
+			if got := loaded(t, copied, text); got != next || len(text) != 768 {
 				t.Errorf("%s: %d bytes, it has %d, want %d, %v", name, len(text), got, next, err)
 			}
 			// Without the last line, the line before is found. A first save has none.
@@ -219,7 +222,7 @@ func TestNoState(t *testing.T) {
 	whole := string(saved(t, 3))
 	for _, text := range []string{
 		"x", "mbus tests save", "mbus consumer save 1", whole + "x", whole + whole,
-		"\n" + whole[:511], strings.Repeat("\x00", 600) + "x",
+		"\n" + whole[:767], strings.Repeat("\x00", 800) + "x",
 		"2024/06/02 10:39:43 Broker: start listening\n",
 	} {
 		if got := loaded(t, path, []byte(text)); got != -1 {
@@ -254,8 +257,8 @@ func TestStateIsReleased(t *testing.T) {
 
 // Whatever text a state has, its offset and its note are in their limits.
 func FuzzState(f *testing.F) {
-	text := bytes.Repeat([]byte(" "), 512)
-	copy(text, "mbus test save 1 offset 2 time 3 hash 00 note")
+	text := bytes.Repeat([]byte(" "), 768)
+	copy(text, "mbus test save 1 offset 2 log 3 file 4 hash 00 note")
 	f.Add(text)
 	f.Fuzz(func(t *testing.T, text []byte) {
 		path := filepath.Join(t.TempDir(), "state")
@@ -267,7 +270,8 @@ func FuzzState(f *testing.F) {
 			return
 		}
 		defer state.Close()
-		if position, note, found := state.Load(); found && (position.Offset < 0 || len(note) > 96) {
+		position, note, found := state.Load()
+		if found && (position.Offset < 0 || len(note) > 128) {
 			t.Errorf("%v, %q", position, note)
 		}
 	})

@@ -5,13 +5,16 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"mbus/internal/shared/logfile"
 )
 
 // A file whose lines were returned is synced before the first line of the next file is: a
 // position in the next file promises that all before it is on disk.
 func TestSyncBeforeTheNextFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mbus.log")
-	follower := New(path)
+	follower := New(path, func(line string) { t.Error(line) })
 	defer follower.Close()
 	var synced []string
 	follower.syncFile = func(file *os.File) error {
@@ -31,14 +34,21 @@ func TestSyncBeforeTheNextFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("old\n")
+	header := func(number, after int64) string {
+		header := logfile.Header{Log: 1, Number: number, After: after, Name: "mbus.log"}
+		return string(header.Append(nil, time.Now()))
+	}
+	first := header(1, 0)
+	second := header(2, int64(len(first+"old\n")))
+	write(first + "old\n")
+	expect(first)
 	expect("old\n")
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
 	}
-	write("new\n")
-	expect("new\n")
-	if len(synced) != 1 || synced[0] != "old\n" {
+	write(second + "new\n")
+	expect(second)
+	if len(synced) != 1 || synced[0] != first+"old\n" {
 		t.Errorf("synced %q", synced)
 	}
 }

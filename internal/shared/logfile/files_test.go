@@ -228,7 +228,7 @@ func TestReadOnce(t *testing.T) {
 func TestOpen(t *testing.T) {
 	for name, change := range map[string]func(directory directory, path string) error{
 		"removed":  func(_ directory, path string) error { return os.Remove(path) },
-		"replaced": func(directory directory, path string) error { return os.Rename(path+"2", path) },
+		"replaced": func(_ directory, path string) error { return os.Rename(path+"2", path) },
 	} {
 		directory := newDirectory(t)
 		directory.write("mbus.log.1", header(log, 1), 1)

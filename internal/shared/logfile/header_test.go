@@ -12,7 +12,7 @@ import (
 
 var when = time.Date(2026, 11, 29, 7, 0, 0, 0, time.Local)
 
-// The first lines of the package's documentation.
+// The first lines of files are as the package's documentation says.
 func TestHeader(t *testing.T) {
 	const start = "2026/11/29 07:00:00 Broker: file "
 	for want, header := range map[string]logfile.Header{
