@@ -1,0 +1,56 @@
+package consumer
+
+import (
+	"math"
+	"math/rand/v2"
+	"reflect"
+	"testing"
+)
+
+// A note's text has all of the note, and fits into a state.
+func TestNote(t *testing.T) {
+	largest := note{
+		topics: math.MaxUint32, done: make([]bool, maxStarted),
+		output: mark{math.MaxUint64, math.MaxInt64, math.MaxUint32},
+	}
+	largest.done[maxStarted-1] = true
+	marked := note{output: mark{1, 0, 0}}
+	notes := []note{{}, largest, marked, {topics: 7, done: []bool{true}}}
+	for range 200 {
+		random := note{topics: rand.Uint32(), done: make([]bool, 1+rand.IntN(maxStarted))}
+		for i := range random.done {
+			random.done[i] = rand.IntN(3) == 0
+		}
+		random.done[len(random.done)-1] = true
+		notes = append(notes, random)
+	}
+	for _, want := range notes {
+		text := want.String()
+		if got := parseNote(text); !reflect.DeepEqual(got, want) || len(text) > 128 {
+			t.Errorf("%q (%d bytes) is %+v, want %+v", text, len(text), got, want)
+		}
+	}
+}
+
+// A text that is no note's is an empty note.
+func TestNoteForeign(t *testing.T) {
+	for _, text := range []string{
+		"x", "done", "done 00000007", "done 7 gA", "done 00000007 gA x", "done 00000007 !",
+		"done 00000007 AA", "done 00000007  gA", "output 1 2", "output 1 2 3",
+		"output -1 2 00000003", "done 00000007 gA done 00000007 gA",
+	} {
+		if got := parseNote(text); !reflect.DeepEqual(got, note{}) {
+			t.Errorf("%q is %+v", text, got)
+		}
+	}
+}
+
+// The checksum does not depend on the order of the topics, and tells topics apart.
+func TestTopicsSum(t *testing.T) {
+	if topicsSum([]string{"b", "a", "b"}) != topicsSum([]string{"a", "b"}) {
+		t.Error("the order of topics counts")
+	}
+	if topicsSum([]string{"ab"}) == topicsSum([]string{"a", "b"}) || topicsSum(nil) != 0 {
+		t.Error("other topics have the same checksum")
+	}
+}
