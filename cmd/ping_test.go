@@ -133,7 +133,7 @@ func TestPingStrangers(t *testing.T) {
 // A ping sends no message, so -ping excludes the flags that are about messages.
 func TestPingMisuse(t *testing.T) {
 	for _, flags := range [][]string{{"-topic", "t"}, {"-message", ""}, {"-lines"}} {
-		expectMisuse(t, "-ping: must be without -topic, -message and -lines",
+		expectMisuse(t, "-ping: must be without -topic, -message, -lines and -at-least-once",
 			append(flags, "-ping")...)
 	}
 	expectMisuse(t, "-timeout 0s: must be a duration above 0, such as 30s",

@@ -144,8 +144,8 @@ func (task *sendTask) newFlags() *flag.FlagSet {
 // validate returns nil if the task is valid. Otherwise its error names the flag.
 func (task *sendTask) validate() error {
 	if task.ping {
-		if task.topic != "" || task.message != nil || task.lines {
-			return errors.New("-ping: must be without -topic, -message and -lines")
+		if task.topic != "" || task.message != nil || task.lines || task.config.AtLeastOnce {
+			return errors.New("-ping: must be without -topic, -message, -lines and -at-least-once")
 		}
 		return task.config.Validate()
 	}
