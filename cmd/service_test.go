@@ -110,6 +110,7 @@ func TestCrash(t *testing.T) {
 	expectCrash(broker.command, broker.ended)
 
 	listener := bustest.Listen(t)
+	listener.SetDeadline(time.Now().Add(bustest.Patience))
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
 	producer := crashing("producer", "-ping", "-port", port)
 	start(t, producer)
@@ -176,10 +177,11 @@ func TestAtLeastOnce(t *testing.T) {
 // The lines of a producer with -at-least-once arrive in order, though its first attempts vanish.
 func TestAtLeastOnceArrives(t *testing.T) {
 	path := socketPath(t)
-	listener, err := net.Listen("unix", path)
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	listener.SetDeadline(time.Now().Add(bustest.Patience))
 	producer := command("producer", "-host", path, "-topic", "t", "-lines", "-retry", "1h",
 		"-at-least-once")
 	producer.Stdin = strings.NewReader("1\n2\n3\n")

@@ -69,7 +69,8 @@ func (broker *Broker) serveConnection(
 // refuse writes the reason of a refusal to the log and replies with it. Then it discards the
 // unread input.
 func (broker *Broker) refuse(connection net.Conn, reason error) {
-	broker.queues.refuse(fmt.Sprintf("refused payload from %s: %v", listener.PeerName(connection), reason))
+	peer := listener.PeerName(connection)
+	broker.queues.refuse(fmt.Sprintf("refused payload from %s: %v", peer, reason))
 	send(connection, broker.encode(&apiv1.Reply{Error: reason.Error()}))
 	connection.(listener.Conn).CloseWrite()
 	// Closing with unread input would reset the connection before the producer has read
