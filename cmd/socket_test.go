@@ -134,6 +134,9 @@ func TestSocketStop(t *testing.T) {
 	if status := broker.wait(); status != 0 {
 		t.Errorf("the broker ended with status %d", status)
 	}
+	if log := broker.Log.String(); strings.Contains(log, "can't accept") {
+		t.Errorf("the log has an error of the listener:\n%s", log)
+	}
 	if got := broker.Received("t"); !slices.Equal(got, []string{"1", "2"}) {
 		t.Errorf("the messages in the log are %q, want 1 and 2", got)
 	}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"mbus/internal/shared/bustest"
 )
@@ -168,4 +170,28 @@ func TestMetricsRefused(t *testing.T) {
 	if err == nil || !strings.HasSuffix(err.Error(), "is the log, must be another file") {
 		t.Errorf("the log is standard error: the error is %v", err)
 	}
+}
+
+// The counts are written every 10 seconds.
+func TestMetricsInterval(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "counts.prom")
+	synctest.Test(t, func(t *testing.T) {
+		broker := &Broker{config: &BrokerConfig{Metrics: path}, queues: newQueues(1, 1)}
+		ending, ended := make(chan struct{}), make(chan struct{})
+		go broker.keepMetrics(ending, ended)
+		for i := range 3 {
+			synctest.Wait()
+			text, _ := os.ReadFile(path)
+			want := fmt.Sprintf("\nmbus_payloads_refused_total %d\n", i)
+			if !strings.Contains(string(text), want) {
+				t.Errorf("after %d s there is no%sin\n%s", 10*i, want, text)
+			}
+			broker.mutex.Lock()
+			broker.payloadsRefused++
+			broker.mutex.Unlock()
+			time.Sleep(metricsInterval)
+		}
+		close(ending)
+		<-ended
+	})
 }
