@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"syscall"
 	"time"
 )
 
@@ -51,8 +50,8 @@ func (broker *Broker) serve() {
 			if broker.serveConnection(connection, allowed, stopping) {
 				continue // the reply keeps the place
 			}
-		case errors.Is(err, net.ErrClosed), errors.Is(err, syscall.EINVAL):
-			return // EINVAL: a socket that refuses, and nobody waits at it
+		case errors.Is(err, net.ErrClosed):
+			return
 		case errors.Is(err, os.ErrDeadlineExceeded) && stopping:
 			looks++
 		case errors.Is(err, os.ErrDeadlineExceeded): // stopAccepting has set the deadline

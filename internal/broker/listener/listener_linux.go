@@ -38,8 +38,8 @@ func (listener tcpListener) Refuse() {
 	})
 }
 
-// shutDown makes the kernel refuse new connections to a Unix socket. When all that were opened
-// before are accepted, Accept fails with EINVAL.
+// shutDown makes the kernel refuse new connections to a Unix socket. Those that were opened before
+// can still be accepted.
 func shutDown(listener *net.UnixListener) {
 	control(listener, func(descriptor int) { syscall.Shutdown(descriptor, syscall.SHUT_RD) })
 }
