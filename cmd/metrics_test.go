@@ -74,6 +74,12 @@ func TestMetrics(t *testing.T) {
 	if entries, err := os.ReadDir(directory); err != nil || len(entries) != 1 {
 		t.Errorf("the directory has %v, %v, want one file", entries, err)
 	}
+	page := bustest.Read(t, "../build/package/man/mbus-broker.8")
+	for name := range got {
+		if !strings.Contains(page, "mbus_"+name) {
+			t.Errorf("the manual page does not name mbus_%s", name)
+		}
+	}
 	promtool := exec.Command(tool(t, "promtool"), "check", "metrics")
 	promtool.Stdin = strings.NewReader(file(path).String())
 	if output, err := promtool.CombinedOutput(); err != nil || len(output) > 0 {

@@ -86,6 +86,20 @@ func TestSocket(t *testing.T) {
 		"producer", "-host", path, "-topic", "t", "-message", "4")
 }
 
+// The manual page's commands start a broker on which its user and group can send.
+func TestManualSocket(t *testing.T) {
+	commands := manualDisplays(t, "mbus-broker.8", "UNIX SOCKETS", 1)[0]
+	commands = strings.Replace(commands, "mbus-broker", "exec "+filepath.Join(binaries, "broker"), 1)
+	broker := exec.Command("sh", "-e", "-c", commands)
+	broker.Dir = filepath.Dir(socketPath(t))
+	daemon := startLogged(t, broker, file(filepath.Join(broker.Dir, "mbus.log")))
+	info, err := os.Lstat(filepath.Join(broker.Dir, "mbus.sock"))
+	if err != nil || info.Mode() != os.ModeSocket|0o770 {
+		t.Errorf("the socket's mode is %v, %v, want 0770", info.Mode(), err)
+	}
+	daemon.stop()
+}
+
 // A broker that stops removes its own socket only.
 func TestSocketOfAnotherBroker(t *testing.T) {
 	path := socketPath(t)
