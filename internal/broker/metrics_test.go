@@ -172,23 +172,36 @@ func TestMetricsRefused(t *testing.T) {
 	}
 }
 
-// The counts are written every 10 seconds.
+// The counts are written every 10 seconds. The log has one line when that begins to fail, and one
+// when it succeeds again.
 func TestMetricsInterval(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "counts.prom")
+	directory := filepath.Join(t.TempDir(), "missing")
+	path := filepath.Join(directory, "counts.prom")
 	synctest.Test(t, func(t *testing.T) {
 		broker := &Broker{config: &BrokerConfig{Metrics: path}, queues: newQueues(1, 1)}
 		ending, ended := make(chan struct{}), make(chan struct{})
 		go broker.keepMetrics(ending, ended)
-		for i := range 3 {
+		for i := range 6 {
 			synctest.Wait()
 			text, _ := os.ReadFile(path)
-			want := fmt.Sprintf("\nmbus_payloads_refused_total %d\n", i)
+			want, lines := fmt.Sprintf("\nmbus_payloads_refused_total %d\n", i), 2
+			if i < 3 {
+				want, lines = "", 1
+			}
+			if got := strings.Count(string(broker.notices), "\n"); got != lines {
+				t.Errorf("after %d s there are %d lines, want %d:\n%s", 10*i, got, lines, broker.notices)
+			}
 			if !strings.Contains(string(text), want) {
 				t.Errorf("after %d s there is no%sin\n%s", 10*i, want, text)
 			}
 			broker.mutex.Lock()
 			broker.payloadsRefused++
 			broker.mutex.Unlock()
+			if i == 2 {
+				if err := os.Mkdir(directory, 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
 			time.Sleep(metricsInterval)
 		}
 		close(ending)
