@@ -202,7 +202,7 @@ func TestMetricsInterval(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			time.Sleep(metricsInterval)
+			time.Sleep(10 * time.Second)
 		}
 		close(ending)
 		<-ended
