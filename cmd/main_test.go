@@ -42,6 +42,7 @@
 //	producer -lines, of accepting 1,000 messages a payload                         1.05
 //	a consumer's time for a million messages, of cat's                             3.8
 //	sed's time for the same, of the consumer's                                     52
+//	a message a connection over a Unix socket, of that over TCP                    1.9
 //
 // A queued message takes 1.38 times its encoded size. A connection waits at most 1.6 ms longer
 // during a drain of a million messages. The median latency from a producer's end to a consumer's
