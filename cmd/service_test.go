@@ -20,8 +20,8 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// With NOTIFY_SOCKET, the broker says that it is ready once it listens and its log is open, and that
-// it is stopping when a signal comes. A socket that is missing or full does no harm.
+// With NOTIFY_SOCKET, the broker says that it is ready once it listens and its log is open. It says
+// that it is stopping when a signal comes. A socket that is missing does no harm.
 func TestReadiness(t *testing.T) {
 	names := []string{socketPath(t)}
 	if runtime.GOOS == "linux" {
@@ -68,8 +68,8 @@ func TestReadiness(t *testing.T) {
 
 // Without -log, a broker with a closed standard error does not start: its log would go nowhere.
 func TestClosedStandardError(t *testing.T) {
-	const line = "broker: standard error, which is the log, is closed (or is /dev/null, opened for " +
-		"reading too): must be open for writing, or use -log\n"
+	const line = "broker: standard error, which is the log, is closed (or is /dev/null, opened " +
+		"for reading too): must be open for writing, or use -log\n"
 	script := func(redirection string) *exec.Cmd {
 		return exec.Command("sh", "-c", `exec "$0" -pport 0 `+redirection,
 			filepath.Join(binaries, "broker"))
@@ -133,8 +133,9 @@ func TestCrash(t *testing.T) {
 	expectCrash(consumer, reader.ended)
 }
 
-// deadTunnel is a listener that takes what a producer sends, and closes without an answer, as the near
-// end of a tunnel does whose far end is away. It sends a number for each connection.
+// deadTunnel takes what a producer sends and closes without an answer, as the near end of a tunnel
+// does whose far end is away. It returns its port, and a channel with an element for each
+// connection.
 func deadTunnel(t *testing.T) (port string, connections <-chan int) {
 	t.Helper()
 	listener, served := bustest.Listen(t), make(chan int, 1000)
@@ -153,18 +154,17 @@ func deadTunnel(t *testing.T) (port string, connections <-chan int) {
 	return port, served
 }
 
-// Through a tunnel whose far end is away, a producer with -at-least-once retries, and one without it
-// does not. Once an attempt may have been accepted, giving up is status 3.
+// Through a tunnel whose far end is away, a producer retries only with -at-least-once. Once an attempt may have been accepted, giving up is status 3.
 func TestAtLeastOnce(t *testing.T) {
 	port, connections := deadTunnel(t)
 	message := []string{"-port", port, "-topic", "t", "-message", "x", "-retry"}
-	const unknown = "outcome unknown, sending again may duplicate: the connection ended without a reply"
-	expect(t, 3, "producer: 127.0.0.1:"+port+": "+unknown+"\n", "producer", append(message, "1h")...)
+	unknown := "producer: 127.0.0.1:" + port + ": outcome unknown, sending again may duplicate: " +
+		"the connection ended without a reply\n"
+	expect(t, 3, unknown, "producer", append(message, "1h")...)
 	if got := len(connections); got != 1 {
 		t.Errorf("without -at-least-once the producer tried %d times", got)
 	}
-	expect(t, 3, "producer: 127.0.0.1:"+port+": "+unknown+"\n",
-		"producer", append(message, "500ms", "-at-least-once")...)
+	expect(t, 3, unknown, "producer", append(message, "500ms", "-at-least-once")...)
 	if got := len(connections); got < 3 {
 		t.Errorf("with -at-least-once the producer tried %d times", got-1)
 	}

@@ -89,7 +89,8 @@ func TestSocket(t *testing.T) {
 // The manual page's commands start a broker on which its user and group can send.
 func TestManualSocket(t *testing.T) {
 	commands := manualDisplays(t, "mbus-broker.8", "UNIX SOCKETS", 1)[0]
-	commands = strings.Replace(commands, "mbus-broker", "exec "+filepath.Join(binaries, "broker"), 1)
+	built := filepath.Join(binaries, "broker")
+	commands = strings.Replace(commands, "mbus-broker", "exec "+built, 1)
 	broker := exec.Command("sh", "-e", "-c", commands)
 	broker.Dir = filepath.Dir(socketPath(t))
 	daemon := startLogged(t, broker, file(filepath.Join(broker.Dir, "mbus.log")))

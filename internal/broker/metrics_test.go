@@ -116,7 +116,7 @@ func TestMetrics(t *testing.T) {
 		written := strings.Contains(string(text), "\nmbus_messages_written_total 3\n")
 		lines := strings.Count(bus.Log.String(), "-metrics")
 		if written != exists || lines > 1 || (lines == 0) != exists {
-			t.Errorf("there is a directory: %t; the counts are written: %t; lines about them: %d\n%s",
+			t.Errorf("directory: %t, counts written: %t, lines about them: %d\n%s",
 				exists, written, lines, text)
 		}
 	}
@@ -189,7 +189,8 @@ func TestMetricsInterval(t *testing.T) {
 				want, lines = "", 1
 			}
 			if got := strings.Count(string(broker.notices), "\n"); got != lines {
-				t.Errorf("after %d s there are %d lines, want %d:\n%s", 10*i, got, lines, broker.notices)
+				t.Errorf("after %d s there are %d lines, want %d:\n%s",
+					10*i, got, lines, broker.notices)
 			}
 			if !strings.Contains(string(text), want) {
 				t.Errorf("after %d s there is no%sin\n%s", 10*i, want, text)
