@@ -2,10 +2,11 @@ package broker
 
 import (
 	"fmt"
-	"mbus/internal/broker/listener"
 	"net"
 	"slices"
 	"time"
+
+	"mbus/internal/broker/listener"
 )
 
 // maxReplies is how many replies may wait, unless the system has few descriptors.
