@@ -83,14 +83,16 @@ install: ## install what make has built: PREFIX=/usr/local, DESTDIR for packager
 	done
 	install -d "$(DESTDIR)$(BIN)"
 	@set -e; for name in broker producer consumer $(BUILT); do \
-		install -v -m 755 build/$$name "$(DESTDIR)$(BIN)/mbus-$$name"; \
+		file="$(DESTDIR)$(BIN)/mbus-$$name"; \
+		install -m 755 build/$$name "$$file.new"; mv -f "$$file.new" "$$file"; echo "$$file"; \
 	done
 	install -d "$(DESTDIR)$(MAN)/man1" "$(DESTDIR)$(MAN)/man8"
 	@set -e; for page in mbus-producer.1 mbus-consumer.1 mbus-broker.8 $(BUILT:%=mbus-%.8); do \
 		install -v -m 644 build/package/man/$$page "$(DESTDIR)$(MAN)/man$${page#*.}/$$page"; \
 	done
 ifeq ($(shell uname),Linux)
-	install -d "$(DESTDIR)$(UNITS)" "$(DESTDIR)$(SYSUSERS)" "$(DESTDIR)$(LOGROTATE)"
+	install -d "$(DESTDIR)$(UNITS)" "$(DESTDIR)$(SYSUSERS)" "$(DESTDIR)$(LOGROTATE)" \
+		"$(DESTDIR)/etc/mbus"
 	@set -e; for unit in mbus-broker mbus-consumer@ $(BUILT:%=mbus-%); do \
 		file="$(DESTDIR)$(UNITS)/$$unit.service"; \
 		install -v -m 644 build/package/$$unit.service "$$file"; \
@@ -109,6 +111,7 @@ uninstall: ## remove what make install has installed, with the same PREFIX and D
 	rm -f "$(DESTDIR)$(UNITS)/mbus-forwarder.service"
 	rm -f "$(DESTDIR)$(SYSUSERS)/mbus.conf"
 	$(call logrotate,rm -f)
+	@rmdir "$(DESTDIR)/etc/mbus" 2>/dev/null || true # it stays with the operator's files
 
 test: ## run every test
 	go test ./...
@@ -122,7 +125,9 @@ check: ## check format, vet for every system, lint, and run every test with the 
 	@set -e; for system in $(SYSTEMS); do \
 		export GOOS=$${system%/*} GOARCH=$${system#*/}; \
 		echo "GOOS=$$GOOS GOARCH=$$GOARCH go build ./... && go vet ./..."; \
-		for module in . $(FORWARDER); do go -C $$module build ./...; go -C $$module vet ./...; done; \
+		for module in . $(FORWARDER); do \
+			go -C $$module build -o /dev/null ./...; go -C $$module vet ./...; \
+		done; \
 	done
 	go run $(STATICCHECK) ./...
 	go -C $(FORWARDER) run $(STATICCHECK) ./...

@@ -4,6 +4,7 @@ package cmd_test
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -30,29 +31,43 @@ type peer struct {
 	reset   string                                       // deletes them; may be empty
 	answer  string                                       // the beginning of each answer
 	want    int                                          // the number of answers to a request
+	count   int                                          // of messages in a request; 0: 1,000
+}
+
+// rpush is the beginning of an RPUSH to the key topic, in the protocol of Redis.
+const rpush = "$5\r\nRPUSH\r\n$5\r\ntopic\r\n"
+
+// redis returns Redis. A request has count messages, and is answered with want numbers.
+func redis(name, request string, count, want int) peer {
+	return peer{
+		name:    name,
+		program: "redis-server",
+		start: func(path, port, directory string) *exec.Cmd {
+			return exec.Command(path, "--bind", "127.0.0.1", "--port", port, "--dir", directory,
+				"--save", "", "--appendonly", "no")
+		},
+		request: request,
+		reset:   "*2\r\n$3\r\nDEL\r\n$5\r\ntopic\r\n",
+		answer:  ":",
+		want:    want,
+		count:   count,
+	}
+}
+
+// bulkRedis returns Redis, with count messages of data in one command.
+func bulkRedis(data string, count int) peer {
+	value := fmt.Sprintf("$%d\r\n%s\r\n", len(data), data)
+	return redis(fmt.Sprintf("Redis, one RPUSH of %d messages", count),
+		fmt.Sprintf("*%d\r\n", count+2)+rpush+strings.Repeat(value, count), count, 1)
 }
 
 // peers returns the servers that TestPeers compares the broker with. Each keeps the messages in
 // memory, except nats-server: without a subscriber it discards them.
 func peers() []peer {
 	data := strings.Repeat("x", 128)
-	value := fmt.Sprintf("$128\r\n%s\r\n", data)
-	const push = "$5\r\nRPUSH\r\n$5\r\ntopic\r\n"
-	redis := peer{
-		name:    "Redis, one RPUSH a message",
-		program: "redis-server",
-		start: func(path, port, directory string) *exec.Cmd {
-			return exec.Command(path, "--bind", "127.0.0.1", "--port", port, "--dir", directory,
-				"--save", "", "--appendonly", "no")
-		},
-		request: strings.Repeat("*3\r\n"+push+value, 1000),
-		reset:   "*2\r\n$3\r\nDEL\r\n$5\r\ntopic\r\n",
-		answer:  ":",
-		want:    1000,
-	}
-	bulk := redis
-	bulk.name = "Redis, one RPUSH of 1,000 messages"
-	bulk.request, bulk.want = "*1002\r\n"+push+strings.Repeat(value, 1000), 1
+	single := redis("Redis, one RPUSH a message",
+		strings.Repeat("*3\r\n"+rpush+"$128\r\n"+data+"\r\n", 1000), 1000, 1000)
+	bulk := bulkRedis(data, 1000)
 	nats := peer{
 		name:    "nats-server, no JetStream",
 		program: "nats-server",
@@ -77,7 +92,7 @@ func peers() []peer {
 		answer:  "INSERTED ",
 		want:    1000,
 	}
-	return []peer{redis, bulk, nats, beanstalkd, mosquitto(data)}
+	return []peer{single, bulk, nats, beanstalkd, mosquitto(data)}
 }
 
 // mosquitto returns mosquitto as a peer, at QoS 1, the lowest level at which it answers. It keeps
@@ -188,7 +203,7 @@ func (peer peer) rate(t *testing.T, connection net.Conn, about time.Duration) fl
 	begin := time.Now()
 	for time.Since(begin) < about {
 		peer.exchange(t, connection, peer.request, peer.want)
-		sent += 1000
+		sent += cmp.Or(peer.count, 1000)
 	}
 	took := time.Since(begin)
 	if peer.reset != "" {

@@ -53,6 +53,8 @@ func runFloor(which string) error {
 		return formatLines()
 	case appending, logging:
 		return runSyncingFloor(which)
+	case together, togetherOnDisk:
+		return runTogetherFloor(which)
 	}
 	listener, err := bustest.ListenFloor()
 	if err != nil {
@@ -186,6 +188,8 @@ func TestRatios(t *testing.T) {
 	table.sustained()
 	table.ownLog()
 	table.onDisk()
+	table.producers()
+	table.sizes()
 	table.queued()
 	table.waiting()
 	table.lines()

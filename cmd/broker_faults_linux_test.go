@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -157,6 +158,35 @@ func TestFewDescriptors(t *testing.T) {
 		if got := strings.Count(broker.Log.String(), line); got != burst {
 			t.Errorf("after %d bursts the log has the line %d times", burst, got)
 		}
+	}
+}
+
+// A broker with few descriptors lets few replies wait, so that it never runs out of descriptors.
+func TestRepliesWithFewDescriptors(t *testing.T) {
+	t.Parallel()
+	const limit, producers, each = 32, 64, 5
+	script := fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, limit)
+	broker := brokerCommand("-interval", "0")
+	broker = exec.Command("sh", append([]string{"-c", script}, broker.Args...)...)
+	running := startCommand(t, broker)
+	var group sync.WaitGroup
+	for range producers {
+		group.Go(func() {
+			for range each {
+				if reply, err := running.Post(goodMessage); err != nil || reply.Accepted != 1 {
+					t.Errorf("%+v, error %v", reply, err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	running.stop()
+	log := running.Log.String()
+	if got := strings.Count(log, "Received new message"); got != producers*each {
+		t.Errorf("the log has %d messages, want %d", got, producers*each)
+	}
+	if strings.Contains(log, "can't accept") {
+		t.Errorf("the broker ran out of descriptors:\n%s", log)
 	}
 }
 

@@ -46,7 +46,7 @@ func TestReadmeQuickStart(t *testing.T) {
 // Without systemd, the loop in the manual page starts a killed broker again, and ends when the
 // broker is stopped. The page's commands check its health and rotate its log.
 func TestManualOperation(t *testing.T) {
-	service := manualDisplays(t, "mbus-broker.8", "SERVICE", 2)
+	service := manualDisplays(t, "mbus-broker.8", "SERVICE", 3)[1:]
 	rotation := manualDisplays(t, "mbus-broker.8", "ROTATION", 1)[0]
 	const log = "/var/log/mbus.log"
 	if strings.Count(service[0], log) != 1 {

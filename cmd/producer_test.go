@@ -361,7 +361,7 @@ func TestPingStrangers(t *testing.T) {
 func TestPingMisuse(t *testing.T) {
 	t.Parallel()
 	for _, flags := range [][]string{{"-topic", "t"}, {"-message", ""}, {"-lines"}} {
-		expectMisuse(t, "-ping: must be without -topic, -message and -lines",
+		expectMisuse(t, "-ping: must be without -topic, -message, -lines and -at-least-once",
 			append(flags, "-ping")...)
 	}
 }

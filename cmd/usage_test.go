@@ -43,7 +43,7 @@ func TestBrokerMisuse(t *testing.T) {
 		want      string
 		arguments []string
 	}{
-		{`-phost "": must be a host, 0.0.0.0 for all interfaces`, []string{"-phost", ""}},
+		{`-phost "": must be a host`, []string{"-phost", ""}},
 		{`-pport "70000": must be a number from 0 to 65535, 0 for a free port`,
 			[]string{"-pport", "70000"}},
 		{`invalid value "3" for flag -interval: must be a duration, such as 5s or 100ms`,
@@ -146,11 +146,15 @@ func TestTopicIsCheckedFirst(t *testing.T) {
 	}
 }
 
-// The producer refuses a -host that is more than a host, such as a host with a port.
+// The commands refuse a host that is more than a host, such as a host with a port.
 func TestHostIsAlone(t *testing.T) {
-	for _, host := range []string{"localhost:9990", "http://localhost", "[::1]"} {
-		line := `-host "` + host + `": must be a name or an address alone, ` +
-			`such as localhost or ::1; the port goes to -port`
+	for host, line := range map[string]string{
+		"localhost:9990": "must be a name or an address alone, such as localhost or ::1, " +
+			"or the path of a socket; the port has a flag of its own",
+		"http://localhost": "must be a host alone, or the path of a socket, and not a URL",
+	} {
+		line = `-host "` + host + `": ` + line
 		expectMisuse(t, line, "-topic", "t", "-host", host)
+		expect(t, 2, "broker: -p"+line[1:]+" (see broker -h)\n", "broker", "-phost", host)
 	}
 }

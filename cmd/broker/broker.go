@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"mbus/internal/broker"
@@ -23,13 +24,15 @@ const help = `usage: mbus-broker [flags]
   -interval DURATION  drain the queues into the log every duration; 0: before each reply
                       (default 3s)
   -sync               count a message as written only when it is on disk; needs -log
-  -phost HOST         listen for producers on this host (default 127.0.0.1)
+  -phost HOST         listen for producers on this host, or on the Unix socket at this path, which
+                      has a slash (default 127.0.0.1)
   -pport PORT         listen for producers on this port; 0: a free one (default 9990)
   -timeout DURATION   time limit per connection, to receive its payload and queue it: a duration
                       above 0 (default 5s)
   -max-payload BYTES  largest payload accepted, in bytes, or with KiB, MiB or GiB (default 16MiB)
   -max-queued BYTES   limit of all queues, overhead included, in bytes, or with KiB, MiB or GiB
                       (default 256MiB)
+  -metrics FILE       write counts to this file every 10 seconds, in the format of Prometheus
   -version            print the version and exit
   -h                  print this and exit
 
@@ -41,6 +44,7 @@ exit status:
 examples:
   mbus-broker -log mbus.log
   mbus-broker -log mbus.log -interval 0 -sync    # accepted means on disk
+  mbus-broker -log mbus.log -phost ./mbus.sock   # only this machine's users who may write it
 `
 
 // gcPercent is the garbage collection target. A higher one than the runtime's 100 saves time
@@ -48,13 +52,14 @@ examples:
 const gcPercent = 200
 
 func main() {
+	debug.SetTraceback("crash") // a crash is SIGABRT, so that status 2 is wrong usage alone
 	os.Exit(run(os.Args, os.Stdout, os.Stderr))
 }
 
 // run is the command. It returns the exit status: 0 if the broker stopped and wrote every
 // message, 1 if it could not start or left a message unwritten, 2 if the arguments are wrong.
 // arguments[0] is the path of the command.
-func run(arguments []string, stdout, stderr io.Writer) int {
+func run(arguments []string, stdout io.Writer, stderr *os.File) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed log is a write error, which the broker handles
 	config := broker.DefaultConfig()
 	config.Log = stderr
@@ -62,24 +67,28 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	if status, done := command.Parse(flags, help, arguments[1:], stdout, stderr); done {
 		return status
 	}
-	if err := cmp.Or(command.Unexpected(flags, ""), config.Validate()); err != nil {
+	err := cmp.Or(command.Unexpected(flags, ""), config.Validate(),
+		command.CheckPort(flags, "phost", "pport"))
+	if err != nil {
 		return command.UsageError(flags, err, stderr)
 	}
+	if config.LogFile == "" && command.IsClosed(stderr) { // it takes no line about it
+		command.Say(stdout, flags.Name(), "standard error, which is the log, is closed (or is "+
+			os.DevNull+", opened for reading too): must be open for writing, or use -log")
+		return command.Failure
+	}
 	stopping := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	countRequests := make(chan os.Signal, 1)
-	notifyCounts(countRequests)
 	command.SetMemory(config.MemoryLimit(), gcPercent)
 	bus, err := broker.New(config)
 	if err != nil {
 		command.Say(stderr, flags.Name(), err.Error())
 		return command.Failure
 	}
-	context.AfterFunc(stopping, func() { bus.Stop(command.SignalName(stopping)) })
-	go func() {
-		for range countRequests {
-			bus.LogCounts()
-		}
-	}()
+	command.Notify("READY=1")
+	context.AfterFunc(stopping, func() {
+		command.Notify("STOPPING=1")
+		bus.Stop(command.SignalName(stopping))
+	})
 	if err := bus.ProducerListen(); err != nil {
 		command.Say(stderr, flags.Name(), err.Error())
 		return command.Failure
@@ -98,5 +107,6 @@ func newFlags(name string, config *broker.BrokerConfig) *flag.FlagSet {
 	command.Duration(flags, &config.Timeout, "timeout")
 	command.Size(flags, &config.MaxPayload, "max-payload")
 	command.Size(flags, &config.MaxQueued, "max-queued")
+	command.Text(flags, &config.Metrics, "metrics", "a file")
 	return flags
 }

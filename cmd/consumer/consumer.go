@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"syscall"
@@ -47,6 +48,7 @@ examples:
 `
 
 func main() {
+	debug.SetTraceback("crash") // a crash is SIGABRT, so that status 2 is wrong usage alone
 	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 

@@ -57,6 +57,7 @@ examples:
 const stopPatience = 3 * time.Second
 
 func main() {
+	debug.SetTraceback("crash") // a crash is SIGABRT, so that status 2 is wrong usage alone
 	os.Exit(run(os.Args, os.Stdout, os.Stderr))
 }
 

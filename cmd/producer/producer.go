@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"mbus/internal/apiv1"
@@ -25,9 +26,12 @@ const help = `usage: mbus-producer -topic TOPIC [-message TEXT | -lines] | -ping
   -message TEXT      send this text, which may be empty; do not read standard input
   -lines             send each line of standard input as a message; without it and -message, all of
                      standard input is one message
-  -host HOST         the broker's host (default 127.0.0.1)
+  -host HOST         the broker's host, or the path of its Unix socket, which has a slash
+                     (default 127.0.0.1)
   -port PORT         the broker's port (default 9990)
   -retry DURATION    for up to this duration, retry what was certainly not accepted (default 0s)
+  -at-least-once     with -retry, retry also what may have been accepted; the broker may have it
+                     as often as it was tried
   -timeout DURATION  time limit per attempt, from connecting to the reply: a duration above 0
                      (default 30s)
   -ping              send nothing, and check that the broker answers; with -retry, wait until it
@@ -60,6 +64,7 @@ const (
 )
 
 func main() {
+	debug.SetTraceback("crash") // a crash is SIGABRT, so that status 2 is wrong usage alone
 	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -110,7 +115,9 @@ func parse(arguments []string, stdout, stderr io.Writer) (task sendTask, status 
 	if task.lines {
 		hint = "-lines reads standard input, put < before a file"
 	}
-	if err := cmp.Or(command.Unexpected(flags, hint), task.validate()); err != nil {
+	err := cmp.Or(command.Unexpected(flags, hint), task.validate(),
+		command.CheckPort(flags, "host", "port"))
+	if err != nil {
 		return task, command.UsageError(flags, err, stderr), true
 	}
 	return task, command.Success, false
@@ -130,14 +137,15 @@ func (task *sendTask) newFlags() *flag.FlagSet {
 	flags.StringVar(&task.config.Port, "port", task.config.Port, "")
 	command.Duration(flags, &task.config.Timeout, "timeout")
 	command.Duration(flags, &task.config.Retry, "retry")
+	flags.BoolVar(&task.config.AtLeastOnce, "at-least-once", false, "")
 	return flags
 }
 
 // validate returns nil if the task is valid. Otherwise its error names the flag.
 func (task *sendTask) validate() error {
 	if task.ping {
-		if task.topic != "" || task.message != nil || task.lines {
-			return errors.New("-ping: must be without -topic, -message and -lines")
+		if task.topic != "" || task.message != nil || task.lines || task.config.AtLeastOnce {
+			return errors.New("-ping: must be without -topic, -message, -lines and -at-least-once")
 		}
 		return task.config.Validate()
 	}

@@ -4,7 +4,7 @@
 //
 // # Connection
 //
-// One TCP connection carries one payload, and one payload is one transaction.
+// One connection, over TCP or a Unix socket, carries one payload. One payload is one transaction.
 //
 //  1. The producer connects, writes one payload and half-closes.
 //  2. The broker reads to the end and checks everything. Then it queues all of

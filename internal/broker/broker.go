@@ -1,12 +1,13 @@
-// Package broker is the message bus. It receives payloads over TCP, keeps their messages in
-// one FIFO queue for each topic, and drains the queues into its log.
+// Package broker is the message bus. It receives payloads over TCP or a Unix socket, keeps their
+// messages in one FIFO queue for each topic, and drains the queues into its log.
 //
 // Two goroutines do all the work. The loop (ProducerListen) serves one connection at a
 // time, start to end, and queues its messages. The ticker goroutine (tickLoop) drains the
 // queues, and it alone writes the log. The loop hands it the log's other lines, the
 // notices. What the two share is in queues, whose mutex neither holds during input or output, so
 // neither waits for the input or output of the other. What belongs to the ticker goroutine alone
-// is in drainer. All else in Broker is the loop's.
+// is in drainer. All else in Broker is the loop's. A third goroutine (keepMetrics) reads the counts
+// in queues and writes them to a file.
 package broker
 
 import (
@@ -19,16 +20,18 @@ import (
 	"time"
 
 	"mbus/internal/apiv1"
+	"mbus/internal/broker/listener"
 	"mbus/internal/shared/decoder"
 	"mbus/internal/shared/encoder"
+	"mbus/internal/shared/escape"
 )
 
-// Broker is one message bus on one TCP port.
+// Broker is one message bus on one TCP port or one path.
 type Broker struct {
 	config   *BrokerConfig
 	decoder  decoder.Decoder
 	encoder  encoder.Encoder
-	listener *net.TCPListener
+	listener listener.Listener
 	input    []byte // see readMessages
 	queues
 	drainer drainer
@@ -60,7 +63,11 @@ func New(config *BrokerConfig) (*Broker, error) {
 	if err := broker.drainer.open(config, &broker.queues, writer); err != nil {
 		return nil, err
 	}
-	if err := broker.listen(); err != nil {
+	err := broker.checkMetrics()
+	if err == nil {
+		broker.listener, err = listener.Listen(config.ProducerHost, config.ProducerPort)
+	}
+	if err != nil {
 		broker.drainer.log.store.close()
 		return nil, err
 	}
@@ -80,12 +87,15 @@ func (broker *Broker) ProducerListen() error {
 	defer broker.serving.Unlock()
 	broker.hasRun = true
 	broker.notify("Broker: start listening for incoming producer messages...")
-	broker.notify(fmt.Sprintf("Broker: listening on %s", broker.Addr()))
+	listening := escape.Append(nil, []byte(broker.Addr().String()))
+	broker.notify("Broker: listening on " + string(listening))
 	if address, ok := broker.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() {
 		broker.notify("Broker: anybody who reaches this port can send messages: " +
 			"there is no authentication")
 	}
 
+	stopped, metricsEnded := make(chan struct{}), make(chan struct{})
+	go broker.keepMetrics(stopped, metricsEnded)
 	loopEnded := make(chan struct{})
 	result := make(chan error, 1)
 	go func() {
@@ -99,6 +109,11 @@ func (broker *Broker) ProducerListen() error {
 	broker.serve()
 	close(loopEnded)
 	err := broker.drainer.awaitEnd(result)
+	close(stopped)
+	select {
+	case <-metricsEnded:
+	case <-time.After(graceTime): // a file system that does not answer must not keep the process
+	}
 	if err != nil {
 		_, unwritten := broker.counts()
 		err = fmt.Errorf("messages not written: %d: %w", unwritten, err)

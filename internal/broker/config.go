@@ -6,6 +6,8 @@ import (
 	"io"
 	"strconv"
 	"time"
+
+	"mbus/internal/shared/address"
 )
 
 // BrokerConfig is the configuration of a broker. Each field but Log is a flag of the broker
@@ -13,7 +15,8 @@ import (
 // field has its flag's name.
 type BrokerConfig struct {
 	// The broker listens for producers on ProducerHost, an address or a name, and
-	// ProducerPort, a number. 0: a free port.
+	// ProducerPort, a number. 0: a free port. A ProducerHost with a slash is the path of a
+	// Unix socket, and ProducerPort is ignored.
 	ProducerHost string
 	ProducerPort string
 
@@ -43,8 +46,12 @@ type BrokerConfig struct {
 	// LogFile.
 	Sync bool
 
-	// The broker writes its log to Log. With LogFile it writes only the counts to Log, and
-	// a line when the log starts to fail. nil: standard error.
+	// Metrics is the path of the file of counts, in the text format of Prometheus. Every 10
+	// seconds the broker replaces it. Empty: there is none.
+	Metrics string
+
+	// The broker writes its log to Log. With LogFile it writes only a line to Log, when the
+	// log starts to fail. nil: standard error.
 	//
 	// While the broker serves, one goroutine writes to Log. After an error it writes
 	// again, unless the error shows that the log is gone: it wraps syscall.EPIPE or EBADF,
@@ -71,8 +78,8 @@ func (config *BrokerConfig) Validate() error {
 	wrong := func(flag string, value any, want string) error {
 		return fmt.Errorf("-%s %v: must be %s", flag, value, want)
 	}
-	if config.ProducerHost == "" {
-		return wrong("phost", `""`, "a host, 0.0.0.0 for all interfaces")
+	if _, _, err := address.Parse(config.ProducerHost, config.ProducerPort); err != nil {
+		return fmt.Errorf("-phost %q: %w", config.ProducerHost, err)
 	}
 	if _, err := strconv.ParseUint(config.ProducerPort, 10, 16); err != nil {
 		return wrong("pport", strconv.Quote(config.ProducerPort),

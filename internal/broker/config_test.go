@@ -34,7 +34,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{func(config *BrokerConfig) {}, ""},
 		{func(config *BrokerConfig) { config.ProducerHost = "" },
-			`-phost "": must be a host, 0.0.0.0 for all interfaces`},
+			`-phost "": must be a host`},
 		{func(config *BrokerConfig) { config.ProducerPort = "" }, `-pport ""` + noPort},
 		{func(config *BrokerConfig) { config.ProducerPort = "http" }, `-pport "http"` + noPort},
 		{func(config *BrokerConfig) { config.ProducerPort = "65536" }, `-pport "65536"` + noPort},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mbus/internal/apiv1"
+	"mbus/internal/broker/listener"
 )
 
 const (
@@ -31,7 +32,7 @@ const (
 // the payload, waiting for room and draining together. stopping changes the reason with which a
 // payload that did not end in time is refused.
 func (broker *Broker) serveConnection(
-	connection *net.TCPConn, allowed time.Duration, stopping bool,
+	connection net.Conn, allowed time.Duration, stopping bool,
 ) (left bool) {
 	deadline := time.Now().Add(allowed)
 	connection.SetReadDeadline(deadline)
@@ -67,10 +68,11 @@ func (broker *Broker) serveConnection(
 
 // refuse writes the reason of a refusal to the log and replies with it. Then it discards the
 // unread input.
-func (broker *Broker) refuse(connection *net.TCPConn, reason error) {
-	broker.queues.refuse(fmt.Sprintf("refused payload from %s: %v", connection.RemoteAddr(), reason))
+func (broker *Broker) refuse(connection net.Conn, reason error) {
+	peer := listener.PeerName(connection)
+	broker.queues.refuse(fmt.Sprintf("refused payload from %s: %v", peer, reason))
 	send(connection, broker.encode(&apiv1.Reply{Error: reason.Error()}))
-	connection.CloseWrite()
+	connection.(listener.Conn).CloseWrite()
 	// Closing with unread input would reset the connection before the producer has read
 	// the reply.
 	end := time.Now().Add(graceTime)
@@ -92,7 +94,7 @@ func (broker *Broker) encode(reply *apiv1.Reply) []byte {
 
 // send sends an encoded reply. It ignores errors: the producer may have closed without reading a
 // reply.
-func send(connection *net.TCPConn, reply []byte) {
+func send(connection net.Conn, reply []byte) {
 	connection.SetWriteDeadline(time.Now().Add(graceTime))
 	connection.Write(reply)
 }
@@ -100,7 +102,7 @@ func send(connection *net.TCPConn, reply []byte) {
 // readMessages reads until the producer's half-close and decodes what it read. It reads into the
 // loop's buffer, and decodes a copy: fresh memory costs more than copying, and a payload that is
 // queued must not keep more memory than it counts for.
-func (broker *Broker) readMessages(connection *net.TCPConn) ([]*apiv1.Message, error) {
+func (broker *Broker) readMessages(connection net.Conn) ([]*apiv1.Message, error) {
 	limit, length := broker.config.MaxPayload, 0
 	for {
 		count, err := connection.Read(broker.input[length:])

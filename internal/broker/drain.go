@@ -197,11 +197,13 @@ func (d *drainer) noteOutage(err error) {
 	outage := &d.outage
 	switch {
 	case err != nil && outage.reason == "":
+		d.queues.logFailing.Store(1)
 		outage.reason, outage.since = string(escape.Append(nil, []byte(err.Error()))), time.Now()
 		if d.config.LogFile != "" && !d.log.isPermanent(err) {
 			d.stderr.complain("Broker: the log fails, retrying: " + outage.reason)
 		}
 	case err == nil && outage.reason != "":
+		d.queues.logFailing.Store(0)
 		took := time.Since(outage.since).Round(time.Millisecond)
 		d.queues.notify(fmt.Sprintf("Broker: the log took nothing for %s: %s", took, outage.reason))
 		outage.reason = ""

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -27,21 +26,6 @@ const (
 	maxBackoff = time.Second
 )
 
-// listen listens on the configured address. The error names the address.
-func (broker *Broker) listen() error {
-	listening := net.ListenConfig{
-		KeepAlive: -1, // no connection lasts long enough for it
-		Control:   deferAccept,
-	}
-	listening.SetMultipathTCP(false) // refuseConnections has no effect on that
-	address := net.JoinHostPort(broker.config.ProducerHost, broker.config.ProducerPort)
-	listener, err := listening.Listen(context.Background(), "tcp", address)
-	if err == nil {
-		broker.listener = listener.(*net.TCPListener)
-	}
-	return err
-}
-
 // serve is the loop. It accepts and serves one connection after the other until stopping is
 // closed. Then it serves those that are waiting. After graceTime it refuses those that are left,
 // for at most graceTime.
@@ -59,7 +43,7 @@ func (broker *Broker) serve() {
 			broker.listener.SetDeadline(time.Now().Add(backlogTime))
 		}
 		broker.places <- struct{}{} // may wait until a reply is sent
-		connection, err := broker.listener.AcceptTCP()
+		connection, err := broker.listener.Accept()
 		switch {
 		case err == nil:
 			looks, pause = 0, 0
@@ -97,7 +81,7 @@ func (broker *Broker) retryLater(pause time.Duration, err error) time.Duration {
 // stopAccepting makes serve return soon.
 func (broker *Broker) stopAccepting() {
 	broker.stop.Do(func() {
-		refuseConnections(broker.listener)
+		broker.listener.Refuse()
 		// The deadline wakes the loop. It is set first: once stopping is
 		// closed, only the loop sets deadlines.
 		broker.listener.SetDeadline(time.Now())

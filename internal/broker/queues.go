@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mbus/internal/apiv1"
@@ -28,7 +29,7 @@ const (
 
 // queues is what the loop and the ticker goroutine share.
 type queues struct {
-	mutex    sync.Mutex        // guards all fields but the channels and limit
+	mutex    sync.Mutex        // guards all fields up to logFailing but limit
 	topics   map[string]*Topic // by name
 	arrivals []arrival         // the order of all messages in the queues
 	accepted int               // how many messages were ever queued
@@ -45,6 +46,8 @@ type queues struct {
 	// How many payloads were accepted and refused. An empty payload counts nowhere, and a
 	// payload that was queued counts even if its reply could not be sent.
 	payloadsAccepted, payloadsRefused int
+
+	logFailing atomic.Int32 // 1 while the log fails, otherwise 0
 
 	noticed chan struct{} // to the ticker goroutine: there are notices
 	crowded chan struct{} // to the ticker goroutine: the notices fill a write

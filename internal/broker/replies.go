@@ -5,6 +5,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"mbus/internal/broker/listener"
 )
 
 // maxReplies is how many replies may wait, unless the system has few descriptors.
@@ -14,7 +16,7 @@ const maxReplies = 256
 // out of queues.replies owns its connection: the ticker goroutine to answer, or its timer at the
 // deadline to close the connection without a reply.
 type waitingReply struct {
-	connection *net.TCPConn
+	connection net.Conn
 	reply      []byte
 	last       int // the number of the payload's last message, as queues.accepted counts
 	timer      *time.Timer
@@ -22,7 +24,7 @@ type waitingReply struct {
 
 // wait leaves connection, with the reply for the payload that was just queued, to the ticker
 // goroutine. The caller holds the mutex, and has put an element into places.
-func (q *queues) wait(connection *net.TCPConn, reply []byte, deadline time.Time) {
+func (q *queues) wait(connection net.Conn, reply []byte, deadline time.Time) {
 	waiting := &waitingReply{connection: connection, reply: reply, last: q.accepted}
 	waiting.timer = time.AfterFunc(time.Until(deadline), func() { q.giveUp(waiting) })
 	q.replies = append(q.replies, waiting)
@@ -62,7 +64,7 @@ func (q *queues) giveUp(waiting *waitingReply) {
 		return // the ticker goroutine has it
 	}
 	q.notify(fmt.Sprintf("no reply to %s: its messages are queued, but were not written in time",
-		waiting.connection.RemoteAddr()))
+		listener.PeerName(waiting.connection)))
 	waiting.connection.Close()
 	<-q.places
 }

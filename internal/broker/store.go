@@ -176,12 +176,7 @@ func (store *store) findLast(list *logfile.List) error {
 	for i, files := 0, list.Of(log); i < len(files); i++ {
 		file := &files[i]
 		isOurs := file.Header.Name == filepath.Base(list.Path) || log == 0 && file.IsStamped
-		if !isOurs || file.IsNamed {
-			continue
-		}
-		if last == nil || file.Header.Number > last.Header.Number ||
-			file.Header.Number == last.Header.Number && (log != 0 && file.Info.Size() > last.Info.Size() ||
-				log == 0 && file.Info.ModTime().After(last.Info.ModTime())) {
+		if isOurs && !file.IsNamed && (last == nil || isLater(file, last)) {
 			last = file
 		}
 	}
@@ -198,11 +193,21 @@ func (store *store) findLast(list *logfile.List) error {
 	}
 	whole, err := logfile.LineEnd(file, last.Info.Size())
 	if err == nil {
-		err = store.syncOld(file)
+		err = store.syncFile(file)
 	}
 	store.last, store.whole = last.Header, whole
 	store.last.Number = max(1, last.Header.Number)
 	return err
+}
+
+// isLater reports whether a is after b in their log: by their numbers, and with one number by
+// their sizes. Without headers it is by the times of their last changes.
+func isLater(a, b *logfile.File) bool {
+	if a.Header.Log == 0 {
+		return a.Info.ModTime().After(b.Info.ModTime())
+	}
+	return cmp.Or(cmp.Compare(a.Header.Number, b.Header.Number),
+		cmp.Compare(a.Info.Size(), b.Info.Size())) > 0
 }
 
 // syncNew makes file durable, and its name. If the file was renamed just now, moved is true.
@@ -219,18 +224,6 @@ func (store *store) syncNew(file *os.File) (moved bool, err error) {
 		store.progress.note()
 	}
 	return false, err
-}
-
-// syncOld makes a file durable that is followed by another, whose header says how many bytes it
-// has. If the store is not synced, it ignores an error.
-func (store *store) syncOld(file *os.File) error {
-	if store.synced {
-		return store.syncFile(file)
-	}
-	if osfile.Sync(file) == nil {
-		store.changed("sync", nil, 0)
-	}
-	return nil
 }
 
 // names reports whether path names file.
@@ -268,7 +261,7 @@ func (store *store) leave() error {
 	if whole, _, err := store.cutTornLine(store.file); err == nil && whole > 0 { // 0: emptied
 		store.whole = whole
 	}
-	return store.syncOld(store.file)
+	return store.syncFile(store.file)
 }
 
 // close closes the file, if there is one.
@@ -314,17 +307,19 @@ func (store *store) sync() error {
 	return store.syncFile(store.file)
 }
 
-// syncFile makes all changes of file durable. After a sync that failed it returns the same error.
+// syncFile makes all changes of file durable. If the store is not synced, it ignores an error.
+// Otherwise it returns the same error after a sync that failed.
 func (store *store) syncFile(file *os.File) error {
-	if store.failed == nil {
-		store.failed = osfile.Sync(file)
-	}
 	if store.failed != nil {
 		return store.failed
 	}
-	store.changed("sync", nil, 0)
-	store.progress.note()
-	return nil
+	if err := osfile.Sync(file); err == nil {
+		store.changed("sync", nil, 0)
+		store.progress.note()
+	} else if store.synced {
+		store.failed = err
+	}
+	return store.failed
 }
 
 // changed reports a change to a test.

@@ -8,13 +8,14 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"mbus/internal/apiv1"
+	"mbus/internal/shared/address"
 	"mbus/internal/shared/decoder"
 	"mbus/internal/shared/encoder"
 )
@@ -26,6 +27,9 @@ const (
 	// The pause before each retry doubles from minPause to maxPause.
 	minPause = 50 * time.Millisecond
 	maxPause = 2 * time.Second
+
+	// fullPause is the pause before the next try at a Unix socket whose backlog is full.
+	fullPause = 5 * time.Millisecond
 
 	// quietOutage is how long an outage lasts before it is reported. The restart of a
 	// broker takes less.
@@ -51,7 +55,8 @@ func (refusal Refusal) Error() string {
 
 // ProducerConfig says where and how a producer sends.
 type ProducerConfig struct {
-	// Host is the broker's host name or IP address. Port is its port, from 1 to 65535.
+	// Host is the broker's host name or IP address. Port is its port, from 1 to 65535. A Host
+	// with a slash is the path of the broker's Unix socket, and Port is ignored.
 	Host string
 	Port string
 
@@ -63,6 +68,10 @@ type ProducerConfig struct {
 	// connection, the payload was not sent or received whole, or apiv1.Retryable holds
 	// for the refusal. 0: do not retry.
 	Retry time.Duration
+
+	// AtLeastOnce means to retry also what may have been accepted, so that the broker may have
+	// it as often as it was tried. It needs Retry.
+	AtLeastOnce bool
 
 	// Report is called with one line of text when retries have failed for 5 seconds, and
 	// once more when a later one succeeds. Send and Ping wait for Report. nil: do not report.
@@ -78,13 +87,8 @@ func DefaultConfig() *ProducerConfig {
 // Validate returns nil if config is valid. Otherwise its error names a flag, its value and
 // what would be right.
 func (config *ProducerConfig) Validate() error {
-	if config.Host == "" {
-		return errors.New(`-host "": must be a host`)
-	}
-	_, err := netip.ParseAddr(config.Host)
-	if err != nil && strings.ContainsAny(config.Host, ":/[]") {
-		return fmt.Errorf("-host %q: must be a name or an address alone, "+
-			"such as localhost or ::1; the port goes to -port", config.Host)
+	if _, _, err := address.Parse(config.Host, config.Port); err != nil {
+		return fmt.Errorf("-host %q: %w", config.Host, err)
 	}
 	if port, err := strconv.ParseUint(config.Port, 10, 16); err != nil || port == 0 {
 		return fmt.Errorf("-port %q: must be a number from 1 to 65535", config.Port)
@@ -95,6 +99,9 @@ func (config *ProducerConfig) Validate() error {
 	if config.Retry < 0 {
 		return fmt.Errorf("-retry %v: must be a duration of at least 0, such as 30s", config.Retry)
 	}
+	if config.AtLeastOnce && config.Retry == 0 {
+		return errors.New("-at-least-once without -retry: must be with the time to retry")
+	}
 	return nil
 }
 
@@ -102,9 +109,12 @@ func (config *ProducerConfig) Validate() error {
 // for concurrent use.
 type Producer struct {
 	config  *ProducerConfig
+	network string // see net.Dial
 	address string
 	encoder encoder.Encoder
 	decoder decoder.Decoder
+
+	doubtful int // how many of the next messages an earlier attempt may have brought
 
 	outageSince    time.Time // start of the first attempt since the last success
 	outageReported bool
@@ -116,9 +126,14 @@ func New(config *ProducerConfig) (*Producer, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
+	network, address, err := address.Parse(config.Host, config.Port)
+	if err != nil {
+		return nil, err
+	}
 	return &Producer{
 		config:  config,
-		address: net.JoinHostPort(config.Host, config.Port),
+		network: network,
+		address: address,
 		encoder: encoder.NewMsgpackEncoder(),
 		decoder: decoder.NewMsgpackDecoder(0), // it decodes replies, which have no messages
 	}, nil
@@ -130,14 +145,33 @@ func New(config *ProducerConfig) (*Producer, error) {
 //
 // When ctx ends, Send completes the attempt in progress and does not start another.
 func (sender *Producer) Send(ctx context.Context, messages []*apiv1.Message) error {
+	sender.doubtful = 0
+	return sender.send(ctx, messages)
+}
+
+// send is Send for the next messages of a stream.
+func (sender *Producer) send(ctx context.Context, messages []*apiv1.Message) error {
 	payload, err := sender.encoder.Encode(messages)
 	if err != nil {
 		return notAccepted(err)
 	}
 	count := len(messages)
-	return sender.retry(ctx, "accepted",
+	err = sender.retry(ctx, "accepted",
 		func() error { return sender.attempt(payload, count) },
-		func(err error) bool { return retryable(err, count) })
+		func(err error) bool { return sender.retryable(err, count) })
+	if err != nil {
+		return sender.inDoubt(err)
+	}
+	sender.doubtful = max(sender.doubtful-count, 0)
+	return nil
+}
+
+// inDoubt adds ErrUnknown to err if an earlier attempt may have brought the next messages.
+func (sender *Producer) inDoubt(err error) error {
+	if sender.doubtful > 0 && !errors.Is(err, ErrUnknown) {
+		return fmt.Errorf("%w; of an earlier attempt: %w", err, ErrUnknown)
+	}
+	return err
 }
 
 // Ping sends an empty payload, which leaves no trace in the broker's log, and waits for the
@@ -206,11 +240,12 @@ func (sender *Producer) report(text string) {
 }
 
 // retryable reports whether to retry a payload of count messages after err, which is not nil:
-// none of them can have been queued, and the broker may accept all of them later.
-func retryable(err error, count int) bool {
+// none of them can have been queued, or none needs to be queued only once, and the broker may
+// accept all of them later.
+func (sender *Producer) retryable(err error, count int) bool {
 	var refusal Refusal
 	if !errors.As(err, &refusal) {
-		return !errors.Is(err, ErrUnknown)
+		return sender.config.AtLeastOnce || !errors.Is(err, ErrUnknown)
 	}
 	if count > 1 && apiv1.Splittable(string(refusal)) {
 		return false // the whole may be too much for a slow link
@@ -226,6 +261,11 @@ func (sender *Producer) attempt(payload []byte, count int) error {
 		return Refusal(reply.Error)
 	case !sent:
 		return notAccepted(err)
+	}
+	if err != nil || reply.Accepted != count || reply.Error != "" {
+		sender.doubtful = max(sender.doubtful, count)
+	}
+	switch {
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrUnknown, err)
 	case reply.Accepted != count || reply.Error != "":
@@ -254,8 +294,7 @@ func (sender *Producer) ping() error {
 // refuses a payload early replies and closes.
 func (sender *Producer) exchange(payload []byte) (reply *apiv1.Reply, sent bool, err error) {
 	deadline := time.Now().Add(sender.config.Timeout)
-	dialer := net.Dialer{Deadline: deadline}
-	connection, err := dialer.Dial("tcp", sender.address)
+	connection, err := sender.dial(deadline)
 	if err != nil {
 		return nil, false, sender.cause(err)
 	}
@@ -264,7 +303,7 @@ func (sender *Producer) exchange(payload []byte) (reply *apiv1.Reply, sent bool,
 
 	_, sendErr := connection.Write(payload)
 	if sendErr == nil {
-		sendErr = connection.(*net.TCPConn).CloseWrite()
+		sendErr = connection.(interface{ CloseWrite() error }).CloseWrite()
 	}
 	reply, err = sender.readReply(connection)
 	if sendErr == nil {
@@ -275,6 +314,19 @@ func (sender *Producer) exchange(payload []byte) (reply *apiv1.Reply, sent bool,
 		sendErr = fmt.Errorf("%w; %w", sendErr, err)
 	}
 	return reply, false, sendErr
+}
+
+// dial connects to the broker. While the backlog of a Unix socket is full, Linux says EAGAIN at
+// once. Then dial tries again until the deadline, as the kernel does for TCP.
+func (sender *Producer) dial(deadline time.Time) (net.Conn, error) {
+	dialer := net.Dialer{Deadline: deadline}
+	for {
+		connection, err := dialer.Dial(sender.network, sender.address)
+		if !errors.Is(err, syscall.EAGAIN) {
+			return connection, err
+		}
+		time.Sleep(fullPause)
+	}
 }
 
 // notAccepted wraps err, after which no message can have been queued.

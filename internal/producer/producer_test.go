@@ -168,7 +168,7 @@ func TestSendToNobody(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	const alone = "must be a name or an address alone, " +
-		"such as localhost or ::1; the port goes to -port"
+		"such as localhost or ::1, or the path of a socket; the port has a flag of its own"
 	const noPort = ": must be a number from 1 to 65535"
 	type config = producer.ProducerConfig
 	host := func(host string) func(*config) {
@@ -189,10 +189,11 @@ func TestValidate(t *testing.T) {
 		{host("fe80::1%eth0"), ""},
 		{host("localhost:9990"), `-host "localhost:9990": ` + alone},
 		{host("127.0.0.1:9990"), `-host "127.0.0.1:9990": ` + alone},
-		{host("[::1]"), `-host "[::1]": ` + alone},
+		{host("[::1]"), ""},
+		{host("localhost/"), ""},
 		{host("[::1]:9990"), `-host "[::1]:9990": ` + alone},
-		{host("http://localhost"), `-host "http://localhost": ` + alone},
-		{host("localhost/"), `-host "localhost/": ` + alone},
+		{host("http://localhost"), `-host "http://localhost": ` +
+			"must be a host alone, or the path of a socket, and not a URL"},
 		{port("0"), `-port "0"` + noPort},
 		{port("65536"), `-port "65536"` + noPort},
 		{port("x"), `-port "x"` + noPort},
@@ -200,6 +201,8 @@ func TestValidate(t *testing.T) {
 			"-retry -1ns: must be a duration of at least 0, such as 30s"},
 		{func(config *config) { config.Timeout = 0 },
 			"-timeout 0s: must be a duration above 0, such as 30s"},
+		{func(config *config) { config.AtLeastOnce = true },
+			"-at-least-once without -retry: must be with the time to retry"},
 	} {
 		config := producer.DefaultConfig()
 		test.set(config)

@@ -71,6 +71,7 @@ func (sender *Producer) sendStream(
 	defer cancel()
 	limit := payloadLimit{current: maxPayload, ceiling: maxPayload}
 	line := 1 // the first that is not accepted yet
+	sender.doubtful = 0
 	batches, ended := stream.start(ctx)
 	for batch := range batches {
 		for len(batch) > 0 {
@@ -101,10 +102,10 @@ func (sender *Producer) sendPart(
 ) (int, error) {
 	for {
 		if ctx.Err() != nil {
-			return 0, notAccepted(context.Cause(ctx))
+			return 0, sender.inDoubt(notAccepted(context.Cause(ctx)))
 		}
 		count, size := fitting(messages, limit.current)
-		err := sender.Send(ctx, messages[:count])
+		err := sender.send(ctx, messages[:count])
 		var refusal Refusal
 		refused := errors.As(err, &refusal)
 		switch {

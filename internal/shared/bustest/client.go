@@ -17,7 +17,7 @@ import (
 // Client sends payloads to a bus and reads its log. A method that fails ends the test, so only
 // the test's own goroutine may call methods. Any goroutine may call Post and Received.
 type Client struct {
-	Address string       // where the bus listens, as host:port
+	Address string       // where the bus listens, as host:port, or the path of a Unix socket
 	Log     fmt.Stringer // everything that the bus has logged
 	t       testing.TB
 }
@@ -36,17 +36,31 @@ func (client *Client) Dial() *Conn {
 		client.t.Fatal(err)
 	}
 	client.t.Cleanup(func() { connection.Close() })
-	return &Conn{TCPConn: connection, t: client.t}
+	return &Conn{stream: connection, t: client.t}
+}
+
+// stream is a *net.TCPConn or a *net.UnixConn.
+type stream interface {
+	net.Conn
+	CloseWrite() error
 }
 
 // dial connects to address. The connection's deadline is Patience from the call.
-func dial(address string) (*net.TCPConn, error) {
-	connection, err := net.Dial("tcp", address)
+func dial(address string) (stream, error) {
+	connection, err := net.Dial(network(address), address)
 	if err != nil {
 		return nil, err
 	}
 	connection.SetDeadline(time.Now().Add(Patience))
-	return connection.(*net.TCPConn), nil
+	return connection.(stream), nil
+}
+
+// network returns the network of address: unix for a path, otherwise tcp.
+func network(address string) string {
+	if strings.Contains(address, "/") {
+		return "unix"
+	}
+	return "tcp"
 }
 
 // Post sends payload over a new connection and returns the reply. The bus may refuse a
@@ -132,8 +146,13 @@ func (client *Client) Received(topic string) []string {
 
 // Conn is a connection to a bus. A failure of Put, End and Reply ends the test.
 type Conn struct {
-	*net.TCPConn
+	stream
 	t testing.TB
+}
+
+// SetLinger is the method of *net.TCPConn.
+func (connection *Conn) SetLinger(seconds int) error {
+	return connection.stream.(*net.TCPConn).SetLinger(seconds)
 }
 
 // Put sends text as a part of the payload.

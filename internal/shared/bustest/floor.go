@@ -38,13 +38,13 @@ func ServeFloor(listener net.Listener) error {
 // nothing was accepted. It does nothing else, because benchmarks measure it.
 func Deliver(t testing.TB, address string, payload []byte) {
 	t.Helper()
-	connection, err := net.Dial("tcp", address)
+	connection, err := net.Dial(network(address), address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer connection.Close()
 	connection.Write(payload)
-	connection.(*net.TCPConn).CloseWrite()
+	connection.(stream).CloseWrite()
 	var reply [256]byte // a longer one is a refusal
 	count, err := connection.Read(reply[:])
 	if err != nil || bytes.HasPrefix(reply[:count], []byte("\x82\xa8Accepted\x00")) {

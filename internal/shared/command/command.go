@@ -16,6 +16,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"mbus/internal/shared/address"
 	"mbus/internal/shared/escape"
 )
 
@@ -89,6 +90,17 @@ func Unexpected(flags *flag.FlagSet, hint string) error {
 	return fmt.Errorf("unexpected argument %q%s", flags.Arg(0), hint)
 }
 
+// CheckPort returns an error if the flag port was given, and the flag host is the path of a Unix
+// socket, which has no port. host and port are the names of the flags.
+func CheckPort(flags *flag.FlagSet, host, port string) (err error) {
+	flags.Visit(func(given *flag.Flag) {
+		if given.Name == port && address.IsPath(flags.Lookup(host).Value.String()) {
+			err = fmt.Errorf("-%s: must be without it, because -%s is a path", port, host)
+		}
+	})
+	return err
+}
+
 // UsageError prints an error of the arguments on stderr, with a hint at -h. It returns Misuse.
 func UsageError(flags *flag.FlagSet, err error, stderr io.Writer) int {
 	Say(stderr, flags.Name(), fmt.Sprintf("%v (see %s -h)", err, flags.Name()))
@@ -121,16 +133,16 @@ func IsTerminal(file *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0 && !isNull(info)
 }
 
-// IsClosed reports whether stdout was closed when the process started. The Go
+// IsClosed reports whether a standard file was closed when the process started. The Go
 // runtime opens the null device, for reading and writing, in place of a closed standard file.
 // A shell's > /dev/null opens the device for writing alone. IsClosed also returns true if the
 // parent process opened the device for both.
-func IsClosed(stdout *os.File) bool {
-	info, err := stdout.Stat()
+func IsClosed(standard *os.File) bool {
+	info, err := standard.Stat()
 	if err != nil || !isNull(info) {
 		return err != nil
 	}
-	_, err = stdout.Read(make([]byte, 1))
+	_, err = standard.Read(make([]byte, 1))
 	return err == io.EOF // not an error about the descriptor
 }
 

@@ -1,9 +1,10 @@
-// Package osfile locks files, and syncs files and directories.
+// Package osfile locks and replaces files, and syncs files and directories.
 package osfile
 
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -34,4 +35,23 @@ func SyncDirectory(path string) error {
 		return fmt.Errorf("%w: %w", ErrNotOnDisk, err)
 	}
 	return nil
+}
+
+// Replace writes data to a new file beside path, gives it the mode, whatever the umask is, and
+// renames it to path. So a reader finds the old data or the new, whole. It syncs nothing. After an
+// error the file at path is unchanged.
+func Replace(path string, data []byte, mode fs.FileMode) error {
+	beside, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	_, err = beside.Write(data)
+	err = errors.Join(err, beside.Chmod(mode), beside.Close())
+	if err == nil {
+		err = os.Rename(beside.Name(), path)
+	}
+	if err != nil {
+		os.Remove(beside.Name())
+	}
+	return err
 }

@@ -1,0 +1,62 @@
+// Package listener listens for producers, on a TCP port or on the path of a Unix socket. It knows
+// what differs between the two.
+package listener
+
+import (
+	"context"
+	"mbus/internal/shared/address"
+	"net"
+	"time"
+)
+
+// Listener accepts connections. Its implementations are tcpListener and socketListener.
+type Listener interface {
+	Accept() (net.Conn, error) // the connections are of the type Conn
+	Addr() net.Addr
+	Close() error
+	SetDeadline(time.Time) error
+
+	// Refuse makes the kernel refuse new connections, as far as it can. Those that were opened
+	// before can still be accepted. If the listener were closed instead, the kernel would reset
+	// them, and their producers could not know whether the broker has read their payloads.
+	Refuse()
+}
+
+// Conn is a *net.TCPConn or a *net.UnixConn.
+type Conn interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// tcpListener listens on a port.
+type tcpListener struct{ *net.TCPListener }
+
+// Listen listens on a host and a port, or on a path: see package address. The error names the
+// address.
+func Listen(host, port string) (Listener, error) {
+	network, address, err := address.Parse(host, port)
+	if err != nil {
+		return nil, err
+	}
+	if network == "unix" {
+		return listenOnSocket(address)
+	}
+	config := net.ListenConfig{
+		KeepAlive: -1, // no connection lasts long enough for it
+		Control:   deferAccept,
+	}
+	config.SetMultipathTCP(false) // Refuse has no effect on that
+	bound, err := config.Listen(context.Background(), network, address)
+	if err != nil {
+		return nil, err
+	}
+	return tcpListener{bound.(*net.TCPListener)}, nil
+}
+
+// PeerName returns the name of the other end of a connection, for the log.
+func PeerName(connection net.Conn) string {
+	if socket, isSocket := connection.(*net.UnixConn); isSocket {
+		return socketPeer(socket)
+	}
+	return connection.RemoteAddr().String()
+}

@@ -1,0 +1,76 @@
+package broker
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"mbus/internal/shared/escape"
+	"mbus/internal/shared/metrics"
+)
+
+// metricsInterval is the time from one writing of the counts to the next.
+const metricsInterval = 10 * time.Second
+
+// checkMetrics returns an error if config.Metrics is a file that must not be replaced.
+func (broker *Broker) checkMetrics() error {
+	path := broker.config.Metrics
+	found, missing := os.Lstat(path)
+	log, err := os.Stat(broker.config.LogFile)
+	if file, isFile := broker.drainer.log.writer.(*os.File); isFile {
+		log, err = file.Stat()
+	}
+	switch {
+	case missing != nil:
+		return nil
+	case err == nil && os.SameFile(log, found):
+		return fmt.Errorf("-metrics %s: is the log, must be another file", path)
+	}
+	if err := metrics.Check(path); err != nil {
+		return fmt.Errorf("-metrics %w", err)
+	}
+	return nil
+}
+
+// keepMetrics writes the counts to config.Metrics every metricsInterval, and once more when ending
+// is closed. Then it closes ended. Lines of the log report when that begins to fail, and when it
+// succeeds again.
+func (broker *Broker) keepMetrics(ending <-chan struct{}, ended chan<- struct{}) {
+	defer close(ended)
+	path, failing := broker.config.Metrics, false
+	for isLast := path == ""; !isLast; {
+		err := metrics.Write(path, broker.counted())
+		if failing != (err != nil) {
+			failing = !failing
+			text := path + ": it is written again"
+			if failing {
+				text = err.Error()
+			}
+			broker.notify("Broker: -metrics " + string(escape.Append(nil, []byte(text))))
+		}
+		select {
+		case <-time.After(metricsInterval):
+		case <-ending:
+			isLast = true
+			metrics.Write(path, broker.counted())
+		}
+	}
+}
+
+// counted returns the counts.
+func (broker *Broker) counted() (text metrics.Text) {
+	q := &broker.queues
+	q.mutex.Lock()
+	defer q.mutex.Unlock()
+	text.Add("mbus_payloads_accepted_total", "Payloads accepted.", q.payloadsAccepted)
+	text.Add("mbus_payloads_refused_total", "Payloads refused.", q.payloadsRefused)
+	text.Add("mbus_messages_accepted_total", "Messages accepted.", q.accepted)
+	text.Add("mbus_messages_written_total", "Messages written to the log.", q.written)
+	text.Add("mbus_unwritten_messages", "Messages accepted, not written yet.", q.accepted-q.written)
+	text.Add("mbus_unwritten_bytes", "What counts towards -max-queued.", q.bytes)
+	text.Add("mbus_unwritten_bytes_limit", "The broker's -max-queued.", q.limit)
+	text.Add("mbus_topics", "Known topics.", len(q.topics))
+	text.Add("mbus_log_failing", "1 while the log fails, otherwise 0.", int(q.logFailing.Load()))
+	text.Add("mbus_start_time_seconds", "The start in Unix time.", int(broker.begin.Unix()))
+	return text
+}
