@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"mbus/internal/apiv1"
-	"mbus/internal/shared/escape"
 	"mbus/internal/shared/follow"
 	"mbus/internal/shared/logfile"
 	"mbus/internal/shared/logline"
@@ -115,9 +114,10 @@ func (config *Config) Validate() error {
 }
 
 // source is a log or a stream. Next returns nil if there is no line at present, and Wait waits
-// until there may be one.
+// until there may be one. Origin returns where the last line comes from.
 type source interface {
 	Next() (line []byte, err error)
+	Origin() (follow.Origin, error)
 	Wait(ctx context.Context)
 }
 
@@ -132,16 +132,15 @@ type delivery interface {
 // Consumer delivers messages as its Config says. It is not safe for concurrent use.
 type Consumer struct {
 	config *Config
-	wanted map[string]bool // the topics to deliver, escaped as in the log; empty: all
+	parser logline.Parser
 	source source
 	log    *follow.Follower // the source if it is a log; otherwise nil
 	end    follow.Position  // where to stop, with Config.ToEnd
 	state  *follow.State    // nil without Config.State
 	output delivery
 
-	message   message // in hand
-	delivered int     // the number of messages delivered
-	moved     bool    // whether a line was read since the last save
+	delivered int  // the number of messages delivered
+	moved     bool // whether a line was read since the last save
 }
 
 // New returns a Consumer, which opens nothing yet. The Consumer keeps config, which must not
@@ -150,12 +149,12 @@ func New(config *Config) (*Consumer, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	consumer := &Consumer{config: config, wanted: make(map[string]bool)}
-	for _, topic := range config.Topics {
-		consumer.wanted[string(escape.AppendName(nil, []byte(topic)))] = true
-	}
+	consumer := &Consumer{config: config, parser: logline.Parser{
+		Topics: config.Topics,
+		Sums:   len(config.Command) > 0 || config.Format == JSON, // where ids are needed
+	}}
 	if len(config.Command) > 0 {
-		consumer.output = &worker{config: config}
+		consumer.output = &worker{config: config, again: reportInterval}
 	} else {
 		consumer.output = newOutput(config.Output, config.Format)
 	}
@@ -374,21 +373,22 @@ func (consumer *Consumer) save() error {
 // take delivers the message of a line, if the line has one and its topic is wanted.
 func (consumer *Consumer) take(ctx context.Context, line []byte) error {
 	consumer.moved = true
-	parts, found := logline.Parse(line)
-	if !found {
-		if logline.IsTorn(line) {
-			consumer.skip(line, "it is torn")
+	parsed, err := consumer.parser.Parse(line)
+	if err != nil {
+		consumer.config.Report(fmt.Sprintf("skipped a line: %v", err))
+	}
+	if parsed == nil {
+		return nil
+	}
+	message := message{Message: parsed}
+	if consumer.parser.Sums {
+		origin, err := consumer.source.Origin()
+		if err != nil {
+			return err
 		}
-		return nil
+		message.id = fmt.Sprintf("%v-%08x", origin, parsed.Checksum)
 	}
-	if len(consumer.wanted) > 0 && !consumer.wanted[string(parts.Topic)] {
-		return nil
-	}
-	if err := consumer.message.unescape(parts); err != nil {
-		consumer.skip(line, err.Error())
-		return nil
-	}
-	if err := consumer.output.deliver(ctx, &consumer.message); err != nil {
+	if err := consumer.output.deliver(ctx, &message); err != nil {
 		return err
 	}
 	consumer.delivered++
@@ -396,11 +396,4 @@ func (consumer *Consumer) take(ctx context.Context, line []byte) error {
 		return consumer.save()
 	}
 	return nil
-}
-
-// skip reports the start of a line that is not delivered. It leaves out the data, whose bytes
-// may have been unescaped in place.
-func (consumer *Consumer) skip(line []byte, why string) {
-	const shown = len("2024/06/02 10:39:55 Received new message from topic '': '")
-	consumer.config.Report(fmt.Sprintf("skipped a line: %s: %q", why, line[:min(len(line), shown)]))
 }

@@ -17,7 +17,7 @@ import (
 	"mbus/internal/apiv1"
 	"mbus/internal/broker"
 	"mbus/internal/consumer"
-	"mbus/internal/shared/escape"
+	"mbus/internal/shared/logline"
 )
 
 // patience is the longest time that a test waits for a result.
@@ -27,8 +27,8 @@ const stamp = "2024/06/02 10:39:55 "
 
 // line returns a message's line in the log.
 func line(topic, data string) string {
-	text := escape.AppendName([]byte(stamp+"Received new message from topic '"), []byte(topic))
-	return string(append(escape.Append(append(text, "': '"...), []byte(data)), "'\n"...))
+	message := &apiv1.Message{Topic: topic, Data: []byte(data)}
+	return string(logline.Append([]byte(stamp), message))
 }
 
 // consume runs a consumer to its end and returns what it wrote and reported.
@@ -74,10 +74,13 @@ func TestFormats(t *testing.T) {
 		consumer.Lines: text + "\n\xff\xfe\n\n",
 		consumer.NUL:   text + "\x00\xff\xfe\x00\x00",
 		consumer.Raw:   text + "\xff\xfe",
-		consumer.JSON: `{"time":"2024-06-02T10:39:55","topic":"o'r\\d",` +
+		consumer.JSON: `{"id":"cfb7896308ff69fa-0-0-ccd2c761",` +
+			`"time":"2024-06-02T10:39:55","topic":"o'r\\d",` +
 			`"data":"it's \"5\" \\ \n\t\u0000\u001f` + "\x7f żółw \u2028\"}\n" +
-			`{"time":"2024-06-02T10:39:55","topic":"b","base64":"//4="}` + "\n" +
-			`{"time":"2024-06-02T10:39:55","topic":"b","data":""}` + "\n",
+			`{"id":"cfb7896308ff69fa-0-111-c5efce63",` +
+			`"time":"2024-06-02T10:39:55","topic":"b","base64":"//4="}` + "\n" +
+			`{"id":"cfb7896308ff69fa-0-179-18275819",` +
+			`"time":"2024-06-02T10:39:55","topic":"b","data":""}` + "\n",
 	} {
 		expect(t, consumer.Config{Input: strings.NewReader(input), Format: format}, want)
 	}
@@ -143,6 +146,8 @@ func TestOtherLines(t *testing.T) {
 		head + "\\q': 'x'\n", head + "\\xff': 'x'\n", head + "a\\nb': 'x'\n",
 		head + "a\\x00': 'x'\n", head + "a\\u0085': 'x'\n",
 		line(strings.Repeat("a", 256), "longer than a topic"),
+		strings.Repeat("\x00", 100) + "\n", "\x00\x00\x00" + line("a", "x")[3:],
+		stamp + "creating topic \x00\x00\x00\n", "goroutine\x00\n",
 	}
 	before := line("t", "before")
 	for i, text := range append(others, torn...) {

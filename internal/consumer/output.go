@@ -31,14 +31,14 @@ func (output *output) deliver(_ context.Context, message *message) error {
 	case JSON:
 		return output.writeObject(message)
 	case Raw:
-		_, err := output.stream.Write(message.data)
+		_, err := output.stream.Write(message.Data)
 		return wrapOutput(err)
 	}
 	end := byte('\n')
 	if output.format == NUL {
 		end = 0
 	}
-	output.stream.Write(message.data)
+	output.stream.Write(message.Data)
 	return wrapOutput(output.stream.WriteByte(end))
 }
 
@@ -65,15 +65,15 @@ func wrapOutput(err error) error {
 // writeObject writes a message as one line of JSON (RFC 8259), without a copy of its data.
 func (output *output) writeObject(message *message) error {
 	stream := output.stream
-	fmt.Fprintf(stream, `{"time":"%s","topic":"`, message.time())
-	writeString(stream, []byte(message.topic))
-	if utf8.Valid(message.data) {
+	fmt.Fprintf(stream, `{"id":"%s","time":"%s","topic":"`, message.id, message.time())
+	writeString(stream, []byte(message.Topic))
+	if utf8.Valid(message.Data) {
 		stream.WriteString(`","data":"`)
-		writeString(stream, message.data)
+		writeString(stream, message.Data)
 	} else {
 		stream.WriteString(`","base64":"`)
 		encoder := base64.NewEncoder(base64.StdEncoding, stream)
-		encoder.Write(message.data)
+		encoder.Write(message.Data)
 		encoder.Close()
 	}
 	_, err := stream.WriteString("\"}\n")

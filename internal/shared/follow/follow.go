@@ -64,9 +64,12 @@ type Follower struct {
 	next   place          // is read after file; without a file: it is not known yet
 
 	recent []byte   // at least the last contextSize bytes before the line in hand, or all
+	begun  int64    // where the last line that was returned begins in file
 	moved  bool     // whether a line of file has been returned
 	kept   Position // the position until then
-	lost   error    // a LostError, until the next Seek
+
+	firstLine uint64 // see hashFirstLine; 0: it is not known yet
+	lost      error  // a LostError, until the next Seek
 
 	synced   int64                // the offset up to which file is durable
 	syncErr  error                // the first error of a sync
@@ -153,7 +156,7 @@ func (follower *Follower) leave(kept Position) {
 	follower.file, follower.next = nil, place{}
 	follower.window = window{text: follower.text[:0]}
 	follower.head, follower.recent = follower.head[:0], follower.recent[:0]
-	follower.end, follower.synced = 0, 0
+	follower.end, follower.synced, follower.firstLine = 0, 0, 0
 	follower.moved, follower.kept, follower.judged = false, kept, false
 }
 
@@ -196,6 +199,7 @@ func (follower *Follower) Next() (line []byte, err error) {
 				continue
 			}
 			follower.moved, follower.judged = true, false
+			follower.begun = follower.offset() - int64(len(line))
 			follower.recent = appendContext(follower.recent, line)
 			return line, nil
 		}

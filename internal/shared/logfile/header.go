@@ -79,6 +79,9 @@ func Parse(line []byte) (header Header, found bool) {
 		return Header{}, false
 	}
 	line = line[len(logline.StampFormat):]
+	if !bytes.HasPrefix(line, []byte("Broker: file ")) {
+		return Header{}, false // quickly, because readers of streams try each line
+	}
 	parts, name, _ := bytes.Cut(bytes.TrimSuffix(line, []byte("\n")), []byte(" log "))
 	number := digits(parts, "Broker: file ")
 	id, after, isLater := bytes.Cut(name, []byte(", after "))

@@ -1,0 +1,82 @@
+package follow
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+
+	"mbus/internal/shared/logfile"
+)
+
+// Origin is where a line comes from. It is the same after a rename, in a copy, and in a stream of
+// whole files.
+type Origin struct {
+	// Log is the id of the log. In a file without a header, it is the first 64 bits of the SHA-256
+	// of the first line without its line feed.
+	Log    uint64
+	Number int64 // of the file; 0: it has no header
+	Offset int64 // where the line begins in the file
+}
+
+// String returns the Origin as LOG-FILE-OFFSET, such as 5b1b30b6c2830ccd-12-48213.
+func (origin Origin) String() string {
+	return fmt.Sprintf("%016x-%d-%d", origin.Log, origin.Number, origin.Offset)
+}
+
+// Origin returns where the line comes from that the last call of Next has returned. The error is
+// that of reading the first line of its file.
+func (follower *Follower) Origin() (Origin, error) {
+	origin := Origin{follower.header.Log, follower.header.Number, follower.begun}
+	if origin.Number > 0 {
+		return origin, nil
+	}
+	if follower.firstLine == 0 {
+		var err error
+		if follower.firstLine, err = hashFirstLine(follower.file); err != nil {
+			return Origin{}, err
+		}
+	}
+	origin.Log = follower.firstLine
+	return origin, nil
+}
+
+// hashFirstLine returns the Log of an Origin in file, which has no header.
+func hashFirstLine(file io.ReaderAt) (uint64, error) {
+	lines := bufio.NewReader(io.NewSectionReader(file, 0, math.MaxInt64))
+	whole := sha256.New()
+	for {
+		piece, err := lines.ReadSlice('\n')
+		whole.Write(bytes.TrimSuffix(piece, []byte("\n")))
+		if err == nil {
+			return binary.BigEndian.Uint64(whole.Sum(nil)), nil
+		}
+		if err != bufio.ErrBufferFull {
+			return 0, err
+		}
+	}
+}
+
+// Origin returns where the line comes from that the last call of Next has returned. The stream
+// counts as one file without a header until a header begins a file. The error is always nil.
+func (reader *Reader) Origin() (Origin, error) {
+	return reader.origin, nil
+}
+
+// locate sets the origin to that of line, the next of the stream.
+func (reader *Reader) locate(line []byte) {
+	header, isHeader := logfile.Parse(line)
+	switch {
+	case isHeader:
+		reader.origin = Origin{Log: header.Log, Number: header.Number}
+	case reader.after == 0: // so it is the first line
+		sum := sha256.Sum256(bytes.TrimSuffix(line, []byte("\n")))
+		reader.origin = Origin{Log: binary.BigEndian.Uint64(sum[:])}
+	default:
+		reader.origin.Offset = reader.after
+	}
+	reader.after = reader.origin.Offset + int64(len(line))
+}
