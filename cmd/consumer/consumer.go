@@ -26,6 +26,11 @@ const help = `usage: mbus-consumer [-log FILE [-state FILE]] [-topic T]... [flag
   -topic TOPIC     deliver only this topic; repeat the flag for several topics
   -state FILE      keep the position in this file, and continue from it; needs -log
   -retry DURATION  for up to this duration, retry a command that fails (default 0s)
+  -jobs NUMBER     run up to this number of commands at once, at most 64; without it, one
+  -persistent      keep each command running; it reads JSON lines and answers "ok ID" to each
+  -failed TOPIC    send a message that fails to this topic, and go on; needs -topic
+  -host HOST       the broker for -failed, as for mbus-producer
+  -port PORT       its port
   -format FORMAT   write messages in this format: lines (which is the default), nul (a zero byte
                    after each), raw (the data alone) or json
   -from PLACE      without a position, begin at this place of the log: start (which is the default)
@@ -133,11 +138,21 @@ func define(flags *flag.FlagSet, config *consumer.Config) {
 	command.Text(flags, &config.From, "from", "start or end")
 	command.Text(flags, &config.Seek, "seek", "start, end or next")
 	flags.BoolVar(&config.ToEnd, "end", false, "")
-	flags.Func("count", "", func(text string) (err error) {
-		if config.Count, err = strconv.Atoi(text); err != nil || config.Count < 1 {
-			return fmt.Errorf("must be a number of messages, from 1 to %d", math.MaxInt)
+	number(flags, &config.Count, "count", "messages", math.MaxInt)
+	command.Duration(flags, &config.Retry, "retry")
+	number(flags, &config.Jobs, "jobs", "jobs", consumer.MaxJobs)
+	flags.BoolVar(&config.Persistent, "persistent", false, "")
+	command.Text(flags, &config.Failed, "failed", "a topic")
+	command.Text(flags, &config.Host, "host", "a host")
+	command.Text(flags, &config.Port, "port", "a port")
+}
+
+// number adds a flag for a number of things, from 1 to most.
+func number(flags *flag.FlagSet, target *int, name, things string, most int) {
+	flags.Func(name, "", func(text string) (err error) {
+		if *target, err = strconv.Atoi(text); err != nil || *target < 1 || *target > most {
+			return fmt.Errorf("must be a number of %s, from 1 to %d", things, most)
 		}
 		return nil
 	})
-	command.Duration(flags, &config.Retry, "retry")
 }

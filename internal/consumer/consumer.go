@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -55,6 +56,11 @@ type Config struct {
 	Retry   time.Duration // for how long to retry Command for one message; 0: do not retry
 	Command []string      // to run for each message; empty: write messages to Output
 
+	Jobs       int    // how many runs of Command there are at once, up to 64; 0: one
+	Persistent bool   // whether each run of Command handles many messages
+	Failed     string // the topic to send messages to that Command has failed; empty: none
+	Host, Port string // of the broker for Failed; empty: those of producer.DefaultConfig
+
 	// From is Start or End: the place for a consumer without a position. Empty means Start.
 	From string
 
@@ -81,7 +87,8 @@ func (config *Config) Validate() error {
 	formats, froms := []string{"", Lines, NUL, Raw, JSON}, []string{"", Start, End}
 	seeks := []string{"", Start, End, Next}
 	delivers := len(config.Topics) > 0 || len(config.Command) > 0 || config.Format != "" ||
-		config.From != "" || config.ToEnd || config.Count != 0 || config.Retry != 0
+		config.From != "" || config.ToEnd || config.Count != 0 || config.Retry != 0 ||
+		config.Jobs != 0 || config.Persistent || config.Failed != ""
 	switch {
 	case config.State != "" && config.Log == "":
 		return errors.New("-state without -log: must be with the log that the position is in")
@@ -103,14 +110,10 @@ func (config *Config) Validate() error {
 	case len(config.Command) > 0 && config.Format != "":
 		return errors.New("-format with a command: must be one of them, " +
 			"a command gets the data alone")
-	case len(config.Command) == 0 && config.Retry != 0:
-		return errors.New("-retry without a command: must be with one, after --")
-	case config.Retry < 0:
-		return fmt.Errorf("-retry %s: must be a duration of at least 0, such as 30s", config.Retry)
 	case config.Count < 0:
 		return fmt.Errorf("-count %d: must be at least 1", config.Count)
 	}
-	return nil
+	return config.validateJobs()
 }
 
 // source is a log or a stream. Next returns nil if there is no line at present, and Wait waits
@@ -121,26 +124,22 @@ type source interface {
 	Wait(ctx context.Context)
 }
 
-// delivery is a stream or a command. After an error of deliver, flush returns an error too, so
-// that no position after that message is saved.
-type delivery interface {
-	deliver(ctx context.Context, message *message) error
-	// flush writes the messages delivered so far. If durable is true, it also syncs them.
-	flush(durable bool) error
-}
-
 // Consumer delivers messages as its Config says. It is not safe for concurrent use.
 type Consumer struct {
 	config *Config
 	parser logline.Parser
-	source source
-	log    *follow.Follower // the source if it is a log; otherwise nil
-	end    follow.Position  // where to stop, with Config.ToEnd
-	state  *follow.State    // nil without Config.State
-	output delivery
+	end    follow.Position // where to stop, with Config.ToEnd
+	window *window
+	output *output // nil with a command
 
-	delivered int  // the number of messages delivered
-	moved     bool // whether a line was read since the last save
+	reading sync.Mutex // held by the job that reads the next message; guards what follows
+	source  source
+	log     *follow.Follower // the source if it is a log; otherwise nil
+	message message          // the last one that was read
+	count   int              // the number of messages that were started
+	moved   bool             // whether a line was read since the last save
+	isDue   atomic.Bool      // whether the next save is due; faster to read than a channel
+	timer   *time.Timer      // sets isDue
 }
 
 // New returns a Consumer, which opens nothing yet. The Consumer keeps config, which must not
@@ -153,16 +152,14 @@ func New(config *Config) (*Consumer, error) {
 		Topics: config.Topics,
 		Sums:   len(config.Command) > 0 || config.Format == JSON, // where ids are needed
 	}}
-	if len(config.Command) > 0 {
-		consumer.output = &worker{config: config, again: reportInterval}
-	} else {
+	if len(config.Command) == 0 {
 		consumer.output = newOutput(config.Output, config.Format)
 	}
 	return consumer, nil
 }
 
 // Subscribe delivers messages until the end that Config asks for, the end of Input, or the end
-// of ctx. At the end of ctx it still delivers the message in hand. Then it saves the position
+// of ctx. At the end of ctx it still delivers the messages in hand. Then it saves the position
 // and returns nil. Otherwise the error says what could not be read, delivered or saved. A
 // Consumer's Subscribe must be called only once.
 //
@@ -176,9 +173,6 @@ func (consumer *Consumer) Subscribe(ctx context.Context) error {
 	err := consumer.run(ctx)
 	if saveErr := consumer.save(); err == nil {
 		err = saveErr
-	}
-	if errors.Is(err, errStopped) {
-		return nil
 	}
 	return err
 }
@@ -245,17 +239,19 @@ func (consumer *Consumer) open() (err error) {
 			return fmt.Errorf("the command can't be run: %w", err)
 		}
 	}
+	var state *follow.State
+	if config.State != "" {
+		if state, err = follow.OpenState(config.State, kind); err != nil {
+			return err
+		}
+	}
+	consumer.window = newWindow(state, config.Topics)
 	if config.Log == "" {
 		consumer.source = follow.NewReader(config.Input)
 		return nil
 	}
 	consumer.log = follow.New(config.Log, config.Report)
 	consumer.source = consumer.log
-	if config.State != "" {
-		if consumer.state, err = follow.OpenState(config.State, kind); err != nil {
-			return err
-		}
-	}
 	if err := consumer.begin(); err != nil {
 		return err
 	}
@@ -268,19 +264,15 @@ func (consumer *Consumer) close() {
 	if consumer.log != nil {
 		consumer.log.Close()
 	}
-	if consumer.state != nil {
-		consumer.state.Close()
+	if consumer.window != nil {
+		consumer.window.close()
 	}
 }
 
 // begin goes to the position of the state or, without one, to the place of -from. With -end, it
 // finds the end of the log.
 func (consumer *Consumer) begin() (err error) {
-	var position follow.Position
-	found := false
-	if consumer.state != nil {
-		position, _, found = consumer.state.Load()
-	}
+	position, found := consumer.window.load()
 	if !found && consumer.config.From == End {
 		if position, err = endOf(consumer.log); err != nil {
 			return err
@@ -310,37 +302,59 @@ func endOf(log *follow.Follower) (follow.Position, error) {
 
 // run is Subscribe without its last save.
 func (consumer *Consumer) run(ctx context.Context) error {
-	var isDue atomic.Bool // faster to read than a ticker's channel
-	timer := time.AfterFunc(saveInterval, func() { isDue.Store(true) })
-	defer timer.Stop()
-	for ctx.Err() == nil && !consumer.isDone() {
-		line, err := consumer.source.Next()
+	consumer.timer = time.AfterFunc(saveInterval, func() { consumer.isDue.Store(true) })
+	defer consumer.timer.Stop()
+	if consumer.output == nil {
+		return consumer.work(ctx)
+	}
+	for {
+		found, err := consumer.next(ctx)
+		if err != nil || !found {
+			return err
+		}
+		if consumer.window.pass() {
+			continue
+		}
+		if err := consumer.output.deliver(&consumer.message); err != nil {
+			return err
+		}
+		consumer.count++
+	}
+}
+
+// next reads up to the next message that is wanted. If there is none at -end, -count, the end of
+// input or the end of ctx, found is false. While there is none, and between two lines, next saves
+// the position when that is due.
+func (consumer *Consumer) next(ctx context.Context) (found bool, err error) {
+	for ctx.Err() == nil && !consumer.isDone() && !found && err == nil {
+		if consumer.isDue.Load() {
+			if err := consumer.save(); err != nil {
+				return false, err
+			}
+			consumer.isDue.Store(false)
+			consumer.timer.Reset(saveInterval)
+		}
+		var line []byte
+		line, err = consumer.source.Next()
 		switch {
 		case err == io.EOF:
-			return nil
-		case errors.As(err, new(*follow.LostError)) && consumer.state != nil:
+			return false, nil
+		case errors.As(err, new(*follow.LostError)) && consumer.config.State != "":
 			err = fmt.Errorf("%w: -seek next, start or end must set the state first", err)
 		case err != nil:
 		case line == nil:
 			err = consumer.pause(ctx)
 		default:
-			err = consumer.take(ctx, line)
-		}
-		if err == nil && isDue.CompareAndSwap(true, false) {
-			err = consumer.save()
-			timer.Reset(saveInterval)
-		}
-		if err != nil {
-			return err
+			found, err = consumer.parse(line)
 		}
 	}
-	return nil
+	return found, err
 }
 
 // isDone reports whether the consumer has reached -count or -end.
 func (consumer *Consumer) isDone() bool {
 	config := consumer.config
-	return config.Count > 0 && consumer.delivered == config.Count ||
+	return config.Count > 0 && consumer.count == config.Count ||
 		config.ToEnd && consumer.log != nil && consumer.log.At(consumer.end)
 }
 
@@ -354,46 +368,43 @@ func (consumer *Consumer) pause(ctx context.Context) error {
 }
 
 // save writes the messages delivered, makes the log durable up to the last line, and saves the
-// position after that line. If the position has not moved, it only writes.
+// position. If nothing was read since the last save, it only writes.
 func (consumer *Consumer) save() error {
-	isDue := consumer.state != nil && consumer.moved
-	if err := consumer.output.flush(isDue); err != nil || !isDue {
-		return err
+	isDue := consumer.config.State != "" && consumer.moved
+	if consumer.output != nil {
+		if err := consumer.output.flush(isDue); err != nil {
+			return err
+		}
+	}
+	if !isDue {
+		return nil
 	}
 	if err := consumer.log.Sync(); err != nil {
 		return err
 	}
-	if err := consumer.state.Save(consumer.log.Position(), ""); err != nil {
-		return err
-	}
-	consumer.moved = false
-	return nil
+	consumer.moved = !consumer.window.reach(consumer.log.Position(), mark{})
+	return consumer.window.save()
 }
 
-// take delivers the message of a line, if the line has one and its topic is wanted.
-func (consumer *Consumer) take(ctx context.Context, line []byte) error {
+// parse makes the message of a line the last one that was read. If the line has none, or its topic
+// is not wanted, found is false.
+func (consumer *Consumer) parse(line []byte) (found bool, err error) {
 	consumer.moved = true
 	parsed, err := consumer.parser.Parse(line)
 	if err != nil {
 		consumer.config.Report(fmt.Sprintf("skipped a line: %v", err))
 	}
 	if parsed == nil {
-		return nil
+		return false, nil
 	}
-	message := message{Message: parsed}
+	consumer.message = message{Message: parsed}
 	if consumer.parser.Sums {
 		origin, err := consumer.source.Origin()
 		if err != nil {
-			return err
+			consumer.moved = false // the position after a message that is not delivered
+			return false, err
 		}
-		message.id = fmt.Sprintf("%v-%08x", origin, parsed.Checksum)
+		consumer.message.id = fmt.Sprintf("%v-%08x", origin, parsed.Checksum)
 	}
-	if err := consumer.output.deliver(ctx, &message); err != nil {
-		return err
-	}
-	consumer.delivered++
-	if len(consumer.config.Command) > 0 {
-		return consumer.save()
-	}
-	return nil
+	return true, nil
 }

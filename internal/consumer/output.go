@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"bufio"
-	"context"
 	"encoding/base64"
 	"fmt"
 	"os"
@@ -26,10 +25,10 @@ func newOutput(file *os.File, format string) *output {
 
 // deliver writes one message. Only the last write's error is checked: a bufio.Writer returns
 // its first error from each later write.
-func (output *output) deliver(_ context.Context, message *message) error {
+func (output *output) deliver(message *message) error {
 	switch output.format {
 	case JSON:
-		return output.writeObject(message)
+		return wrapOutput(writeObject(output.stream, message, 0))
 	case Raw:
 		_, err := output.stream.Write(message.Data)
 		return wrapOutput(err)
@@ -62,9 +61,9 @@ func wrapOutput(err error) error {
 	return fmt.Errorf("standard output: %w", err)
 }
 
-// writeObject writes a message as one line of JSON (RFC 8259), without a copy of its data.
-func (output *output) writeObject(message *message) error {
-	stream := output.stream
+// writeObject writes a message as one line of JSON (RFC 8259), without a copy of its data. The
+// object has the attempt, unless that is 0.
+func writeObject(stream *bufio.Writer, message *message, attempt int) error {
 	fmt.Fprintf(stream, `{"id":"%s","time":"%s","topic":"`, message.id, message.time())
 	writeString(stream, []byte(message.Topic))
 	if utf8.Valid(message.Data) {
@@ -76,8 +75,12 @@ func (output *output) writeObject(message *message) error {
 		encoder.Write(message.Data)
 		encoder.Close()
 	}
-	_, err := stream.WriteString("\"}\n")
-	return wrapOutput(err)
+	if attempt > 0 {
+		fmt.Fprintf(stream, `","attempt":%d}`, attempt)
+	} else {
+		stream.WriteString(`"}`)
+	}
+	return stream.WriteByte('\n')
 }
 
 // writeString writes text, which is UTF-8, as a JSON string without its quotation marks.

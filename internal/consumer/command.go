@@ -1,0 +1,76 @@
+package consumer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+)
+
+// errNotRun is wrapped by the error of a command that could not be run.
+var errNotRun = errors.New("the command can't be run")
+
+// command runs a command once for each message.
+type command struct {
+	config      *Config
+	environment string // a variable of the job
+}
+
+// run runs the command once. The command reads the data from an unlinked file and not from a
+// pipe: if the consumer were killed, a pipe would end early, and the command would take a part
+// of the data for all of it.
+func (command *command) run(message *message, attempt int) error {
+	input, err := spool(message.Data)
+	if err != nil {
+		return fmt.Errorf("%w: its input: %w", errNotRun, err)
+	}
+	defer input.Close()
+	process := newProcess(command.config, command.environment,
+		"MBUS_TOPIC="+message.Topic, "MBUS_TIME="+message.time(),
+		"MBUS_ID="+message.id, "MBUS_ATTEMPT="+strconv.Itoa(attempt))
+	process.Stdin, process.Stdout = input, command.config.Output
+	return explain(process, process.Run())
+}
+
+// close does nothing: no process is left.
+func (command *command) close() {}
+
+// spool returns an unlinked file that has data, to be read from its start.
+func spool(data []byte) (*os.File, error) {
+	file, err := os.CreateTemp("", "mbus-consumer-")
+	if err != nil {
+		return nil, err
+	}
+	if err = os.Remove(file.Name()); err == nil {
+		_, err = file.WriteAt(data, 0) // leaves the file's offset at 0
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+// newProcess returns Config.Command, not started, with further variables in its environment.
+func newProcess(config *Config, variables ...string) *exec.Cmd {
+	process := exec.Command(config.Command[0], config.Command[1:]...)
+	process.Stderr = config.Errors
+	process.Env = append(os.Environ(), variables...)
+	return process
+}
+
+// explain adds the command's name to the error of a process that has ended, or could not be
+// started. The latter wraps errNotRun, and so do the statuses with which shells say the same.
+func explain(process *exec.Cmd, err error) error {
+	const notExecutable, notFound = 126, 127
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("%s: %w", process.Args[0], err)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() == notExecutable || exit.ExitCode() == notFound {
+		return fmt.Errorf("%w: %w", errNotRun, err)
+	}
+	return err
+}
