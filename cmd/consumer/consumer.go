@@ -116,7 +116,7 @@ func parse(name string, arguments []string, config *consumer.Config) (
 		return nil, status, true
 	}
 	unexpected := command.Unexpected(flags, "a command comes after --, a log after -log")
-	err = cmp.Or(unexpected, err)
+	err = cmp.Or(unexpected, err, command.CheckPort(flags, "host", "port"))
 	if err == nil {
 		subscriber, err = consumer.New(config)
 	}

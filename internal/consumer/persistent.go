@@ -156,9 +156,9 @@ func (process *process) ask(message *message, attempt int) error {
 		return process.end(fmt.Errorf("has answered without a message: %.100q", answer))
 	default:
 	}
-	isTaken := writeObject(process.output, message, attempt) == nil
-	if !isTaken { // a process that does not read any more gets no other message
-		process.end(nil)
+	writeObject(process.output, message, attempt)
+	if err := process.output.Flush(); err != nil { // of any write
+		process.end(nil) // it may have answered all the same
 	}
 	answer, isOpen := <-process.answers
 	if !isOpen {
