@@ -23,8 +23,9 @@ import (
 	"mbus/internal/shared/logline"
 )
 
-// saveInterval is the time between two saves while messages are delivered to a stream.
-const saveInterval = time.Second
+// saveInterval is the time between two saves while messages are delivered to a stream. Together
+// with the longest wait of package follow, it is a second.
+const saveInterval = 800 * time.Millisecond
 
 // kind is the kind of a consumer's state.
 const kind = "consumer"
@@ -163,8 +164,8 @@ func New(config *Config) (*Consumer, error) {
 // and returns nil. Otherwise the error says what could not be read, delivered or saved. A
 // Consumer's Subscribe must be called only once.
 //
-// With a command, Subscribe saves the position after each message. With Output, it saves every
-// second and whenever there is nothing more to read, after writing the messages delivered.
+// With a command, Subscribe saves the position after each message. With Output, it saves within a
+// second. Whenever there is nothing more to read, it writes the messages delivered.
 func (consumer *Consumer) Subscribe(ctx context.Context) error {
 	defer consumer.close()
 	if err := consumer.open(); err != nil {
@@ -358,9 +359,10 @@ func (consumer *Consumer) isDone() bool {
 		config.ToEnd && consumer.log != nil && consumer.log.At(consumer.end)
 }
 
-// pause saves the position and waits until there may be another line.
+// pause writes the messages delivered, and waits until there may be another line. It does not
+// save the position: that would cost two syncs for each message that comes alone.
 func (consumer *Consumer) pause(ctx context.Context) error {
-	if err := consumer.save(); err != nil {
+	if err := consumer.output.flush(false); err != nil {
 		return err
 	}
 	consumer.source.Wait(ctx)

@@ -1,107 +1,121 @@
 package consumer
 
 import (
-	"bufio"
-	"encoding/base64"
+	"errors"
 	"fmt"
+	"io"
 	"os"
-	"unicode/utf8"
+	"syscall"
+	"time"
 )
 
-// outputSize is the size of the buffer, in bytes.
-const outputSize = 256 << 10
+const (
+	// outputSize is the largest write of more than one message, in bytes, and the largest part
+	// of a message that is encoded at a time.
+	outputSize = 64 << 10
 
-// output delivers messages to a stream. After an error of the stream, each call returns the same
-// error.
+	// minBlocked and maxBlocked limit the pause before the next try to write to a stream that
+	// takes nothing.
+	minBlocked = time.Millisecond
+	maxBlocked = 50 * time.Millisecond
+)
+
+// output delivers messages to a stream. Each write ends with the end of a message, if one ends in
+// it. After an error of the stream, each call returns the same error.
 type output struct {
 	file   *os.File
-	stream *bufio.Writer // to file
 	format string
+	buffer []byte // what is not written yet
+	whole  int    // how many bytes of buffer are whole messages
+	err    error
 }
 
 func newOutput(file *os.File, format string) *output {
-	return &output{file, bufio.NewWriterSize(file, outputSize), format}
+	return &output{file: file, format: format, buffer: make([]byte, 0, outputSize)}
 }
 
-// deliver writes one message. Only the last write's error is checked: a bufio.Writer returns
-// its first error from each later write.
+// deliver writes one message.
 func (output *output) deliver(message *message) error {
+	if output.format == JSON {
+		writeObject(adder{output}, message, 0)
+	} else {
+		output.add(message.Data)
+	}
 	switch output.format {
-	case JSON:
-		return wrapOutput(writeObject(output.stream, message, 0))
 	case Raw:
-		_, err := output.stream.Write(message.Data)
-		return wrapOutput(err)
+	case NUL:
+		output.add([]byte{0})
+	default:
+		output.add([]byte{'\n'})
 	}
-	end := byte('\n')
-	if output.format == NUL {
-		end = 0
-	}
-	output.stream.Write(message.Data)
-	return wrapOutput(output.stream.WriteByte(end))
+	output.whole = len(output.buffer)
+	return output.err
 }
 
 // flush writes the buffer. If durable is true and the stream is a regular file, it syncs the
 // file. A pipe can't be synced.
 func (output *output) flush(durable bool) error {
-	err := output.stream.Flush()
-	if err == nil && durable {
-		info, statErr := output.file.Stat()
-		if err = statErr; err == nil && info.Mode().IsRegular() {
+	output.write(len(output.buffer))
+	if output.err == nil && durable {
+		info, err := output.file.Stat()
+		if err == nil && info.Mode().IsRegular() {
 			err = output.file.Sync()
 		}
+		output.fail(err)
 	}
-	return wrapOutput(err)
+	return output.err
 }
 
-func wrapOutput(err error) error {
-	if err == nil {
-		return nil
+// fail keeps an error of the stream.
+func (output *output) fail(err error) {
+	if err != nil && output.err == nil {
+		output.err = fmt.Errorf("standard output: %w", err)
 	}
-	return fmt.Errorf("standard output: %w", err)
 }
 
-// writeObject writes a message as one line of JSON (RFC 8259), without a copy of its data. The
-// object has the attempt, unless that is 0.
-func writeObject(stream *bufio.Writer, message *message, attempt int) error {
-	fmt.Fprintf(stream, `{"id":"%s","time":"%s","topic":"`, message.id, message.time())
-	writeString(stream, []byte(message.Topic))
-	if utf8.Valid(message.Data) {
-		stream.WriteString(`","data":"`)
-		writeString(stream, message.Data)
-	} else {
-		stream.WriteString(`","base64":"`)
-		encoder := base64.NewEncoder(base64.StdEncoding, stream)
-		encoder.Write(message.Data)
-		encoder.Close()
-	}
-	if attempt > 0 {
-		fmt.Fprintf(stream, `","attempt":%d}`, attempt)
-	} else {
-		stream.WriteString(`"}`)
-	}
-	return stream.WriteByte('\n')
-}
-
-// writeString writes text, which is UTF-8, as a JSON string without its quotation marks.
-func writeString(stream *bufio.Writer, text []byte) {
-	start := 0
-	for i, b := range text {
-		if b >= ' ' && b != '"' && b != '\\' {
-			continue
+// add adds text to the buffer. When the buffer is full, it writes the whole messages in it or, if
+// there are none, all of it.
+func (output *output) add(text []byte) {
+	for output.err == nil {
+		count := copy(output.buffer[len(output.buffer):cap(output.buffer)], text)
+		output.buffer = output.buffer[:len(output.buffer)+count]
+		if text = text[count:]; len(text) == 0 {
+			return
 		}
-		stream.Write(text[start:i])
-		start = i + 1
-		switch b {
-		case '"', '\\':
-			stream.Write([]byte{'\\', b})
-		case '\n':
-			stream.WriteString(`\n`)
-		case '\t':
-			stream.WriteString(`\t`)
+		if output.whole > 0 {
+			output.write(output.whole)
+		} else {
+			output.write(len(output.buffer))
+		}
+	}
+}
+
+// write writes the first count bytes of the buffer. Another process that has the same stream may
+// have made it non-blocking: then write waits until the stream takes more.
+func (output *output) write(count int) {
+	for text, pause := output.buffer[:count], minBlocked; output.err == nil && len(text) > 0; {
+		written, err := output.file.Write(text)
+		text = text[written:]
+		switch {
+		case !errors.Is(err, syscall.EAGAIN):
+			output.fail(err)
+		case written > 0:
+			pause = minBlocked
 		default:
-			fmt.Fprintf(stream, `\u%04x`, b)
+			time.Sleep(pause)
+			pause = min(2*pause, maxBlocked)
 		}
 	}
-	stream.Write(text[start:])
+	output.buffer = output.buffer[:copy(output.buffer, output.buffer[count:])]
+	output.whole = 0
+}
+
+// adder is the io.Writer that adds to an output.
+type adder struct{ output *output }
+
+var _ io.Writer = adder{}
+
+func (adder adder) Write(text []byte) (int, error) {
+	adder.output.add(text)
+	return len(text), adder.output.err
 }

@@ -157,6 +157,7 @@ func (process *process) ask(message *message, attempt int) error {
 	default:
 	}
 	writeObject(process.output, message, attempt)
+	process.output.WriteByte('\n')
 	if err := process.output.Flush(); err != nil { // of any write
 		process.end(nil) // it may have answered all the same
 	}

@@ -32,9 +32,13 @@ import (
 )
 
 const (
-	// pollInterval is the time from one look at the log to the next. Polling also
-	// works on network file systems, which do not report the changes of other machines.
+	// pollInterval is the time from one look at the log to the next where the kernel does not
+	// report changes.
 	pollInterval = 75 * time.Millisecond
+
+	// watchedInterval is the same where it does. Polling also works on network file systems,
+	// which do not report the changes of other machines.
+	watchedInterval = 200 * time.Millisecond
 
 	// listInterval is the time between two listings while something is missing. It is also how
 	// long after a change the directory is listed once more: the times of directories are
@@ -85,6 +89,9 @@ type Follower struct {
 	missing  time.Time     // since when something is missing; zero: nothing is
 	patience time.Duration // patience, or 0 in Recover
 
+	watcher  watcher
+	resolved string // the path of FILE at the last look; empty: there was none
+
 	around, scratch [2 * contextSize]byte // buffers of intact
 }
 
@@ -105,10 +112,11 @@ func New(path string, report func(line string)) *Follower {
 	}
 }
 
-// Close closes the files that the Follower has open.
+// Close closes what the Follower has open.
 func (follower *Follower) Close() {
 	follower.file.Close() // of a nil file, Close does nothing
 	follower.next.file.Close()
+	follower.watcher.close()
 }
 
 // Position returns the position after the last line that Next returned. Until a newer file
@@ -233,11 +241,21 @@ func (follower *Follower) isForeign(line []byte) bool {
 	return header != follower.header
 }
 
-// Wait waits for 75 ms or for the end of ctx. Then there may be another line.
+// Wait waits until the log may have another line, for 200 ms, or for the end of ctx. Without
+// inotify, it waits for 75 ms. It may also return at once.
+//
+// What is watched is watched before the last look at it: otherwise a change between the two would
+// not end the wait. So if there is anything new to watch, Wait returns, and the next call waits.
 func (follower *Follower) Wait(ctx context.Context) {
-	select {
-	case <-time.After(pollInterval):
-	case <-ctx.Done():
+	isNew, err := follower.watcher.watch(follower.resolved, follower.file)
+	if err == nil && !isNew {
+		err = follower.watcher.wait(ctx, watchedInterval)
+	}
+	if err != nil {
+		select {
+		case <-time.After(pollInterval):
+		case <-ctx.Done():
+		}
 	}
 }
 
@@ -321,6 +339,7 @@ func (follower *Follower) glance() error {
 	if err != nil {
 		return err
 	}
+	follower.resolved = seen.path
 	now := time.Now()
 	isQuiet := follower.missing.IsZero() && follower.holds(named) && follower.isLast()
 	if isQuiet || !follower.isDue(seen, now) {
