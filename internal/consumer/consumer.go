@@ -362,24 +362,28 @@ func (consumer *Consumer) isDone() bool {
 // pause writes the messages delivered, and waits until there may be another line. It does not
 // save the position: that would cost two syncs for each message that comes alone.
 func (consumer *Consumer) pause(ctx context.Context) error {
-	if err := consumer.output.flush(false); err != nil {
+	if err := consumer.flush(false); err != nil {
 		return err
 	}
 	consumer.source.Wait(ctx)
 	return nil
 }
 
+// flush writes the messages delivered, unless they go to a command. If durable is true, it also
+// syncs them.
+func (consumer *Consumer) flush(durable bool) error {
+	if consumer.output == nil {
+		return nil
+	}
+	return consumer.output.flush(durable)
+}
+
 // save writes the messages delivered, makes the log durable up to the last line, and saves the
 // position. If nothing was read since the last save, it only writes.
 func (consumer *Consumer) save() error {
 	isDue := consumer.config.State != "" && consumer.moved
-	if consumer.output != nil {
-		if err := consumer.output.flush(isDue); err != nil {
-			return err
-		}
-	}
-	if !isDue {
-		return nil
+	if err := consumer.flush(isDue); err != nil || !isDue {
+		return err
 	}
 	if err := consumer.log.Sync(); err != nil {
 		return err
