@@ -171,10 +171,13 @@ func (process *process) ask(message *message, attempt int) error {
 			answer, message.id))
 	}
 	process.hasAnswered = true
-	if isFailed {
-		return fmt.Errorf("%s: failed: %s", process.command.Args[0], strings.TrimSpace(reason))
+	if !isFailed {
+		return nil
 	}
-	return nil
+	if reason = strings.TrimSpace(reason); reason != "" {
+		reason = ": " + reason
+	}
+	return fmt.Errorf("%s: failed%s", process.command.Args[0], reason)
 }
 
 // end ends the process, unless it ends by itself. It returns fault, or the fault that read has

@@ -43,11 +43,13 @@ func newWindow(state *follow.State, topics []string) *window {
 	return window
 }
 
-// load takes the position and the note from the state. If it has none, found is false.
+// load returns the position in the state, and takes over the note. If the state has none, found is
+// false. The next save is due in any case.
 func (window *window) load() (position follow.Position, found bool) {
 	if window.state == nil {
 		return position, false
 	}
+	window.moved = true
 	position, text, found := window.state.Load()
 	saved := parseNote(text)
 	if window.output = saved.output; saved.topics == window.topics {
@@ -114,7 +116,8 @@ func (window *window) reach(position follow.Position, output mark) (moved bool) 
 	if len(window.started) > 0 {
 		return false
 	}
-	window.position, window.output, window.moved = position, output, true
+	window.moved = window.moved || position != window.position || output != window.output
+	window.position, window.output = position, output
 	return true
 }
 
