@@ -33,7 +33,7 @@ func TestConsumerMisuse(t *testing.T) {
 	misuse(`invalid value "" for flag -log: must be a file`, "-log", "")
 	misuse(`invalid value "" for flag -state: must be a file`, "-log", "x", "-state", "")
 	misuse(`invalid value "" for flag -format: must be lines, nul, raw or json`, "-format", "")
-	misuse(`invalid value "" for flag -from: must be start or end`, "-log", "x", "-from", "")
+	misuse(`invalid value "" for flag -from: must be start, end or a time`, "-log", "x", "-from", "")
 	misuse(`-- without a command: must be with one after it`, "-log", "x", "--")
 	misuse(`flag needs an argument: -topic`, "-topic", "--", "cat")
 	misuse(`flag provided but not defined: -port`, "-port", "1")

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"strconv"
 	"time"
+
+	"mbus/internal/shared/osfile"
 )
 
 const (
@@ -17,6 +19,9 @@ const (
 
 	// reportInterval is the time between two reports of a message that still fails.
 	reportInterval = time.Hour
+
+	// inputPrefix begins the name of a command's input where the file must have a name.
+	inputPrefix = "mbus-consumer-"
 )
 
 // errStopped is the error of a message whose command failed while the consumer was stopping.
@@ -79,14 +84,11 @@ func (worker *worker) flush(bool) error {
 // pipe: if the consumer were killed, a pipe would end early, and the command would take a part
 // of the data for all of it.
 func (worker *worker) run(message *message, attempt int) error {
-	input, err := os.CreateTemp("", "mbus-consumer-")
+	input, err := osfile.CreateUnnamed(os.TempDir(), inputPrefix)
 	if err != nil {
 		return err
 	}
 	defer input.Close()
-	if err := os.Remove(input.Name()); err != nil {
-		return err
-	}
 	// The command begins to read at the file's offset, which WriteAt leaves at 0.
 	if _, err := input.WriteAt(message.Data, 0); err != nil {
 		return err
@@ -99,6 +101,19 @@ func (worker *worker) run(message *message, attempt int) error {
 		"MBUS_ID="+message.id, "MBUS_ATTEMPT="+strconv.Itoa(attempt))
 	if err := process.Run(); err != nil {
 		return fmt.Errorf("%s: %w", command[0], err)
+	}
+	return nil
+}
+
+// checkRoom returns an error if there is no place for the input of a command.
+func checkRoom() error {
+	input, err := osfile.CreateUnnamed(os.TempDir(), inputPrefix)
+	if err == nil {
+		defer input.Close()
+		_, err = input.Write(make([]byte, os.Getpagesize()))
+	}
+	if err != nil {
+		return fmt.Errorf("a command's input can't be kept in %s (TMPDIR): %w", os.TempDir(), err)
 	}
 	return nil
 }
