@@ -33,10 +33,10 @@ func TestConsumerMisuse(t *testing.T) {
 	misuse(`invalid value "" for flag -log: must be a file`, "-log", "")
 	misuse(`invalid value "" for flag -state: must be a file`, "-log", "x", "-state", "")
 	misuse(`invalid value "" for flag -format: must be lines, nul, raw or json`, "-format", "")
-	misuse(`invalid value "" for flag -from: must be start or end`, "-log", "x", "-from", "")
+	misuse(`invalid value "" for flag -from: must be start, end or a time`, "-log", "x", "-from", "")
 	misuse(`-- without a command: must be with one after it`, "-log", "x", "--")
 	misuse(`flag needs an argument: -topic`, "-topic", "--", "cat")
-	misuse(`flag provided but not defined: -port`, "-port", "1")
+	misuse(`flag provided but not defined: -pport: use -port`, "-pport", "1")
 	misuse(`unexpected argument "cat": a command comes after --, a log after -log`,
 		"-log", "x", "cat")
 	for _, count := range []string{"0", "x", "99999999999999999999"} {
@@ -356,7 +356,7 @@ func TestConsumerWithoutCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	status, stdout, stderr := consume(t, store.with("-end", "--", script)...)
-	said := fmt.Sprintf("consumer: message ID on topic t: "+
+	said := fmt.Sprintf("consumer: message ID on topic t: the command can't be run: "+
 		"%s: fork/exec %[1]s: no such file or directory\n", script)
 	if status != 1 || stdout != "1" || withoutIDs(stderr) != said {
 		t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)

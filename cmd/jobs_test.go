@@ -103,12 +103,15 @@ func TestJobsAtOnce(t *testing.T) {
 	for _, jobs := range []int{1, 3, 16} {
 		store := newLogAndState(t, bustest.Numbers(1, 5*jobs)...)
 		const script = `mkdir "$0/$MBUS_JOB" || echo "two in job $MBUS_JOB"
-			sleep 0.1
+			until test -e "$0.full"; do # all are awaited once
+				test $(ls "$0" | wc -l) -lt $1 || touch "$0.full"
+				sleep 0.01
+			done
 			ls "$0" | wc -l
 			rmdir "$0/$MBUS_JOB"`
-		running := t.TempDir()
-		status, stdout, stderr := consume(t, store.with("-end", "-jobs", strconv.Itoa(jobs),
-			"--", "sh", "-c", script, running)...)
+		running, number := t.TempDir(), strconv.Itoa(jobs)
+		status, stdout, stderr := consume(t, store.with("-end", "-jobs", number,
+			"--", "sh", "-c", script, running, number)...)
 		most := 0
 		for line := range strings.Lines(stdout) {
 			count, err := strconv.Atoi(strings.TrimSpace(line))

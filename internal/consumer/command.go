@@ -6,7 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+
+	"mbus/internal/shared/osfile"
 )
+
+// inputPrefix begins the name of a command's input where the file must have a name.
+const inputPrefix = "mbus-consumer-"
 
 // errNotRun is wrapped by the error of a command that could not be run.
 var errNotRun = errors.New("the command can't be run")
@@ -17,7 +22,7 @@ type command struct {
 	environment string // a variable of the job
 }
 
-// run runs the command once. The command reads the data from an unlinked file and not from a
+// run runs the command once. The command reads the data from a file without a name and not from a
 // pipe: if the consumer were killed, a pipe would end early, and the command would take a part
 // of the data for all of it.
 func (command *command) run(message *message, attempt int) error {
@@ -36,20 +41,26 @@ func (command *command) run(message *message, attempt int) error {
 // close does nothing: no process is left.
 func (command *command) close() {}
 
-// spool returns an unlinked file that has data, to be read from its start.
+// spool returns a file without a name that has data, to be read from its start.
 func spool(data []byte) (*os.File, error) {
-	file, err := os.CreateTemp("", "mbus-consumer-")
+	file, err := osfile.CreateUnnamed(os.TempDir(), inputPrefix)
 	if err != nil {
 		return nil, err
 	}
-	if err = os.Remove(file.Name()); err == nil {
-		_, err = file.WriteAt(data, 0) // leaves the file's offset at 0
-	}
-	if err != nil {
+	if _, err := file.WriteAt(data, 0); err != nil { // leaves the file's offset at 0
 		file.Close()
 		return nil, err
 	}
 	return file, nil
+}
+
+// checkRoom returns an error if there is no place for the input of a command.
+func checkRoom() error {
+	input, err := spool(make([]byte, os.Getpagesize()))
+	if err != nil {
+		return fmt.Errorf("a command's input can't be kept in %s (TMPDIR): %w", os.TempDir(), err)
+	}
+	return input.Close()
 }
 
 // newProcess returns Config.Command, not started, with further variables in its environment.

@@ -57,17 +57,23 @@ type Config struct {
 	Retry   time.Duration // for how long to retry Command for one message; 0: do not retry
 	Command []string      // to run for each message; empty: write messages to Output
 
-	Jobs       int    // how many runs of Command there are at once, up to 64; 0: one
+	Jobs       int    // how many runs of Command there are at once, up to MaxJobs; 0: one
 	Persistent bool   // whether each run of Command handles many messages
 	Failed     string // the topic to send messages to that Command has failed; empty: none
 	Host, Port string // of the broker for Failed; empty: those of producer.DefaultConfig
 
-	// From is Start or End: the place for a consumer without a position. Empty means Start.
+	// From is Start, End or a time: the place for a consumer without a position. Empty means
+	// Start. A time is the broker's local time, as 2026/11/24 10:00:00 or 2026-11-24T10:00:00. It
+	// means the first line whose time stamp is that or later.
 	From string
 
-	// Seek is Start, End or Next: the place to set State to. Then nothing is delivered. Empty
-	// means that State is not set.
+	// Seek is Start, End, Next or a time: the place to set State to. Then nothing is delivered.
+	// Empty means that State is not set.
 	Seek string
+
+	// Lag is whether to write how much the consumer of State has before it. Then nothing is
+	// delivered.
+	Lag bool
 
 	Input  io.Reader
 	Output *os.File // also the standard output of Command
@@ -87,9 +93,9 @@ func (config *Config) Validate() error {
 	}
 	formats, froms := []string{"", Lines, NUL, Raw, JSON}, []string{"", Start, End}
 	seeks := []string{"", Start, End, Next}
-	delivers := len(config.Topics) > 0 || len(config.Command) > 0 || config.Format != "" ||
-		config.From != "" || config.ToEnd || config.Count != 0 || config.Retry != 0 ||
-		config.Jobs != 0 || config.Persistent || config.Failed != ""
+	delivers := len(config.Command) > 0 || config.Format != "" || config.From != "" ||
+		config.ToEnd || config.Count != 0 || config.Retry != 0 || config.Jobs != 0 ||
+		config.Persistent || config.Failed != ""
 	switch {
 	case config.State != "" && config.Log == "":
 		return errors.New("-state without -log: must be with the log that the position is in")
@@ -100,14 +106,20 @@ func (config *Config) Validate() error {
 		return errors.New("-from without -log: must be with the log to begin in")
 	case !slices.Contains(formats, config.Format):
 		return fmt.Errorf("-format %q: must be lines, nul, raw or json", config.Format)
-	case !slices.Contains(froms, config.From):
-		return fmt.Errorf("-from %q: must be start or end", config.From)
-	case !slices.Contains(seeks, config.Seek):
-		return fmt.Errorf("-seek %q: must be start, end or next", config.Seek)
+	case !slices.Contains(froms, config.From) && stampOf(config.From) == "":
+		return fmt.Errorf("-from %q: must be start, end or a time, %s", config.From, likeTime)
+	case !slices.Contains(seeks, config.Seek) && stampOf(config.Seek) == "":
+		return fmt.Errorf("-seek %q: must be start, end, next or a time, %s", config.Seek, likeTime)
 	case config.Seek != "" && (config.Log == "" || config.State == ""):
 		return errors.New("-seek needs -log and -state: the log and the state to set")
-	case config.Seek != "" && delivers:
+	case config.Lag && (config.Log == "" || config.State == ""):
+		return errors.New("-lag needs -log and -state: the log and the state to compare")
+	case config.Lag && config.Seek != "":
+		return errors.New("-lag and -seek: must be one of them")
+	case config.Seek != "" && (delivers || len(config.Topics) > 0):
 		return errors.New("-seek delivers nothing: must be with -log and -state alone")
+	case config.Lag && delivers:
+		return errors.New("-lag delivers nothing: must be with -log, -state and -topic alone")
 	case len(config.Command) > 0 && config.Format != "":
 		return errors.New("-format with a command: must be one of them, " +
 			"a command gets the data alone")
@@ -133,7 +145,11 @@ type Consumer struct {
 	window *window
 	output *output // nil with a command
 
-	reading sync.Mutex // held by the job that reads the next message; guards what follows
+	since    string    // no line before this time stamp is delivered; empty: there is no limit
+	appended *appended // Output if it is a file that each message is in once; otherwise nil
+	excess   int64     // how many bytes of appended must be cut off before the first line
+
+	reading sync.Mutex // held by the job that takes the next message; guards what follows
 	source  source
 	log     *follow.Follower // the source if it is a log; otherwise nil
 	message message          // the last one that was read
@@ -178,56 +194,6 @@ func (consumer *Consumer) Subscribe(ctx context.Context) error {
 	return err
 }
 
-// Seek sets the state to the place of Config.Seek, and writes a line to Output that says which one
-// that is. The error is that of a state that another consumer uses, or says what could not be read
-// or saved. A Consumer's Seek must be called only once, and without Subscribe.
-func (consumer *Consumer) Seek() error {
-	config := consumer.config
-	state, err := follow.OpenState(config.State, kind)
-	if err != nil {
-		return err
-	}
-	defer state.Close()
-	log := follow.New(config.Log, config.Report)
-	defer log.Close()
-	before, _, found := state.Load()
-	if config.Seek == Next && !found {
-		return fmt.Errorf("%s: has no position yet: -seek start or end sets one", config.State)
-	}
-	place, err := place(log, config.Seek, before)
-	if err != nil {
-		return err
-	}
-	if config.Seek == Next && place == before {
-		_, err := fmt.Fprintf(config.Output, "%s: is not lost, and stays at %v\n",
-			config.State, place)
-		return err
-	}
-	log.Seek(place)
-	if _, err := log.Next(); err != nil { // opens the file of the place, for Sync
-		return err
-	}
-	if err := log.Sync(); err != nil {
-		return err
-	}
-	if err := state.Save(place, ""); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(config.Output, "%s: is set to %v\n", config.State, place)
-	return err
-}
-
-// place returns the place of log that seek names. before is the position until now.
-func place(log *follow.Follower, seek string, before follow.Position) (follow.Position, error) {
-	switch seek {
-	case Start:
-		return log.Start()
-	case End:
-		return endOf(log)
-	}
-	return log.Recover(before)
-}
-
 // open opens the log and the state, and goes to the first line. It saves the position there,
 // so that a state that can't be saved is reported before a message is delivered.
 func (consumer *Consumer) open() (err error) {
@@ -238,6 +204,9 @@ func (consumer *Consumer) open() (err error) {
 	if len(config.Command) > 0 {
 		if _, err := exec.LookPath(config.Command[0]); err != nil {
 			return fmt.Errorf("the command can't be run: %w", err)
+		}
+		if err := checkRoom(); err != nil {
+			return err
 		}
 	}
 	var state *follow.State
@@ -256,12 +225,16 @@ func (consumer *Consumer) open() (err error) {
 	if err := consumer.begin(); err != nil {
 		return err
 	}
-	consumer.moved = true
+	if err := consumer.openOutput(); err != nil {
+		return err
+	}
+	consumer.moved = consumer.since == ""
 	return consumer.save()
 }
 
 // close closes the log and the state.
 func (consumer *Consumer) close() {
+	consumer.appended.close()
 	if consumer.log != nil {
 		consumer.log.Close()
 	}
@@ -278,6 +251,8 @@ func (consumer *Consumer) begin() (err error) {
 		if position, err = endOf(consumer.log); err != nil {
 			return err
 		}
+	} else if !found {
+		consumer.since = stampOf(consumer.config.From)
 	}
 	consumer.log.Seek(position)
 	if !consumer.config.ToEnd {
@@ -289,16 +264,6 @@ func (consumer *Consumer) begin() (err error) {
 			"with -end the log must exist", consumer.config.Log)
 	}
 	return err
-}
-
-// endOf returns the position after the last line of log. If there is no log yet, it is the zero
-// Position.
-func endOf(log *follow.Follower) (follow.Position, error) {
-	position, err := log.End()
-	if errors.Is(err, fs.ErrNotExist) {
-		return follow.Position{}, nil
-	}
-	return position, err
 }
 
 // run is Subscribe without its last save.
@@ -340,8 +305,8 @@ func (consumer *Consumer) next(ctx context.Context) (found bool, err error) {
 		switch {
 		case err == io.EOF:
 			return false, nil
-		case errors.As(err, new(*follow.LostError)) && consumer.config.State != "":
-			err = fmt.Errorf("%w: -seek next, start or end must set the state first", err)
+		case err != nil && consumer.config.State != "":
+			err = hint(err)
 		case err != nil:
 		case line == nil:
 			err = consumer.pause(ctx)
@@ -388,13 +353,20 @@ func (consumer *Consumer) save() error {
 	if err := consumer.log.Sync(); err != nil {
 		return err
 	}
-	consumer.moved = !consumer.window.reach(consumer.log.Position(), mark{})
+	mark, err := consumer.mark()
+	if err != nil {
+		return err
+	}
+	consumer.moved = !consumer.window.reach(consumer.log.Position(), mark)
 	return consumer.window.save()
 }
 
 // parse makes the message of a line the last one that was read. If the line has none, or its topic
 // is not wanted, found is false.
 func (consumer *Consumer) parse(line []byte) (found bool, err error) {
+	if skips, err := consumer.start(line); skips || err != nil {
+		return false, err
+	}
 	consumer.moved = true
 	parsed, err := consumer.parser.Parse(line)
 	if err != nil {

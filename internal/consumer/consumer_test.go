@@ -175,15 +175,30 @@ func TestCount(t *testing.T) {
 func TestValidate(t *testing.T) {
 	long := strings.Repeat("x", 256)
 	command := []string{"x"}
+	const like = "such as '2026/11/24 10:00:00' or 2026-11-24T10:00:00"
 	for want, config := range map[string]consumer.Config{
-		`-topic is 0 bytes long, must be 1 to 255`:     {Topics: []string{"a", ""}},
-		`-topic is 256 bytes long, must be 1 to 255`:   {Topics: []string{long}},
-		`-topic is not printable UTF-8 at byte 2`:      {Topics: []string{"a\n"}},
-		`-topic is not printable UTF-8 at byte 3`:      {Topics: []string{"ab\xff"}},
-		`-format "x": must be lines, nul, raw or json`: {Format: "x"},
-		`-from "now": must be start or end`:            {Log: "x", From: "now"},
-		`-count -1: must be at least 1`:                {Count: -1},
-		`-seek "now": must be start, end or next`:      {Seek: "now", Log: "x", State: "y"},
+		`-topic is 0 bytes long, must be 1 to 255`:                  {Topics: []string{"a", ""}},
+		`-topic is 256 bytes long, must be 1 to 255`:                {Topics: []string{long}},
+		`-topic is not printable UTF-8 at byte 2`:                   {Topics: []string{"a\n"}},
+		`-topic is not printable UTF-8 at byte 3`:                   {Topics: []string{"ab\xff"}},
+		`-format "x": must be lines, nul, raw or json`:              {Format: "x"},
+		`-from "now": must be start, end or a time, ` + like:        {Log: "x", From: "now"},
+		`-from "2026/11/24": must be start, end or a time, ` + like: {Log: "x", From: "2026/11/24"},
+		`-from "2026/02/30 10:00:00": must be start, end or a time, ` + like: {
+			Log: "x", From: "2026/02/30 10:00:00"},
+		`-from "2026/11/24 1:00:00": must be start, end or a time, ` + like: {
+			Log: "x", From: "2026/11/24 1:00:00"},
+		`-lag needs -log and -state: the log and the state to compare`: {Log: "x", Lag: true},
+		`-seek needs -log and -state: the log and the state to set`:    {Log: "x", Seek: "end"},
+		`-lag and -seek: must be one of them`: {
+			Log: "x", State: "y", Seek: "end", Lag: true},
+		`-lag delivers nothing: must be with -log, -state and -topic alone`: {
+			Log: "x", State: "y", Lag: true, ToEnd: true},
+		`-seek delivers nothing: must be with -log and -state alone`: {
+			Log: "x", State: "y", Seek: "2026/11/24 10:00:00", Topics: []string{"t"}},
+		`-count -1: must be at least 1`: {Count: -1},
+		`-seek "now": must be start, end, next or a time, ` + like: {
+			Seek: "now", Log: "x", State: "y"},
 		`-retry -1s: must be a duration of at least 0, such as 30s`: {
 			Command: command, Retry: -time.Second},
 		`-retry without a command: must be with one, after --`: {Retry: time.Second},

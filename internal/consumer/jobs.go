@@ -68,7 +68,7 @@ func (consumer *Consumer) jobs() int {
 func (consumer *Consumer) serve(ctx context.Context, job *job) error {
 	defer job.runner.close()
 	for {
-		number, found, err := consumer.start(ctx, job)
+		number, found, err := consumer.take(ctx, job)
 		if err == nil && found {
 			if err = job.deliver(ctx); err == nil {
 				consumer.window.finish(number)
@@ -87,10 +87,10 @@ func (consumer *Consumer) serve(ctx context.Context, job *job) error {
 	}
 }
 
-// start takes the next message for a job. It makes the log durable up to that message before it
+// take takes the next message for a job. It makes the log durable up to that message before it
 // returns. The number is that of the message in the window. If there is no message at -end,
 // -count, the end of input or the end of ctx, found is false.
-func (consumer *Consumer) start(ctx context.Context, job *job) (number int, found bool, err error) {
+func (consumer *Consumer) take(ctx context.Context, job *job) (number int, found bool, err error) {
 	consumer.reading.Lock()
 	defer consumer.reading.Unlock()
 	for {

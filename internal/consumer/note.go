@@ -16,21 +16,14 @@ const maxStarted = 256
 // not empty, with a space between them:
 //
 //	done TOPICS BITS
-//	output INODE LENGTH SUM
+//	output INODE LENGTH CHECKSUM
 //
-// TOPICS and SUM have eight hexadecimal digits, INODE and LENGTH are decimal. BITS is base64url
-// without padding: the first message after the position has the highest bit of the first byte.
+// TOPICS has eight hexadecimal digits. BITS is base64url without padding: the first message after
+// the position has the highest bit of the first byte. The second part is a mark.
 type note struct {
 	topics uint32 // topicsSum of the topics that done counts
 	done   []bool // which of the next messages are delivered: up to maxStarted
 	output mark   // zero: none
-}
-
-// mark identifies the regular file that is the output, and its content at the position.
-type mark struct {
-	inode  uint64
-	length int64  // in bytes
-	sum    uint32 // CRC-32 (IEEE) of the last KiB before length, or of all
 }
 
 // topicsSum returns the CRC-32 (IEEE) of topics, sorted, each once and with a line feed.
@@ -57,10 +50,17 @@ func (note note) String() string {
 		parts = append(parts, fmt.Sprintf("done %08x %s", note.topics, bits))
 	}
 	if note.output != (mark{}) {
-		parts = append(parts, fmt.Sprintf("output %d %d %08x",
-			note.output.inode, note.output.length, note.output.sum))
+		parts = append(parts, note.output.String())
 	}
 	return strings.Join(parts, " ")
+}
+
+// doneOf returns which of the next messages of topics are delivered.
+func (note note) doneOf(topics []string) []bool {
+	if note.topics != topicsSum(topics) {
+		return nil
+	}
+	return note.done
 }
 
 // lastTrue returns the index of the last true element, or -1.
@@ -76,29 +76,18 @@ func lastTrue(bits []bool) int {
 // parseNote returns the note that has this text. A text that no note has is an empty note, after
 // which messages are delivered again, but none is passed over.
 func parseNote(text string) (parsed note) {
-	var packed []byte
-	fields := strings.Fields(text)
-	for len(fields) > 0 {
-		var err error
-		switch {
-		case fields[0] == "done" && len(fields) >= 3:
-			_, err = fmt.Sscanf(fields[1], "%08x", &parsed.topics)
-			if err == nil {
-				packed, err = base64.RawURLEncoding.DecodeString(fields[2])
-			}
-			fields = fields[3:]
-		case fields[0] == "output" && len(fields) >= 4:
-			output := &parsed.output
-			_, err = fmt.Sscanf(strings.Join(fields[1:4], " "), "%d %d %08x",
-				&output.inode, &output.length, &output.sum)
-			fields = fields[4:]
-		default:
-			return note{}
-		}
-		if err != nil {
-			return note{}
-		}
+	done, output, hasBoth := strings.Cut(text, " output ")
+	if hasBoth {
+		output = "output " + output
+	} else if strings.HasPrefix(text, "output ") {
+		done, output = "", text
 	}
+	if found, isMark := parseMark(output); isMark {
+		parsed.output = found
+	}
+	var bits string
+	fmt.Sscanf(done, "done %08x %s", &parsed.topics, &bits)
+	packed, _ := base64.RawURLEncoding.DecodeString(bits)
 	for i := range 8 * len(packed) {
 		parsed.done = append(parsed.done, packed[i/8]&(0x80>>(i%8)) != 0)
 	}

@@ -37,7 +37,7 @@ func TestNoteForeign(t *testing.T) {
 	for _, text := range []string{
 		"x", "done", "done 00000007", "done 7 gA", "done 00000007 gA x", "done 00000007 !",
 		"done 00000007 AA", "done 00000007  gA", "output 1 2", "output 1 2 3",
-		"output -1 2 00000003", "done 00000007 gA done 00000007 gA",
+		"output -1 2 00000003", "output 1 -2 00000003", "done 00000007 gA done 00000007 gA",
 	} {
 		if got := parseNote(text); !reflect.DeepEqual(got, note{}) {
 			t.Errorf("%q is %+v", text, got)

@@ -15,10 +15,11 @@ import (
 // Without a command nothing is ever started: the position is the place that was read last.
 type window struct {
 	state  *follow.State // nil: nothing is saved
-	topics uint32        // topicsSum of the topics that are read
+	topics []string      // that are read; empty: all
 
 	mutex    sync.Mutex // guards what follows
 	position follow.Position
+	isKnown  bool      // whether reach has set position
 	started  []start   // in the log's order; the first one is not delivered
 	first    int       // the number of started[0]; numbers count from 0
 	earlier  []bool    // which of the messages after those in started an earlier process delivered
@@ -38,23 +39,20 @@ type start struct {
 
 // newWindow returns a window that saves in state, unless that is nil.
 func newWindow(state *follow.State, topics []string) *window {
-	window := &window{state: state, topics: topicsSum(topics)}
+	window := &window{state: state, topics: topics}
 	window.room.L = &window.mutex
 	return window
 }
 
 // load returns the position in the state, and takes over the note. If the state has none, found is
-// false. The next save is due in any case.
+// false.
 func (window *window) load() (position follow.Position, found bool) {
 	if window.state == nil {
 		return position, false
 	}
-	window.moved = true
 	position, text, found := window.state.Load()
 	saved := parseNote(text)
-	if window.output = saved.output; saved.topics == window.topics {
-		window.earlier = saved.done
-	}
+	window.output, window.earlier = saved.output, saved.doneOf(window.topics)
 	return position, found
 }
 
@@ -116,9 +114,17 @@ func (window *window) reach(position follow.Position, output mark) (moved bool) 
 	if len(window.started) > 0 {
 		return false
 	}
-	window.moved = window.moved || position != window.position || output != window.output
-	window.position, window.output = position, output
+	isNew := !window.isKnown || position != window.position || output != window.output
+	window.position, window.output, window.isKnown = position, output, true
+	window.moved = window.moved || isNew
 	return true
+}
+
+// mark returns the mark in the note.
+func (window *window) mark() mark {
+	window.mutex.Lock()
+	defer window.mutex.Unlock()
+	return window.output
 }
 
 // await waits until another message may be started, or for the end of ctx.
@@ -157,7 +163,7 @@ func (window *window) save() error {
 func (window *window) snapshot() (position follow.Position, saved note, moved bool) {
 	window.mutex.Lock()
 	defer window.mutex.Unlock()
-	saved = note{topics: window.topics, output: window.output}
+	saved = note{topics: topicsSum(window.topics), output: window.output}
 	for _, each := range window.started {
 		saved.done = append(saved.done, each.delivered)
 	}

@@ -85,8 +85,15 @@ func TestWaitingCost(t *testing.T) {
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		follower := New(path, func(line string) { t.Error(line) })
+		var reports []string
+		follower := New(path, func(line string) { reports = append(reports, line) })
 		defer follower.Close()
+		defer func() {
+			want := path + ": is not there yet, and is awaited"
+			if len(reports) != 1 || reports[0] != want {
+				t.Errorf("reported %q, want %q", reports, want)
+			}
+		}()
 		wait := func(what string, lists int) {
 			t.Helper()
 			before := follower.lister.Lists

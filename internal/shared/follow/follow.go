@@ -52,6 +52,9 @@ const (
 	// patience is how long what is missing is waited for. Programs that copy or rename the
 	// files of a log change one after the other.
 	patience = 10 * time.Second
+
+	// awaitPatience is how long a missing FILE is waited for without a word.
+	awaitPatience = 5 * time.Second
 )
 
 // Follower reads the lines of a log, from its oldest file to FILE, the file that has the log's
@@ -85,8 +88,10 @@ type Follower struct {
 	changed  time.Time     // of the first look that saw seen
 	listed   time.Time     // of the last listing
 	rested   time.Time     // when listings may go on while nothing comes
+	reported bool          // whether a report said so
 	judged   bool          // whether choose has decided since the last line
 	missing  time.Time     // since when something is missing; zero: nothing is
+	awaited  time.Time     // since when FILE is awaited; zero: it has not been missing
 	patience time.Duration // patience, or 0 in Recover
 
 	watcher  watcher
@@ -104,7 +109,8 @@ type view struct {
 }
 
 // New returns a Follower of the log at path. The log may not exist yet. The Follower reports
-// lines for the user, without a line feed: which files it leaves out at the start of the log.
+// lines for the user, without a line feed: which files it leaves out at the start of the log, and that
+// the log is still missing after 5 seconds.
 func New(path string, report func(line string)) *Follower {
 	return &Follower{
 		path: path, report: report, syncFile: osfile.Sync, patience: patience,
@@ -341,6 +347,9 @@ func (follower *Follower) glance() error {
 	}
 	follower.resolved = seen.path
 	now := time.Now()
+	if follower.file == nil && named == nil {
+		follower.await(now)
+	}
 	isQuiet := follower.missing.IsZero() && follower.holds(named) && follower.isLast()
 	if isQuiet || !follower.isDue(seen, now) {
 		return nil
@@ -355,6 +364,17 @@ func (follower *Follower) glance() error {
 	now, follower.judged = time.Now(), true
 	follower.rested = now.Add(now.Sub(follower.listed) * listShare)
 	return follower.choose()
+}
+
+// await reports once that FILE is missing, if it is missing for awaitPatience.
+func (follower *Follower) await(now time.Time) {
+	if follower.awaited.IsZero() {
+		follower.awaited = now
+	}
+	if !follower.reported && now.Sub(follower.awaited) >= awaitPatience {
+		follower.reported = true
+		follower.report(follower.path + ": is not there yet, and is awaited")
+	}
 }
 
 // holds reports whether info is of the file in hand.
@@ -401,6 +421,21 @@ func (follower *Follower) isDue(seen view, now time.Time) bool {
 	again := isRecent || !follower.missing.IsZero()
 	return now.After(follower.rested) &&
 		(seen != before || again && now.Sub(follower.listed) >= listInterval)
+}
+
+// DisableSync makes Sync do nothing. It is for a reader that keeps no position.
+func (follower *Follower) DisableSync() {
+	follower.syncFile = func(*os.File) error { return nil }
+}
+
+// Modified returns when the file in hand was modified last. There must be one: Next has returned a
+// line.
+func (follower *Follower) Modified() (time.Time, error) {
+	info, err := follower.file.Stat()
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.ModTime(), nil
 }
 
 // Sync makes durable the lines that Next has returned. After an error each call returns

@@ -44,6 +44,18 @@ func (follower *Follower) Origin() (Origin, error) {
 	return origin, nil
 }
 
+// Before returns the position before the line that the last call of Next has returned.
+func (follower *Follower) Before() (Position, error) {
+	head, tail, err := readAround(follower.file, follower.begun)
+	if err != nil {
+		return Position{}, err
+	}
+	return Position{
+		Log: follower.header.Log, Number: follower.header.Number, Offset: follower.begun,
+		Hash: hash(head, tail),
+	}, nil
+}
+
 // hashFirstLine returns the Log of an Origin in file, which has no header.
 func hashFirstLine(file io.ReaderAt) (uint64, error) {
 	lines := bufio.NewReader(io.NewSectionReader(file, 0, math.MaxInt64))
