@@ -95,7 +95,7 @@ func TestConsumerStateMode(t *testing.T) {
 
 // The manual page's recipe writes the metrics.
 func TestRecipeLag(t *testing.T) {
-	recipe := manualDisplays(t, "mbus-consumer.1", "EXAMPLES", 3)[2]
+	recipe := consumerRecipes(t)[11]
 	kitchen := newKitchen(t, "1")
 	text := inLog("orders", "1") + inLog("orders", "2")
 	if err := os.WriteFile(kitchen.path("mbus.log"), []byte(text), 0o600); err != nil {

@@ -196,40 +196,11 @@ func handledAgain(t *testing.T, orders []string) (again int) {
 	return again
 }
 
-// The manual page's careful worker sends a message that it can't handle to the topic failed, and
-// handles the next.
-func TestRecipeFailed(t *testing.T) {
-	recipe := manualDisplays(t, "mbus-consumer.1", "EXAMPLES", 3)[0]
-	broker := startStore(t, filepath.Join(t.TempDir(), "log"), "-interval", "0")
-	kitchen := newKitchen(t, broker.port)
-	kitchen.script("work", `data=$(cat); echo "$data" >> handled; test "$data" != bad`)
-	if err := os.Symlink(string(broker.Log.(file)), kitchen.path("mbus.log")); err != nil {
-		t.Fatal(err)
-	}
-	worker := subscribeWith(t, kitchen.cook(recipe))
-	for _, order := range []string{"good", "bad", "better"} {
-		if status, stderr := broker.produce("orders", order); status != 0 {
-			t.Fatalf("status %d: %s", status, stderr)
-		}
-	}
-	handled := file(kitchen.path("handled"))
-	bustest.Until(t, "the last order", func() bool {
-		return handled.String() == "good\nbad\nbetter\n"
-	})
-	if got := broker.Received("failed"); !slices.Equal(got, []string{"bad"}) {
-		t.Errorf("on the topic failed: %q", got)
-	}
-	syscall.Kill(kitchen.await("consumer", 0), syscall.SIGTERM)
-	if status := worker.Wait(); status != 0 || worker.Stderr.String() != "" {
-		t.Errorf("status %d: %s", status, worker.Stderr)
-	}
-}
-
 // The documents' pipelines print the messages.
 func TestRecipePipelines(t *testing.T) {
 	recipes := readmeRecipes(t, "Receiving", 2)
 	toJQ, overSSH := recipes[0], recipes[1]
-	compressed := manualDisplays(t, "mbus-consumer.1", "EXAMPLES", 3)[1]
+	compressed := consumerRecipes(t)[10]
 	kitchen := newKitchen(t, "1")
 	text := inLog("orders", "look ma!\na new order") +
 		inLog("other", "no") + inLog("orders", "another")
