@@ -156,8 +156,9 @@ type Consumer struct {
 	appended *appended // Output if it is a file that each message is in once; otherwise nil
 	excess   int64     // how many bytes of appended must be cut off before the first line
 
-	delivered int  // the number of messages delivered
-	moved     bool // whether a line was read since the last save
+	id        []byte // of the last message; a buffer
+	delivered int    // the number of messages delivered
+	moved     bool   // whether a line was read since the last save
 }
 
 // New returns a Consumer, which opens nothing yet. The Consumer keeps config, which must not
@@ -360,7 +361,8 @@ func (consumer *Consumer) take(ctx context.Context, line []byte) error {
 		if err != nil {
 			return err
 		}
-		message.id = fmt.Sprintf("%v-%08x", origin, parsed.Checksum)
+		consumer.id = newID(consumer.id, origin, parsed.Checksum)
+		message.id = string(consumer.id)
 	}
 	if err := consumer.output.deliver(ctx, &message); err != nil {
 		return err

@@ -30,6 +30,7 @@ type output struct {
 	format string
 	buffer []byte // what is not written yet
 	whole  int    // how many bytes of buffer are whole messages
+	start  []byte // of the last object; a buffer
 	err    error
 }
 
@@ -115,7 +116,10 @@ func (output *output) write(count int) {
 
 // addObject adds a message as an object of JSON (RFC 8259), without a copy of its data.
 func (output *output) addObject(message *message) {
-	output.add(fmt.Appendf(nil, `{"id":"%s","time":"%s","topic":"`, message.id, message.time()))
+	start := append(output.start[:0], `{"id":"`...)
+	start = append(append(start, message.id...), `","time":"`...)
+	output.start = append(message.appendTime(start), `","topic":"`...)
+	output.add(output.start)
 	output.addString([]byte(message.Topic))
 	if utf8.Valid(message.Data) {
 		output.add([]byte(`","data":"`))

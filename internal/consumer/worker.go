@@ -97,7 +97,7 @@ func (worker *worker) run(message *message, attempt int) error {
 	process := exec.Command(command[0], command[1:]...)
 	process.Stdin = input
 	process.Stdout, process.Stderr = worker.config.Output, worker.config.Errors
-	process.Env = append(os.Environ(), "MBUS_TOPIC="+message.Topic, "MBUS_TIME="+message.time(),
+	process.Env = append(os.Environ(), "MBUS_TOPIC="+message.Topic, "MBUS_TIME="+string(message.appendTime(nil)),
 		"MBUS_ID="+message.id, "MBUS_ATTEMPT="+strconv.Itoa(attempt))
 	if err := process.Run(); err != nil {
 		return fmt.Errorf("%s: %w", command[0], err)
