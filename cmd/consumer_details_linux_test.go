@@ -107,3 +107,39 @@ func TestRecipeLag(t *testing.T) {
 		t.Errorf("lag.prom has %s", got)
 	}
 }
+
+// -lag takes no lock, syncs nothing, and opens no file for writing.
+func TestConsumerLagChangesNothing(t *testing.T) {
+	t.Parallel()
+	strace := tool(t, "strace")
+	store := newLogAndState(t, "1")
+	delivers(t, "1\n", store.with("-end")...)
+	if err := os.Rename(store.log, store.log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	store.add("2")
+	trace := filepath.Join(t.TempDir(), "trace")
+	command := consuming(store.with("-lag")...)
+	command.Args = append([]string{strace, "-f", "-o", trace,
+		"-e", "trace=openat,flock,fsync,fdatasync,ftruncate,pwrite64", command.Path},
+		command.Args[1:]...)
+	command.Path = strace
+	status, stdout, stderr := finish(t, command)
+	if status != 0 {
+		t.Skipf("nothing can be traced here: status %d: %s", status, stderr)
+	}
+	if !strings.Contains(stdout, "} 1\n") {
+		t.Errorf("wrote %s", stdout)
+	}
+	text := bustest.Read(t, trace)
+	if !strings.Contains(text, store.state) {
+		t.Errorf("the trace has no state: %s", text)
+	}
+	for _, call := range []string{"flock(", "sync(", "ftruncate(", "pwrite64(", "O_CREAT", "O_RDWR"} {
+		for line := range strings.Lines(text) {
+			if strings.Contains(line, call) && !strings.Contains(line, "/dev/") {
+				t.Errorf("-lag calls %s", line)
+			}
+		}
+	}
+}

@@ -32,7 +32,7 @@ func (command *command) run(message *message, attempt int) error {
 	}
 	defer input.Close()
 	process := newProcess(command.config, command.environment,
-		"MBUS_TOPIC="+message.Topic, "MBUS_TIME="+message.time(),
+		"MBUS_TOPIC="+message.Topic, "MBUS_TIME="+string(message.appendTime(nil)),
 		"MBUS_ID="+message.id, "MBUS_ATTEMPT="+strconv.Itoa(attempt))
 	process.Stdin, process.Stdout = input, command.config.Output
 	return explain(process, process.Run())

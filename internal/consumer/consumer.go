@@ -153,6 +153,7 @@ type Consumer struct {
 	source  source
 	log     *follow.Follower // the source if it is a log; otherwise nil
 	message message          // the last one that was read
+	id      []byte           // of that message; a buffer
 	count   int              // the number of messages that were started
 	moved   bool             // whether a line was read since the last save
 	isDue   atomic.Bool      // whether the next save is due; faster to read than a channel
@@ -382,7 +383,8 @@ func (consumer *Consumer) parse(line []byte) (found bool, err error) {
 			consumer.moved = false // the position after a message that is not delivered
 			return false, err
 		}
-		consumer.message.id = fmt.Sprintf("%v-%08x", origin, parsed.Checksum)
+		consumer.id = newID(consumer.id, origin, parsed.Checksum)
+		consumer.message.id = string(consumer.id)
 	}
 	return true, nil
 }

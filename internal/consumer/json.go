@@ -2,55 +2,70 @@ package consumer
 
 import (
 	"encoding/base64"
-	"fmt"
 	"io"
+	"strconv"
 	"unicode/utf8"
 )
 
-// writeObject writes a message as an object of JSON (RFC 8259), in one line without its end, and
-// without a copy of the data. The object has the attempt, unless that is 0. Errors are the
-// stream's to keep.
-func writeObject(stream io.Writer, message *message, attempt int) {
-	fmt.Fprintf(stream, `{"id":"%s","time":"%s","topic":"`, message.id, message.time())
-	writeString(stream, []byte(message.Topic))
+// objects writes messages as objects of JSON (RFC 8259) to a stream, which keeps its own errors.
+type objects struct {
+	stream io.Writer
+	text   []byte // a buffer
+}
+
+// write writes a message in one line without its end, and without a copy of its data. The object
+// has the attempt, unless that is 0.
+func (objects *objects) write(message *message, attempt int) {
+	text := append(objects.text[:0], `{"id":"`...)
+	text = append(append(text, message.id...), `","time":"`...)
+	objects.text = append(message.appendTime(text), `","topic":"`...)
+	objects.stream.Write(objects.text)
+	objects.writeString([]byte(message.Topic))
 	if utf8.Valid(message.Data) {
-		io.WriteString(stream, `","data":"`)
-		writeString(stream, message.Data)
+		objects.add(`","data":"`)
+		objects.writeString(message.Data)
 	} else {
-		io.WriteString(stream, `","base64":"`)
-		encoder := base64.NewEncoder(base64.StdEncoding, stream)
+		objects.add(`","base64":"`)
+		encoder := base64.NewEncoder(base64.StdEncoding, objects.stream)
 		encoder.Write(message.Data)
 		encoder.Close()
 	}
 	if attempt > 0 {
-		fmt.Fprintf(stream, `","attempt":%d}`, attempt)
+		objects.add(`","attempt":` + strconv.Itoa(attempt) + "}")
 	} else {
-		io.WriteString(stream, `"}`)
+		objects.add(`"}`)
 	}
 }
 
+// add writes text by way of the buffer, which costs no garbage.
+func (objects *objects) add(text string) {
+	objects.text = append(objects.text[:0], text...)
+	objects.stream.Write(objects.text)
+}
+
 // writeString writes text, which is UTF-8, as a JSON string without its quotation marks.
-func writeString(stream io.Writer, text []byte) {
+func (objects *objects) writeString(text []byte) {
 	const hex = "0123456789abcdef"
-	var escape []byte // one for all escapes
 	start := 0
 	for i, b := range text {
 		if b >= ' ' && b != '"' && b != '\\' {
 			continue
 		}
-		stream.Write(text[start:i])
+		objects.stream.Write(text[start:i])
 		start = i + 1
+		escape := append(objects.text[:0], '\\')
 		switch b {
 		case '"', '\\':
-			escape = append(escape[:0], '\\', b)
+			escape = append(escape, b)
 		case '\n':
-			escape = append(escape[:0], `\n`...)
+			escape = append(escape, 'n')
 		case '\t':
-			escape = append(escape[:0], `\t`...)
+			escape = append(escape, 't')
 		default:
-			escape = append(escape[:0], '\\', 'u', '0', '0', hex[b>>4], hex[b&0xf])
+			escape = append(escape, 'u', '0', '0', hex[b>>4], hex[b&0xf])
 		}
-		stream.Write(escape)
+		objects.text = escape
+		objects.stream.Write(escape)
 	}
-	stream.Write(text[start:])
+	objects.stream.Write(text[start:])
 }

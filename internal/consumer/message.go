@@ -2,8 +2,11 @@ package consumer
 
 import (
 	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 
+	"mbus/internal/shared/follow"
 	"mbus/internal/shared/logline"
 )
 
@@ -13,11 +16,19 @@ type message struct {
 	id string // as in 5b1b30b6c2830ccd-12-48213-9a0364b9; empty where it is not needed
 }
 
-// time returns the broker's local time of the message, as 2024-06-02T10:39:55.
-func (message *message) time() string {
-	text := bytes.Clone(message.Stamp)
-	text[4], text[7], text[10] = '-', '-', 'T'
-	return string(text)
+// newID returns the id of a message that comes from origin. The text is a buffer, which it changes.
+func newID(text []byte, origin follow.Origin, checksum uint32) []byte {
+	var sum [4]byte
+	binary.BigEndian.PutUint32(sum[:], checksum)
+	return hex.AppendEncode(append(origin.Append(text[:0]), '-'), sum[:])
+}
+
+// appendTime appends the broker's local time of the message, as 2024-06-02T10:39:55, to text.
+func (message *message) appendTime(text []byte) []byte {
+	start := len(text)
+	text = append(text, message.Stamp...)
+	text[start+4], text[start+7], text[start+10] = '-', '-', 'T'
+	return text
 }
 
 // keep copies what is a part of the message's line, so that the next line may be read. It uses the

@@ -28,16 +28,20 @@ type output struct {
 	buffer []byte // what is not written yet
 	whole  int    // how many bytes of buffer are whole messages
 	err    error
+
+	objects objects // that are added to buffer
 }
 
 func newOutput(file *os.File, format string) *output {
-	return &output{file: file, format: format, buffer: make([]byte, 0, outputSize)}
+	output := &output{file: file, format: format, buffer: make([]byte, 0, outputSize)}
+	output.objects.stream = adder{output}
+	return output
 }
 
 // deliver writes one message.
 func (output *output) deliver(message *message) error {
 	if output.format == JSON {
-		writeObject(adder{output}, message, 0)
+		output.objects.write(message, 0)
 	} else {
 		output.add(message.Data)
 	}

@@ -71,6 +71,7 @@ type process struct {
 	command *exec.Cmd
 	stdin   *os.File
 	output  *bufio.Writer // to stdin
+	objects objects       // to output
 	stdout  *os.File
 
 	answers chan string   // has the next answer; closed when no more can come
@@ -101,8 +102,9 @@ func startProcess(command *exec.Cmd) (*process, error) {
 		stdout.Close()
 		return nil, explain(command, err)
 	}
+	buffer := bufio.NewWriterSize(stdin, pipeSize)
 	process := &process{
-		command: command, stdin: stdin, output: bufio.NewWriterSize(stdin, pipeSize),
+		command: command, stdin: stdin, output: buffer, objects: objects{stream: buffer},
 		stdout: stdout, answers: make(chan string, 1), exited: make(chan struct{}),
 	}
 	go process.wait()
@@ -156,7 +158,7 @@ func (process *process) ask(message *message, attempt int) error {
 		return process.end(fmt.Errorf("has answered without a message: %.100q", answer))
 	default:
 	}
-	writeObject(process.output, message, attempt)
+	process.objects.write(message, attempt)
 	process.output.WriteByte('\n')
 	if err := process.output.Flush(); err != nil { // of any write
 		process.end(nil) // it may have answered all the same

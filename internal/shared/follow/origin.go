@@ -5,9 +5,10 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
+	"encoding/hex"
 	"io"
 	"math"
+	"strconv"
 
 	"mbus/internal/shared/logfile"
 )
@@ -22,9 +23,13 @@ type Origin struct {
 	Offset int64 // where the line begins in the file
 }
 
-// String returns the Origin as LOG-FILE-OFFSET, such as 5b1b30b6c2830ccd-12-48213.
-func (origin Origin) String() string {
-	return fmt.Sprintf("%016x-%d-%d", origin.Log, origin.Number, origin.Offset)
+// Append appends the Origin as LOG-FILE-OFFSET, such as 5b1b30b6c2830ccd-12-48213, to text.
+func (origin Origin) Append(text []byte) []byte {
+	var log [8]byte
+	binary.BigEndian.PutUint64(log[:], origin.Log)
+	text = append(hex.AppendEncode(text, log[:]), '-')
+	text = append(strconv.AppendInt(text, origin.Number, 10), '-')
+	return strconv.AppendInt(text, origin.Offset, 10)
 }
 
 // Origin returns where the line comes from that the last call of Next has returned. The error is

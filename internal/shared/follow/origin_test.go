@@ -33,7 +33,7 @@ func origins(t *testing.T, source source) (all []string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, origin.String())
+		all = append(all, string(origin.Append(nil)))
 	}
 }
 

@@ -45,12 +45,16 @@ type Parser struct {
 // message, and then Parse returns one message. A broker with -log cuts a torn end off before it
 // appends a line, but a log from elsewhere may have one, as on a consumer's standard input.
 func (parser *Parser) Parse(line []byte) (*Message, error) {
-	topic, data, found := cut(line)
-	err := damage(line, found)
-	if err == nil && found {
-		found, err = parser.want(topic)
+	topic, data, isMessage := cut(line)
+	isWanted, err := false, error(nil)
+	if isMessage {
+		isWanted, err = parser.want(topic)
 	}
-	if err == nil && found {
+	switch {
+	case err != nil:
+	case !isWanted:
+		err = damage(line, isMessage)
+	default:
 		if parser.Sums {
 			parser.message.Checksum = crc32.ChecksumIEEE(line[:len(line)-1])
 		}
@@ -59,11 +63,11 @@ func (parser *Parser) Parse(line []byte) (*Message, error) {
 			err = fmt.Errorf("in its data, %w", err)
 		}
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		const shown = stampSize + len(opening+between) // less than where the data begins
 		return nil, fmt.Errorf("%w: %q", err, line[:min(len(line), shown)])
-	case !found:
+	}
+	if !isWanted {
 		return nil, nil
 	}
 	return &parser.message, nil
@@ -84,7 +88,7 @@ func cut(line []byte) (topic, data []byte, found bool) {
 	return line[start:end], data, found
 }
 
-// damage returns nil if a line is whole. A broker starts each line with a time stamp, and writes
+// damage returns nil if a line that is not unescaped is whole. A broker starts each line with a time stamp, and writes
 // no zero bytes. Only a message's line has an R after the time stamp, and only a message's line
 // has the words of opening.
 func damage(line []byte, isMessage bool) error {

@@ -58,7 +58,7 @@ func TestParseDamaged(t *testing.T) {
 		"2024/06\n":                      {"it is torn", "it is torn"},
 		strings.Repeat("\x00", 9) + "\n": {zeros, zeros},
 		"\x00" + good[1:]:                {zeros, zeros},
-		head + "a': '\x00'\n":            {zeros, zeros},
+		head + "a': '\x00'\n":            {"in its data, byte 1 is a control character", zeros},
 		stamp + " Broker: \x00\x00\n":    {zeros, zeros},
 		head + "a': '\\q'\n":             {"in its data, byte 1 starts no escape", ""},
 		head + "\\q': 'x'\n":             {"in its topic, byte 1 starts no escape", ""},
