@@ -1,0 +1,59 @@
+//go:build unix
+
+package consumer_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"mbus/internal/consumer"
+)
+
+// A state that has a note of jobs, and is torn or has a wrong byte, never makes a consumer pass over
+// a message that is not done.
+func TestJobsStateDamaged(t *testing.T) {
+	directory := t.TempDir()
+	log, state := filepath.Join(directory, "log"), filepath.Join(directory, "state")
+	text := stamp + "Broker: file 1 of log 5b1b30b6c2830ccd: log\n"
+	for number := range 8 {
+		text += line("t", fmt.Sprint(number))
+	}
+	if err := os.WriteFile(log, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const script = `read -r number; case $number in 1|4) exit 1;; esac`
+	config := consumer.Config{Log: log, State: state, ToEnd: true, Jobs: 2,
+		Command: []string{"sh", "-c", script}}
+	if _, _, err := consume(t, config); err == nil {
+		t.Fatal("nothing failed")
+	}
+	good, err := os.ReadFile(state)
+	if err != nil || !strings.Contains(string(good), " note done ") {
+		t.Fatalf("the state has no note: %v:\n%s", err, good)
+	}
+	try := func(what string, damaged []byte) {
+		t.Helper()
+		if err := os.WriteFile(state, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := consume(t, consumer.Config{Log: log, State: state, ToEnd: true})
+		lines := strings.Fields(got)
+		if err == nil && (!slices.Contains(lines, "1") || !slices.IsSorted(lines) ||
+			lines[len(lines)-1] != "7") {
+			t.Fatalf("%s: delivered %q", what, lines)
+		}
+	}
+	try("whole", good)
+	for i := range good {
+		try(fmt.Sprintf("cut at %d", i), good[:i])
+		if good[i] != ' ' || i%16 == 0 {
+			flipped := slices.Clone(good)
+			flipped[i] ^= 1
+			try(fmt.Sprintf("flipped at %d", i), flipped)
+		}
+	}
+}
