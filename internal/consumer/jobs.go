@@ -1,10 +1,12 @@
 package consumer
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -20,6 +22,10 @@ const (
 	// The pause before each retry doubles from minPause to maxPause.
 	minPause = 100 * time.Millisecond
 	maxPause = 10 * time.Second
+
+	// largeData is the size of data, in bytes, above which a larger buffer costs a collection of
+	// garbage.
+	largeData = 1 << 20
 
 	// reportInterval is the time between two reports of a message that still fails.
 	reportInterval = time.Hour
@@ -112,7 +118,7 @@ func (consumer *Consumer) take(ctx context.Context, job *job) (number int, found
 		}
 		consumer.count++
 		if job.message = consumer.message; consumer.jobs() > 1 { // with one job, nobody reads on
-			job.buffer = job.message.keep(job.buffer)
+			job.keep()
 		}
 		return number, true, nil
 	}
@@ -126,6 +132,20 @@ type job struct {
 	message message       // in hand
 	buffer  []byte        // for its data
 	again   time.Duration // the time between two reports of a message that still fails
+}
+
+// keep copies what is a part of the line of the message in hand, so that the next line may be read.
+func (job *job) keep() {
+	kept := *job.message.Message
+	if cap(job.buffer) < len(kept.Data) {
+		if job.buffer = nil; len(kept.Data) > largeData {
+			debug.FreeOSMemory() // or garbage would take as much as all the buffers
+		}
+		job.buffer = make([]byte, len(kept.Data))
+	}
+	kept.Stamp = bytes.Clone(kept.Stamp)
+	kept.Data = append(job.buffer[:0], kept.Data...)
+	job.message.Message = &kept
 }
 
 // runner runs a command for a message. The attempt counts the runs for this message from 1.

@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -29,19 +28,6 @@ func (message *message) appendTime(text []byte) []byte {
 	text = append(text, message.Stamp...)
 	text[start+4], text[start+7], text[start+10] = '-', '-', 'T'
 	return text
-}
-
-// keep copies what is a part of the message's line, so that the next line may be read. It uses the
-// room of buffer for the data, and returns a larger one if that was too small.
-func (message *message) keep(buffer []byte) []byte {
-	kept := *message.Message
-	if cap(buffer) < len(kept.Data) {
-		buffer = make([]byte, len(kept.Data)) // no larger, because the data may be
-	}
-	kept.Stamp = bytes.Clone(kept.Stamp)
-	kept.Data = append(buffer[:0], kept.Data...)
-	message.Message = &kept
-	return buffer
 }
 
 // wrap adds the message's id and topic to err.
