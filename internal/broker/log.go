@@ -56,6 +56,7 @@ type line struct {
 // newLog returns a log in store, or in writer if store has no path.
 func newLog(writer io.Writer, store *store) logWriter {
 	log := logWriter{writer: writer, store: store, maxWrite: pipeWrite}
+	store.progress.begin = time.Now()
 	if file, isFile := writer.(*os.File); isFile {
 		info, err := file.Stat()
 		log.regular = err == nil && info.Mode().IsRegular()
@@ -152,16 +153,16 @@ func (log *logWriter) isPermanent(err error) bool {
 
 // progress is the time at which a write or a sync has last ended. Any goroutine may use it.
 type progress struct {
-	last atomic.Pointer[time.Time]
+	begin time.Time    // does not change
+	last  atomic.Int64 // nanoseconds after begin
 }
 
 // note records that a write or a sync has ended now.
 func (p *progress) note() {
-	now := time.Now()
-	p.last.Store(&now)
+	p.last.Store(int64(time.Since(p.begin)))
 }
 
-// since returns the time since the last note. There must have been one.
+// since returns the time since the last note, or since begin.
 func (p *progress) since() time.Duration {
-	return time.Since(*p.last.Load())
+	return time.Since(p.begin) - time.Duration(p.last.Load())
 }
