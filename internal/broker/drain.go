@@ -54,7 +54,8 @@ type outage struct {
 func (d *drainer) open(config *BrokerConfig, queues *queues, writer io.Writer) error {
 	d.config, d.queues = config, queues
 	d.stderr = complaints{writer, make(chan struct{}, 1)}
-	d.log = newLog(writer, &store{path: config.LogFile, synced: config.Sync})
+	progress := make(chan struct{}, 1)
+	d.log = newLog(writer, &store{path: config.LogFile, synced: config.Sync, progress: progress})
 	if config.LogFile == "" {
 		return nil
 	}
@@ -121,16 +122,13 @@ func (d *drainer) lastDrain() error {
 func (d *drainer) awaitEnd(result <-chan error) error {
 	const minPatience = 200 * time.Millisecond // a log that works may need as long
 	patience := max(d.config.Timeout, minPatience)
-	d.log.store.progress.note()
 	for {
-		left := patience - d.log.store.progress.since()
-		if left <= 0 {
-			return fmt.Errorf("the log took nothing for %s", patience)
-		}
 		select {
 		case err := <-result:
 			return err
-		case <-time.After(left):
+		case <-d.log.store.progress: // a write or a sync has ended
+		case <-time.After(patience):
+			return fmt.Errorf("the log took nothing for %s", patience)
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,10 +31,9 @@ const (
 // keeps the lines that are not written whole, so no line is torn or repeated. It is not safe for
 // concurrent use.
 type logWriter struct {
-	writer   io.Writer
-	store    *store
-	regular  bool // writer is a regular file
-	maxWrite int  // the largest write, in bytes
+	writer  io.Writer
+	store   *store
+	regular bool // writer is a regular file
 
 	buffer  []byte // whole lines
 	lines   []line // of buffer
@@ -55,17 +53,13 @@ type line struct {
 
 // newLog returns a log in store, or in writer if store has no path.
 func newLog(writer io.Writer, store *store) logWriter {
-	log := logWriter{writer: writer, store: store, maxWrite: pipeWrite}
-	store.progress.begin = time.Now()
+	log := logWriter{writer: writer, store: store}
 	if file, isFile := writer.(*os.File); isFile {
 		info, err := file.Stat()
 		log.regular = err == nil && info.Mode().IsRegular()
 	}
 	if store.path != "" {
 		log.writer, log.regular = store, true
-	}
-	if log.regular {
-		log.maxWrite = fileWrite
 	}
 	return log
 }
@@ -118,8 +112,12 @@ func (log *logWriter) flush() error {
 // writeSome writes as much of the buffer as one write takes. The write ends with the end of a
 // line if it has one, so that several writers on one pipe or file don't cut each other's lines.
 func (log *logWriter) writeSome() error {
-	end := min(log.written+log.maxWrite, len(log.buffer))
-	for i := log.done; i < len(log.lines) && log.lines[i].end <= log.written+log.maxWrite; i++ {
+	limit := log.written + pipeWrite
+	if log.regular {
+		limit = log.written + fileWrite
+	}
+	end := min(limit, len(log.buffer))
+	for i := log.done; i < len(log.lines) && log.lines[i].end <= limit; i++ {
 		end = log.lines[i].end
 	}
 	if end == log.written {
@@ -127,7 +125,7 @@ func (log *logWriter) writeSome() error {
 	}
 	count, err := log.writer.Write(log.buffer[log.written:end])
 	if count > 0 {
-		log.store.progress.note()
+		wakeUp(log.store.progress)
 	}
 	if count < end-log.written && err == nil {
 		err = io.ErrShortWrite
@@ -149,20 +147,4 @@ func (log *logWriter) isPermanent(err error) bool {
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EBADF) ||
 		errors.Is(err, syscall.EIO) && !log.regular ||
 		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed)
-}
-
-// progress is the time at which a write or a sync has last ended. Any goroutine may use it.
-type progress struct {
-	begin time.Time    // does not change
-	last  atomic.Int64 // nanoseconds after begin
-}
-
-// note records that a write or a sync has ended now.
-func (p *progress) note() {
-	p.last.Store(int64(time.Since(p.begin)))
-}
-
-// since returns the time since the last note, or since begin.
-func (p *progress) since() time.Duration {
-	return time.Since(p.begin) - time.Duration(p.last.Load())
 }

@@ -275,7 +275,7 @@ func TestNameMovesWhileOpening(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || !store.names(store.file) {
+		if err != nil || !store.isNamed() {
 			t.Errorf("open opens another file, error %v", err)
 		}
 		store.close()

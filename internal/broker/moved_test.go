@@ -1,0 +1,54 @@
+package broker
+
+import (
+	"path/filepath"
+	"testing"
+
+	"mbus/internal/shared/logfile"
+)
+
+// A file that loses its name while its first line is synced has its number all the same: the file
+// that is made in its place has the next.
+func TestNameMovesAfterTheHeader(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	store := &store{path: path, synced: true}
+	defer store.close()
+	if err := store.open(); err != nil {
+		t.Fatal(err)
+	}
+	rename(t, path, path+".1")
+	syncs := 0
+	store.observe = func(change string, _ []byte, _ int64) {
+		if change == "sync" {
+			syncs++
+		}
+		if change == "sync" && syncs == 2 { // the first is of the file before
+			rename(t, path, path+".2")
+		}
+	}
+	if _, err := store.look(0); err != nil {
+		t.Fatal(err)
+	}
+	before, size := header(t, path+".2")
+	want := logfile.Header{Log: before.Log, Number: 3, After: int64(size), Name: "log"}
+	if after, _ := header(t, path); before.Number != 2 || after != want {
+		t.Errorf("the headers are %+v and %+v, want %+v", before, after, want)
+	}
+}
+
+// The broker reports all that it has cut off torn lines, also of a file that then loses its name.
+func TestCutOfAFileThatMoves(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	writeFile(t, path, "2026/11/29 06:00:00 a whole line\n2026/11/29 06:00:00 torn")
+	store := &store{path: path, synced: true}
+	defer store.close()
+	store.observe = func(change string, _ []byte, _ int64) {
+		if change == "sync" {
+			store.observe = nil
+			rename(t, path, path+".1")
+		}
+	}
+	if err := store.open(); err != nil || store.cut != 24 {
+		t.Errorf("%d bytes were cut, want 24, error %v", store.cut, err)
+	}
+}
