@@ -12,6 +12,7 @@ package broker
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -36,11 +37,11 @@ type Broker struct {
 	queues
 	drainer drainer
 
-	serving  sync.Mutex    // held while ProducerListen runs
-	hasRun   bool          // guarded by serving: ProducerListen has been called
-	stop     sync.Once     // closes stopping
-	stopping chan struct{} // closed: accept no more connections
-	begin    time.Time     // when New made the broker
+	serving  sync.Mutex         // held while ProducerListen runs
+	hasRun   bool               // guarded by serving: ProducerListen has been called
+	stopping context.Context    // done: accept no more connections
+	stop     context.CancelFunc // see stopAccepting
+	begin    time.Time          // when New made the broker
 }
 
 // New returns a broker that listens, but serves nobody before ProducerListen. With
@@ -51,14 +52,14 @@ func New(config *BrokerConfig) (*Broker, error) {
 		return nil, err
 	}
 	broker := &Broker{
-		config:   config,
-		decoder:  decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead),
-		encoder:  encoder.NewMsgpackEncoder(),
-		input:    make([]byte, min(minInput-1, config.MaxPayload)+1),
-		queues:   newQueues(config.MaxQueued, placesForReplies()),
-		stopping: make(chan struct{}),
-		begin:    time.Now(),
+		config:  config,
+		decoder: decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead),
+		encoder: encoder.NewMsgpackEncoder(),
+		input:   make([]byte, min(minInput-1, config.MaxPayload)+1),
+		queues:  newQueues(config.MaxQueued, placesForReplies()),
+		begin:   time.Now(),
 	}
+	broker.stopping, broker.stop = context.WithCancel(context.Background())
 	writer := cmp.Or[io.Writer](config.Log, os.Stderr)
 	if err := broker.drainer.open(config, &broker.queues, writer); err != nil {
 		return nil, err
@@ -102,8 +103,7 @@ func (broker *Broker) ProducerListen() error {
 		err := broker.drainer.tickLoop(loopEnded)
 		broker.drainer.log.store.close()
 		result <- err
-		close(broker.ended)
-		broker.giveUpAll()
+		broker.end()
 		broker.stopAccepting()
 	}()
 	broker.serve()
@@ -115,8 +115,9 @@ func (broker *Broker) ProducerListen() error {
 	case <-time.After(graceTime): // a file system that does not answer must not keep the process
 	}
 	if err != nil {
-		_, unwritten := broker.counts()
-		err = fmt.Errorf("messages not written: %d: %w", unwritten, err)
+		broker.mutex.Lock()
+		defer broker.mutex.Unlock()
+		err = fmt.Errorf("messages not written: %d: %w", broker.accepted-broker.written, err)
 	}
 	return err
 }

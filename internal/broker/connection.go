@@ -27,13 +27,10 @@ const (
 	minInput = 1 << 20
 )
 
-// serveConnection serves one producer. It reports whether it has left the reply to the ticker
-// goroutine. If not, it has served the producer to the end. allowed is the time limit for reading
-// the payload, waiting for room and draining together. stopping changes the reason with which a
-// payload that did not end in time is refused.
-func (broker *Broker) serveConnection(
-	connection net.Conn, allowed time.Duration, stopping bool,
-) (left bool) {
+// serveConnection serves one producer to the end, or leaves its reply to the ticker goroutine.
+// allowed is the time limit for reading the payload, waiting for room and draining together.
+// stopping changes the reason with which a payload that did not end in time is refused.
+func (broker *Broker) serveConnection(connection net.Conn, allowed time.Duration, stopping bool) {
 	deadline := time.Now().Add(allowed)
 	connection.SetReadDeadline(deadline)
 	messages, err := broker.readMessages(connection)
@@ -44,33 +41,32 @@ func (broker *Broker) serveConnection(
 		}
 	}
 	reply := broker.encode(&apiv1.Reply{Accepted: len(messages)})
+	var waiting *waitingReply
+	if broker.config.Interval == 0 && len(messages) > 0 {
+		waiting = &waitingReply{connection: connection, reply: reply}
+	}
 	if err == nil {
-		var wait func()
-		if broker.config.Interval == 0 {
-			wait = func() {
-				broker.wait(connection, reply, deadline)
-				left = true
-			}
-		}
-		err = broker.enqueue(messages, deadline, wait)
+		err = broker.enqueue(messages, deadline, waiting)
 	}
-	if left {
-		return true
-	}
-	if err != nil {
+	switch {
+	case err != nil:
 		broker.refuse(connection, err)
-	} else {
+	case waiting == nil:
 		send(connection, reply)
+	default:
+		return
 	}
 	connection.Close()
-	return false
 }
 
 // refuse writes the reason of a refusal to the log and replies with it. Then it discards the
 // unread input.
 func (broker *Broker) refuse(connection net.Conn, reason error) {
 	peer := listener.PeerName(connection)
-	broker.queues.refuse(fmt.Sprintf("refused payload from %s: %v", peer, reason))
+	broker.mutex.Lock()
+	broker.payloadsRefused++
+	broker.mutex.Unlock()
+	broker.notify(fmt.Sprintf("refused payload from %s: %v", peer, reason))
 	send(connection, broker.encode(&apiv1.Reply{Error: reason.Error()}))
 	connection.(listener.Conn).CloseWrite()
 	// Closing with unread input would reset the connection before the producer has read

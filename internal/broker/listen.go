@@ -28,38 +28,39 @@ const (
 
 // serve is the loop. It accepts and serves one connection after the other until stopping is
 // closed. Then it serves those that are waiting. After graceTime it refuses those that are left,
-// for at most graceTime.
+// for at most graceTime. While no place for a reply is free, it accepts only what it refuses.
 func (broker *Broker) serve() {
 	defer broker.listener.Close()
 	var end time.Time // until when a broker that stops serves
 	var pause time.Duration
 	for looks := 0; looks < emptyLooks && (end.IsZero() || time.Since(end) < graceTime); {
-		allowed, stopping := broker.config.Timeout, isClosed(broker.stopping)
+		allowed, stopping := broker.config.Timeout, broker.stopping.Err() != nil
+		if stopping && end.IsZero() {
+			end = time.Now().Add(graceTime)
+		}
 		if stopping {
-			if end.IsZero() {
-				end = time.Now().Add(graceTime)
-			}
 			allowed = min(allowed, time.Until(end))
+		}
+		if allowed > 0 && !broker.awaitPlace(allowed) {
+			continue
+		}
+		if stopping {
 			broker.listener.SetDeadline(time.Now().Add(backlogTime))
 		}
-		broker.places <- struct{}{} // may wait until a reply is sent
 		connection, err := broker.listener.Accept()
 		switch {
 		case err == nil:
 			looks, pause = 0, 0
-			if broker.serveConnection(connection, allowed, stopping) {
-				continue // the reply keeps the place
-			}
+			broker.serveConnection(connection, allowed, stopping)
 		case errors.Is(err, net.ErrClosed):
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded) && stopping:
 			looks++
 		case errors.Is(err, os.ErrDeadlineExceeded): // stopAccepting has set the deadline
-			<-broker.stopping
+			<-broker.stopping.Done()
 		default: // out of descriptors or memory
 			pause = broker.retryLater(pause, err)
 		}
-		<-broker.places
 	}
 }
 
@@ -72,7 +73,7 @@ func (broker *Broker) retryLater(pause time.Duration, err error) time.Duration {
 	pause = min(max(2*pause, minBackoff), maxBackoff)
 	select {
 	case <-time.After(pause):
-	case <-broker.stopping:
+	case <-broker.stopping.Done():
 		time.Sleep(minBackoff)
 	}
 	return pause
@@ -80,11 +81,13 @@ func (broker *Broker) retryLater(pause time.Duration, err error) time.Duration {
 
 // stopAccepting makes serve return soon.
 func (broker *Broker) stopAccepting() {
-	broker.stop.Do(func() {
-		broker.listener.Refuse()
-		// The deadline wakes the loop. It is set first: once stopping is
-		// closed, only the loop sets deadlines.
-		broker.listener.SetDeadline(time.Now())
-		close(broker.stopping)
-	})
+	if broker.stopping.Err() != nil {
+		return
+	}
+	broker.listener.Refuse()
+	// The deadline wakes the loop. It is set first: once stopping is done, only the loop sets
+	// deadlines.
+	broker.listener.SetDeadline(time.Now())
+	broker.stop()
+	wakeUp(broker.freed)
 }

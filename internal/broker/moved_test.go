@@ -2,6 +2,7 @@ package broker
 
 import (
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"mbus/internal/shared/logfile"
@@ -40,15 +41,18 @@ func TestNameMovesAfterTheHeader(t *testing.T) {
 func TestCutOfAFileThatMoves(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	writeFile(t, path, "2026/11/29 06:00:00 a whole line\n2026/11/29 06:00:00 torn")
+	var lines []string
 	store := &store{path: path, synced: true}
 	defer store.close()
+	store.notify = func(line string) { lines = append(lines, line) }
 	store.observe = func(change string, _ []byte, _ int64) {
 		if change == "sync" {
 			store.observe = nil
 			rename(t, path, path+".1")
 		}
 	}
-	if err := store.open(); err != nil || store.cut != 24 {
-		t.Errorf("%d bytes were cut, want 24, error %v", store.cut, err)
+	want := []string{"Broker: cut 24 bytes of a torn line off the end of the log"}
+	if err := store.open(); err != nil || !slices.Equal(lines, want) {
+		t.Errorf("the lines are %q, error %v", lines, err)
 	}
 }

@@ -158,9 +158,8 @@ func TestLogCantBeOpened(t *testing.T) {
 				if err == nil || err.Error() != reason || stored.drainer.log.isPermanent(err) {
 					t.Fatalf("Drain returns %v, want %s", err, reason)
 				}
-				bustest.Until(t, "standard error", func() bool {
-					return len(stored.drainer.stderr.busy) == 0
-				})
+				stored.drainer.complaining.Lock() // waits for standard error
+				stored.drainer.complaining.Unlock()
 				if unwritten(stored.Broker) != kept {
 					t.Errorf("%d messages of %d count as queued", unwritten(stored.Broker), kept)
 				}

@@ -21,7 +21,6 @@ type store struct {
 	synced bool     // messages count as written only when they are on disk
 	file   *os.File // nil: it is closed, or could not be opened again
 	size   int64    // of file, as the store has left it
-	cut    int64    // how many bytes of a torn line open has cut off
 	failed error    // of a sync, which makes each later sync fail
 
 	// last is the header of file, or of the file before while file is nil. Its Log is 0 if that
@@ -30,7 +29,8 @@ type store struct {
 	last  logfile.Header
 	whole int64
 
-	progress chan struct{} // see awaitEnd
+	notify   func(line string) // is called with lines for the log
+	progress chan struct{}     // see awaitEnd
 
 	// observe is nil, except in tests. It is called after each change of a file: with
 	// "open", "truncate", "write", "sync" or "sync directory". data is the bytes that
@@ -69,7 +69,7 @@ func (s *store) open() (err error) {
 // line without an end, and writes the header if there is no line. If path names another file by
 // then, adopt returns that the name has moved.
 func (s *store) adopt() (moved bool, err error) {
-	if err := lock(s.file, s.path); err != nil {
+	if err := lock(s.file); err != nil {
 		return false, err
 	}
 	list, err := logfile.NewLister(s.path).List()
@@ -84,7 +84,9 @@ func (s *store) adopt() (moved bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	s.cut += size - whole
+	if whole < size {
+		s.notify(fmt.Sprintf("Broker: cut %d bytes of a torn line off the end of the log", size-whole))
+	}
 	s.size = whole
 	if whole == 0 {
 		if _, err := s.Write(header.Append(nil, time.Now())); err != nil {
@@ -100,41 +102,30 @@ func (s *store) adopt() (moved bool, err error) {
 	return s.syncNamed()
 }
 
-// lock locks file, which was opened at path.
-func lock(file *os.File, path string) error {
+// lock locks file.
+func lock(file *os.File) error {
 	err := osfile.Lock(file)
-	if errors.Is(err, osfile.ErrLocked) {
-		return fmt.Errorf("%s: in use by another broker", path)
-	}
-	if err != nil {
-		return fmt.Errorf("lock %s: %w", path, err)
+	switch {
+	case errors.Is(err, osfile.ErrLocked):
+		return fmt.Errorf("%s: in use by another broker", file.Name())
+	case err != nil:
+		return fmt.Errorf("lock %s: %w", file.Name(), err)
 	}
 	return nil
 }
 
 // identify returns the header of the file, which is FILE of list. If the file has no whole line, it
-// is the header that the file must get. Otherwise the file must be the last of its log.
+// is the header that the file must get.
 func (s *store) identify(list *logfile.List) (logfile.Header, error) {
-	isLog, err := logfile.IsLog(s.file)
+	if err := list.CheckNamed(s.file, s.last); err != nil {
+		return logfile.Header{}, fmt.Errorf("%s: %w", s.path, err)
+	}
 	header := list.Named().Header
 	switch {
-	case err != nil:
-		return header, err
-	case !isLog:
-		return header, fmt.Errorf("%s: is not a log, it was left as it is", s.path)
 	case !list.Named().HasLine:
 		return s.next(list)
 	case header.Log == 0:
 		header.Number = 1 // of an earlier version
-		return header, nil
-	}
-	if newer := list.Newer(); newer != nil {
-		return header, fmt.Errorf("%s: is file %d of its log, but %s beside it is file %d",
-			s.path, header.Number, filepath.Base(newer.Path), newer.Header.Number)
-	}
-	if header.Log == s.last.Log && header.Number < s.last.Number {
-		return header, fmt.Errorf("%s: is file %d of its log, but file %d was written last",
-			s.path, header.Number, s.last.Number)
 	}
 	return header, nil
 }
@@ -163,7 +154,7 @@ func (s *store) resume(before *logfile.File) error {
 		return err
 	}
 	defer file.Close()
-	if err := lock(file, before.Path); err != nil {
+	if err := lock(file); err != nil {
 		return err
 	}
 	s.whole, err = logfile.LineEnd(file, before.Info.Size())

@@ -3,30 +3,40 @@ package logfile
 import (
 	"bytes"
 	"cmp"
+	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
 
 	"mbus/internal/shared/logline"
 )
 
-// IsLog reports whether file begins as a line of a log does, as far as its bytes go. So does an
-// empty file, and one that begins with zeros, which a power loss can leave.
-func IsLog(file io.ReaderAt) (bool, error) {
+// CheckNamed returns an error if FILE, which is open as file and is in the list, must not be
+// appended to. That is so if it is not a log, if a file of the same log with a greater number is
+// beside it, or if last has a greater number. last is the header of the file that was written last,
+// or zero.
+func (list *List) CheckNamed(file io.ReaderAt, last Header) error {
 	start := make([]byte, len(logline.StampFormat))
 	count, err := file.ReadAt(start, 0)
 	if err != nil && err != io.EOF {
-		return false, err
+		return err
 	}
-	return logline.BeginsStamp(bytes.TrimRight(start[:count], "\x00")), nil
-}
-
-// Newer returns the last file of FILE's log if its number is greater than FILE's, and otherwise
-// nil. FILE must be in the list, and have a header.
-func (list *List) Newer() *File {
+	// A log begins with a time stamp, or a part of one. A power loss can leave zeros.
+	if !logline.BeginsStamp(bytes.TrimRight(start[:count], "\x00")) {
+		return errors.New("is not a log, it was left as it is")
+	}
 	header := list.Named().Header
+	if header.Log == 0 {
+		return nil
+	}
+	const old = "is file %d of its log, but "
 	files := list.Of(header.Log)
-	if last := &files[len(files)-1]; last.Header.Number > header.Number {
-		return last
+	if newest := files[len(files)-1]; newest.Header.Number > header.Number {
+		return fmt.Errorf(old+"%s beside it is file %d",
+			header.Number, filepath.Base(newest.Path), newest.Header.Number)
+	}
+	if header.Log == last.Log && header.Number < last.Number {
+		return fmt.Errorf(old+"file %d was written last", header.Number, last.Number)
 	}
 	return nil
 }
