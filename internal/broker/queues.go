@@ -122,14 +122,14 @@ func sharesOf(messages []*apiv1.Message) (shares []share, need int) {
 // reason. If there is no room, it has the queues drained and waits for room until the deadline.
 // With a reply, the messages are due at once, and the ticker goroutine sends the reply when they
 // are written, or at the deadline a timer closes its connection.
-func (broker *Broker) enqueue(
+func (b *Broker) enqueue(
 	messages []*apiv1.Message, deadline time.Time, reply *waitingReply,
 ) error {
 	if len(messages) == 0 {
 		return nil
 	}
 	shares, need := sharesOf(messages)
-	q := &broker.queues
+	q := &b.queues
 	q.mutex.Lock()
 	defer q.mutex.Unlock()
 	if err := q.awaitRoom(need, deadline); err != nil {
@@ -139,7 +139,7 @@ func (broker *Broker) enqueue(
 		q.topic(share.name).Queue.Reserve(share.count)
 	}
 	for _, message := range messages {
-		broker.HandleNewMessage(message)
+		b.HandleNewMessage(message)
 	}
 	for _, share := range shares {
 		text := "new message dispatched on topic "

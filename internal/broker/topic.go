@@ -18,6 +18,6 @@ func NewTopic(name string) *Topic {
 }
 
 // Dispatch puts message at the end of the topic's queue.
-func (topic *Topic) Dispatch(message *apiv1.Message) {
-	topic.Queue.Enqueue(message)
+func (t *Topic) Dispatch(message *apiv1.Message) {
+	t.Queue.Enqueue(message)
 }
