@@ -88,13 +88,6 @@ func (b *Broker) encode(reply *apiv1.Reply) []byte {
 	return encoded
 }
 
-// send sends an encoded reply. It ignores errors: the producer may have closed without reading a
-// reply.
-func send(connection net.Conn, reply []byte) {
-	connection.SetWriteDeadline(time.Now().Add(graceTime))
-	connection.Write(reply)
-}
-
 // readMessages reads until the producer's half-close and decodes what it read. It reads into the
 // loop's buffer, and decodes a copy: fresh memory costs more than copying, and a payload that is
 // queued must not keep more memory than it counts for.

@@ -13,9 +13,6 @@ import (
 )
 
 const (
-	// gatherSize is about how many bytes of lines are collected before they are written.
-	gatherSize = 64 << 10
-
 	// settleBytes is how much of a long drain is written before each sync, in bytes as
 	// messageBytes counts them.
 	settleBytes = 8 << 20
@@ -58,7 +55,7 @@ func (d *drainer) open(config *BrokerConfig, queues *queues, writer io.Writer) e
 		path:     config.LogFile,
 		synced:   config.Sync,
 		notify:   queues.notify,
-		progress: make(chan struct{}, 1),
+		progress: newSignal(),
 	})
 	if config.LogFile == "" {
 		return nil

@@ -9,10 +9,6 @@ import (
 )
 
 const (
-	// graceTime is the time limit for the reply, and for discarding unread input. A broker
-	// that stops serves the waiting connections for as long.
-	graceTime = time.Second
-
 	// backlogTime is how long a broker that stops waits for another connection.
 	backlogTime = 10 * time.Millisecond
 
@@ -79,7 +75,8 @@ func (b *Broker) retryLater(pause time.Duration, err error) time.Duration {
 	return pause
 }
 
-// stopAccepting makes serve return soon.
+// stopAccepting makes serve return soon. Two calls at the same time do no harm: the second may end
+// one of the waits for a connection early.
 func (b *Broker) stopAccepting() {
 	if b.stopping.Err() != nil {
 		return
@@ -89,5 +86,5 @@ func (b *Broker) stopAccepting() {
 	// deadlines.
 	b.listener.SetDeadline(time.Now())
 	b.stop()
-	wakeUp(b.freed)
+	b.freed.send()
 }

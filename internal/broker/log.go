@@ -125,7 +125,7 @@ func (w *logWriter) writeSome() error {
 	}
 	count, err := w.writer.Write(w.buffer[w.written:end])
 	if count > 0 {
-		wakeUp(w.store.progress)
+		w.store.progress.send()
 	}
 	if count < end-w.written && err == nil {
 		err = io.ErrShortWrite

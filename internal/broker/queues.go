@@ -3,21 +3,21 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"mbus/internal/apiv1"
+	"mbus/internal/broker/listener"
 	"mbus/internal/shared/escape"
 	"mbus/internal/shared/logline"
 )
 
 const (
-	// The memory of a queued message and of a known topic without names and data, in bytes:
-	// their structures, and their share of the queues and of the payload's framing, rounded up.
-	messageOverhead = 128
-	topicOverhead   = 512
+	// gatherSize is about how many bytes of lines are collected before they are written.
+	gatherSize = 64 << 10
 
 	// While more than maxEmptyTopics topics are known, a drain forgets empty ones.
 	maxEmptyTopics = 10_000
@@ -57,9 +57,9 @@ type queues struct {
 
 	logFailing atomic.Int32 // 1 while the log fails, otherwise 0
 
-	noticed chan struct{} // to the ticker goroutine: there are notices
-	urgent  chan struct{} // to the ticker goroutine: messages are due, or notices fill a write
-	freed   chan struct{} // to the loop: there may be room or a place, or the broker stops
+	noticed signal // to the ticker goroutine: there are notices
+	urgent  signal // to the ticker goroutine: messages are due, or notices fill a write
+	freed   signal // to the loop: there may be room or a place, or the broker stops
 }
 
 // arrival is a run of messages that were queued on one topic, one after the other.
@@ -74,20 +74,10 @@ func newQueues(limit, places int) queues {
 		topics:  make(map[string]*Topic),
 		limit:   limit,
 		places:  places,
-		noticed: make(chan struct{}, 1),
-		urgent:  make(chan struct{}, 1),
-		freed:   make(chan struct{}, 1),
+		noticed: newSignal(),
+		urgent:  newSignal(),
+		freed:   newSignal(),
 	}
-}
-
-// messageBytes returns how many bytes of MaxQueued message uses until it is written.
-func messageBytes(message *apiv1.Message) int {
-	return messageOverhead + len(message.Topic) + len(message.Data)
-}
-
-// topicBytes returns how many bytes of MaxQueued a topic uses until a drain forgets it.
-func topicBytes(name string) int {
-	return topicOverhead + len(name)
 }
 
 // share is how many messages of a payload are for one topic.
@@ -210,7 +200,7 @@ func (q *queues) wait(limit time.Duration) {
 // demand makes all messages due. The caller holds the mutex.
 func (q *queues) demand() {
 	q.due = q.accepted
-	wakeUp(q.urgent)
+	q.urgent.send()
 }
 
 // topic returns the topic with that name, and makes it if there is none.
@@ -264,9 +254,9 @@ func (q *queues) addNotice(text, topic string) {
 func (q *queues) announce() {
 	q.crowded = len(q.notices) >= maxNotices
 	if len(q.notices) >= gatherSize {
-		wakeUp(q.urgent)
+		q.urgent.send()
 	}
-	wakeUp(q.noticed)
+	q.noticed.send()
 }
 
 // prepare forgets empty topics while more than maxEmptyTopics are known. It returns the number of
@@ -328,8 +318,40 @@ func (q *queues) settle(messages, bytes int) []*waitingReply {
 	}
 	replies := q.replies[:count:count]
 	q.replies = q.replies[count:]
-	wakeUp(q.freed)
+	q.freed.send()
 	return replies
+}
+
+// giveUp closes the connection of a reply that still waits, and says so in the log.
+func (q *queues) giveUp(waiting *waitingReply) {
+	q.mutex.Lock()
+	at := slices.Index(q.replies, waiting)
+	if at >= 0 {
+		q.replies = slices.Delete(q.replies, at, at+1)
+	}
+	q.mutex.Unlock()
+	if at < 0 {
+		return // its connection has another owner
+	}
+	q.notify(fmt.Sprintf("no reply to %s: its messages are queued, but were not written in time",
+		listener.PeerName(waiting.connection)))
+	waiting.connection.Close()
+	q.freed.send()
+}
+
+// end records that the ticker goroutine has ended. It closes the connections of all replies that
+// wait.
+func (q *queues) end() {
+	q.mutex.Lock()
+	q.ended = true
+	replies := q.replies
+	q.replies = nil
+	q.mutex.Unlock()
+	for _, waiting := range replies {
+		waiting.timer.Stop()
+		waiting.connection.Close()
+	}
+	q.freed.send()
 }
 
 // forgetTopics forgets empty topics while more than kept are known. The caller holds the mutex.
@@ -342,14 +364,5 @@ func (q *queues) forgetTopics(kept int) {
 			delete(q.topics, name)
 			q.bytes -= topicBytes(name)
 		}
-	}
-}
-
-// wakeUp makes the goroutine that receives from channel continue, now or at its next receive.
-// It never blocks. channel must have a buffer of one element.
-func wakeUp(channel chan<- struct{}) {
-	select {
-	case channel <- struct{}{}:
-	default:
 	}
 }

@@ -1,16 +1,18 @@
 package broker
 
 import (
-	"fmt"
 	"net"
-	"slices"
 	"time"
-
-	"mbus/internal/broker/listener"
 )
 
-// maxReplies is how many replies may wait, unless the system has few descriptors.
-const maxReplies = 256
+const (
+	// maxReplies is how many replies may wait, unless the system has few descriptors.
+	maxReplies = 256
+
+	// graceTime is the time limit for the reply, and for discarding unread input. A broker
+	// that stops serves the waiting connections for as long.
+	graceTime = time.Second
+)
 
 // waitingReply is the reply to a payload whose messages are queued and not written. Who removes it
 // from queues.replies owns its connection: the ticker goroutine to send the reply, or its timer at
@@ -31,34 +33,9 @@ func answer(replies []*waitingReply) {
 	}
 }
 
-// giveUp closes the connection of a reply that still waits, and says so in the log.
-func (q *queues) giveUp(waiting *waitingReply) {
-	q.mutex.Lock()
-	at := slices.Index(q.replies, waiting)
-	if at >= 0 {
-		q.replies = slices.Delete(q.replies, at, at+1)
-	}
-	q.mutex.Unlock()
-	if at < 0 {
-		return // its connection has another owner
-	}
-	q.notify(fmt.Sprintf("no reply to %s: its messages are queued, but were not written in time",
-		listener.PeerName(waiting.connection)))
-	waiting.connection.Close()
-	wakeUp(q.freed)
-}
-
-// end records that the ticker goroutine has ended. It closes the connections of all replies that
-// wait.
-func (q *queues) end() {
-	q.mutex.Lock()
-	q.ended = true
-	replies := q.replies
-	q.replies = nil
-	q.mutex.Unlock()
-	for _, waiting := range replies {
-		waiting.timer.Stop()
-		waiting.connection.Close()
-	}
-	wakeUp(q.freed)
+// send sends an encoded reply. It ignores errors: the producer may have closed without reading a
+// reply.
+func send(connection net.Conn, reply []byte) {
+	connection.SetWriteDeadline(time.Now().Add(graceTime))
+	connection.Write(reply)
 }

@@ -30,7 +30,7 @@ type store struct {
 	whole int64
 
 	notify   func(line string) // is called with lines for the log
-	progress chan struct{}     // see awaitEnd
+	progress signal            // see awaitEnd
 
 	// observe is nil, except in tests. It is called after each change of a file: with
 	// "open", "truncate", "write", "sync" or "sync directory". data is the bytes that
@@ -92,7 +92,7 @@ func (s *store) adopt() (moved bool, err error) {
 		if _, err := s.Write(header.Append(nil, time.Now())); err != nil {
 			return false, err
 		}
-		wakeUp(s.progress)
+		s.progress.send()
 	}
 	s.last, s.whole = header, s.size
 	if !s.synced {
@@ -177,7 +177,7 @@ func (s *store) syncNamed() (moved bool, err error) {
 	}
 	if err == nil {
 		s.changed("sync directory", nil, 0)
-		wakeUp(s.progress)
+		s.progress.send()
 	}
 	return false, err
 }
@@ -271,7 +271,7 @@ func (s *store) syncFile(file *os.File) error {
 	}
 	if err := osfile.Sync(file); err == nil {
 		s.changed("sync", nil, 0)
-		wakeUp(s.progress)
+		s.progress.send()
 	} else if s.synced {
 		s.failed = err
 	}
