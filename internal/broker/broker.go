@@ -1,13 +1,14 @@
 // Package broker is the message bus. It receives payloads over TCP or a Unix socket, keeps their
 // messages in one FIFO queue for each topic, and drains the queues into its log.
 //
-// Two goroutines do all the work. The loop (ProducerListen) serves one connection at a
-// time, start to end, and queues its messages. The ticker goroutine (tickLoop) drains the
-// queues, and it alone writes the log. The loop hands it the log's other lines, the
-// notices. What the two share is in queues, whose mutex neither holds during input or output, so
-// neither waits for the input or output of the other. What belongs to the ticker goroutine alone
-// is in drainer. All else in Broker is the loop's. A third goroutine (keepMetrics) reads the counts
-// in queues and writes them to a file.
+// Two goroutines do all the work. The loop (ProducerListen) serves one connection at a time, start
+// to end, and queues its messages. The ticker goroutine (tickLoop) drains the queues, and it alone
+// writes the log. The loop hands it the log's other lines, the notices, and at interval 0 the
+// replies that wait for a drain. What the two share is in queues, whose mutex neither holds during
+// input or output, so neither waits for the input or output of the other. What belongs to the
+// ticker goroutine alone is in drainer. All else in Broker is the loop's. A third goroutine
+// (keepMetrics) reads the counts in queues and writes them to a file. A timer for each reply that
+// waits closes its connection at the deadline.
 package broker
 
 import (

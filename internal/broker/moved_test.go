@@ -3,10 +3,13 @@
 package broker
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
+	"mbus/internal/shared/bustest"
 	"mbus/internal/shared/logfile"
 )
 
@@ -56,5 +59,34 @@ func TestCutOfAFileThatMoves(t *testing.T) {
 	want := []string{"Broker: cut 24 bytes of a torn line off the end of the log"}
 	if err := store.open(); err != nil || !slices.Equal(lines, want) {
 		t.Errorf("the lines are %q, error %v", lines, err)
+	}
+}
+
+// A reply that waits while the log is rotated, and can't be opened anew at first, is sent once its
+// message is in the new file.
+func TestRotationWhileAReplyWaits(t *testing.T) {
+	for _, sync := range []bool{false, true} {
+		stored := newStored(t, func(config *BrokerConfig) {
+			config.Interval, config.Timeout, config.Sync = 0, time.Minute, sync
+		})
+		stored.serve()
+		stored.Accept(bustest.Payload("t", "before"), 1)
+		rename(t, stored.path, stored.path+".1")
+		if err := os.Mkdir(stored.path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		connection := stored.Dial()
+		connection.End(bustest.Payload("t", "waits"))
+		bustest.Until(t, "the message to be queued", func() bool {
+			return unwritten(stored.Broker) == 1
+		})
+		if err := os.Remove(stored.path); err != nil {
+			t.Fatal(err)
+		}
+		reply := connection.Reply()
+		got := bustest.Received(t, file(stored.path))["t"]
+		if reply.Accepted != 1 || !slices.Equal(got, []string{"waits"}) {
+			t.Errorf("sync %t: the reply is %+v, and the new file has %q", sync, *reply, got)
+		}
 	}
 }
