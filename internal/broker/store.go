@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"mbus/internal/shared/logfile"
@@ -76,7 +77,7 @@ func (store *store) adopt(file *os.File) (moved bool, err error) {
 		return false, err
 	}
 	list, err := logfile.NewLister(store.path).List()
-	if err != nil || !store.names(file) || list.Named() == nil {
+	if err != nil || !store.names(file) || list.Named == nil {
 		return err == nil, err
 	}
 	header, err := store.identify(file, list)
@@ -131,16 +132,13 @@ func (store *store) identify(file *os.File, list *logfile.List) (logfile.Header,
 	if !logline.BeginsStamp(bytes.TrimRight(start[:count], "\x00")) {
 		return logfile.Header{}, fmt.Errorf("%s: is not a log, it was left as it is", store.path)
 	}
-	header := list.Named().Header
-	if !list.Named().HasLine {
+	header := list.Named.Header
+	if header.Number == 0 {
 		return store.next(list)
 	}
-	if header.Log == 0 {
-		header.Number = 1 // of an earlier version
-		return header, nil
-	}
-	files := list.Of(header.Log)
-	if last := files[len(files)-1]; last.Header.Number > header.Number {
+	later := list.Of(header.Log, header.Number+1, logfile.MaxNumber)
+	if count := len(later); count > 0 {
+		last := later[count-1]
 		return header, fmt.Errorf("%s: is file %d of its log, but %s beside it is file %d",
 			store.path, header.Number, filepath.Base(last.Path), last.Header.Number)
 	}
@@ -172,22 +170,20 @@ func (store *store) next(list *logfile.List) (logfile.Header, error) {
 // header will say how many bytes it has.
 func (store *store) findLast(list *logfile.List) error {
 	log := list.Log(0)
-	var last *logfile.File
-	for i, files := 0, list.Of(log); i < len(files); i++ {
-		file := &files[i]
-		isOurs := file.Header.Name == filepath.Base(list.Path) || log == 0 && file.IsStamped
-		if !isOurs || file.IsNamed {
-			continue
-		}
-		if last == nil || file.Header.Number > last.Header.Number ||
-			file.Header.Number == last.Header.Number && (log != 0 && file.Info.Size() > last.Info.Size() ||
-				log == 0 && file.Info.ModTime().After(last.Info.ModTime())) {
-			last = file
-		}
+	files := slices.DeleteFunc(slices.Clone(list.Of(log, 1, logfile.MaxNumber)),
+		func(file logfile.File) bool { return file.Header.Name != filepath.Base(list.Path) })
+	order := func(a, b logfile.File) int {
+		return cmp.Or(cmp.Compare(a.Header.Number, b.Header.Number),
+			cmp.Compare(a.Info.Size(), b.Info.Size()))
 	}
-	if last == nil {
+	if log == 0 {
+		files = list.Earlier
+		order = func(a, b logfile.File) int { return a.Info.ModTime().Compare(b.Info.ModTime()) }
+	}
+	if len(files) == 0 {
 		return nil
 	}
+	last := slices.MaxFunc(files, order)
 	file, err := last.Open()
 	if err != nil {
 		return err
@@ -201,7 +197,6 @@ func (store *store) findLast(list *logfile.List) error {
 		err = store.syncOld(file)
 	}
 	store.last, store.whole = last.Header, whole
-	store.last.Number = max(1, last.Header.Number)
 	return err
 }
 

@@ -75,7 +75,7 @@ type Follower struct {
 	lister   *logfile.Lister
 	list     *logfile.List // the files of the last listing; nil: they must be listed
 	seen     view          // before the last listing
-	changed  time.Time     // of the first look that saw seen
+	changed  bool          // whether seen was new then
 	listed   time.Time     // of the last listing
 	rested   time.Time     // when listings may go on while nothing comes
 	judged   bool          // whether choose has decided since the last line
@@ -225,7 +225,10 @@ func (follower *Follower) isForeign(line []byte) bool {
 	if follower.offset() > int64(len(line)) {
 		return false
 	}
-	header, _ := logfile.Parse(line)
+	header, found := logfile.Parse(line)
+	if !found {
+		header.Number = 1
+	}
 	return header != follower.header
 }
 
@@ -293,13 +296,7 @@ func (follower *Follower) look() error {
 	if follower.file != nil && follower.offset() == 0 {
 		follower.drop() // it had a line when it was listed, and was emptied since
 	}
-	var err error
-	if follower.missing.IsZero() {
-		var unlike string
-		if unlike, err = follower.succeed(); unlike != "" {
-			err = follower.miss(unlike)
-		}
-	}
+	_, err := follower.succeed()
 	if err == nil && follower.next.file == nil {
 		err = follower.glance()
 	}
@@ -318,19 +315,17 @@ func (follower *Follower) glance() error {
 		return err
 	}
 	now := time.Now()
-	isQuiet := follower.missing.IsZero() && follower.holds(named) && follower.isLast()
+	isQuiet := follower.missing.IsZero() && follower.holds(named) &&
+		(follower.list == nil || len(after(follower.list, follower.Position())) == 0)
 	if isQuiet || !follower.isDue(seen, now) {
 		return nil
 	}
-	if follower.list == nil || seen != follower.seen {
-		follower.changed = now
-	}
+	follower.changed = follower.list == nil || seen != follower.seen
 	follower.seen, follower.listed = seen, now
 	if follower.list, err = follower.lister.List(); err != nil {
 		return err
 	}
-	now, follower.judged = time.Now(), true
-	follower.rested = now.Add(now.Sub(follower.listed) * listShare)
+	follower.rested, follower.judged = time.Now().Add(time.Since(now)*listShare), true
 	return follower.choose()
 }
 
@@ -338,15 +333,6 @@ func (follower *Follower) glance() error {
 func (follower *Follower) holds(info fs.FileInfo) bool {
 	own, err := follower.file.Stat() // of a nil file, Stat returns an error
 	return err == nil && os.SameFile(own, info)
-}
-
-// isLast reports whether no listed file of the log has a greater number than the file in hand.
-func (follower *Follower) isLast() bool {
-	if follower.list == nil {
-		return true
-	}
-	files := follower.list.Of(follower.header.Log)
-	return len(files) == 0 || files[len(files)-1].Header.Number <= follower.header.Number
 }
 
 // look looks at the log at path. If FILE is missing, named is nil.
@@ -374,8 +360,7 @@ func (follower *Follower) isDue(seen view, now time.Time) bool {
 	if follower.list == nil || !follower.judged || isNew {
 		return true
 	}
-	isRecent := follower.listed.Sub(follower.changed) < listInterval
-	again := isRecent || !follower.missing.IsZero()
+	again := follower.changed || !follower.missing.IsZero()
 	return now.After(follower.rested) &&
 		(seen != before || again && now.Sub(follower.listed) >= listInterval)
 }

@@ -20,7 +20,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"strconv"
 	"time"
 
 	"mbus/internal/shared/escape"
@@ -79,37 +78,19 @@ func Parse(line []byte) (header Header, found bool) {
 		return Header{}, false
 	}
 	line = line[len(logline.StampFormat):]
-	parts, name, _ := bytes.Cut(bytes.TrimSuffix(line, []byte("\n")), []byte(" log "))
-	number := digits(parts, "Broker: file ")
-	id, after, isLater := bytes.Cut(name, []byte(", after "))
-	if isLater && number != 1 {
-		after, name, _ = bytes.Cut(after, []byte(": "))
-	} else {
-		id, name, _ = bytes.Cut(name, []byte(": "))
-	}
-	log, _ := strconv.ParseUint(string(id), 16, 64)
-	text, err := escape.Unescape(nil, name)
-	header = Header{Log: log, Number: number, Name: string(text)}
-	if number != 1 {
-		header.After = digits(after, "")
-	}
-	isValid := err == nil && log != 0 && number > 0 && number <= MaxNumber && header.After >= 0
+	// Fscanf reads too much and too little, but the line that header has is compared below.
+	fmt.Fscanf(bytes.NewReader(line), "Broker: file %d of log %x, after %d bytes",
+		&header.Number, &header.Log, &header.After)
+	before := bytes.TrimSuffix(header.append(nil), []byte("\n"))
+	escaped, _ := bytes.CutPrefix(bytes.TrimSuffix(line, []byte("\n")), before)
+	name, err := escape.Unescape(nil, escaped)
+	header.Name = string(name)
+	isValid := err == nil && header.Log != 0 && header.After >= 0 &&
+		header.Number > 0 && header.Number <= MaxNumber && (header.Number > 1 || header.After == 0)
 	if !isValid || !bytes.Equal(header.append(nil), line) {
 		return Header{}, false
 	}
 	return header, true
-}
-
-// digits returns the number that text has after start, up to a space. It returns -1 if there is
-// none.
-func digits(text []byte, start string) int64 {
-	text, _ = bytes.CutPrefix(text, []byte(start))
-	text, _, _ = bytes.Cut(text, []byte(" "))
-	number, err := strconv.ParseInt(string(text), 10, 64)
-	if err != nil {
-		return -1
-	}
-	return number
 }
 
 // LineEnd returns the offset after the last line feed of a file of size bytes, or 0 if it has
