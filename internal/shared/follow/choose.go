@@ -112,8 +112,8 @@ func (follower *Follower) succeed() (unlike string, err error) {
 	return follower.goOn(Position{}, successors(follower.list, position))
 }
 
-// goOn sets next to the place of position in one of files, which have one number. If the file in
-// hand has as much, it sets nothing.
+// goOn sets next to the place of position in one of files, which have one number. While a file is
+// in hand, it sets only a place after which there is a line: a file that was emptied has none.
 func (follower *Follower) goOn(position Position, files []logfile.File) (unlike string, err error) {
 	next, unlike, err := pick(follower.list, position, files)
 	if follower.file != nil && next.end <= next.offset {

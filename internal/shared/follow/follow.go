@@ -293,9 +293,6 @@ func (follower *Follower) intact() (bool, error) {
 
 // look is called when the file in hand has no more bytes. It sets the next file, or does nothing.
 func (follower *Follower) look() error {
-	if follower.file != nil && follower.offset() == 0 {
-		follower.drop() // it had a line when it was listed, and was emptied since
-	}
 	_, err := follower.succeed()
 	if err == nil && follower.next.file == nil {
 		err = follower.glance()

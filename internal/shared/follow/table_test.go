@@ -241,6 +241,9 @@ func TestArrival(t *testing.T) {
 
 // A file that is emptied after it was chosen, and before its first line was read, is another one.
 func TestEmptiedUnread(t *testing.T) {
+	// A Follower that goes to the same file again and again keeps the time in synctest from going on.
+	watch := time.AfterFunc(patience, func() { panic("the Follower does not return") })
+	defer watch.Stop()
 	for _, text := range []string{"", "torn", "c\n"} {
 		synctest.Test(t, func(t *testing.T) {
 			log := newLog(t)
@@ -267,23 +270,25 @@ func TestEmptiedUnread(t *testing.T) {
 	}
 }
 
-// FILE that comes back within 10 s is read on.
+// FILE that comes back within 10 s is read on, each time that it is away.
 func TestFILEComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newLog(t)
 		log.number("", 1, 0, "a\n")
 		there := log.follow()
 		there.must("a\n")
-		log.rename("", ".1")
-		log.number("", 1, 0, "changed\n")
-		for range 30 {
-			there.must("")
-			time.Sleep(200 * time.Millisecond)
-		}
-		log.rename(".1", "")
-		for range 60 {
-			there.must("")
-			time.Sleep(time.Second)
+		for range 2 {
+			log.rename("", ".1")
+			log.number("", 1, 0, "changed\n")
+			for range 30 {
+				there.must("")
+				time.Sleep(200 * time.Millisecond)
+			}
+			log.rename(".1", "")
+			for range 60 {
+				there.must("")
+				time.Sleep(time.Second)
+			}
 		}
 		log.write("", "b\n")
 		there.must("b\n")
