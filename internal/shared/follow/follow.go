@@ -25,6 +25,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"mbus/internal/shared/logfile"
@@ -81,8 +82,6 @@ type Follower struct {
 	judged   bool          // whether choose has decided since the last line
 	missing  time.Time     // since when something is missing; zero: nothing is
 	patience time.Duration // patience, or 0 in Recover
-
-	around, scratch [2 * contextSize]byte // buffers of intact
 }
 
 // view is what a look sees without a listing. Another file with the name of FILE changes the time
@@ -274,7 +273,7 @@ func (follower *Follower) read() (grew bool, err error) {
 // start of the line in hand.
 func (follower *Follower) intact() (bool, error) {
 	has := func(offset int64, want []byte) (bool, error) {
-		found := follower.scratch[:len(want)]
+		found := make([]byte, len(want))
 		count, err := follower.file.ReadAt(found, offset)
 		if err == io.EOF {
 			err = nil
@@ -282,8 +281,7 @@ func (follower *Follower) intact() (bool, error) {
 		return bytes.Equal(found[:count], want), err
 	}
 	tail, rest := follower.tail(), follower.rest()
-	around := append(follower.around[:0], tail...)
-	around = append(around, rest[:min(len(rest), contextSize)]...)
+	around := slices.Concat(tail, rest[:min(len(rest), contextSize)])
 	intact, err := has(follower.offset()-int64(len(tail)), around)
 	if !intact || err != nil {
 		return false, err
@@ -297,11 +295,16 @@ func (follower *Follower) look() error {
 	if err == nil && follower.next.file == nil {
 		err = follower.glance()
 	}
-	if errors.Is(err, logfile.ErrChanged) || errors.Is(err, io.EOF) {
+	if isChange(err) {
 		follower.list = nil // a file was changed at the same time: the next look lists anew
 		return nil
 	}
 	return err
+}
+
+// isChange reports whether err is of a file that was renamed, removed or cut at the same time.
+func isChange(err error) bool {
+	return errors.Is(err, logfile.ErrChanged) || errors.Is(err, io.EOF)
 }
 
 // glance looks at FILE and at the directory. If something has changed, it lists the files, and

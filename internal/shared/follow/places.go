@@ -41,7 +41,7 @@ func openAt(list *logfile.List, position Position, from logfile.File) (found pla
 	end.Offset = found.end
 	if len(successors(list, end)) > 0 {
 		found.rank = 3
-	} else if from.IsNamed {
+	} else if from.Path == list.Path {
 		found.rank = 2
 	}
 	return found, nil

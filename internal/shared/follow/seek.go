@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path/filepath"
 
@@ -14,15 +13,25 @@ import (
 // Start returns the position at the start of the log's oldest file. It is the zero Position if
 // the log has no line yet.
 func (follower *Follower) Start() (Position, error) {
-	return follower.find(start)
+	list, err := follower.lister.List()
+	if err != nil {
+		return Position{}, err
+	}
+	return start(list), nil
 }
 
 // End returns the position after the log's last line. It is the zero Position if the log has no
 // line. The error is fs.ErrNotExist if the log has no file.
-func (follower *Follower) End() (Position, error) {
-	return follower.find(func(list *logfile.List) (Position, error) {
-		return end(list, follower.Position().Log)
-	})
+func (follower *Follower) End() (found Position, err error) {
+	for {
+		list, err := follower.lister.List()
+		if err == nil {
+			found, err = end(list, follower.Position().Log)
+		}
+		if !isChange(err) {
+			return found, err
+		}
+	}
 }
 
 // Recover returns the position at which to go on after position, if that is lost. If the file of
@@ -50,23 +59,9 @@ func (follower *Follower) Recover(position Position) (Position, error) {
 		files = []logfile.File{*list.Named}
 	}
 	if position.Log == 0 || len(files) == 0 || list.Log(position.Log) != position.Log {
-		return start(list)
+		return start(list), nil
 	}
 	return startOf(files[0]), nil
-}
-
-// find returns a place in the files that the log has now.
-func (follower *Follower) find(place func(list *logfile.List) (Position, error)) (
-	found Position, err error) {
-	for {
-		list, err := follower.lister.List()
-		if err == nil {
-			found, err = place(list)
-		}
-		if !errors.Is(err, logfile.ErrChanged) && !errors.Is(err, io.EOF) {
-			return found, err
-		}
-	}
 }
 
 // oldest returns the files that are the oldest of the log: those with the lowest number. If this
@@ -93,12 +88,12 @@ func oldest(list *logfile.List) (files []logfile.File, earlier []string) {
 }
 
 // start returns the position at the start of the oldest file.
-func start(list *logfile.List) (Position, error) {
+func start(list *logfile.List) Position {
 	files, _ := oldest(list)
 	if len(files) == 0 {
-		return Position{}, nil
+		return Position{}
 	}
-	return startOf(files[0]), nil
+	return startOf(files[0])
 }
 
 // startOf returns the position at the start of file.

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -33,11 +32,10 @@ var ErrChanged = errors.New("the file has changed since it was listed")
 
 // File is FILE, or a file beside it whose name is like that of a rotated file.
 type File struct {
-	Path    string
-	Info    fs.FileInfo // of the file that Path leads to
-	IsNamed bool        // whether it is FILE; a file with both names is
-	Header  Header      // without a header, a file is file 1 of log 0; FILE without a line, file 0
-	Lines   int64       // how many bytes its whole lines have; 0 if it has a header
+	Path   string
+	Info   fs.FileInfo // of the file that Path leads to
+	Header Header      // without a header, a file is file 1 of log 0; FILE without a line, file 0
+	Lines  int64       // how many bytes its whole lines have; 0 if it has a header
 }
 
 // List has the files that FILE and the names beside it lead to, at one moment. A file with
@@ -52,14 +50,15 @@ type List struct {
 // Of returns the files of log that have the numbers from first to last, the lowest number first.
 // Of log 0 this is FILE without a header.
 func (list *List) Of(log uint64, first, last int64) []File {
-	at := func(number int64) int {
-		return sort.Search(len(list.Files), func(i int) bool {
-			header := list.Files[i].Header
-			return cmp.Or(cmp.Compare(header.Log, log), cmp.Compare(header.Number, number)) >= 0
-		})
-	}
-	start, end := at(first), at(last+1)
-	return list.Files[start:end:end]
+	start, _ := slices.BinarySearchFunc(list.Files, Header{Log: log, Number: first}, order)
+	end, _ := slices.BinarySearchFunc(list.Files, Header{Log: log, Number: last + 1}, order)
+	return list.Files[start:max(start, end)]
+}
+
+// order compares the log and the number of file with those of header.
+func order(file File, header Header) int {
+	return cmp.Or(cmp.Compare(file.Header.Log, header.Log),
+		cmp.Compare(file.Header.Number, header.Number))
 }
 
 // Log returns the id of the log that the files make up. It is that of FILE, or 0 if FILE has
@@ -111,22 +110,18 @@ func NewLister(path string) *Lister {
 func Resolve(path string) (string, error) {
 	for range maxLinks {
 		directory, base := filepath.Split(path)
+		if target, err := os.Readlink(path); err == nil {
+			// Not filepath.Join, which would take the part before .. away unseen.
+			if path = target; !filepath.IsAbs(target) {
+				path = directory + target
+			}
+			continue
+		}
 		directory, err := filepath.EvalSymlinks(cmp.Or(directory, "."))
 		if errors.Is(err, fs.ErrNotExist) {
 			return path, nil
 		}
-		if err != nil {
-			return "", err
-		}
-		path = filepath.Join(directory, base)
-		target, err := os.Readlink(path)
-		if err != nil || base == "" {
-			return path, nil // no link
-		}
-		if path = target; !filepath.IsAbs(target) {
-			// Not filepath.Join, which would take the part before .. away unseen.
-			path = directory + string(filepath.Separator) + target
-		}
+		return filepath.Join(directory, base), err
 	}
 	return "", fmt.Errorf("%s: too many levels of symbolic links", path)
 }
@@ -167,12 +162,11 @@ func (lister *Lister) glimpse() (path string, files []File, err error) {
 	lister.Lists++
 	slices.Sort(suffixes)
 	for _, suffix := range append([]string{""}, suffixes...) {
-		file := File{Path: path + suffix, IsNamed: suffix == ""}
-		file.Info, err = os.Stat(file.Path)
+		info, err := os.Stat(path + suffix)
 		switch {
-		case err == nil && file.Info.Mode().IsRegular():
-			files = append(files, file)
-		case !file.IsNamed, errors.Is(err, fs.ErrNotExist): // no file of the log
+		case err == nil && info.Mode().IsRegular():
+			files = append(files, File{Path: path + suffix, Info: info})
+		case suffix != "", errors.Is(err, fs.ErrNotExist): // no file of the log
 		case err != nil:
 			return "", nil, err
 		default:
@@ -218,12 +212,13 @@ func (lister *Lister) inspect(path string, files []File) (*List, error) {
 		if slices.ContainsFunc(known[look], isIt) {
 			continue
 		}
-		if at := slices.IndexFunc(lister.known[look], isIt); at >= 0 && !file.IsNamed {
+		isNamed := file.Path == path
+		if at := slices.IndexFunc(lister.known[look], isIt); at >= 0 && !isNamed {
 			file.Header, file.Lines = lister.known[look][at].Header, lister.known[look][at].Lines
 		} else {
 			lister.Opened++
-			err := file.inspect()
-			if err == ErrChanged || err != nil && file.IsNamed {
+			err := file.inspect(isNamed)
+			if err == ErrChanged || err != nil && isNamed {
 				return nil, err
 			}
 			if err != nil {
@@ -231,26 +226,22 @@ func (lister *Lister) inspect(path string, files []File) (*List, error) {
 			}
 		}
 		known[look] = append(known[look], file)
-		switch {
-		case file.IsNamed:
+		if isNamed {
 			list.Named = &file
+		}
+		if isNamed || file.Header.Log != 0 {
 			list.Files = append(list.Files, file)
-		case file.Header.Log != 0:
-			list.Files = append(list.Files, file)
-		case file.Header.Number > 0:
+		} else if file.Header.Number > 0 {
 			list.Earlier = append(list.Earlier, file)
 		}
 	}
-	slices.SortStableFunc(list.Files, func(a, b File) int {
-		return cmp.Or(cmp.Compare(a.Header.Log, b.Header.Log),
-			cmp.Compare(a.Header.Number, b.Header.Number))
-	})
+	slices.SortStableFunc(list.Files, func(a, b File) int { return order(a, b.Header) })
 	lister.known = known
 	return list, nil
 }
 
-// inspect opens the file, and reads its first line.
-func (file *File) inspect() error {
+// inspect opens the file, and reads its first line. Only FILE needs no time stamp.
+func (file *File) inspect(isNamed bool) error {
 	opened, err := file.Open()
 	if err != nil {
 		return err
@@ -263,7 +254,7 @@ func (file *File) inspect() error {
 	}
 	start = start[:count]
 	header, found := Parse(start[:bytes.IndexByte(start, '\n')+1])
-	if file.Header = header; found || !file.IsNamed && !logline.IsStamp(start) {
+	if file.Header = header; found || !isNamed && !logline.IsStamp(start) {
 		return nil
 	}
 	file.Lines, err = LineEnd(opened, file.Info.Size())

@@ -65,7 +65,7 @@ func list(t *testing.T, lister *logfile.Lister) (text string, list *logfile.List
 		if file.Header.Log == 0 {
 			text += fmt.Sprintf(" of %d bytes", file.Lines)
 		}
-		if file.IsNamed {
+		if file.Path == list.Path {
 			text += " FILE"
 		}
 		text += "\n"

@@ -16,10 +16,10 @@ package logfile
 
 import (
 	"bytes"
-	"crypto/rand"
-	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
+	"math/rand/v2"
 	"time"
 
 	"mbus/internal/shared/escape"
@@ -45,13 +45,7 @@ type Header struct {
 
 // NewLog returns a random id for a new log.
 func NewLog() uint64 {
-	var id [8]byte
-	for {
-		rand.Read(id[:]) // never fails
-		if log := binary.BigEndian.Uint64(id[:]); log != 0 {
-			return log
-		}
-	}
+	return 1 + rand.Uint64N(math.MaxUint64)
 }
 
 // Append appends the first line of a file, with its time stamp and its line feed, to line, and
