@@ -138,22 +138,23 @@ func (follower *Follower) judge(position Position, unlike string) error {
 	switch {
 	case unlike != "":
 		return follower.miss("%s", unlike)
-	case len(later) > 0 && later[0].Header.Number == number+2:
-		return follower.miss("file %d is missing", number+1)
-	case len(later) > 0 && later[0].Header.Number > number+2:
-		return follower.miss("files %d to %d are missing", number+1, later[0].Header.Number-1)
-	case len(later) > 0 && says < position.Offset:
-		return follower.lose("file %d has more than the %d bytes that file %d says",
-			number, says, number+1)
-	case len(later) > 0:
-		return follower.miss("bytes %d to %d of file %d are missing", position.Offset, says, number)
-	case named == nil || named.Header.Number == 0 || follower.holds(named.Info):
+	case len(later) == 0 &&
+		(named == nil || named.Header.Number == 0 || follower.holds(named.Info)):
 		follower.missing = time.Time{}
 		return nil
-	case position.Log == 0:
+	case position.Log == 0 && (len(later) == 0 || follower.file == nil):
 		return follower.miss("no file of the log has the bytes before it")
-	case named.Header.Number == number:
+	case len(later) == 0 && named.Header.Number == number:
 		return follower.miss("file %d was changed, and does not have it", number)
+	case len(later) == 0:
+		return follower.miss("the log's last file is file %d", named.Header.Number)
+	case later[0].Header.Number == number+2:
+		return follower.miss("file %d is missing", number+1)
+	case later[0].Header.Number > number+2:
+		return follower.miss("files %d to %d are missing", number+1, later[0].Header.Number-1)
+	case says < position.Offset:
+		return follower.lose("file %d has more than the %d bytes that file %d says",
+			number, says, number+1)
 	}
-	return follower.miss("the log's last file is file %d", named.Header.Number)
+	return follower.miss("bytes %d to %d of file %d are missing", position.Offset, says, number)
 }

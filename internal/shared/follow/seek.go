@@ -58,7 +58,7 @@ func (follower *Follower) Recover(position Position) (Position, error) {
 	if len(files) == 0 && list.Named != nil {
 		files = []logfile.File{*list.Named}
 	}
-	if position.Log == 0 || len(files) == 0 || list.Log(position.Log) != position.Log {
+	if len(files) == 0 || list.Log(position.Log) != position.Log {
 		return start(list), nil
 	}
 	return startOf(files[0]), nil

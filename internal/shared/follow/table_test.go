@@ -100,6 +100,15 @@ func TestHarmless(t *testing.T) {
 				log.write("-7"+suffix, "no\n")
 			}
 		},
+		"unlike copies of a rotated file": func(log logFiles) {
+			for _, name := range []string{"B", "C"} {
+				log.copy(".1", "-"+name)
+				log.edit("-"+name, "b 3", name+" 3")
+				log.write("-"+name, "no\n")
+			}
+			log.rename("-B", "-1")
+			log.rename("-C", "-2")
+		},
 		"other logs": func(log logFiles) {
 			for i, suffix := range []string{".3", "-4", ".5"} {
 				header := logfile.Header{
@@ -330,6 +339,20 @@ func TestLostAfterArrival(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 	})
+}
+
+// A file that is removed while it is read is followed by the next one, and not by a copy of it that
+// has more.
+func TestRemovedWithCopy(t *testing.T) {
+	log := newLog(t)
+	log.number("", 1, 0, "a\n")
+	there := log.follow()
+	there.must("a\n")
+	log.copy("", ".7")
+	log.write(".7", "no\n")
+	log.rotate(".1", "b\n")
+	log.remove(".1")
+	there.must("b\n")
 }
 
 // FILE can be a link. It is rotated where it is.
