@@ -27,8 +27,8 @@ const (
 	maxLinks = 40
 )
 
-// ErrChanged reports that a file was renamed or removed after it was listed.
-var ErrChanged = errors.New("the file has changed since it was listed")
+// ErrChanged reports that a file was renamed, removed or cut while it was looked at.
+var ErrChanged = errors.New("the file is renamed or cut at the same time")
 
 // File is FILE, or a file beside it whose name is like that of a rotated file.
 type File struct {
@@ -222,7 +222,7 @@ func (lister *Lister) inspect(path string, files []File) (*List, error) {
 				return nil, err
 			}
 			if err != nil {
-				continue
+				continue // and not known: it may be readable next time
 			}
 		}
 		known[look] = append(known[look], file)
@@ -258,9 +258,6 @@ func (file *File) inspect(isNamed bool) error {
 		return nil
 	}
 	file.Lines, err = LineEnd(opened, file.Info.Size())
-	if err == io.EOF { // it is shorter now
-		return ErrChanged
-	}
 	if file.Lines > 0 {
 		file.Header.Number = 1
 	}

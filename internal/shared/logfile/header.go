@@ -88,13 +88,17 @@ func Parse(line []byte) (header Header, found bool) {
 }
 
 // LineEnd returns the offset after the last line feed of a file of size bytes, or 0 if it has
-// none. The error is io.EOF if the file has fewer bytes.
+// none. The error is ErrChanged if the file has fewer bytes now.
 func LineEnd(file io.ReaderAt, size int64) (int64, error) {
 	block := make([]byte, min(size, 64<<10))
 	for end := size; end > 0; {
 		part := block[:min(end, int64(len(block)))]
 		start := end - int64(len(part))
-		if count, err := file.ReadAt(part, start); count < len(part) {
+		count, err := file.ReadAt(part, start)
+		if count < len(part) && err == io.EOF {
+			return 0, ErrChanged
+		}
+		if count < len(part) {
 			return 0, err
 		}
 		if at := bytes.LastIndexByte(part, '\n'); at >= 0 {
