@@ -237,9 +237,14 @@ func TestOpen(t *testing.T) {
 		lister := logfile.NewLister(directory.in("mbus.log"))
 		_, list := list(t, lister)
 		listed := list.Files[0]
+		size := listed.Info.Size()
+		directory.check(os.WriteFile(listed.Path, []byte(header(log, 1)+"more\n"), 0))
 		opened, err := listed.Open()
 		directory.check(err)
 		opened.Close()
+		if got := listed.Info.Size(); got != size+5 {
+			t.Errorf("%d bytes, want %d", got, size+5)
+		}
 		directory.check(change(directory, listed.Path))
 		if _, err := listed.Open(); !errors.Is(err, logfile.ErrChanged) {
 			t.Errorf("%s: %v", name, err)

@@ -80,7 +80,7 @@ func Parse(line []byte) (header Header, found bool) {
 	name, err := escape.Unescape(nil, escaped)
 	header.Name = string(name)
 	isValid := err == nil && header.Log != 0 && header.After >= 0 &&
-		header.Number > 0 && header.Number <= MaxNumber && (header.Number > 1 || header.After == 0)
+		header.Number > 0 && header.Number <= MaxNumber
 	if !isValid || !bytes.Equal(header.append(nil), line) {
 		return Header{}, false
 	}
