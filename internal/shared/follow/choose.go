@@ -43,17 +43,18 @@ func (follower *Follower) miss(why string, arguments ...any) error {
 // after returns the files of the log that are after the file of position, the next one first. A
 // file without a header counts as file 1 of the log.
 func after(list *logfile.List, position Position) []logfile.File {
-	if position.Log == 0 {
-		position.Log, position.Number = list.Log(0), 1
+	log := position.Log
+	if log == 0 {
+		log = list.Log(0)
 	}
-	return list.Of(position.Log, position.Number+1, logfile.MaxNumber)
+	return list.Of(log, position.Number+1, logfile.MaxNumber)
 }
 
 // successors returns the files of the log that begin at position: the next files after its own,
 // if they say that they begin after exactly so many bytes.
 func successors(list *logfile.List, position Position) (files []logfile.File) {
 	for _, file := range after(list, position) {
-		if file.Header.Number > max(position.Number, 1)+1 {
+		if file.Header.Number > position.Number+1 {
 			break
 		}
 		if file.Header.After == position.Offset {
@@ -128,7 +129,7 @@ func (follower *Follower) goOn(position Position, files []logfile.File) (unlike 
 // what is missing, or loses the position. unlike says which files with one number are unlike.
 func (follower *Follower) judge(position Position, unlike string) error {
 	later, named := after(follower.list, position), follower.list.Named
-	number := max(position.Number, 1)
+	number := position.Number
 	var says int64 // the most bytes that a file with the next number says
 	for _, file := range later {
 		if file.Header.Number == number+1 {

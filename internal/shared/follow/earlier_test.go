@@ -100,7 +100,7 @@ func TestEarlierVersionInNewFile(t *testing.T) {
 	there := log.follow()
 	there.must("a\nb\n")
 	position := there.Position()
-	position.Log, position.Number = 0, 0
+	position.Log, position.Number = 0, 1
 	// Before it has read a line, it is at the end of the log.
 	quiet := log.follow()
 	quiet.Seek(position)

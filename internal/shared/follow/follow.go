@@ -77,7 +77,6 @@ type Follower struct {
 	list     *logfile.List // the files of the last listing; nil: they must be listed
 	seen     view          // before the last listing
 	changed  bool          // whether seen was new then
-	listed   time.Time     // of the last listing
 	rested   time.Time     // when listings may go on while nothing comes
 	judged   bool          // whether choose has decided since the last line
 	missing  time.Time     // since when something is missing; zero: nothing is
@@ -321,7 +320,7 @@ func (follower *Follower) glance() error {
 		return nil
 	}
 	follower.changed = follower.list == nil || seen != follower.seen
-	follower.seen, follower.listed = seen, now
+	follower.seen = seen
 	if follower.list, err = follower.lister.List(); err != nil {
 		return err
 	}
@@ -361,8 +360,8 @@ func (follower *Follower) isDue(seen view, now time.Time) bool {
 		return true
 	}
 	again := follower.changed || !follower.missing.IsZero()
-	return now.After(follower.rested) &&
-		(seen != before || again && now.Sub(follower.listed) >= listInterval)
+	return seen != before && now.After(follower.rested) ||
+		again && now.After(follower.rested.Add(listInterval))
 }
 
 // Sync makes durable the lines that Next has returned. After an error each call returns

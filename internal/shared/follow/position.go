@@ -11,8 +11,8 @@ import (
 const contextSize = 1 << 10
 
 // Position is a place between two lines of a log. The zero Position is the start of the oldest
-// file. A position in a file without a header has Log 0 and Number 1. One from a state of an
-// earlier version has neither, wherever it is: the bytes before these positions identify them.
+// file. A position in a file without a header has Log 0 and Number 1. So has one from a state of an
+// earlier version, wherever it is: the bytes before these positions identify them.
 type Position struct {
 	Log    uint64 // the id of the log; 0: it is not known
 	Number int64  // of the file

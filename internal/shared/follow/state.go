@@ -144,6 +144,7 @@ func (state *State) parse(text []byte, start int) {
 	_, err := fmt.Sscanf(before, string(state.start())+"%d "+placeFormat,
 		&found.number, &place.Offset, &place.Log, &place.Number, &hash)
 	if len(line) == oldSize {
+		place.Log, place.Number = 0, 1
 		_, err = fmt.Sscanf(before, string(state.start())+"%d "+oldFormat,
 			&found.number, &place.Offset, new(int64), &hash)
 	}
