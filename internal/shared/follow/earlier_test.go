@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"mbus/internal/shared/follow"
 )
@@ -83,6 +84,15 @@ func TestEarlierVersion(t *testing.T) {
 		log.check(err)
 		there.Seek(place)
 		there.must(earlierFILE)
+
+		// While there is no FILE, and no later file, it waits.
+		log, there = earlierLog(t, afterTwo)
+		log.remove(".1")
+		log.remove("")
+		log.number(".1", 1, 0, "no\n")
+		there.must("")
+		time.Sleep(time.Minute)
+		there.must("")
 
 		// A file with as many bytes is not the one that the position was in.
 		log, there = earlierLog(t, afterTwo)
