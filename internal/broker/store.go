@@ -73,7 +73,7 @@ func (s *store) adopt() (moved bool, err error) {
 		return false, err
 	}
 	list, err := logfile.NewLister(s.path).List()
-	if err != nil || !s.isNamed() || list.Named() == nil {
+	if err != nil || !s.isNamed() || list.Named == nil {
 		return err == nil, err
 	}
 	header, err := s.identify(list)
@@ -120,14 +120,10 @@ func (s *store) identify(list *logfile.List) (logfile.Header, error) {
 	if err := list.CheckNamed(s.file, s.last); err != nil {
 		return logfile.Header{}, fmt.Errorf("%s: %w", s.path, err)
 	}
-	header := list.Named().Header
-	switch {
-	case !list.Named().HasLine:
-		return s.next(list)
-	case header.Log == 0:
-		header.Number = 1 // of an earlier version
+	if header := list.Named.Header; header.Number > 0 {
+		return header, nil
 	}
-	return header, nil
+	return s.next(list)
 }
 
 // next returns the header of the file after the last one. At the start this is the file before
@@ -162,7 +158,6 @@ func (s *store) resume(before *logfile.File) error {
 		err = s.syncFile(file)
 	}
 	s.last = before.Header
-	s.last.Number = max(1, before.Header.Number)
 	return err
 }
 

@@ -25,15 +25,15 @@ func (list *List) CheckNamed(file io.ReaderAt, last Header) error {
 	if !logline.BeginsStamp(bytes.TrimRight(start[:count], "\x00")) {
 		return errors.New("is not a log, it was left as it is")
 	}
-	header := list.Named().Header
+	const old = "is file %d of its log, but "
+	header := list.Named.Header
 	if header.Log == 0 {
 		return nil
 	}
-	const old = "is file %d of its log, but "
-	files := list.Of(header.Log)
-	if newest := files[len(files)-1]; newest.Header.Number > header.Number {
+	newer := list.Of(header.Log, header.Number+1, MaxNumber)
+	if count := len(newer); count > 0 {
 		return fmt.Errorf(old+"%s beside it is file %d",
-			header.Number, filepath.Base(newest.Path), newest.Header.Number)
+			header.Number, filepath.Base(newer[count-1].Path), newer[count-1].Header.Number)
 	}
 	if header.Log == last.Log && header.Number < last.Number {
 		return fmt.Errorf(old+"file %d was written last", header.Number, last.Number)
@@ -47,11 +47,14 @@ func (list *List) CheckNamed(file io.ReaderAt, last Header) error {
 // was modified last.
 func (list *List) Before() (before *File) {
 	log := list.Log(0)
-	files := list.Of(log)
+	files := list.Of(log, 1, MaxNumber)
+	if log == 0 {
+		files = list.Earlier
+	}
 	for i := range files {
 		file := &files[i]
-		isOurs := file.Header.Name == filepath.Base(list.Path) || log == 0 && file.IsStamped
-		if isOurs && !file.IsNamed && (before == nil || file.isAfter(before)) {
+		isOurs := log == 0 || file.Header.Name == filepath.Base(list.Path)
+		if isOurs && (before == nil || file.isAfter(before)) {
 			before = file
 		}
 	}
