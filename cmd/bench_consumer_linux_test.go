@@ -1,24 +1,19 @@
 package cmd_test
 
 import (
-	"bufio"
 	"bytes"
-	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"mbus/internal/shared/bustest"
 )
 
 // expression is for sed. It prints the data of each message's line, without unescaping it.
 const expression = `s/^[0-9/]* [0-9:]* Received new message from topic '[^']*': '\(.*\)'$/\1/p`
 
-// TestConsumerRatios measures the consumer beside cat and sed, and the latency of a message.
+// TestConsumerRatios measures the consumer beside cat and sed.
 // make bench runs it.
 func TestConsumerRatios(t *testing.T) {
 	if os.Getenv("MBUS_BENCH") == "" {
@@ -66,11 +61,6 @@ func TestConsumerRatios(t *testing.T) {
 	t.Logf("figure: a million lines, of the time for 100,000: %s, 10 is linear", ratios)
 	peak := peakOf(t, consuming("-log", million, "-end"), million)
 	t.Logf("figure: peak memory for a million lines: %.1f MiB", peak)
-
-	delays := latencies(t, 200)
-	t.Logf("figure: from the end of producer -message to the line, %d times: "+
-		"median %.0f ms, 99th %.0f ms, target <= 200 ms",
-		len(delays), delays.quantile(0.5), delays.quantile(0.99))
 }
 
 // timeOf runs a command, which writes to the file output, and returns its time in seconds.
@@ -87,37 +77,4 @@ func timeOf(t *testing.T, output string, command *exec.Cmd) float64 {
 		t.Fatal(err)
 	}
 	return time.Since(begin).Seconds()
-}
-
-// latencies returns the latency of each of count messages: the milliseconds from the end of its
-// producer until the consumer has written it. The broker runs with -interval 0.
-func latencies(t *testing.T, count int) (delays samples) {
-	log := filepath.Join(t.TempDir(), "mbus.log")
-	broker := startInFile(t, log, "-interval", "0")
-	reader, writer := io.Pipe()
-	command := consuming("-log", log)
-	command.Stdout = writer
-	subscribeWith(t, command)
-	came := make(chan time.Time, count)
-	go func() {
-		lines := bufio.NewScanner(reader)
-		for lines.Scan() {
-			came <- time.Now()
-		}
-	}()
-	for i := range count {
-		// The consumer looks at the log every 75 ms. This chooses a moment in between.
-		pause(100 * time.Millisecond)
-		if status, stderr := broker.produce("t", fmt.Sprint(i)); status != 0 {
-			t.Fatalf("status %d: %s", status, stderr)
-		}
-		sent := time.Now()
-		select {
-		case then := <-came:
-			delays = append(delays, max(then.Sub(sent), 0).Seconds()*1000)
-		case <-time.After(bustest.Patience):
-			t.Fatalf("message %d did not come", i)
-		}
-	}
-	return delays
 }

@@ -209,8 +209,9 @@ func TestConsumerSeek(t *testing.T) {
 		{alone, store.with("-seek", "end", "-count", "1")},
 		{alone, store.with("-seek", "end", "-format", "raw")},
 		{alone, store.with("-seek", "end", "--", "cat")},
-		{`-seek "now": must be start, end or next`, store.with("-seek", "now")},
-		{`invalid value "" for flag -seek: must be start, end or next`, store.with("-seek", "")},
+		{`-seek "now": must be start, end, next or a time, such as '2026/11/24 10:00:00' ` +
+			`or 2026-11-24T10:00:00`, store.with("-seek", "now")},
+		{`invalid value "" for flag -seek: must be start, end, next or a time`, store.with("-seek", "")},
 	} {
 		fails(t, 2, test.line+" (see consumer -h)", test.arguments...)
 	}

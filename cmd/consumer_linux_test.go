@@ -114,6 +114,7 @@ func TestConsumerMemory(t *testing.T) {
 	for name, line := range map[string]string{
 		"short lines": strings.Repeat(inLog("t", strings.Repeat("x", 128)), size/200),
 		"plain text":  inLog("t", strings.Repeat("x", size)),
+		"quotes":      inLog("t", strings.Repeat(`"`, size)), // each is escaped in JSON
 		"escapes":     inLog("t", strings.Repeat("\x01", size/4)),
 		"a torn line": strings.Repeat("2", size) + "\n",
 		"ever longer": inLog("t", strings.Repeat("x", size/2)) +

@@ -199,7 +199,7 @@ func handledAgain(t *testing.T, orders []string) (again int) {
 // The manual page's careful worker sends a message that it can't handle to the topic failed, and
 // handles the next.
 func TestRecipeFailed(t *testing.T) {
-	recipe := manualDisplays(t, "mbus-consumer.1", "EXAMPLES", 2)[0]
+	recipe := manualDisplays(t, "mbus-consumer.1", "EXAMPLES", 3)[0]
 	broker := startStore(t, filepath.Join(t.TempDir(), "log"), "-interval", "0")
 	kitchen := newKitchen(t, broker.port)
 	kitchen.script("work", `data=$(cat); echo "$data" >> handled; test "$data" != bad`)
@@ -229,7 +229,7 @@ func TestRecipeFailed(t *testing.T) {
 func TestRecipePipelines(t *testing.T) {
 	recipes := readmeRecipes(t, "Receiving", 2)
 	toJQ, overSSH := recipes[0], recipes[1]
-	compressed := manualDisplays(t, "mbus-consumer.1", "EXAMPLES", 2)[1]
+	compressed := manualDisplays(t, "mbus-consumer.1", "EXAMPLES", 3)[1]
 	kitchen := newKitchen(t, "1")
 	text := inLog("orders", "look ma!\na new order") +
 		inLog("other", "no") + inLog("orders", "another")

@@ -8,16 +8,15 @@ import (
 	"strings"
 	"testing"
 
-	"mbus/internal/shared/escape"
-
+	"mbus/internal/apiv1"
 	"mbus/internal/shared/bustest"
+	"mbus/internal/shared/logline"
 )
 
 // inLog returns the line that the broker logs for a message.
 func inLog(topic, data string) string {
-	text := []byte("2024/06/02 10:39:55 Received new message from topic '")
-	text = append(escape.AppendName(text, []byte(topic)), "': '"...)
-	return string(append(escape.Append(text, []byte(data)), "'\n"...))
+	message := &apiv1.Message{Topic: topic, Data: []byte(data)}
+	return string(logline.Append([]byte("2024/06/02 10:39:55 "), message))
 }
 
 // logAndState has the paths of a log and a state.

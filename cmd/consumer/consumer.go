@@ -28,12 +28,14 @@ const help = `usage: mbus-consumer [-log FILE [-state FILE]] [-topic T]... [flag
   -retry DURATION  for up to this duration, retry a command that fails (default 0s)
   -format FORMAT   write messages in this format: lines (which is the default), nul (a zero byte
                    after each), raw (the data alone) or json
-  -from PLACE      without a position, begin at this place of the log: start (which is the default)
-                   or end
+  -from PLACE      without a position, begin at this place of the log: start (which is the default),
+                   end, or a time such as 2026-11-24T10:00:00: the first line of that time or later
   -end             stop at the end that the log has now
   -count NUMBER    stop after this number of messages
+  -lag             deliver nothing; print how many messages are in the log after the position in
+                   -state, how many bytes, and how old the oldest is, in the format of Prometheus
   -seek PLACE      deliver nothing; set the position in -state to this place of the log: start, end,
-                   or next, the first line that there is after a lost position
+                   a time as for -from, or next, the first line that there is after a lost position
   -version         print the version and exit
   -h               print this and exit
 
@@ -45,6 +47,7 @@ exit status:
 examples:
   mbus-consumer -log mbus.log -topic orders
   mbus-consumer -log mbus.log -state orders.state -topic orders -retry 1m -- ./handle-order
+  mbus-consumer -log mbus.log -state orders.state -topic orders -lag
 `
 
 func main() {
@@ -67,22 +70,22 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 	if done {
 		return status
 	}
-	if config.Seek != "" {
-		if err := subscriber.Seek(); err != nil {
-			report(err.Error())
-			return command.Failure
-		}
-		return command.Success
+	do := subscriber.Subscribe
+	switch {
+	case config.Seek != "":
+		do = subscriber.Seek
+	case config.Lag:
+		do = subscriber.Lag
 	}
 	if config.Log == "" && command.IsTerminal(stdin) {
 		report("reading a broker's log, up to the end of input (Ctrl-D)")
 	}
-	if len(config.Command) == 0 && command.IsClosed(stdout) {
+	if len(config.Command) == 0 && config.Seek == "" && command.IsClosed(stdout) {
 		report("standard output is closed (or is " + os.DevNull +
 			", opened for reading too): must be open for writing")
 		return command.Failure
 	}
-	err := subscriber.Subscribe(ctx)
+	err := do(ctx)
 	if err != nil && !errors.Is(err, syscall.EPIPE) { // for example, head has ended
 		report(err.Error())
 	}
@@ -130,8 +133,9 @@ func define(flags *flag.FlagSet, config *consumer.Config) {
 		return nil
 	})
 	command.Text(flags, &config.Format, "format", "lines, nul, raw or json")
-	command.Text(flags, &config.From, "from", "start or end")
-	command.Text(flags, &config.Seek, "seek", "start, end or next")
+	command.Text(flags, &config.From, "from", "start, end or a time")
+	command.Text(flags, &config.Seek, "seek", "start, end, next or a time")
+	flags.BoolVar(&config.Lag, "lag", false, "")
 	flags.BoolVar(&config.ToEnd, "end", false, "")
 	flags.Func("count", "", func(text string) (err error) {
 		if config.Count, err = strconv.Atoi(text); err != nil || config.Count < 1 {

@@ -14,7 +14,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"mbus/internal/shared/follow"
-	"mbus/internal/shared/logline"
 )
 
 const (
@@ -53,41 +52,21 @@ func (forwarder *forwarder) read(batch *batch, count int) error {
 		if line == nil || err != nil {
 			return err
 		}
-		message, err := forwarder.parse(line)
+		message, err := forwarder.parser.Parse(line)
 		if err != nil {
-			forwarder.report("skipped a line: %v: %.60q", err, line)
+			forwarder.report("skipped a line: %v", err)
 		}
 		if message != nil {
-			batch.messages = append(batch.messages, message)
-			batch.size += len(message.Data)
+			subject := subject(forwarder.config.prefix, message.Topic)
+			data := bytes.Clone(message.Data)
+			batch.messages = append(batch.messages, &nats.Msg{Subject: subject, Data: data})
+			batch.size += len(data)
 		}
 	}
 	if batch.isLarge() {
 		runtime.GC() // frees the batch before this one, which may be as large
 	}
 	return nil
-}
-
-// parse returns the message of a line, or nil if the line has none. It changes the line. The
-// error is for a line that has part of a message.
-func (forwarder *forwarder) parse(line []byte) (*nats.Msg, error) {
-	parts, found := logline.Parse(line)
-	switch {
-	case !found && logline.IsTorn(line):
-		return nil, errors.New("it is torn")
-	case !found:
-		return nil, nil
-	}
-	topic, err := parts.UnescapeTopic()
-	if err != nil {
-		return nil, err
-	}
-	data, err := parts.AppendData(parts.Data[:0])
-	if err != nil {
-		return nil, err
-	}
-	subject := subject(forwarder.config.prefix, topic)
-	return &nats.Msg{Subject: subject, Data: bytes.Clone(data)}, nil
 }
 
 // deliver sends messages as one batch, or as several smaller ones if the engine refuses it.

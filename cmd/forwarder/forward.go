@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"mbus/internal/shared/follow"
+	"mbus/internal/shared/logline"
 )
 
 const (
@@ -37,6 +38,7 @@ type forwarder struct {
 	report func(format string, arguments ...any)
 	client nats.Options
 	log    *follow.Follower
+	parser logline.Parser
 	state  *follow.State
 
 	connection *nats.Conn       // of this session

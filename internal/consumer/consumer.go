@@ -17,14 +17,14 @@ import (
 	"time"
 
 	"mbus/internal/apiv1"
-	"mbus/internal/shared/escape"
 	"mbus/internal/shared/follow"
 	"mbus/internal/shared/logfile"
 	"mbus/internal/shared/logline"
 )
 
-// saveInterval is the time between two saves while messages are delivered to a stream.
-const saveInterval = time.Second
+// saveInterval is the time between two saves while messages are delivered to a stream. Together
+// with the longest wait of package follow, it is a second.
+const saveInterval = 800 * time.Millisecond
 
 // kind is the kind of a consumer's state.
 const kind = "consumer"
@@ -56,12 +56,18 @@ type Config struct {
 	Retry   time.Duration // for how long to retry Command for one message; 0: do not retry
 	Command []string      // to run for each message; empty: write messages to Output
 
-	// From is Start or End: the place for a consumer without a position. Empty means Start.
+	// From is Start, End or a time: the place for a consumer without a position. Empty means
+	// Start. A time is the broker's local time, as 2026/11/24 10:00:00 or 2026-11-24T10:00:00. It
+	// means the first line whose time stamp is that or later.
 	From string
 
-	// Seek is Start, End or Next: the place to set State to. Then nothing is delivered. Empty
-	// means that State is not set.
+	// Seek is Start, End, Next or a time: the place to set State to. Then nothing is delivered.
+	// Empty means that State is not set.
 	Seek string
+
+	// Lag is whether to write how much the consumer of State has before it. Then nothing is
+	// delivered.
+	Lag bool
 
 	Input  io.Reader
 	Output *os.File // also the standard output of Command
@@ -81,8 +87,8 @@ func (config *Config) Validate() error {
 	}
 	formats, froms := []string{"", Lines, NUL, Raw, JSON}, []string{"", Start, End}
 	seeks := []string{"", Start, End, Next}
-	delivers := len(config.Topics) > 0 || len(config.Command) > 0 || config.Format != "" ||
-		config.From != "" || config.ToEnd || config.Count != 0 || config.Retry != 0
+	delivers := len(config.Command) > 0 || config.Format != "" || config.From != "" ||
+		config.ToEnd || config.Count != 0 || config.Retry != 0
 	switch {
 	case config.State != "" && config.Log == "":
 		return errors.New("-state without -log: must be with the log that the position is in")
@@ -93,14 +99,20 @@ func (config *Config) Validate() error {
 		return errors.New("-from without -log: must be with the log to begin in")
 	case !slices.Contains(formats, config.Format):
 		return fmt.Errorf("-format %q: must be lines, nul, raw or json", config.Format)
-	case !slices.Contains(froms, config.From):
-		return fmt.Errorf("-from %q: must be start or end", config.From)
-	case !slices.Contains(seeks, config.Seek):
-		return fmt.Errorf("-seek %q: must be start, end or next", config.Seek)
+	case !slices.Contains(froms, config.From) && stampOf(config.From) == "":
+		return fmt.Errorf("-from %q: must be start, end or a time, %s", config.From, likeTime)
+	case !slices.Contains(seeks, config.Seek) && stampOf(config.Seek) == "":
+		return fmt.Errorf("-seek %q: must be start, end, next or a time, %s", config.Seek, likeTime)
 	case config.Seek != "" && (config.Log == "" || config.State == ""):
 		return errors.New("-seek needs -log and -state: the log and the state to set")
-	case config.Seek != "" && delivers:
+	case config.Lag && (config.Log == "" || config.State == ""):
+		return errors.New("-lag needs -log and -state: the log and the state to compare")
+	case config.Lag && config.Seek != "":
+		return errors.New("-lag and -seek: must be one of them")
+	case config.Seek != "" && (delivers || len(config.Topics) > 0):
 		return errors.New("-seek delivers nothing: must be with -log and -state alone")
+	case config.Lag && delivers:
+		return errors.New("-lag delivers nothing: must be with -log, -state and -topic alone")
 	case len(config.Command) > 0 && config.Format != "":
 		return errors.New("-format with a command: must be one of them, " +
 			"a command gets the data alone")
@@ -115,9 +127,10 @@ func (config *Config) Validate() error {
 }
 
 // source is a log or a stream. Next returns nil if there is no line at present, and Wait waits
-// until there may be one.
+// until there may be one. Origin returns where the last line comes from.
 type source interface {
 	Next() (line []byte, err error)
+	Origin() (follow.Origin, error)
 	Wait(ctx context.Context)
 }
 
@@ -132,16 +145,20 @@ type delivery interface {
 // Consumer delivers messages as its Config says. It is not safe for concurrent use.
 type Consumer struct {
 	config *Config
-	wanted map[string]bool // the topics to deliver, escaped as in the log; empty: all
+	parser logline.Parser
 	source source
 	log    *follow.Follower // the source if it is a log; otherwise nil
 	end    follow.Position  // where to stop, with Config.ToEnd
 	state  *follow.State    // nil without Config.State
 	output delivery
 
-	message   message // in hand
-	delivered int     // the number of messages delivered
-	moved     bool    // whether a line was read since the last save
+	since    string    // no line before this time stamp is delivered; empty: there is no limit
+	appended *appended // Output if it is a file that each message is in once; otherwise nil
+	excess   int64     // how many bytes of appended must be cut off before the first line
+
+	id        []byte // of the last message; a buffer
+	delivered int    // the number of messages delivered
+	moved     bool   // whether a line was read since the last save
 }
 
 // New returns a Consumer, which opens nothing yet. The Consumer keeps config, which must not
@@ -150,12 +167,12 @@ func New(config *Config) (*Consumer, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	consumer := &Consumer{config: config, wanted: make(map[string]bool)}
-	for _, topic := range config.Topics {
-		consumer.wanted[string(escape.AppendName(nil, []byte(topic)))] = true
-	}
+	consumer := &Consumer{config: config, parser: logline.Parser{
+		Topics: config.Topics,
+		Sums:   len(config.Command) > 0 || config.Format == JSON, // where ids are needed
+	}}
 	if len(config.Command) > 0 {
-		consumer.output = &worker{config: config}
+		consumer.output = &worker{config: config, again: reportInterval}
 	} else {
 		consumer.output = newOutput(config.Output, config.Format)
 	}
@@ -167,8 +184,8 @@ func New(config *Config) (*Consumer, error) {
 // and returns nil. Otherwise the error says what could not be read, delivered or saved. A
 // Consumer's Subscribe must be called only once.
 //
-// With a command, Subscribe saves the position after each message. With Output, it saves every
-// second and whenever there is nothing more to read, after writing the messages delivered.
+// With a command, Subscribe saves the position after each message. With Output, it saves within a
+// second. Whenever there is nothing more to read, it writes the messages delivered.
 func (consumer *Consumer) Subscribe(ctx context.Context) error {
 	defer consumer.close()
 	if err := consumer.open(); err != nil {
@@ -184,56 +201,6 @@ func (consumer *Consumer) Subscribe(ctx context.Context) error {
 	return err
 }
 
-// Seek sets the state to the place of Config.Seek, and writes a line to Output that says which one
-// that is. The error is that of a state that another consumer uses, or says what could not be read
-// or saved. A Consumer's Seek must be called only once, and without Subscribe.
-func (consumer *Consumer) Seek() error {
-	config := consumer.config
-	state, err := follow.OpenState(config.State, kind)
-	if err != nil {
-		return err
-	}
-	defer state.Close()
-	log := follow.New(config.Log, config.Report)
-	defer log.Close()
-	before, _, found := state.Load()
-	if config.Seek == Next && !found {
-		return fmt.Errorf("%s: has no position yet: -seek start or end sets one", config.State)
-	}
-	place, err := place(log, config.Seek, before)
-	if err != nil {
-		return err
-	}
-	if config.Seek == Next && place == before {
-		_, err := fmt.Fprintf(config.Output, "%s: is not lost, and stays at %v\n",
-			config.State, place)
-		return err
-	}
-	log.Seek(place)
-	if _, err := log.Next(); err != nil { // opens the file of the place, for Sync
-		return err
-	}
-	if err := log.Sync(); err != nil {
-		return err
-	}
-	if err := state.Save(place, ""); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(config.Output, "%s: is set to %v\n", config.State, place)
-	return err
-}
-
-// place returns the place of log that seek names. before is the position until now.
-func place(log *follow.Follower, seek string, before follow.Position) (follow.Position, error) {
-	switch seek {
-	case Start:
-		return log.Start()
-	case End:
-		return endOf(log)
-	}
-	return log.Recover(before)
-}
-
 // open opens the log and the state, and goes to the first line. It saves the position there,
 // so that a state that can't be saved is reported before a message is delivered.
 func (consumer *Consumer) open() (err error) {
@@ -244,6 +211,9 @@ func (consumer *Consumer) open() (err error) {
 	if len(config.Command) > 0 {
 		if _, err := exec.LookPath(config.Command[0]); err != nil {
 			return fmt.Errorf("the command can't be run: %w", err)
+		}
+		if err := checkRoom(); err != nil {
+			return err
 		}
 	}
 	if config.Log == "" {
@@ -260,12 +230,16 @@ func (consumer *Consumer) open() (err error) {
 	if err := consumer.begin(); err != nil {
 		return err
 	}
-	consumer.moved = true
+	if err := consumer.openOutput(); err != nil {
+		return err
+	}
+	consumer.moved = consumer.since == ""
 	return consumer.save()
 }
 
 // close closes the log and the state.
 func (consumer *Consumer) close() {
+	consumer.appended.close()
 	if consumer.log != nil {
 		consumer.log.Close()
 	}
@@ -286,6 +260,8 @@ func (consumer *Consumer) begin() (err error) {
 		if position, err = endOf(consumer.log); err != nil {
 			return err
 		}
+	} else if !found {
+		consumer.since = stampOf(consumer.config.From)
 	}
 	consumer.log.Seek(position)
 	if !consumer.config.ToEnd {
@@ -299,16 +275,6 @@ func (consumer *Consumer) begin() (err error) {
 	return err
 }
 
-// endOf returns the position after the last line of log. If there is no log yet, it is the zero
-// Position.
-func endOf(log *follow.Follower) (follow.Position, error) {
-	position, err := log.End()
-	if errors.Is(err, fs.ErrNotExist) {
-		return follow.Position{}, nil
-	}
-	return position, err
-}
-
 // run is Subscribe without its last save.
 func (consumer *Consumer) run(ctx context.Context) error {
 	var isDue atomic.Bool // faster to read than a ticker's channel
@@ -319,8 +285,8 @@ func (consumer *Consumer) run(ctx context.Context) error {
 		switch {
 		case err == io.EOF:
 			return nil
-		case errors.As(err, new(*follow.LostError)) && consumer.state != nil:
-			err = fmt.Errorf("%w: -seek next, start or end must set the state first", err)
+		case err != nil && consumer.state != nil:
+			err = hint(err)
 		case err != nil:
 		case line == nil:
 			err = consumer.pause(ctx)
@@ -345,9 +311,10 @@ func (consumer *Consumer) isDone() bool {
 		config.ToEnd && consumer.log != nil && consumer.log.At(consumer.end)
 }
 
-// pause saves the position and waits until there may be another line.
+// pause writes the messages delivered, and waits until there may be another line. It does not
+// save the position: that would cost two syncs for each message that comes alone.
 func (consumer *Consumer) pause(ctx context.Context) error {
-	if err := consumer.save(); err != nil {
+	if err := consumer.output.flush(false); err != nil {
 		return err
 	}
 	consumer.source.Wait(ctx)
@@ -364,7 +331,11 @@ func (consumer *Consumer) save() error {
 	if err := consumer.log.Sync(); err != nil {
 		return err
 	}
-	if err := consumer.state.Save(consumer.log.Position(), ""); err != nil {
+	note, err := consumer.note()
+	if err != nil {
+		return err
+	}
+	if err := consumer.state.Save(consumer.log.Position(), note); err != nil {
 		return err
 	}
 	consumer.moved = false
@@ -373,22 +344,27 @@ func (consumer *Consumer) save() error {
 
 // take delivers the message of a line, if the line has one and its topic is wanted.
 func (consumer *Consumer) take(ctx context.Context, line []byte) error {
+	if skips, err := consumer.start(line); skips || err != nil {
+		return err
+	}
 	consumer.moved = true
-	parts, found := logline.Parse(line)
-	if !found {
-		if logline.IsTorn(line) {
-			consumer.skip(line, "it is torn")
+	parsed, err := consumer.parser.Parse(line)
+	if err != nil {
+		consumer.config.Report(fmt.Sprintf("skipped a line: %v", err))
+	}
+	if parsed == nil {
+		return nil
+	}
+	message := message{Message: parsed}
+	if consumer.parser.Sums {
+		origin, err := consumer.source.Origin()
+		if err != nil {
+			return err
 		}
-		return nil
+		consumer.id = newID(consumer.id, origin, parsed.Checksum)
+		message.id = string(consumer.id)
 	}
-	if len(consumer.wanted) > 0 && !consumer.wanted[string(parts.Topic)] {
-		return nil
-	}
-	if err := consumer.message.unescape(parts); err != nil {
-		consumer.skip(line, err.Error())
-		return nil
-	}
-	if err := consumer.output.deliver(ctx, &consumer.message); err != nil {
+	if err := consumer.output.deliver(ctx, &message); err != nil {
 		return err
 	}
 	consumer.delivered++
@@ -396,11 +372,4 @@ func (consumer *Consumer) take(ctx context.Context, line []byte) error {
 		return consumer.save()
 	}
 	return nil
-}
-
-// skip reports the start of a line that is not delivered. It leaves out the data, whose bytes
-// may have been unescaped in place.
-func (consumer *Consumer) skip(line []byte, why string) {
-	const shown = len("2024/06/02 10:39:55 Received new message from topic '': '")
-	consumer.config.Report(fmt.Sprintf("skipped a line: %s: %q", why, line[:min(len(line), shown)]))
 }

@@ -17,7 +17,7 @@ import (
 	"mbus/internal/apiv1"
 	"mbus/internal/broker"
 	"mbus/internal/consumer"
-	"mbus/internal/shared/escape"
+	"mbus/internal/shared/logline"
 )
 
 // patience is the longest time that a test waits for a result.
@@ -27,8 +27,8 @@ const stamp = "2024/06/02 10:39:55 "
 
 // line returns a message's line in the log.
 func line(topic, data string) string {
-	text := escape.AppendName([]byte(stamp+"Received new message from topic '"), []byte(topic))
-	return string(append(escape.Append(append(text, "': '"...), []byte(data)), "'\n"...))
+	message := &apiv1.Message{Topic: topic, Data: []byte(data)}
+	return string(logline.Append([]byte(stamp), message))
 }
 
 // consume runs a consumer to its end and returns what it wrote and reported.
@@ -74,10 +74,13 @@ func TestFormats(t *testing.T) {
 		consumer.Lines: text + "\n\xff\xfe\n\n",
 		consumer.NUL:   text + "\x00\xff\xfe\x00\x00",
 		consumer.Raw:   text + "\xff\xfe",
-		consumer.JSON: `{"time":"2024-06-02T10:39:55","topic":"o'r\\d",` +
+		consumer.JSON: `{"id":"cfb7896308ff69fa-0-0-ccd2c761",` +
+			`"time":"2024-06-02T10:39:55","topic":"o'r\\d",` +
 			`"data":"it's \"5\" \\ \n\t\u0000\u001f` + "\x7f żółw \u2028\"}\n" +
-			`{"time":"2024-06-02T10:39:55","topic":"b","base64":"//4="}` + "\n" +
-			`{"time":"2024-06-02T10:39:55","topic":"b","data":""}` + "\n",
+			`{"id":"cfb7896308ff69fa-0-111-c5efce63",` +
+			`"time":"2024-06-02T10:39:55","topic":"b","base64":"//4="}` + "\n" +
+			`{"id":"cfb7896308ff69fa-0-179-18275819",` +
+			`"time":"2024-06-02T10:39:55","topic":"b","data":""}` + "\n",
 	} {
 		expect(t, consumer.Config{Input: strings.NewReader(input), Format: format}, want)
 	}
@@ -143,6 +146,8 @@ func TestOtherLines(t *testing.T) {
 		head + "\\q': 'x'\n", head + "\\xff': 'x'\n", head + "a\\nb': 'x'\n",
 		head + "a\\x00': 'x'\n", head + "a\\u0085': 'x'\n",
 		line(strings.Repeat("a", 256), "longer than a topic"),
+		strings.Repeat("\x00", 100) + "\n", "\x00\x00\x00" + line("a", "x")[3:],
+		stamp + "creating topic \x00\x00\x00\n", "goroutine\x00\n",
 	}
 	before := line("t", "before")
 	for i, text := range append(others, torn...) {
@@ -170,15 +175,30 @@ func TestCount(t *testing.T) {
 func TestValidate(t *testing.T) {
 	long := strings.Repeat("x", 256)
 	command := []string{"x"}
+	const like = "such as '2026/11/24 10:00:00' or 2026-11-24T10:00:00"
 	for want, config := range map[string]consumer.Config{
-		`-topic is 0 bytes long, must be 1 to 255`:     {Topics: []string{"a", ""}},
-		`-topic is 256 bytes long, must be 1 to 255`:   {Topics: []string{long}},
-		`-topic is not printable UTF-8 at byte 2`:      {Topics: []string{"a\n"}},
-		`-topic is not printable UTF-8 at byte 3`:      {Topics: []string{"ab\xff"}},
-		`-format "x": must be lines, nul, raw or json`: {Format: "x"},
-		`-from "now": must be start or end`:            {Log: "x", From: "now"},
-		`-count -1: must be at least 1`:                {Count: -1},
-		`-seek "now": must be start, end or next`:      {Seek: "now", Log: "x", State: "y"},
+		`-topic is 0 bytes long, must be 1 to 255`:                  {Topics: []string{"a", ""}},
+		`-topic is 256 bytes long, must be 1 to 255`:                {Topics: []string{long}},
+		`-topic is not printable UTF-8 at byte 2`:                   {Topics: []string{"a\n"}},
+		`-topic is not printable UTF-8 at byte 3`:                   {Topics: []string{"ab\xff"}},
+		`-format "x": must be lines, nul, raw or json`:              {Format: "x"},
+		`-from "now": must be start, end or a time, ` + like:        {Log: "x", From: "now"},
+		`-from "2026/11/24": must be start, end or a time, ` + like: {Log: "x", From: "2026/11/24"},
+		`-from "2026/02/30 10:00:00": must be start, end or a time, ` + like: {
+			Log: "x", From: "2026/02/30 10:00:00"},
+		`-from "2026/11/24 1:00:00": must be start, end or a time, ` + like: {
+			Log: "x", From: "2026/11/24 1:00:00"},
+		`-lag needs -log and -state: the log and the state to compare`: {Log: "x", Lag: true},
+		`-seek needs -log and -state: the log and the state to set`:    {Log: "x", Seek: "end"},
+		`-lag and -seek: must be one of them`: {
+			Log: "x", State: "y", Seek: "end", Lag: true},
+		`-lag delivers nothing: must be with -log, -state and -topic alone`: {
+			Log: "x", State: "y", Lag: true, ToEnd: true},
+		`-seek delivers nothing: must be with -log and -state alone`: {
+			Log: "x", State: "y", Seek: "2026/11/24 10:00:00", Topics: []string{"t"}},
+		`-count -1: must be at least 1`: {Count: -1},
+		`-seek "now": must be start, end, next or a time, ` + like: {
+			Seek: "now", Log: "x", State: "y"},
 		`-retry -1s: must be a duration of at least 0, such as 30s`: {
 			Command: command, Retry: -time.Second},
 		`-retry without a command: must be with one, after --`: {Retry: time.Second},

@@ -1,44 +1,36 @@
 package consumer
 
 import (
-	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 
+	"mbus/internal/shared/follow"
 	"mbus/internal/shared/logline"
 )
 
 // message is a message to deliver. Its bytes are valid until the next line is read.
 type message struct {
-	stamp []byte // as 2024/06/02 10:39:55
-	topic string
-	data  []byte
-
-	escaped []byte // the topic as in the log
+	*logline.Message
+	id string // as in 5b1b30b6c2830ccd-12-48213-9a0364b9; empty where it is not needed
 }
 
-// unescape sets message to the message that parts has. It unescapes the data in place, because
-// data may be large. It does not unescape the same topic twice in a row.
-func (message *message) unescape(parts logline.Parts) (err error) {
-	if !bytes.Equal(parts.Topic, message.escaped) {
-		if message.topic, err = parts.UnescapeTopic(); err != nil {
-			message.escaped = nil
-			return err
-		}
-		message.escaped = bytes.Clone(parts.Topic)
-	}
-	message.stamp = parts.Time
-	message.data, err = parts.AppendData(parts.Data[:0])
-	return err
+// newID returns the id of a message that comes from origin. The text is a buffer, which it changes.
+func newID(text []byte, origin follow.Origin, checksum uint32) []byte {
+	var sum [4]byte
+	binary.BigEndian.PutUint32(sum[:], checksum)
+	return hex.AppendEncode(append(origin.Append(text[:0]), '-'), sum[:])
 }
 
-// time returns the broker's local time of the message, as 2024-06-02T10:39:55.
-func (message *message) time() string {
-	text := bytes.Clone(message.stamp)
-	text[4], text[7], text[10] = '-', '-', 'T'
-	return string(text)
+// appendTime appends the broker's local time of the message, as 2024-06-02T10:39:55, to text.
+func (message *message) appendTime(text []byte) []byte {
+	start := len(text)
+	text = append(text, message.Stamp...)
+	text[start+4], text[start+7], text[start+10] = '-', '-', 'T'
+	return text
 }
 
-// wrap adds the message's time and topic to err.
+// wrap adds the message's id and topic to err.
 func (message *message) wrap(err error) error {
-	return fmt.Errorf("message of %s on topic %s: %w", message.time(), message.topic, err)
+	return fmt.Errorf("message %s on topic %s: %w", message.id, message.Topic, err)
 }

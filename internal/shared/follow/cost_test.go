@@ -85,8 +85,15 @@ func TestWaitingCost(t *testing.T) {
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		follower := New(path, func(line string) { t.Error(line) })
+		var reports []string
+		follower := New(path, func(line string) { reports = append(reports, line) })
 		defer follower.Close()
+		defer func() {
+			want := path + ": is not there yet, and is awaited"
+			if len(reports) != 1 || reports[0] != want {
+				t.Errorf("reported %q, want %q", reports, want)
+			}
+		}()
 		wait := func(what string, lists int) {
 			t.Helper()
 			before := follower.lister.Lists
@@ -94,7 +101,7 @@ func TestWaitingCost(t *testing.T) {
 				if lines, _ := readAll(t, follower); lines > 0 {
 					t.Errorf("%s: %d lines", what, lines)
 				}
-				follower.Wait(t.Context())
+				time.Sleep(pollInterval) // Wait would stop the bubble's time
 			}
 			if got := follower.lister.Lists - before; got != lists {
 				t.Errorf("%s: the directory was listed %d times, want %d", what, got, lists)

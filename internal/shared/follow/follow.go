@@ -33,9 +33,13 @@ import (
 )
 
 const (
-	// pollInterval is the time from one look at the log to the next. Polling also
-	// works on network file systems, which do not report the changes of other machines.
+	// pollInterval is the time from one look at the log to the next where the kernel does not
+	// report changes.
 	pollInterval = 75 * time.Millisecond
+
+	// watchedInterval is the same where it does. Polling also works on network file systems,
+	// which do not report the changes of other machines.
+	watchedInterval = 200 * time.Millisecond
 
 	// listInterval is the time between two listings while something is missing. It is also how
 	// long after a change the directory is listed once more: the times of directories are
@@ -49,6 +53,9 @@ const (
 	// patience is how long what is missing is waited for. Programs that copy or rename the
 	// files of a log change one after the other.
 	patience = 10 * time.Second
+
+	// awaitPatience is how long a missing FILE is waited for without a word.
+	awaitPatience = 5 * time.Second
 )
 
 // Follower reads the lines of a log, from its oldest file to FILE, the file that has the log's
@@ -65,9 +72,12 @@ type Follower struct {
 	next   place          // is read after file; without a file: it is not known yet
 
 	recent []byte   // at least the last contextSize bytes before the line in hand, or all
+	begun  int64    // where the last line that was returned begins in file
 	moved  bool     // whether a line of file has been returned
 	kept   Position // the position until then
-	lost   error    // a LostError, until the next Seek
+
+	firstLine uint64 // see hashFirstLine; 0: it is not known yet
+	lost      error  // a LostError, until the next Seek
 
 	synced   int64                // the offset up to which file is durable
 	syncErr  error                // the first error of a sync
@@ -78,9 +88,14 @@ type Follower struct {
 	seen     view          // before the last listing
 	changed  bool          // whether seen was new then
 	rested   time.Time     // when listings may go on while nothing comes
+	reported bool          // whether a report said so
 	judged   bool          // whether choose has decided since the last line
 	missing  time.Time     // since when something is missing; zero: nothing is
+	awaited  time.Time     // since when FILE is awaited; zero: it has not been missing
 	patience time.Duration // patience, or 0 in Recover
+
+	watcher  watcher
+	resolved string // the path of FILE at the last look; empty: there was none
 }
 
 // view is what a look sees without a listing. Another file with the name of FILE changes the time
@@ -92,7 +107,8 @@ type view struct {
 }
 
 // New returns a Follower of the log at path. The log may not exist yet. The Follower reports
-// lines for the user, without a line feed: which files it leaves out at the start of the log.
+// lines for the user, without a line feed: which files it leaves out at the start of the log, and that
+// the log is still missing after 5 seconds.
 func New(path string, report func(line string)) *Follower {
 	return &Follower{
 		path: path, report: report, syncFile: osfile.Sync, patience: patience,
@@ -100,10 +116,11 @@ func New(path string, report func(line string)) *Follower {
 	}
 }
 
-// Close closes the files that the Follower has open.
+// Close closes what the Follower has open.
 func (follower *Follower) Close() {
 	follower.file.Close() // of a nil file, Close does nothing
 	follower.next.file.Close()
+	follower.watcher.close()
 }
 
 // Position returns the position after the last line that Next returned. Until a newer file
@@ -151,7 +168,7 @@ func (follower *Follower) leave(kept Position) {
 	follower.file, follower.next = nil, place{}
 	follower.window = window{text: follower.text[:0]}
 	follower.head, follower.recent = follower.head[:0], follower.recent[:0]
-	follower.end, follower.synced = 0, 0
+	follower.end, follower.synced, follower.firstLine = 0, 0, 0
 	follower.moved, follower.kept, follower.judged = false, kept, false
 }
 
@@ -194,6 +211,7 @@ func (follower *Follower) Next() (line []byte, err error) {
 				continue
 			}
 			follower.moved, follower.judged = true, false
+			follower.begun = follower.offset() - int64(len(line))
 			follower.recent = appendContext(follower.recent, line)
 			return line, nil
 		}
@@ -230,11 +248,21 @@ func (follower *Follower) isForeign(line []byte) bool {
 	return header != follower.header
 }
 
-// Wait waits for 75 ms or for the end of ctx. Then there may be another line.
+// Wait waits until the log may have another line, for 200 ms, or for the end of ctx. Without
+// inotify, it waits for 75 ms. It may also return at once.
+//
+// What is watched is watched before the last look at it: otherwise a change between the two would
+// not end the wait. So if there is anything new to watch, Wait returns, and the next call waits.
 func (follower *Follower) Wait(ctx context.Context) {
-	select {
-	case <-time.After(pollInterval):
-	case <-ctx.Done():
+	isNew, err := follower.watcher.watch(follower.resolved, follower.file)
+	if err == nil && !isNew {
+		err = follower.watcher.wait(ctx, watchedInterval)
+	}
+	if err != nil {
+		select {
+		case <-time.After(pollInterval):
+		case <-ctx.Done():
+		}
 	}
 }
 
@@ -313,7 +341,11 @@ func (follower *Follower) glance() error {
 	if err != nil {
 		return err
 	}
+	follower.resolved = seen.path
 	now := time.Now()
+	if follower.file == nil && named == nil {
+		follower.await(now)
+	}
 	isQuiet := follower.missing.IsZero() && follower.holds(named) &&
 		(follower.list == nil || len(after(follower.list, follower.Position())) == 0)
 	if isQuiet || !follower.isDue(seen, now) {
@@ -326,6 +358,17 @@ func (follower *Follower) glance() error {
 	}
 	follower.rested, follower.judged = time.Now().Add(time.Since(now)*listShare), true
 	return follower.choose()
+}
+
+// await reports once that FILE is missing, if it is missing for awaitPatience.
+func (follower *Follower) await(now time.Time) {
+	if follower.awaited.IsZero() {
+		follower.awaited = now
+	}
+	if !follower.reported && now.Sub(follower.awaited) >= awaitPatience {
+		follower.reported = true
+		follower.report(follower.path + ": is not there yet, and is awaited")
+	}
 }
 
 // holds reports whether info is of the file in hand.
@@ -362,6 +405,21 @@ func (follower *Follower) isDue(seen view, now time.Time) bool {
 	again := follower.changed || !follower.missing.IsZero()
 	return seen != before && now.After(follower.rested) ||
 		again && now.After(follower.rested.Add(listInterval))
+}
+
+// DisableSync makes Sync do nothing. It is for a reader that keeps no position.
+func (follower *Follower) DisableSync() {
+	follower.syncFile = func(*os.File) error { return nil }
+}
+
+// Modified returns when the file in hand was modified last. There must be one: Next has returned a
+// line.
+func (follower *Follower) Modified() (time.Time, error) {
+	info, err := follower.file.Stat()
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.ModTime(), nil
 }
 
 // Sync makes durable the lines that Next has returned. After an error each call returns

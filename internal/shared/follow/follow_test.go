@@ -137,7 +137,9 @@ func (reader reader) expect(want string) error {
 func (reader reader) until(isDone func(got string) bool, want string) error {
 	reader.t.Helper()
 	var got strings.Builder
-	for deadline := time.Now().Add(patience); ; reader.Wait(reader.t.Context()) {
+	// Not Wait: time stands still in a synctest bubble while the kernel is waited for.
+	const interval = 75 * time.Millisecond
+	for deadline := time.Now().Add(patience); ; time.Sleep(interval) {
 		for {
 			line, err := reader.Next()
 			if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -59,9 +60,10 @@ type save struct {
 // OpenState opens the state file at path, and makes it if it is missing. The kind is a word
 // for the program that uses it: OpenState refuses a state of another kind. A file without a
 // whole line counts as new if it is empty, is all zeros, or begins as a state does. Any other
-// file that is not a state is an error, and OpenState does not change the file.
+// file that is not a state is an error, and OpenState does not change the file. A new file can be
+// read by the group.
 func OpenState(path, kind string) (*State, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o640)
 	if err != nil {
 		return nil, err
 	}
@@ -73,18 +75,51 @@ func OpenState(path, kind string) (*State, error) {
 	return state, nil
 }
 
+// ReadState returns the position and the note that the state file at path has, as Load does. It
+// takes no lock, and changes nothing. While another process saves, it may return what was saved
+// before. If the file is missing, found is false.
+func ReadState(path, kind string) (position Position, note string, found bool, err error) {
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Position{}, "", false, nil
+	}
+	if err != nil {
+		return Position{}, "", false, err
+	}
+	defer file.Close()
+	state := &State{file: file, kind: kind}
+	if err = state.check(); err == nil {
+		err = state.read()
+	}
+	if err != nil {
+		return Position{}, "", false, fmt.Errorf("%s: %w", path, err)
+	}
+	position, note, found = state.Load()
+	return position, note, found, nil
+}
+
 // load locks the file and reads it.
 func (state *State) load() error {
-	info, err := state.file.Stat()
-	if err != nil {
+	if err := state.check(); err != nil {
 		return err
-	}
-	if !info.Mode().IsRegular() {
-		return errors.New("must be a regular file")
 	}
 	if err := state.lock(); err != nil {
 		return err
 	}
+	return state.read()
+}
+
+// check returns an error if the file can't be a state.
+func (state *State) check() error {
+	info, err := state.file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("must be a regular file")
+	}
+	return err
+}
+
+// read reads the file.
+func (state *State) read() error {
 	text, err := io.ReadAll(io.NewSectionReader(state.file, 0, 2*slotSize+1))
 	if err != nil {
 		return err

@@ -68,6 +68,9 @@ type Reader struct {
 	results chan result // of the Read in progress
 	reading bool        // whether a Read is in progress
 	err     error       // the error of the last Read
+
+	origin Origin // of the last line
+	after  int64  // the offset after that line in its file
 }
 
 // result has the results of a Read.
@@ -89,6 +92,7 @@ func NewReader(source io.Reader) *Reader {
 func (reader *Reader) Next() (line []byte, err error) {
 	for {
 		if line := reader.cut(); line != nil {
+			reader.locate(line)
 			return line, nil
 		}
 		if reader.err != nil {

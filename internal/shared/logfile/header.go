@@ -72,6 +72,9 @@ func Parse(line []byte) (header Header, found bool) {
 		return Header{}, false
 	}
 	line = line[len(logline.StampFormat):]
+	if !bytes.HasPrefix(line, []byte("Broker: file ")) {
+		return Header{}, false // quickly, because readers of streams try each line
+	}
 	// Fscanf reads too much and too little, but the line that header has is compared below.
 	fmt.Fscanf(bytes.NewReader(line), "Broker: file %d of log %x, after %d bytes",
 		&header.Number, &header.Log, &header.After)

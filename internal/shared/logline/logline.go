@@ -2,12 +2,7 @@
 package logline
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"mbus/internal/apiv1"
 	"mbus/internal/shared/escape"
@@ -58,32 +53,6 @@ func MaxSize(message *apiv1.Message) int {
 		escape.MaxSize([]byte(message.Topic)) + escape.MaxSize(message.Data)
 }
 
-// Parts are the parts of a message's line. They are slices of the line.
-type Parts struct {
-	Time  []byte // as 2024/06/02 10:39:55, the broker's local time
-	Topic []byte // escaped
-	Data  []byte // escaped
-}
-
-// Parse parses a line of the log, with its line feed. If it is not a message's, found is
-// false.
-//
-// A known limit: a torn line with a whole line glued to it can have exactly the bytes of one
-// message, and then Parse returns one message. A broker with -log cuts a torn end off before it
-// appends a line, but a log from elsewhere may have one, as on a consumer's standard input.
-func Parse(line []byte) (parts Parts, found bool) {
-	const start = stampSize + len(opening)
-	if len(line) < start || string(line[stampSize:start]) != opening || !IsStamp(line[:stampSize]) {
-		return Parts{}, false
-	}
-	end := start + bytes.IndexByte(line[start:], '\'')
-	if end <= start || !bytes.HasPrefix(line[end:], []byte(between)) {
-		return Parts{}, false
-	}
-	data, found := bytes.CutSuffix(line[end+len(between):], []byte(closing))
-	return Parts{line[:stampSize-1], line[start:end], data}, found
-}
-
 // IsStamp reports whether text begins with the form of a time stamp.
 func IsStamp(text []byte) bool {
 	return len(text) >= stampSize && BeginsStamp(text)
@@ -102,44 +71,4 @@ func BeginsStamp(text []byte) bool {
 		}
 	}
 	return true
-}
-
-// IsTorn reports whether a line that is not a message's may have a part of one: it has no
-// line feed, or it has parts of two lines. A broker starts each line with a time stamp. Only a
-// message's line has an R after the time stamp, and only a message's line has the words of
-// opening.
-func IsTorn(line []byte) bool {
-	switch {
-	case !bytes.HasSuffix(line, []byte("\n")), bytes.Contains(line, []byte(opening)):
-		return true
-	case IsStamp(line):
-		return line[stampSize] == opening[0]
-	}
-	return line[0] >= '0' && line[0] <= '9'
-}
-
-// UnescapeTopic returns the topic as it was sent. The error says what is wrong with the topic.
-func (parts Parts) UnescapeTopic() (string, error) {
-	topic, err := escape.Unescape(nil, parts.Topic)
-	if err != nil {
-		return "", fmt.Errorf("in its topic, %w", err)
-	}
-	if len(topic) > apiv1.MaxTopic {
-		return "", fmt.Errorf("its topic is longer than %d bytes", apiv1.MaxTopic)
-	}
-	if !utf8.Valid(topic) || bytes.ContainsFunc(topic, unicode.IsControl) {
-		return "", errors.New("its topic is not printable")
-	}
-	return string(topic), nil
-}
-
-// AppendData appends the data to buffer as it was sent, and returns the longer buffer. The
-// data is not longer than Data, and buffer may be Data[:0]. The error says what is wrong with
-// the data.
-func (parts Parts) AppendData(buffer []byte) ([]byte, error) {
-	buffer, err := escape.Unescape(buffer, parts.Data)
-	if err != nil {
-		return buffer, fmt.Errorf("in its data, %w", err)
-	}
-	return buffer, nil
 }

@@ -1,0 +1,187 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"mbus/internal/shared/follow"
+	"mbus/internal/shared/logline"
+)
+
+// likeTime says in errors what a time is like.
+const likeTime = "such as '2026/11/24 10:00:00' or 2026-11-24T10:00:00"
+
+// missingPatience is how long a walk through the log waits for a line that the log should have. It
+// is longer than package follow waits for what is missing.
+const missingPatience = 15 * time.Second
+
+// stampOf returns the time that text names as the time stamp of a line. If text is not a time, it
+// returns nothing.
+func stampOf(text string) string {
+	const stamp = "2006/01/02 15:04:05"
+	for _, layout := range []string{stamp, "2006-01-02T15:04:05"} {
+		when, err := time.Parse(layout, text)
+		if err == nil && when.Format(layout) == text {
+			return when.Format(stamp)
+		}
+	}
+	return ""
+}
+
+// Seek sets the state to the place of Config.Seek, and writes a line to Output that says which one
+// that is. The error is that of a state that another consumer uses, or says what could not be read
+// or saved. After the end of ctx the state stays as it was. A Consumer's Seek must be called only
+// once, and without Subscribe.
+func (consumer *Consumer) Seek(ctx context.Context) error {
+	config := consumer.config
+	state, err := follow.OpenState(config.State, kind)
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	log := follow.New(config.Log, config.Report)
+	defer log.Close()
+	before, _, found := state.Load()
+	if config.Seek == Next && !found {
+		return fmt.Errorf("%s: has no position yet: -seek start or end sets one", config.State)
+	}
+	place, err := place(ctx, log, config.Seek, before)
+	if err != nil {
+		return err
+	}
+	if config.Seek == Next && place == before {
+		_, err := fmt.Fprintf(config.Output, "%s: is not lost, and stays at %v\n",
+			config.State, place)
+		return err
+	}
+	log.Seek(place)
+	if _, err := log.Next(); err != nil { // opens the file of the place, for Sync
+		return err
+	}
+	if err := log.Sync(); err != nil {
+		return err
+	}
+	if err := state.Save(place, ""); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(config.Output, "%s: is set to %v\n", config.State, place)
+	return err
+}
+
+// place returns the place of log that seek names. before is the position until now.
+func place(
+	ctx context.Context, log *follow.Follower, seek string, before follow.Position,
+) (follow.Position, error) {
+	switch seek {
+	case Start:
+		return log.Start()
+	case End:
+		return endOf(log)
+	case Next:
+		return log.Recover(before)
+	}
+	return since(ctx, log, stampOf(seek))
+}
+
+// endOf returns the position after the last line of log. If there is no log yet, it is the zero
+// Position.
+func endOf(log *follow.Follower) (follow.Position, error) {
+	position, err := log.End()
+	if errors.Is(err, fs.ErrNotExist) {
+		return follow.Position{}, nil
+	}
+	return position, err
+}
+
+// since returns the position before the first line of log whose time stamp is stamp or later. If
+// there is none, it is the end of the log.
+func since(ctx context.Context, log *follow.Follower, stamp string) (follow.Position, error) {
+	end, err := endOf(log)
+	if err != nil {
+		return follow.Position{}, err
+	}
+	place, isFound := end, false
+	log.Seek(follow.Position{})
+	err = walk(ctx, log, end, func(line []byte) (isLast bool, err error) {
+		if isFound = isSince(line, stamp); isFound {
+			place, err = log.Before()
+		}
+		return isFound, err
+	})
+	return place, err
+}
+
+// isSince reports whether line has a time stamp that is stamp or later. A line without its end
+// does not count: it is torn.
+func isSince(line []byte, stamp string) bool {
+	return line[len(line)-1] == '\n' && string(logline.StampOf(line)) >= stamp
+}
+
+// walk calls do with each line of log from its position to end, until do returns true or an error.
+// After the end of ctx, the error is its cause.
+func walk(
+	ctx context.Context, log *follow.Follower, end follow.Position,
+	do func(line []byte) (isLast bool, err error),
+) error {
+	if end == (follow.Position{}) {
+		return nil // the log has no line
+	}
+	for last := time.Now(); !log.At(end); {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		line, err := log.Next()
+		switch {
+		case err == nil && line == nil && time.Since(last) > missingPatience:
+			err = errors.New("the log has fewer lines than it had a moment ago")
+		case err == nil && line == nil:
+			log.Wait(ctx)
+		case err == nil:
+			last = time.Now()
+			if isLast, err := do(line); isLast || err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hint adds to the error of a lost position how to set the state.
+func hint(err error) error {
+	if errors.As(err, new(*follow.LostError)) {
+		return fmt.Errorf("%w: -seek next, start or end must set the state first", err)
+	}
+	return err
+}
+
+// start is called with each line before it is taken. With a time in Config.From it skips the
+// lines before that time, and saves the position before the first line of that time. Before the
+// first line that is not skipped, it cuts the output back to what the position counts.
+func (consumer *Consumer) start(line []byte) (skips bool, err error) {
+	if consumer.since != "" {
+		if !isSince(line, consumer.since) {
+			return true, nil
+		}
+		consumer.since = ""
+		if consumer.state != nil {
+			place, err := consumer.log.Before()
+			if err != nil {
+				return false, err
+			}
+			note, err := consumer.note()
+			if err != nil {
+				return false, err
+			}
+			if err := consumer.state.Save(place, note); err != nil {
+				return false, err
+			}
+		}
+	}
+	return false, consumer.cutOutput()
+}
