@@ -37,9 +37,24 @@ func TestUnfitStream(t *testing.T) {
 		{jetstream.StreamConfig{Subjects: []string{"mbus.*", "other"}, AllowAtomicPublish: true},
 			"does not take all subjects below -prefix mbus.: " +
 				"correct the prefix, or nats stream edit ORDERS --subjects 'mbus.*,other,mbus.>'"},
+		{jetstream.StreamConfig{Subjects: []string{"mbus.>"}, AllowAtomicPublish: true,
+			SubjectTransform: &jetstream.SubjectTransformConfig{
+				Source: "mbus.>", Destination: "other.>"}},
+			"changes subjects (subject_transform): nats stream edit ORDERS --no-transform"},
+		{jetstream.StreamConfig{
+			Subjects: []string{"mbus.>"}, AllowAtomicPublish: true, AllowMsgCounter: true},
+			"takes only counts (allow_msg_counter): use another stream"},
+		{jetstream.StreamConfig{Subjects: []string{"mbus.>"}, AllowAtomicPublish: true, Sealed: true},
+			"takes no messages (sealed): use another stream"},
 	} {
 		test.config.Name = "ORDERS"
+		isSealed := test.config.Sealed
+		test.config.Sealed = false // no stream can be made so
 		stream, err := client.CreateStream(t.Context(), test.config)
+		if err == nil && isSealed {
+			test.config.Sealed = true
+			stream, err = client.UpdateStream(t.Context(), test.config)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,6 +65,25 @@ func TestUnfitStream(t *testing.T) {
 		if err := client.DeleteStream(t.Context(), "ORDERS"); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// JetStream that is off, or not there for the account, is named as the cause while the forwarder
+// retries.
+func TestJetStreamOff(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ jetStream, others, want string }{
+		{"enabled: false", "", "JetStream is off, not there for this account, or without stream ORDERS"},
+		{"", `accounts { A { users: [{user: a, password: a}] }
+			B { jetstream: enabled, users: [{user: b, password: b}] } }`,
+			"JetStream not enabled for account"},
+	} {
+		engine, source := prepareEngine(t, test.jetStream, test.others), newSource(t)
+		engine.start()
+		url := strings.Replace(engine.url, "//", "//a:a@", 1)
+		process := engine.forward(source, "-url", url)
+		process.says("; retrying")
+		process.stop(engine.url+": ", test.want)
 	}
 }
 
@@ -368,6 +402,30 @@ func TestLateBatch(t *testing.T) {
 	await(t, stream, source.count, process)
 	process.stop("no answer within 1s; retrying", ": back after ")
 	compare(t, stream, source.count)
+}
+
+// A batch whose answer is lost is found in the stream. That ends the outage, too: there may be
+// nothing more to send.
+func TestLostAnswer(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	var connections *proxy
+	var once sync.Once
+	connections = newProxy(t, engine, func(text []byte) {
+		if bytes.Contains(text, []byte(`"seq":100,`)) {
+			once.Do(func() { connections.cut() })
+		}
+	})
+	source.write(100)
+	process := engine.forward(source, "-url", connections.url)
+	process.says("; retrying")
+	process.says(": back after ")
+	process.stop("; retrying")
+	compare(t, stream, source.count)
+	if sequence, _ := source.sequence(); sequence != 100 {
+		t.Errorf("the state is at %d", sequence)
+	}
 }
 
 // newHolder starts a proxy that holds the messages of the first connection until the second
