@@ -383,6 +383,26 @@ func TestTooLarge(t *testing.T) {
 	compare(t, stream, source.count)
 }
 
+// A message of a broker's largest size is sent, and compared at the next start, with the README's
+// limit. The engine's answer with the message is larger than the limit.
+func TestLargest(t *testing.T) {
+	t.Parallel()
+	engine, source := prepareEngine(t, "", "max_payload: 17MB"), newSource(t)
+	engine.start()
+	stream := engine.stream(jetstream.StreamConfig{})
+	process := engine.forward(source)
+	awaitState(t, source.path+"_state")
+	process.Kill()
+	stale := source.readState()
+	fmt.Fprintf(source.file, "%s", appendLine(nil, "large", make([]byte, 16<<20)))
+	source.count = 1
+	forwardAll(engine, source, stream)
+	source.writeState(stale)
+	process = engine.forward(source)
+	awaitPlace(t, source, 1, process)
+	process.stop()
+}
+
 // The stream may store the batch of a lost connection after the next session has read the
 // stream's end. The forwarder recognizes that batch as its own.
 func TestLateBatch(t *testing.T) {
