@@ -99,9 +99,8 @@ func (forwarder *forwarder) deliver(messages []*nats.Msg) error {
 			first += count
 			forwarder.acknowledged(count)
 		case isMisplaced(err) && !forwarder.doubt:
-			return strayError{fmt.Errorf("stream %s should end at %d: %w: "+
-				"somebody else publishes to the stream, or it was recreated",
-				forwarder.config.stream, forwarder.last, refusal)}
+			return stray("stream %s should end at %d: %w: somebody else publishes to the stream, "+
+				"or it was recreated", forwarder.config.stream, forwarder.last, refusal)
 		case isMisplaced(err):
 			return err
 		case count > 1 && (isTooLarge || isRefusal):

@@ -186,9 +186,9 @@ func (forwarder *forwarder) back() {
 }
 
 // session connects, finds the place, and forwards until an error or the end of stop.
-func (forwarder *forwarder) session(stop context.Context) error {
-	if err := forwarder.open(); err != nil {
-		return err
+func (forwarder *forwarder) session(stop context.Context) (err error) {
+	if forwarder.connection, err = forwarder.client.Connect(); err != nil {
+		return awayError{err}
 	}
 	defer forwarder.connection.Close()
 	if err := forwarder.settle(stop); err != nil {
@@ -235,20 +235,15 @@ func (forwarder *forwarder) settle(stop context.Context) error {
 }
 
 // resolve settles the doubt after a batch was refused for its sequence: the unanswered batch has
-// come late. If the stream does not show it yet, err, the refusal, ends the session.
-func (forwarder *forwarder) resolve(stop context.Context, err error) error {
+// come late. If the stream does not show it yet, the refusal ends the session.
+func (forwarder *forwarder) resolve(stop context.Context, refusal error) error {
 	before := forwarder.last
-	if err := forwarder.look(); err != nil {
-		return err
+	err := forwarder.settle(stop)
+	if err == nil && forwarder.last == before {
+		return forwarder.away(refusal)
 	}
-	if err := forwarder.settle(stop); err != nil {
-		return err
-	}
-	if forwarder.last == before {
-		return forwarder.away(err)
-	}
-	forwarder.doubt = false
-	return nil
+	forwarder.doubt = err != nil
+	return err
 }
 
 // exchange sends a batch. While it waits for the answer, it reads the next batch, which it

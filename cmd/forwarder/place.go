@@ -45,20 +45,15 @@ type place struct {
 }
 
 // hash returns the hash of a message: half the SHA-256, in hexadecimal, of its subject, a
-// zero byte, and its data.
+// zero byte, and its data. Without a subject there is no message, and its hash is unknown.
 func hash(subject string, data []byte) string {
+	if subject == "" {
+		return unknown
+	}
 	whole := sha256.New()
 	whole.Write(append([]byte(subject), 0))
 	whole.Write(data)
 	return hex.EncodeToString(whole.Sum(nil)[:sha256.Size/2])
-}
-
-// hash returns the hash of a message that the stream has, or else unknown.
-func (message message) hash() string {
-	if message.Subject == "" {
-		return unknown
-	}
-	return hash(message.Subject, message.Data)
 }
 
 // note returns place, without the position, in noteFormat.
@@ -107,14 +102,15 @@ func (forwarder *forwarder) save(interval time.Duration) error {
 // or has removed, also with a strayError.
 func (forwarder *forwarder) find(stop context.Context) (place, error) {
 	deadline := time.Now().Add(lagPatience)
-	for forwarder.stream.State.LastSeq < forwarder.last && time.Now().Before(deadline) {
+	err := forwarder.look()
+	for err == nil && forwarder.end() < forwarder.last && time.Now().Before(deadline) {
 		forwarder.log.Wait(stop)
-		if err := forwarder.look(); err != nil {
-			return place{}, err
-		}
+		err = forwarder.look()
 	}
-	name, end := forwarder.config.stream, forwarder.stream.State.LastSeq
+	name, end := forwarder.config.stream, forwarder.end()
 	switch {
+	case err != nil:
+		return place{}, err
 	case forwarder.place == nil && end > 0:
 		return place{}, fmt.Errorf("stream %s ends at %d, but %s has no position%s",
 			name, end, forwarder.config.state, elsewhere)
@@ -122,8 +118,8 @@ func (forwarder *forwarder) find(stop context.Context) (place, error) {
 		forwarder.place = &place{hash: unknown}
 		return *forwarder.place, forwarder.save(0)
 	case end < forwarder.last:
-		return *forwarder.place, strayError{fmt.Errorf("stream %s has lost messages or was "+
-			"recreated: it ends at %d, and ended at %d before", name, end, forwarder.last)}
+		return *forwarder.place, stray("stream %s has lost messages or was recreated: "+
+			"it ends at %d, and ended at %d before", name, end, forwarder.last)
 	}
 	forwarder.log.Seek(forwarder.place.position)
 	if forwarder.place.hash != unknown {
@@ -144,9 +140,8 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) (place, error
 		case err != nil:
 			return reached, err
 		case len(batch.messages) == 0 && time.Now().After(patience):
-			return reached, strayError{fmt.Errorf("stream %s ends at %d, and the log at %d: "+
-				"somebody else publishes to the stream",
-				forwarder.config.stream, end, reached.sequence)}
+			return reached, stray("stream %s ends at %d, and the log at %d: somebody else "+
+				"publishes to the stream", forwarder.config.stream, end, reached.sequence)
 		case len(batch.messages) == 0:
 			forwarder.log.Wait(stop)
 			continue
@@ -157,11 +152,11 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) (place, error
 			return reached, err
 		}
 		reached, patience = next, time.Now().Add(logPatience)
-		if isThere {
-			*forwarder.place = reached
-			err = forwarder.save(saveInterval)
+		if !isThere {
+			continue
 		}
-		if err != nil {
+		*forwarder.place = reached
+		if err := forwarder.save(saveInterval); err != nil {
 			return reached, err
 		}
 	}
@@ -174,16 +169,15 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) (place, error
 func (forwarder *forwarder) compare(place *place) (isThere bool, err error) {
 	name := fmt.Sprintf("message %d of stream %s", place.sequence, forwarder.config.stream)
 	stored, err := forwarder.stored(place.sequence)
-	switch hash := stored.hash(); {
+	switch hash := hash(stored.Subject, stored.Data); {
 	case err != nil || hash == place.hash:
 		return true, err
 	case hash != unknown:
-		return true, strayError{fmt.Errorf("%s, %d bytes for %s, is not the log's: "+
-			"somebody else publishes to the stream, or it was recreated",
-			name, len(stored.Data), stored.Subject)}
+		return true, stray("%s, %d bytes for %s, is not the log's: somebody else publishes to the "+
+			"stream, or it was recreated", name, len(stored.Data), stored.Subject)
 	case place.sequence > forwarder.last && !forwarder.doubt:
-		return false, strayError{fmt.Errorf("%s was removed, and was not sent "+
-			"from the log: somebody else publishes to the stream", name)}
+		return false, stray("%s was removed, and was not sent from the log: "+
+			"somebody else publishes to the stream", name)
 	}
 	return false, nil
 }

@@ -20,6 +20,11 @@ const (
 // strayError says what the stream has that is not from the log, or what it has lost.
 type strayError struct{ error }
 
+// stray returns a strayError.
+func stray(format string, arguments ...any) error {
+	return strayError{fmt.Errorf(format, arguments...)}
+}
+
 // advise returns err, an error that ends the forwarder, with what an operator can do about it.
 func advise(err error) error {
 	switch {
@@ -33,47 +38,46 @@ func advise(err error) error {
 
 // seek sets the state to the place of the log that -seek says, and to the stream's end. It says so
 // on stdout.
-func (forwarder *forwarder) seek(stop context.Context, stdout io.Writer) error {
-	if err := forwarder.open(); err != nil {
+func (forwarder *forwarder) seek(stop context.Context, stdout io.Writer) (err error) {
+	if forwarder.connection, err = forwarder.client.Connect(); err != nil {
 		return fmt.Errorf("%s: %w", forwarder.config.servers, err)
 	}
 	defer forwarder.connection.Close()
-	end := forwarder.stream.State.LastSeq
-	position, err := forwarder.target(stop)
+	if err := forwarder.look(); err != nil {
+		return err
+	}
+	var next place
+	switch forwarder.config.seek {
+	case "start":
+		next.position, err = forwarder.log.Start()
+	case "end":
+		next.position, err = forwarder.log.End()
+		if errors.Is(err, fs.ErrNotExist) { // without a log, this is its start
+			err = nil
+		}
+	case "here":
+		next.position, err = forwarder.here(stop)
+	}
 	if err != nil {
 		return err
 	}
-	last, err := forwarder.stored(end)
+	next.sequence = forwarder.end()
+	last, err := forwarder.stored(next.sequence)
 	if err != nil {
 		return err
 	}
-	forwarder.log.Seek(position)
+	next.hash = hash(last.Subject, last.Data)
+	forwarder.log.Seek(next.position)
 	if _, err := forwarder.log.Next(); err != nil { // so that save syncs the log up to there
 		return err
 	}
-	forwarder.place = &place{position: position, sequence: end, hash: last.hash()}
+	forwarder.place = &next
 	if err := forwarder.save(0); err != nil {
 		return err
 	}
 	fmt.Fprintf(stdout, "%s continues at %v, and after message %d of stream %s\n",
-		forwarder.config.state, position, end, forwarder.config.stream)
+		forwarder.config.state, next.position, next.sequence, forwarder.config.stream)
 	return nil
-}
-
-// target returns the place of the log that -seek says. Without a log, this is its start.
-func (forwarder *forwarder) target(stop context.Context) (position follow.Position, err error) {
-	switch forwarder.config.seek {
-	case "start":
-		position, err = forwarder.log.Start()
-	case "end":
-		position, err = forwarder.log.End()
-	case "here":
-		return forwarder.here(stop)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	return position, err
 }
 
 // here returns the position in the log after the last message that the stream has in a row from
@@ -85,14 +89,17 @@ func (forwarder *forwarder) here(stop context.Context) (none follow.Position, er
 	if forwarder.place == nil {
 		return none, fmt.Errorf("%s has no position%s", forwarder.config.state, elsewhere)
 	}
+	if _, err := forwarder.log.End(); err != nil { // there must be a log
+		return none, err
+	}
 	position := forwarder.place.position
 	found, err := forwarder.log.Recover(position)
 	if err != nil {
 		return none, err
 	}
 	if found != position {
-		return none, fmt.Errorf("%s: the position is lost (%v)%s",
-			forwarder.config.log, position, elsewhere)
+		return none, advise(&follow.LostError{Log: forwarder.config.log, Position: position,
+			Why: "the log does not have it"})
 	}
 	reached, err := forwarder.find(stop)
 	switch first := forwarder.place.sequence + 1; {

@@ -228,6 +228,7 @@ func TestSeekWithoutLog(t *testing.T) {
 		engine.publish("mbus.stray", "stray")
 		source.shell("mv mbus.log away")
 		engine.seek(source, place, "continues at the start of the log", "after message 1 of stream")
+		engine.forward(source, "-seek", "here").expect(1, "mbus.log: file does not exist")
 		source.shell("mv away mbus.log")
 		source.write(10)
 		process := engine.forward(source)

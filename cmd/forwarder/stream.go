@@ -30,18 +30,6 @@ func (forwarder *forwarder) away(err error) error {
 	return awayError{err}
 }
 
-// open connects, and looks at the stream. After an error there is no connection.
-func (forwarder *forwarder) open() (err error) {
-	if forwarder.connection, err = forwarder.client.Connect(); err != nil {
-		return awayError{err}
-	}
-	if err := forwarder.look(); err != nil {
-		forwarder.connection.Close()
-		return err
-	}
-	return nil
-}
-
 // ask sends a request to the stream's API, and loads the answer into answer. If the engine
 // refuses the request, the error is a jetstream.APIError.
 func (forwarder *forwarder) ask(operation, request string, answer any) error {
@@ -76,6 +64,11 @@ func (forwarder *forwarder) look() error {
 	return unfit(&forwarder.stream.Config, name, prefix)
 }
 
+// end returns the last sequence of the stream when look asked last.
+func (forwarder *forwarder) end() uint64 {
+	return forwarder.stream.State.LastSeq
+}
+
 // unfit returns an error if a stream of this configuration can't have the log's messages below
 // prefix. The error shows the command that corrects it. Without AllowAtomicPublish, or with a
 // server older than 2.12, the stream would store each message of a batch by itself.
@@ -83,6 +76,9 @@ func unfit(config *jetstream.StreamConfig, name, prefix string) error {
 	isCovered := slices.ContainsFunc(config.Subjects, func(pattern string) bool {
 		return covers(pattern, prefix)
 	})
+	correct := func(why, flags string) error {
+		return fmt.Errorf("stream %s %s: nats stream edit %s %s", name, why, name, flags)
+	}
 	switch {
 	case config.Sealed:
 		return fmt.Errorf("stream %s takes no messages (sealed): use another stream", name)
@@ -90,17 +86,15 @@ func unfit(config *jetstream.StreamConfig, name, prefix string) error {
 		return fmt.Errorf("stream %s takes only counts (allow_msg_counter): use another stream",
 			name)
 	case config.SubjectTransform != nil:
-		return fmt.Errorf("stream %s changes subjects (subject_transform): "+
-			"nats stream edit %s --no-transform", name, name)
+		return correct("changes subjects (subject_transform)", "--no-transform")
 	case !config.AllowAtomicPublish:
-		return fmt.Errorf("stream %s takes no atomic batches, "+
-			"which need nats-server 2.12 or later: nats stream edit %s --allow-batch", name, name)
+		return correct("takes no atomic batches, which need nats-server 2.12 or later",
+			"--allow-batch")
 	case config.NoAck:
-		return fmt.Errorf("stream %s acknowledges nothing: nats stream edit %s --ack", name, name)
+		return correct("acknowledges nothing", "--ack")
 	case !isCovered:
-		return fmt.Errorf("stream %s does not take all subjects below -prefix %s: "+
-			"correct the prefix, or nats stream edit %s --subjects '%s,%s>'",
-			name, prefix, name, strings.Join(config.Subjects, ","), prefix)
+		return correct(fmt.Sprintf("does not take all subjects below -prefix %s", prefix),
+			fmt.Sprintf("--subjects '%s,%s>'", strings.Join(config.Subjects, ","), prefix))
 	}
 	return nil
 }
