@@ -123,6 +123,21 @@ var troubles = []trouble{
 			source.write(5)
 			return source.numbers(10), -1
 		}},
+	{"a stream that was recreated, and a position that is lost", "it ends at 0, and ended at 10",
+		func(engine *engine, source *source, stream jetstream.Stream) ([]int, int) {
+			source.write(10)
+			forwardAll(engine, source, stream)
+			if err := engine.jetStream().DeleteStream(engine.t.Context(), "ORDERS"); err != nil {
+				engine.t.Fatal(err)
+			}
+			engine.stream(jetstream.StreamConfig{})
+			source.shell("rm mbus.log")
+			source.log++
+			source.number = 0
+			source.open(0)
+			source.write(5)
+			return source.numbers(10), -1
+		}},
 	{"removed messages of somebody else's", "message 21 of stream ORDERS, 5 bytes for mbus.stray",
 		func(engine *engine, source *source, stream jetstream.Stream) ([]int, int) {
 			source.write(10)
