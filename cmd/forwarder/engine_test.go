@@ -339,7 +339,10 @@ func awaitFirst(t *testing.T, source *source) {
 // awaitState waits until a state has a place. A session saves one before it sends.
 func awaitState(t *testing.T, path string) {
 	t.Helper()
-	bustest.Until(t, "a place in the state", func() bool { _, found := saved(t, path); return found })
+	bustest.Until(t, "a place in the state", func() bool {
+		_, found := saved(t, path)
+		return found
+	})
 }
 
 // sequence returns the sequence in the state of a source, and whether it has one.

@@ -149,5 +149,6 @@ func (site *site) addMachine(host int, forward string) {
 	})
 	forward = strings.ReplaceAll(forward, "HOST1", fmt.Sprint("HOST", host))
 	site.start(directory, strings.ReplaceAll(forward, "host1", fmt.Sprint("host", host)))
-	site.run(fmt.Sprintf("./build/producer -port %s -topic orders -message order%d", site.port, host))
+	site.run(fmt.Sprintf("./build/producer -port %s -topic orders -message order%d",
+		site.port, host))
 }

@@ -266,7 +266,8 @@ func TestSeekFails(t *testing.T) {
 	was := source.readState()
 	engine.forward(source, "-seek", "start", "-url", "nats://"+bustest.FreeAddress(t)).
 		expect(1, "nats://127.0.0.1:", "no servers available")
-	engine.forward(source, "-seek", "start", "-stream", "OTHER").expect(1, "there is no stream OTHER")
+	engine.forward(source, "-seek", "start", "-stream", "OTHER").
+		expect(1, "there is no stream OTHER")
 	if !bytes.Equal(source.readState(), was) {
 		t.Error("the state has changed")
 	}

@@ -162,7 +162,8 @@ func TestLostPlace(t *testing.T) {
 	source.write(20)
 	why := fmt.Sprintf("bytes %d to %d of file 1 are missing", size, size+10)
 	engine.forward(source).expect(1, why, "the position is lost", "-seek start", "-seek end")
-	engine.forward(source, "-seek", "here").expect(1, "the position is lost", "-seek start", "-seek end")
+	engine.forward(source, "-seek", "here").
+		expect(1, "the position is lost", "-seek start", "-seek end")
 	engine.seek(source, "start", "offset 0 of file 2", "after message 100")
 	forwardAll(engine, source, stream)
 	compare(t, stream, source.count)

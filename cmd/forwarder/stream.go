@@ -93,8 +93,9 @@ func unfit(config *jetstream.StreamConfig, name, prefix string) error {
 	case config.NoAck:
 		return correct("acknowledges nothing", "--ack")
 	case !isCovered:
-		return correct(fmt.Sprintf("does not take all subjects below -prefix %s", prefix),
-			fmt.Sprintf("--subjects '%s,%s>'", strings.Join(config.Subjects, ","), prefix))
+		return fmt.Errorf("stream %s does not take all subjects below -prefix %s: "+
+			"correct the prefix, or nats stream edit %s --subjects '%s,%s>'",
+			name, prefix, name, strings.Join(config.Subjects, ","), prefix)
 	}
 	return nil
 }

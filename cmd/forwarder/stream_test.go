@@ -17,36 +17,41 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// For a stream with an unfit configuration, the error shows the command that corrects it.
+// unfits are streams that can't have the log's messages, with the error.
+var unfits = []struct {
+	config jetstream.StreamConfig
+	want   string
+}{
+	{jetstream.StreamConfig{Subjects: []string{"mbus.>"}},
+		"takes no atomic batches, which need nats-server 2.12 or later: " +
+			"nats stream edit ORDERS --allow-batch"},
+	{jetstream.StreamConfig{
+		Subjects: []string{"mbus.>"}, AllowAtomicPublish: true, NoAck: true},
+		"acknowledges nothing: nats stream edit ORDERS --ack"},
+	{jetstream.StreamConfig{Subjects: []string{"mbus.*", "other"}, AllowAtomicPublish: true},
+		"does not take all subjects below -prefix mbus.: " +
+			"correct the prefix, or nats stream edit ORDERS --subjects 'mbus.*,other,mbus.>'"},
+	{jetstream.StreamConfig{Subjects: []string{"mbus.>"}, AllowAtomicPublish: true,
+		SubjectTransform: &jetstream.SubjectTransformConfig{
+			Source: "mbus.>", Destination: "other.>"}},
+		"changes subjects (subject_transform): nats stream edit ORDERS --no-transform"},
+	{jetstream.StreamConfig{
+		Subjects: []string{"mbus.>"}, AllowAtomicPublish: true, AllowMsgCounter: true},
+		"takes only counts (allow_msg_counter): use another stream"},
+	{jetstream.StreamConfig{Subjects: []string{"mbus.>"}, AllowAtomicPublish: true,
+		Sealed: true},
+		"takes no messages (sealed): use another stream"},
+}
+
+// For a stream with an unfit configuration, the error shows the command that corrects it, or the
+// setting.
 func TestUnfitStream(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	source.write(10)
 	engine.forward(source).expect(1, "nats stream add ORDERS --subjects 'mbus.>' --allow-batch")
 	client := engine.jetStream()
-	for _, test := range []struct {
-		config jetstream.StreamConfig
-		want   string
-	}{
-		{jetstream.StreamConfig{Subjects: []string{"mbus.>"}},
-			"takes no atomic batches, which need nats-server 2.12 or later: " +
-				"nats stream edit ORDERS --allow-batch"},
-		{jetstream.StreamConfig{
-			Subjects: []string{"mbus.>"}, AllowAtomicPublish: true, NoAck: true},
-			"acknowledges nothing: nats stream edit ORDERS --ack"},
-		{jetstream.StreamConfig{Subjects: []string{"mbus.*", "other"}, AllowAtomicPublish: true},
-			"does not take all subjects below -prefix mbus.: " +
-				"nats stream edit ORDERS --subjects 'mbus.*,other,mbus.>'"},
-		{jetstream.StreamConfig{Subjects: []string{"mbus.>"}, AllowAtomicPublish: true,
-			SubjectTransform: &jetstream.SubjectTransformConfig{
-				Source: "mbus.>", Destination: "other.>"}},
-			"changes subjects (subject_transform): nats stream edit ORDERS --no-transform"},
-		{jetstream.StreamConfig{
-			Subjects: []string{"mbus.>"}, AllowAtomicPublish: true, AllowMsgCounter: true},
-			"takes only counts (allow_msg_counter): use another stream"},
-		{jetstream.StreamConfig{Subjects: []string{"mbus.>"}, AllowAtomicPublish: true, Sealed: true},
-			"takes no messages (sealed): use another stream"},
-	} {
+	for _, test := range unfits {
 		test.config.Name = "ORDERS"
 		isSealed := test.config.Sealed
 		test.config.Sealed = false // no stream can be made so
@@ -73,7 +78,8 @@ func TestUnfitStream(t *testing.T) {
 func TestJetStreamOff(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ jetStream, others, want string }{
-		{"enabled: false", "", "JetStream is off, not there for this account, or without stream ORDERS"},
+		{"enabled: false", "",
+			"JetStream is off, not there for this account, or without stream ORDERS"},
 		{"", `accounts { A { users: [{user: a, password: a}] }
 			B { jetstream: enabled, users: [{user: b, password: b}] } }`,
 			"JetStream not enabled for account"},
@@ -208,8 +214,8 @@ func TestForeignWorkedOff(t *testing.T) {
 	if state, _ := state(stream); state.LastSeq != 21 {
 		t.Errorf("the stream ends at %d", state.LastSeq)
 	}
-	engine.forward(source, "-seek", "here").expect(1, "has removed its messages 21 to 21, which may "+
-		"be the log's", "-seek start", "-seek end")
+	engine.forward(source, "-seek", "here").expect(1,
+		"has removed its messages 21 to 21, which may be the log's", "-seek start", "-seek end")
 	process = engine.forward(source)
 	process.says("stream ORDERS has removed its messages 21 to 21, which could not be compared: " +
 		"they count as the log's")
