@@ -158,8 +158,13 @@ func TestLogCantBeOpened(t *testing.T) {
 				if err == nil || err.Error() != reason || stored.drainer.log.isPermanent(err) {
 					t.Fatalf("Drain returns %v, want %s", err, reason)
 				}
-				stored.drainer.complaining.Lock() // waits for standard error
-				stored.drainer.complaining.Unlock()
+				bustest.Until(t, "standard error", func() bool {
+					if !stored.drainer.complaining.TryLock() {
+						return false
+					}
+					stored.drainer.complaining.Unlock()
+					return true
+				})
 				if unwritten(stored.Broker) != kept {
 					t.Errorf("%d messages of %d count as queued", unwritten(stored.Broker), kept)
 				}
