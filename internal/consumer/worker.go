@@ -80,9 +80,9 @@ func (worker *worker) flush(bool) error {
 	return worker.failed
 }
 
-// run runs the command once. The attempt counts the runs for this message from 1. The command reads the data from an unlinked file and not from a
-// pipe: if the consumer were killed, a pipe would end early, and the command would take a part
-// of the data for all of it.
+// run runs the command once. The attempt counts the runs for this message from 1. The command reads
+// the data from a file without a name, and not from a pipe: if the consumer were killed, a pipe
+// would end early, and the command would take a part of the data for all of it.
 func (worker *worker) run(message *message, attempt int) error {
 	input, err := osfile.CreateUnnamed(os.TempDir(), inputPrefix)
 	if err != nil {
@@ -97,8 +97,9 @@ func (worker *worker) run(message *message, attempt int) error {
 	process := exec.Command(command[0], command[1:]...)
 	process.Stdin = input
 	process.Stdout, process.Stderr = worker.config.Output, worker.config.Errors
-	process.Env = append(os.Environ(), "MBUS_TOPIC="+message.Topic, "MBUS_TIME="+string(message.appendTime(nil)),
-		"MBUS_ID="+message.id, "MBUS_ATTEMPT="+strconv.Itoa(attempt))
+	process.Env = append(os.Environ(), "MBUS_TOPIC="+message.Topic,
+		"MBUS_TIME="+string(message.appendTime(nil)), "MBUS_ID="+message.id,
+		"MBUS_ATTEMPT="+strconv.Itoa(attempt))
 	if err := process.Run(); err != nil {
 		return fmt.Errorf("%s: %w", command[0], err)
 	}

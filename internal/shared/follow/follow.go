@@ -107,8 +107,8 @@ type view struct {
 }
 
 // New returns a Follower of the log at path. The log may not exist yet. The Follower reports
-// lines for the user, without a line feed: which files it leaves out at the start of the log, and that
-// the log is still missing after 5 seconds.
+// lines for the user, without a line feed: which files it leaves out at the start of the log, and
+// that the log is still missing after 5 seconds.
 func New(path string, report func(line string)) *Follower {
 	return &Follower{
 		path: path, report: report, syncFile: osfile.Sync, patience: patience,
