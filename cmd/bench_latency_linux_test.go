@@ -93,10 +93,9 @@ func ours(t *testing.T) []*route {
 	}
 }
 
-// receivers returns the routes through the peers whose server and command are on the PATH. Each
-// message is sent over a connection that is there already.
-func receivers(t *testing.T) (routes []*route) {
-	commands := map[string]func(port string) *exec.Cmd{
+// receivers returns for each peer the command that receives the messages on its port.
+func receivers() map[string]func(port string) *exec.Cmd {
+	return map[string]func(port string) *exec.Cmd{
 		"redis-server": func(port string) *exec.Cmd {
 			return exec.Command("redis-cli", "-p", port, "subscribe", "topic")
 		},
@@ -107,25 +106,31 @@ func receivers(t *testing.T) (routes []*route) {
 			return exec.Command("mosquitto_sub", "-p", port, "-t", "topic")
 		},
 	}
-	formats := map[string]func(message string) string{
-		"redis-server": func(message string) string {
-			return fmt.Sprintf("*3\r\n$7\r\nPUBLISH\r\n$5\r\ntopic\r\n$%d\r\n%s\r\n",
-				len(message), message)
-		},
-		"nats-server": func(message string) string {
-			return fmt.Sprintf("PUB topic %d\r\n%s\r\n", len(message), message)
-		},
-		"mosquitto": func(message string) string { // at QoS 0
-			return fmt.Sprintf("\x30%c\x00\x05topic%s", 7+len(message), message)
-		},
+}
+
+// request returns what sends a message to a peer, without an acknowledgement.
+func request(program, message string) string {
+	switch size := len(message); program {
+	case "redis-server":
+		return fmt.Sprintf("*3\r\n$7\r\nPUBLISH\r\n$5\r\ntopic\r\n$%d\r\n%s\r\n", size, message)
+	case "nats-server":
+		return fmt.Sprintf("PUB topic %d\r\n%s\r\n", size, message)
+	default: // mosquitto, at QoS 0
+		return fmt.Sprintf("\x30%c\x00\x05topic%s", 7+size, message)
 	}
+}
+
+// theirs returns the routes through the peers whose server and command are on the PATH. Each
+// message is sent over a connection that is there already.
+func theirs(t *testing.T) (routes []*route) {
+	commands := receivers()
 	for _, peer := range peers() {
 		receive, isNew := commands[peer.program]
 		delete(commands, peer.program) // Redis is in the list twice
-		path, err := exec.LookPath(peer.program)
 		if !isNew {
 			continue
 		}
+		path, err := exec.LookPath(peer.program)
 		if err == nil {
 			_, err = exec.LookPath(receive("").Args[0])
 		}
@@ -136,9 +141,8 @@ func receivers(t *testing.T) (routes []*route) {
 		connection := peer.run(t, path)
 		go io.Copy(io.Discard, connection)
 		_, port, _ := net.SplitHostPort(connection.RemoteAddr().String())
-		format := formats[peer.program]
 		routes = append(routes, newRoute(t, peer.program+" and its command", receive(port),
-			func(message string) { io.WriteString(connection, format(message)) }))
+			func(message string) { io.WriteString(connection, request(peer.program, message)) }))
 	}
 	return routes
 }
@@ -149,7 +153,7 @@ func TestLatency(t *testing.T) {
 	if os.Getenv("MBUS_BENCH") == "" {
 		t.Skip("make bench runs this")
 	}
-	routes := append(ours(t), receivers(t)...)
+	routes := append(ours(t), theirs(t)...)
 	for number := range 300 {
 		for _, route := range routes {
 			pause(5 * time.Millisecond)

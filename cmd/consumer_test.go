@@ -92,7 +92,7 @@ func TestConsumerStatuses(t *testing.T) {
 		status, stdout, stderr := consume(t, store.with(append(from, "-end")...)...)
 		if status != 1 || stdout != "" || !strings.HasPrefix(stderr, "consumer: "+store.log+
 			": the position is lost (") || !strings.HasSuffix(stderr,
-			": it is another log now, 0000000000000000: "+
+			": it is another log now, and its first line does not say which: "+
 				"-seek next, start or end must set the state first\n") {
 			t.Errorf("%q: status %d, wrote %q, said %s", from, status, stdout, stderr)
 		}
@@ -111,7 +111,7 @@ func TestConsumerOfAnotherLog(t *testing.T) {
 	status, stdout, stderr := consume(t, "-log", store.log, "-end", "-from", "start",
 		"--", "sh", "-c", script, other, store.log)
 	if status != 1 || strings.Contains(stdout, "other") || len(stdout) > 1000*len("xxxxx\n") ||
-		!strings.HasSuffix(stderr, ": it is another log now, 0000000000000000\n") {
+		!strings.HasSuffix(stderr, ": it is another log now, and its first line does not say which\n") {
 		t.Errorf("status %d, wrote %d bytes, said %s", status, len(stdout), stderr)
 	}
 }

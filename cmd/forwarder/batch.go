@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"runtime"
 	"strconv"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -63,13 +61,11 @@ func (forwarder *forwarder) read(batch *batch, count int) error {
 			batch.size += len(data)
 		}
 	}
-	if batch.isLarge() {
-		runtime.GC() // frees the batch before this one, which may be as large
-	}
 	return nil
 }
 
-// deliver sends messages as one batch, or as several smaller ones if the engine refuses it.
+// deliver sends messages as one batch, or as several smaller ones if the engine refuses it. If the
+// reason may be an unanswered batch, it returns the refusal for a wrong sequence.
 func (forwarder *forwarder) deliver(messages []*nats.Msg) error {
 	for first := 0; first < len(messages); {
 		count := min(len(messages)-first, forwarder.limit)
@@ -77,28 +73,36 @@ func (forwarder *forwarder) deliver(messages []*nats.Msg) error {
 		refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
 		isTooLarge := errors.Is(err, nats.ErrMaxPayload) ||
 			isRefusal && refusal.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum
-		isMisplaced := isRefusal && refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
 		switch {
 		case err == nil:
 			first += count
 			forwarder.acknowledged(count)
-		case isMisplaced && !forwarder.doubt:
-			return fmt.Errorf("stream %s should end at %d: %w: "+
-				"somebody else publishes to the stream, or it was recreated",
-				forwarder.config.stream, forwarder.last, refusal)
-		case count > 1 && (isTooLarge || isRefusal && !isMisplaced):
+		case isMisplaced(err) && !forwarder.doubt:
+			return stray("stream %s should end at %d: %w: somebody else publishes to the stream, "+
+				"or it was recreated", forwarder.config.stream, forwarder.last, refusal)
+		case isMisplaced(err):
+			return err
+		case count > 1 && (isTooLarge || isRefusal):
 			forwarder.limit = count / 2
 		case isTooLarge:
 			return fmt.Errorf("message %d after offset %d of %s is too large for the engine: "+
 				"%d bytes for %s, and headers; max_payload is %d, max_msg_size %d (-1: no limit)",
 				first+1, forwarder.place.position.Offset, forwarder.config.log,
 				len(messages[first].Data), messages[first].Subject,
-				forwarder.connection.MaxPayload(), forwarder.stream.CachedInfo().Config.MaxMsgSize)
+				forwarder.connection.MaxPayload(), forwarder.stream.Config.MaxMsgSize)
 		default:
 			return forwarder.away(err)
 		}
 	}
 	return nil
+}
+
+// isMisplaced reports whether err is the refusal of a batch because the stream does not end where
+// the batch begins. A replicated stream has an error code of its own for it.
+func isMisplaced(err error) bool {
+	refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
+	return isRefusal && (refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+		refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }
 
 // acknowledged counts messages that the stream has stored. It lets batches grow again, and
@@ -107,11 +111,7 @@ func (forwarder *forwarder) acknowledged(count int) {
 	forwarder.last += uint64(count)
 	forwarder.doubt = false // an older batch that is unanswered can't be stored any more
 	forwarder.limit = min(forwarder.limit+forwarder.limit/10+1, maxMessages)
-	if !forwarder.failed.IsZero() {
-		forwarder.report("%s: back after %s",
-			forwarder.config.servers, time.Since(forwarder.failed).Round(time.Second))
-		forwarder.failed = time.Time{}
-	}
+	forwarder.back()
 }
 
 // send sends messages as one atomic batch, and waits for the answer. The stream stores all of

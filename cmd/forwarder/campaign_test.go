@@ -37,7 +37,13 @@ func TestKillWorkQueue(t *testing.T) {
 	stream := engine.stream(jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy})
 	worker := work(t, stream)
 	killUnderLoad(engine, source)
-	finish(engine, source, stream)
+	process := engine.forward(source)
+	await(t, stream, source.count, process)
+	process.Signal(syscall.SIGTERM)
+	if status, said := process.Wait(), process.Stderr.String(); status != 0 ||
+		said != "" && !strings.Contains(said, "they count as the log's") {
+		t.Errorf("status %d; it said:\n%s", status, said)
+	}
 	worker.compare(t, source.count)
 }
 
@@ -72,13 +78,12 @@ func TestTerminate(t *testing.T) {
 	stops := bustest.LongOrShort(100, 10)
 	for range stops {
 		process := engine.forward(source)
-		awaitSession(t, source.path+"_state")
+		awaitProgress(t, stream, process)
 		time.Sleep(rand.N(100 * time.Millisecond)) // the moment
 		process.stop()
-		sequence, pending := source.sequence()
-		if state, _ := state(stream); pending || state.LastSeq != sequence {
-			t.Fatalf("the stream ends at %d, the state has %d, pending: %v",
-				state.LastSeq, sequence, pending)
+		sequence, _ := source.sequence()
+		if state, _ := state(stream); state.LastSeq != sequence {
+			t.Fatalf("the stream ends at %d, the state has %d", state.LastSeq, sequence)
 		}
 	}
 	stop()
@@ -201,7 +206,7 @@ func TestAwayWhileIdle(t *testing.T) {
 	engine, source := newEngine(t), newSource(t)
 	engine.stream(jetstream.StreamConfig{})
 	process := engine.forward(source)
-	awaitSession(t, source.path+"_state")
+	awaitState(t, source.path+"_state")
 	engine.process.Kill()
 	process.says(engine.url + ": disconnected: ")
 	process.stop("; retrying")

@@ -336,33 +336,35 @@ func awaitFirst(t *testing.T, source *source) {
 	})
 }
 
-// awaitSession waits until a state is pending. A state that is new, or that a stop has saved,
-// is not; a session saves it as pending before it sends.
-func awaitSession(t *testing.T, path string) {
+// awaitState waits until a state has a place. A session saves one before it sends.
+func awaitState(t *testing.T, path string) {
 	t.Helper()
-	bustest.Until(t, "a session", func() bool { _, pending := saved(t, path); return pending })
+	bustest.Until(t, "a place in the state", func() bool {
+		_, found := saved(t, path)
+		return found
+	})
 }
 
-// sequence returns the sequence in the state of a source, and whether the state is pending.
-func (source *source) sequence() (sequence uint64, pending bool) {
+// sequence returns the sequence in the state of a source, and whether it has one.
+func (source *source) sequence() (sequence uint64, found bool) {
 	source.t.Helper()
 	return saved(source.t, source.path+"_state")
 }
 
-// saved returns the sequence in a state, and whether the state is pending.
-func saved(t *testing.T, path string) (sequence uint64, pending bool) {
+// saved returns the sequence in a state, and whether it has one.
+func saved(t *testing.T, path string) (sequence uint64, found bool) {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
-	line := regexp.MustCompile(`save (\d+) .*sequence (\d+) message \w+ pending (true|false)`)
+	line := regexp.MustCompile(`save (\d+) .*sequence (\d+) message \w+ `)
 	newest := 0
 	for _, match := range line.FindAllStringSubmatch(string(text), -1) {
 		if save, _ := strconv.Atoi(match[1]); save >= newest {
-			newest, pending = save, match[3] == "true"
+			newest = save
 			sequence, _ = strconv.ParseUint(match[2], 10, 64)
 		}
 	}
-	return sequence, pending
+	return sequence, newest > 0
 }

@@ -57,7 +57,7 @@ func TestSyncBeforeSending(t *testing.T) {
 		}
 		return first + at
 	}
-	saved, first := find(0, `pwrite64\(.* pending true`), find(0, `write\(.*HPUB `)
+	saved, first := find(0, `pwrite64\(.*sequence 0 message unknown `), find(0, `write\(.*HPUB `)
 	if saved > first {
 		t.Errorf("saved as event %d, sent as %d", saved, first)
 	}

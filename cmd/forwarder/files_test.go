@@ -103,6 +103,7 @@ func TestEarlierState(t *testing.T) {
 	}
 	source.write(100)
 	forwardAll(engine, source, stream)
+	// Its state says whether a batch was sent after the place.
 	form := regexp.MustCompile(`offset (\d+) log 0+ file 0 hash ([0-9a-f]+) note (.*)`)
 	line := form.FindSubmatch(source.readState()[384:])
 	if line == nil {
@@ -110,7 +111,7 @@ func TestEarlierState(t *testing.T) {
 	}
 	var state []byte
 	for save := range 2 {
-		text := fmt.Sprintf("mbus forwarder save %d offset %s time 0 hash %s note %s",
+		text := fmt.Sprintf("mbus forwarder save %d offset %s time 0 hash %s note %s pending true",
 			save+1, line[1], line[2], bytes.TrimSpace(line[3][:90]))
 		text = fmt.Sprintf("%-246s", text)
 		state = fmt.Appendf(state, "%s %08x\n", text, crc32.ChecksumIEEE([]byte(text)))

@@ -9,21 +9,18 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"os/signal"
-	"regexp"
 	"runtime/debug"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"mbus/internal/shared/command"
 	"mbus/internal/shared/follow"
-	"mbus/internal/shared/logfile"
+	"mbus/internal/shared/logline"
 )
 
 // help is the answer to -h.
@@ -37,13 +34,14 @@ const help = `usage: mbus-forwarder -log FILE -state FILE -stream NAME [flags]
                      machine can see a password in it (default nats://127.0.0.1:4222)
   -creds FILE        use the credentials in this file
   -ca FILE           trust the certificates in this file, and use TLS
-  -from PLACE        without a valid position, begin at this place of the log: start or end
+  -seek PLACE        set the state to the stream's end and to this place of the log, and exit:
+                     start, end, or here, which is after the last message that the stream has
   -timeout DURATION  time limit for connecting and each answer: a duration above 0 (default 30s)
   -version           print the version and exit
   -h                 print this and exit
 
 exit status:
-  0  stopped by SIGTERM, SIGINT or SIGHUP
+  0  stopped by SIGTERM, SIGINT or SIGHUP, or the state is set
   1  could not continue; one line says why, and what to do
   2  wrong arguments; one line says what would be right
 
@@ -52,17 +50,29 @@ examples:
   mbus-forwarder -log mbus.log -state state -stream HOST1 -prefix mbus.host1. -url tls://nats
 `
 
-// stopPatience is how long a stop waits for an answer of the engine. Then it ends the process,
-// which loses nothing: the next start finds its place in the same way as after a kill.
-const stopPatience = 3 * time.Second
+const (
+	// memoryLimit and gcPercent keep resident memory under 64 MiB and three times the longest
+	// line. The rest is for the program itself and for what the runtime can't free at once.
+	memoryLimit = 40 << 20
+	gcPercent   = 100
+
+	// stopPatience is how long a stop waits for an answer of the engine. Then it ends the
+	// process, which loses nothing: the next start finds its place in the same way as after a
+	// kill.
+	stopPatience = 3 * time.Second
+
+	// minPause and maxPause limit the pause after a session that failed.
+	minPause = time.Second
+	maxPause = 30 * time.Second
+)
 
 func main() {
 	debug.SetTraceback("crash") // a crash is SIGABRT, so that status 2 is wrong usage alone
 	os.Exit(run(os.Args, os.Stdout, os.Stderr))
 }
 
-// run is the command. It returns the exit status: 0 after a signal to stop, 1 if the forwarder
-// can't continue, 2 if the arguments are wrong. arguments[0] is the path of the command.
+// run is the command. It returns the exit status: 0 after a signal to stop or a -seek, 1 if the
+// forwarder can't continue, 2 if the arguments are wrong. arguments[0] is the path of the command.
 func run(arguments []string, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard error must not end the forwarder
 	stop := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
@@ -75,22 +85,22 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	if err := cmp.Or(command.Unexpected(flags, ""), config.validate()); err != nil {
 		return command.UsageError(flags, err, stderr)
 	}
-	debug.SetGCPercent(10) // a long line needs large buffers; little of them may be garbage
-	context.AfterFunc(stop, func() {
-		time.AfterFunc(stopPatience, func() { os.Exit(command.Success) })
-	})
+	command.SetMemory(memoryLimit, gcPercent)
 	report := func(format string, arguments ...any) {
 		command.Say(stderr, flags.Name(), fmt.Sprintf(format, arguments...))
 	}
-	if err := forward(stop, config, report); err != nil {
+	if err := forward(stop, config, stdout, report); err != nil {
 		report("%v", err)
 		return command.Failure
 	}
 	return command.Success
 }
 
-// forward forwards messages until stop ends. Its error is one that an operator must correct.
-func forward(stop context.Context, config *config, report func(string, ...any)) error {
+// forward forwards messages until stop ends, or sets the state if there is a -seek. Its error is
+// one that an operator must correct.
+func forward(
+	stop context.Context, config *config, stdout io.Writer, report func(string, ...any),
+) error {
 	client, err := config.client()
 	if err != nil {
 		return err
@@ -103,108 +113,158 @@ func forward(stop context.Context, config *config, report func(string, ...any)) 
 	log := follow.New(config.log, func(line string) { report("%s", line) })
 	defer log.Close()
 	forwarder := &forwarder{
-		config: config, report: report, client: client, log: log, state: state, limit: maxMessages,
+		config: config, report: report, client: client, log: log, state: state,
+		doubt: true, limit: maxMessages,
+	}
+	if config.seek != "" {
+		return forwarder.seek(stop, stdout)
 	}
 	if err := forwarder.load(); err != nil {
 		return err
 	}
+	context.AfterFunc(stop, func() {
+		time.AfterFunc(stopPatience, func() { os.Exit(command.Success) })
+	})
 	return forwarder.run(stop)
 }
 
-// config has the values of the flags of the same names.
-type config struct {
-	log, state, stream, url, creds, ca, prefix, from string
+// forwarder sends the messages of a log to a stream. It works in sessions. Each session makes a
+// new connection, reads the stream's end, skips the messages that the stream has, and sends the
+// others until an error ends the session.
+type forwarder struct {
+	config *config
+	report func(format string, arguments ...any)
+	client nats.Options
+	log    *follow.Follower
+	parser logline.Parser
+	state  *follow.State
 
-	timeout time.Duration
+	connection *nats.Conn           // of this session
+	stream     jetstream.StreamInfo // when this session asked last
 
-	servers string // url without user names and passwords, for reports
+	place   *place // nil: there is none yet
+	saved   place  // the last one that this process saved
+	savedAt time.Time
+
+	// While deliver runs, only deliver uses these.
+	last   uint64    // the last sequence of the stream that this process knows
+	doubt  bool      // the stream may have messages of the log beyond last, or still store them
+	limit  int       // messages in one batch, at most
+	failed time.Time // the first error since the last acknowledgement; zero: none
 }
 
-// define adds the command's flags.
-func (config *config) define(flags *flag.FlagSet) {
-	flags.StringVar(&config.log, "log", "", "")
-	flags.StringVar(&config.state, "state", "", "")
-	flags.StringVar(&config.stream, "stream", "", "")
-	flags.StringVar(&config.prefix, "prefix", "mbus.", "")
-	flags.StringVar(&config.url, "url", nats.DefaultURL, "")
-	flags.StringVar(&config.creds, "creds", "", "")
-	flags.StringVar(&config.ca, "ca", "", "")
-	flags.StringVar(&config.from, "from", "", "")
-	config.timeout = 30 * time.Second
-	command.Duration(flags, &config.timeout, "timeout")
-}
-
-// validate checks the flags, and sets servers. Its error names a flag, its value and what would
-// be right.
-func (config *config) validate() error {
-	const maxPrefix = 255
-	prefix := regexp.MustCompile(`^([A-Za-z0-9_-]+\.)+$`)
-	switch {
-	case config.log == "":
-		return errors.New("-log is missing: must be the file of a broker's log")
-	case config.state == "":
-		return errors.New("-state is missing: must be a file to keep the position in")
-	case logfile.Belongs(config.state, config.log):
-		return fmt.Errorf("-state %s: must be another file than the log and its rotated files",
-			config.state)
-	case config.stream == "":
-		return errors.New("-stream is missing: must be the name of a stream")
-	case strings.ContainsAny(config.stream, " \t\r\n\f.*>/\\"):
-		return fmt.Errorf("-stream %q: must have no white space, dots, slashes, * or >",
-			config.stream)
-	case !prefix.MatchString(config.prefix) || len(config.prefix) > maxPrefix:
-		return fmt.Errorf("-prefix %q: must be letters, digits, _ and - with a dot at the end, "+
-			"such as mbus. or mbus.host1., at most %d bytes", config.prefix, maxPrefix)
-	case config.from != "" && config.from != "start" && config.from != "end":
-		return fmt.Errorf("-from %q: must be start or end", config.from)
-	case config.timeout <= 0:
-		return fmt.Errorf("-timeout %s: must be a duration above 0, such as 30s", config.timeout)
-	}
-	return config.setServers()
-}
-
-// setServers checks url, and sets servers. The error does not show url, which may have a
-// password.
-func (config *config) setServers() error {
-	schemes := []string{"nats", "tls", "ws", "wss"} // the client's
-	var servers []string
-	config.url = strings.ReplaceAll(config.url, " ", "") // as the client does
-	for i, text := range strings.Split(config.url, ",") {
-		if !strings.Contains(text, "://") {
-			text = "nats://" + text
+// run runs sessions until stop ends, or until an error that another session would repeat.
+func (forwarder *forwarder) run(stop context.Context) error {
+	for stop.Err() == nil {
+		err := forwarder.session(stop)
+		switch {
+		case errors.As(err, new(awayError)):
+			forwarder.pause(stop, err)
+		case stop.Err() == nil:
+			return cmp.Or(advise(err), forwarder.save(0))
 		}
-		server, err := url.Parse(text)
-		if err != nil || server.Hostname() == "" || !slices.Contains(schemes, server.Scheme) {
-			return fmt.Errorf("-url: server %d must be like nats://host:4222 or tls://host:4222",
-				i+1)
-		}
-		servers = append(servers, server.Scheme+"://"+server.Host)
 	}
-	config.servers = strings.Join(servers, ",")
+	return forwarder.save(0)
+}
+
+// pause waits before the next session: for the time since the first error, between minPause
+// and maxPause. It reports only the first error.
+func (forwarder *forwarder) pause(stop context.Context, err error) {
+	if forwarder.failed.IsZero() {
+		forwarder.failed = time.Now()
+		forwarder.report("%s: %v; retrying", forwarder.config.servers, err)
+	}
+	select {
+	case <-time.After(min(max(time.Since(forwarder.failed), minPause), maxPause)):
+	case <-stop.Done():
+	}
+}
+
+// back reports the end of an outage, if there was one.
+func (forwarder *forwarder) back() {
+	if !forwarder.failed.IsZero() {
+		forwarder.report("%s: back after %s",
+			forwarder.config.servers, time.Since(forwarder.failed).Round(time.Second))
+		forwarder.failed = time.Time{}
+	}
+}
+
+// session connects, finds the place, and forwards until an error or the end of stop.
+func (forwarder *forwarder) session(stop context.Context) (err error) {
+	if forwarder.connection, err = forwarder.client.Connect(); err != nil {
+		return awayError{err}
+	}
+	defer forwarder.connection.Close()
+	if err := forwarder.settle(stop); err != nil {
+		return err
+	}
+	var current batch
+	for stop.Err() == nil {
+		err := forwarder.read(&current, maxMessages)
+		switch {
+		case len(current.messages) > 0: // an error can wait: the next read returns it again
+			if current, err = forwarder.exchange(&current); isMisplaced(err) {
+				current, err = batch{}, forwarder.resolve(stop, err)
+			}
+		case err == nil && forwarder.connection.IsClosed():
+			err = forwarder.away(nats.ErrConnectionClosed)
+		case err == nil:
+			forwarder.place.position = current.end
+			err = forwarder.save(0)
+			forwarder.log.Wait(stop)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// client returns the options of the NATS client, and checks the files that they name. The
-// client does not reconnect by itself: after a lost connection, the forwarder must first
-// read the stream's end, to know which messages the stream has.
-func (config *config) client() (nats.Options, error) {
-	client := nats.GetDefaultOptions()
-	client.Servers = strings.Split(config.url, ",")
-	client.Name = "mbus forwarder to " + config.stream
-	client.AllowReconnect = false
-	client.Timeout, client.FlusherTimeout = config.timeout, config.timeout
-	client.AsyncErrorCB = func(connection *nats.Conn, _ *nats.Subscription, _ error) {
-		connection.Close() // after a permission error the server sends no answer
+// settle moves the place to the first message that the stream does not have.
+func (forwarder *forwarder) settle(stop context.Context) error {
+	reached, err := forwarder.find(stop)
+	if err != nil {
+		return err
 	}
-	if config.ca != "" {
-		if err := nats.RootCAs(config.ca)(&client); err != nil {
-			return client, fmt.Errorf("-ca: %w", err)
-		}
+	if first := forwarder.place.sequence + 1; first <= reached.sequence {
+		forwarder.report("stream %s has removed its messages %d to %d, which could not be "+
+			"compared: they count as the log's", forwarder.config.stream, first, reached.sequence)
+		*forwarder.place = reached
 	}
-	if config.creds != "" {
-		if err := nats.UserCredentials(config.creds)(&client); err != nil {
-			return client, fmt.Errorf("-creds: %w", err)
-		}
+	if reached.sequence > forwarder.last {
+		forwarder.last = reached.sequence
+		forwarder.back()
 	}
-	return client, nil
+	return nil
+}
+
+// resolve settles the doubt after a batch was refused for its sequence: the unanswered batch has
+// come late. If the stream does not show it yet, the refusal ends the session.
+func (forwarder *forwarder) resolve(stop context.Context, refusal error) error {
+	before := forwarder.last
+	err := forwarder.settle(stop)
+	if err == nil && forwarder.last == before {
+		return forwarder.away(refusal)
+	}
+	forwarder.doubt = err != nil
+	return err
+}
+
+// exchange sends a batch. While it waits for the answer, it reads the next batch, which it
+// returns. It syncs the log before it sends the batch: otherwise a power loss could leave the
+// stream with messages that the log has lost.
+func (forwarder *forwarder) exchange(current *batch) (next batch, err error) {
+	if err := forwarder.log.Sync(); err != nil {
+		return next, err
+	}
+	answer := make(chan error, 1)
+	go func() { answer <- forwarder.deliver(current.messages) }()
+	if !current.isLarge() {
+		forwarder.read(&next, maxMessages) // the session's next read returns an error again
+	}
+	if err := cmp.Or(forwarder.save(saveInterval), <-answer); err != nil {
+		return next, err
+	}
+	forwarder.place = &place{position: current.end, sequence: forwarder.last, hash: current.hash()}
+	return next, nil
 }

@@ -24,7 +24,7 @@ var forwarder string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	flag.Set("test.parallel", "6") // the tests mostly wait
+	flag.Set("test.parallel", "10") // the tests mostly wait
 	binaries := bustest.Build(".")
 	forwarder = filepath.Join(binaries, "forwarder")
 	status := m.Run()

@@ -1,15 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
+	"strings"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"mbus/internal/shared/follow"
 )
@@ -22,26 +20,36 @@ const (
 	// logPatience is how long find waits for a log that ends before the stream. It is longer
 	// than package follow waits for what is missing of the log.
 	logPatience = 15 * time.Second
+
+	// saveInterval is the time between two saves of the place while the log has more
+	// messages. A save for each batch would make the forwarder much slower.
+	saveInterval = 100 * time.Millisecond
 )
 
-// noteFormat is the form of a place, without its position, in the note of a state.
-const noteFormat = "sequence %d message %s pending %t"
+// noteFormat is the form of a place, without its position, in the note of a state. In a state of
+// an earlier version oldNote and a word follow.
+const (
+	noteFormat = "sequence %d message %s"
+	oldNote    = " pending "
+)
 
 // unknown is a place's hash if the message there is not known.
 const unknown = "unknown"
 
-// place is where the log and the stream agree: the stream's messages up to sequence are
-// those of the log up to position.
+// place is where the log and the stream agree: the messages of the log after position are those
+// of the stream after sequence.
 type place struct {
 	position follow.Position
 	sequence uint64
 	hash     string // of the message at sequence, or unknown
-	pending  bool   // in a state: the forwarder's doubt when it starts from this place
 }
 
 // hash returns the hash of a message: half the SHA-256, in hexadecimal, of its subject, a
-// zero byte, and its data.
+// zero byte, and its data. Without a subject there is no message, and its hash is unknown.
 func hash(subject string, data []byte) string {
+	if subject == "" {
+		return unknown
+	}
 	whole := sha256.New()
 	whole.Write(append([]byte(subject), 0))
 	whole.Write(data)
@@ -50,7 +58,7 @@ func hash(subject string, data []byte) string {
 
 // note returns place, without the position, in noteFormat.
 func (place *place) note() string {
-	return fmt.Sprintf(noteFormat, place.sequence, place.hash, place.pending)
+	return fmt.Sprintf(noteFormat, place.sequence, place.hash)
 }
 
 // load sets the place to the one in the state, if there is one.
@@ -59,26 +67,23 @@ func (forwarder *forwarder) load() error {
 	if !found {
 		return nil
 	}
+	note, _, _ = strings.Cut(note, oldNote)
 	place := &place{position: position}
-	fmt.Sscanf(note, noteFormat, &place.sequence, &place.hash, &place.pending)
+	fmt.Sscanf(note, noteFormat, &place.sequence, &place.hash)
 	if note != place.note() {
-		return fmt.Errorf("%s: the note %q is not a forwarder's", forwarder.config.state, note)
+		return fmt.Errorf("%s: the note %q is not a forwarder's%s",
+			forwarder.config.state, note, elsewhere)
 	}
-	forwarder.place, forwarder.last, forwarder.doubt = place, place.sequence, place.pending
+	forwarder.place, forwarder.last = place, place.sequence
 	return nil
 }
 
 // save saves the place, unless it is the one that was saved last, or interval has not passed
-// since then. The place is pending if sending is true, or if the stream may have messages of the
-// log beyond it. save syncs the log before: otherwise a power loss could leave the state with a
+// since then. It syncs the log before: otherwise a power loss could leave the state with a
 // position that the log has lost.
-func (forwarder *forwarder) save(sending bool, interval time.Duration) error {
-	if forwarder.place == nil || time.Since(forwarder.savedAt) < interval {
-		return nil
-	}
-	place := *forwarder.place
-	place.pending = sending || forwarder.doubt || forwarder.last > place.sequence
-	if place == forwarder.saved {
+func (forwarder *forwarder) save(interval time.Duration) error {
+	place := forwarder.place
+	if place == nil || *place == forwarder.saved || time.Since(forwarder.savedAt) < interval {
 		return nil
 	}
 	if err := forwarder.log.Sync(); err != nil {
@@ -87,118 +92,92 @@ func (forwarder *forwarder) save(sending bool, interval time.Duration) error {
 	if err := forwarder.state.Save(place.position, place.note()); err != nil {
 		return err
 	}
-	forwarder.saved, forwarder.savedAt = place, time.Now()
+	forwarder.saved, forwarder.savedAt = *place, time.Now()
 	return nil
 }
 
 // find reads the log up to the first message that the stream does not have. It compares the
-// messages that the stream has beyond the place with those of the log.
-func (forwarder *forwarder) find(stop context.Context) error {
-	end := forwarder.stream.CachedInfo().State.LastSeq
+// messages that the stream has beyond the place with those of the log, and moves the place to the
+// last one that the stream still has. It returns the place after the last one that the stream has
+// or has removed, also with a strayError.
+func (forwarder *forwarder) find(stop context.Context) (place, error) {
 	deadline := time.Now().Add(lagPatience)
-	for end < forwarder.last && time.Now().Before(deadline) {
+	err := forwarder.look()
+	for err == nil && forwarder.end() < forwarder.last && time.Now().Before(deadline) {
 		forwarder.log.Wait(stop)
-		if err := forwarder.open(stop); err != nil {
-			return err
-		}
-		end = forwarder.stream.CachedInfo().State.LastSeq
+		err = forwarder.look()
 	}
-	place := forwarder.place
+	name, end := forwarder.config.stream, forwarder.end()
 	switch {
-	case place == nil:
-		return forwarder.begin(end, nil)
+	case err != nil:
+		return place{}, err
+	case forwarder.place == nil && end > 0:
+		return place{}, fmt.Errorf("stream %s ends at %d, but %s has no position%s",
+			name, end, forwarder.config.state, elsewhere)
+	case forwarder.place == nil:
+		forwarder.place = &place{hash: unknown}
+		return *forwarder.place, forwarder.save(0)
 	case end < forwarder.last:
-		return forwarder.begin(end, fmt.Errorf("stream %s has lost messages or was recreated: "+
-			"it ends at %d, and ended at %d before", forwarder.config.stream, end, forwarder.last))
+		return *forwarder.place, stray("stream %s has lost messages or was recreated: "+
+			"it ends at %d, and ended at %d before", name, end, forwarder.last)
 	}
-	forwarder.log.Seek(place.position)
-	if place.hash != unknown {
-		if err := forwarder.compare(stop, place); err != nil {
-			return err
+	forwarder.log.Seek(forwarder.place.position)
+	if forwarder.place.hash != unknown {
+		if _, err := forwarder.compare(forwarder.place); err != nil {
+			return *forwarder.place, err
 		}
 	}
 	return forwarder.skip(stop, end)
 }
 
-// begin makes a new place: the start or the end of the log, as -from says, and end, the stream's
-// last sequence. The error lost says why the old place is not valid; it is nil if there is none.
-func (forwarder *forwarder) begin(end uint64, lost error) error {
-	config := forwarder.config
-	if lost == nil && end > 0 {
-		lost = fmt.Errorf("stream %s ends at %d, but %s has no position",
-			config.stream, end, config.state)
-	}
-	switch {
-	case lost != nil && config.from == "":
-		return fmt.Errorf("%v: use -from start to send the whole log, "+
-			"or -from end to send only new messages", lost)
-	case lost != nil:
-		forwarder.report("%v: continuing from the %s of the log", lost, config.from)
-	}
-	var position follow.Position // the start
-	if config.from == "end" {
-		var err error
-		if position, err = forwarder.log.End(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	forwarder.log.Seek(position)
-	forwarder.place = &place{position: position, sequence: end, hash: unknown}
-	forwarder.last, forwarder.doubt = end, false
-	return nil
-}
-
-// skip reads the messages of the log that the stream has, up to end, and compares them.
-func (forwarder *forwarder) skip(stop context.Context, end uint64) error {
-	patience := time.Now().Add(logPatience)
-	for forwarder.place.sequence < end && stop.Err() == nil {
-		sequence := forwarder.place.sequence + 1
+// skip is the part of find that reads the messages of the log up to end, and compares them.
+func (forwarder *forwarder) skip(stop context.Context, end uint64) (place, error) {
+	reached, patience := *forwarder.place, time.Now().Add(logPatience)
+	for reached.sequence < end {
 		var batch batch
-		if err := forwarder.read(&batch, 1); err != nil {
-			return err
-		}
+		err := cmp.Or(forwarder.read(&batch, 1), context.Cause(stop))
 		switch {
-		case len(batch.messages) > 0:
-			patience = time.Now().Add(logPatience)
-		case time.Now().After(patience):
-			return fmt.Errorf("stream %s ends at %d, and the log at %d: "+
-				"somebody else publishes to the stream", forwarder.config.stream, end, sequence-1)
-		default:
+		case err != nil:
+			return reached, err
+		case len(batch.messages) == 0 && time.Now().After(patience):
+			return reached, stray("stream %s ends at %d, and the log at %d: somebody else "+
+				"publishes to the stream", forwarder.config.stream, end, reached.sequence)
+		case len(batch.messages) == 0:
 			forwarder.log.Wait(stop)
 			continue
 		}
-		place := &place{position: batch.end, sequence: sequence, hash: batch.hash()}
-		if err := forwarder.compare(stop, place); err != nil {
-			return err
+		next := place{position: batch.end, sequence: reached.sequence + 1, hash: batch.hash()}
+		isThere, err := forwarder.compare(&next)
+		if err != nil {
+			return reached, err
 		}
-		forwarder.place = place
-		if err := forwarder.save(false, saveInterval); err != nil {
-			return err
+		reached, patience = next, time.Now().Add(logPatience)
+		if !isThere {
+			continue
+		}
+		*forwarder.place = reached
+		if err := forwarder.save(saveInterval); err != nil {
+			return reached, err
 		}
 	}
-	forwarder.last = end
-	return nil
+	return reached, nil
 }
 
-// compare returns an error if the stream's message at place is not the log's. A message that
-// the stream has removed is an error only if the forwarder can't have sent it.
-func (forwarder *forwarder) compare(stop context.Context, place *place) error {
+// compare reports whether the stream still has the message at place. It returns an error if that
+// is not the log's. A message that the stream has removed is an error only if the forwarder can't
+// have sent it.
+func (forwarder *forwarder) compare(place *place) (isThere bool, err error) {
 	name := fmt.Sprintf("message %d of stream %s", place.sequence, forwarder.config.stream)
-	// Without direct access the leader answers; other replicas may lack the last messages.
-	forwarder.stream.CachedInfo().Config.AllowDirect = false
-	stored, err := forwarder.stream.GetMsg(stop, place.sequence)
-	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound):
-		if place.sequence > forwarder.last && !forwarder.doubt {
-			return fmt.Errorf("%s was removed, and was not sent from the log: "+
-				"somebody else publishes to the stream", name)
-		}
-	case err != nil:
-		return forwarder.away(err)
-	case hash(stored.Subject, stored.Data) != place.hash:
-		return fmt.Errorf("%s, %d bytes for %s, is not the log's: "+
-			"somebody else publishes to the stream, or it was recreated",
-			name, len(stored.Data), stored.Subject)
+	stored, err := forwarder.stored(place.sequence)
+	switch hash := hash(stored.Subject, stored.Data); {
+	case err != nil || hash == place.hash:
+		return true, err
+	case hash != unknown:
+		return true, stray("%s, %d bytes for %s, is not the log's: somebody else publishes to the "+
+			"stream, or it was recreated", name, len(stored.Data), stored.Subject)
+	case place.sequence > forwarder.last && !forwarder.doubt:
+		return false, stray("%s was removed, and was not sent from the log: "+
+			"somebody else publishes to the stream", name)
 	}
-	return nil
+	return false, nil
 }

@@ -51,6 +51,13 @@ func TestReadme(t *testing.T) {
 	if want := []string{"order1", "order2", "order3"}; !slices.Equal(got, want) {
 		t.Errorf("the consumer has received %q, want %q", got, want)
 	}
+	// The largest message of a broker passes, too.
+	site.run(`head -c 16777000 /dev/zero | tr '\0' x | build/producer -lines -topic large \
+		-port ` + site.port)
+	site.run("nats consumer add ALL large --pull --filter 'mbus.*.large' --defaults")
+	if size := len(site.run("nats consumer next ALL large --raw")); size < 16_777_000 {
+		t.Errorf("the large message has %d bytes", size)
+	}
 	// Only the forwarder of a machine can publish below its prefix.
 	for _, user := range []string{"admin:$ADMIN_PASSWORD", "host2:$HOST2_PASSWORD"} {
 		site.run(fmt.Sprintf("nats --server nats://%s@%s pub mbus.host1.orders x 2>&1 | "+
@@ -64,6 +71,7 @@ type site struct {
 	directory   string
 	engine      string // its address
 	environment []string
+	port        string // of the machine that was added last
 }
 
 func newSite(t *testing.T) *site {
@@ -130,16 +138,17 @@ func (site *site) addMachine(host int, forward string) {
 		site.t.Fatal(err)
 	}
 	site.start(directory, "./build/broker -pport 0 -interval 0 -log mbus.log")
-	port := ""
+	site.port = ""
 	bustest.Until(site.t, "a broker that listens", func() bool {
 		text, _ := os.ReadFile(filepath.Join(directory, "mbus.log"))
 		match := regexp.MustCompile(`listening on 127.0.0.1:(\d+)`).FindSubmatch(text)
 		if match != nil {
-			port = string(match[1])
+			site.port = string(match[1])
 		}
-		return port != ""
+		return site.port != ""
 	})
 	forward = strings.ReplaceAll(forward, "HOST1", fmt.Sprint("HOST", host))
 	site.start(directory, strings.ReplaceAll(forward, "host1", fmt.Sprint("host", host)))
-	site.run(fmt.Sprintf("./build/producer -port %s -topic orders -message order%d", port, host))
+	site.run(fmt.Sprintf("./build/producer -port %s -topic orders -message order%d",
+		site.port, host))
 }

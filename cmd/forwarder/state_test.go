@@ -24,6 +24,18 @@ func forwardAll(engine *engine, source *source, stream jetstream.Stream, argumen
 	process.stop()
 }
 
+// seek sets the state of a source by -seek, and expects want on standard output.
+func (engine *engine) seek(source *source, place string, want ...string) {
+	engine.t.Helper()
+	process := engine.forward(source, "-seek", place)
+	process.expect(0)
+	for _, text := range append(want, source.path+"_state continues at ") {
+		if said := process.Stdout.String(); !strings.Contains(said, text) {
+			engine.t.Errorf("it said %q, want in it: %s", said, text)
+		}
+	}
+}
+
 // readState and writeState read and write the state of a source.
 func (source *source) readState() []byte {
 	source.t.Helper()
@@ -107,7 +119,7 @@ func TestTornState(t *testing.T) {
 	}
 }
 
-// Without a state, a stream that has messages is an error, unless -from is given.
+// Without a state, a stream that has messages is an error, until -seek has set the state.
 func TestDeletedState(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -120,22 +132,17 @@ func TestDeletedState(t *testing.T) {
 		}
 	}
 	forget()
-	engine.forward(source).expect(1, "-from start", "-from end", "ends at 100", "_state")
-	forget() // the forwarder has made the file again
-	process := engine.forward(source, "-from", "end")
-	awaitPlace(t, source, 100, process)
+	engine.forward(source).expect(1, "-seek start", "-seek end", "ends at 100", "_state")
+	engine.forward(source, "-seek", "here").expect(1, "_state has no position", "-seek start")
+	engine.seek(source, "end", fmt.Sprintf("offset %d of file 1 of log", source.size()),
+		"after message 100 of stream ORDERS")
 	source.write(50)
-	await(t, stream, source.count, process)
-	process.stop("_state has no position: continuing from the end of the log")
+	forwardAll(engine, source, stream)
 	compare(t, stream, source.count)
 	forget()
-	process = engine.forward(source, "-from", "start")
+	engine.seek(source, "start", "offset 0 of file 1 of log", "after message 150")
+	process := engine.forward(source)
 	await(t, stream, 2*source.count, process)
-	process.stop("_state has no position: continuing from the start of the log")
-	// With a valid place in the state, -from has no effect.
-	source.write(10)
-	process = engine.forward(source, "-from", "start")
-	await(t, stream, 2*source.count-10, process)
 	process.stop()
 }
 
@@ -154,18 +161,16 @@ func TestLostPlace(t *testing.T) {
 	source.open(size + 10)
 	source.write(20)
 	why := fmt.Sprintf("bytes %d to %d of file 1 are missing", size, size+10)
-	engine.forward(source).expect(1, why, "the position is lost", "-from start", "-from end")
-	engine.forward(source, "-from", "start").expect(1, why)
-	if err := os.Remove(source.path + "_state"); err != nil {
-		t.Fatal(err)
-	}
-	process := engine.forward(source, "-from", "start")
-	await(t, stream, source.count, process)
-	process.stop("continuing from the start")
+	engine.forward(source).expect(1, why, "the position is lost", "-seek start", "-seek end")
+	engine.forward(source, "-seek", "here").
+		expect(1, "the position is lost", "-seek start", "-seek end")
+	engine.seek(source, "start", "offset 0 of file 2", "after message 100")
+	forwardAll(engine, source, stream)
 	compare(t, stream, source.count)
 	// The same holds while the forwarder runs.
-	process = engine.forward(source)
-	awaitSession(t, source.path+"_state")
+	process := engine.forward(source)
+	source.write(1)
+	await(t, stream, source.count, process)
 	size = source.size()
 	if err := os.Truncate(source.path, 0); err != nil {
 		t.Fatal(err)
@@ -203,7 +208,7 @@ func TestLateLog(t *testing.T) {
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
 	process := engine.forward(source)
-	awaitSession(t, source.path+"_state")
+	awaitState(t, source.path+"_state")
 	process.Kill()
 	first := source.readState()
 	source.write(10)
@@ -264,7 +269,7 @@ func TestSharedLog(t *testing.T) {
 	other := filepath.Join(t.TempDir(), "state")
 	processes := []*process{engine.forward(source), engine.forward(source, "-state", other)}
 	for _, path := range []string{source.path + "_state", other} {
-		awaitSession(t, path)
+		awaitState(t, path)
 	}
 	stop := source.load()
 	var loser int
@@ -292,8 +297,9 @@ func TestSharedStream(t *testing.T) {
 	process := engine.forward(source)
 	await(t, stream, source.count, process)
 	fmt.Fprintf(other.file, "%s", appendLine(nil, "orders", []byte("another")))
-	engine.forward(other).expect(1, "-from start")
-	engine.forward(other, "-from", "start", "-state", other.path+"_s")
+	engine.forward(other).expect(1, "-seek start")
+	engine.seek(other, "start", "after message 500")
+	engine.forward(other)
 	bustest.Until(t, "another's message", func() bool {
 		state, _ := state(stream)
 		return state.LastSeq == uint64(source.count)+1

@@ -91,7 +91,7 @@ func TestMisuse(t *testing.T) {
 		{"-prefix >.", "must be letters"},
 		{"-prefix mbus.*.", "must be letters"},
 		{"-prefix " + strings.Repeat("a", 255) + ".", "at most 255 bytes"},
-		{"-from middle", `-from "middle": must be start or end`},
+		{"-seek middle", `-seek "middle": must be start, end or here`},
 		{"-timeout 0s", "-timeout 0s: must be a duration above 0"},
 		{"-timeout -1s", "must be a duration above 0"},
 		{"-timeout x", "must be a duration"},

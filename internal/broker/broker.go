@@ -1,17 +1,19 @@
 // Package broker is the message bus. It receives payloads over TCP or a Unix socket, keeps their
 // messages in one FIFO queue for each topic, and drains the queues into its log.
 //
-// Two goroutines do all the work. The loop (ProducerListen) serves one connection at a
-// time, start to end, and queues its messages. The ticker goroutine (tickLoop) drains the
-// queues, and it alone writes the log. The loop hands it the log's other lines, the
-// notices. What the two share is in queues, whose mutex neither holds during input or output, so
-// neither waits for the input or output of the other. What belongs to the ticker goroutine alone
-// is in drainer. All else in Broker is the loop's. A third goroutine (keepMetrics) reads the counts
-// in queues and writes them to a file.
+// Two goroutines do all the work. The loop (ProducerListen) serves one connection at a time, start
+// to end, and queues its messages. The ticker goroutine (tickLoop) drains the queues, and it alone
+// writes the log. The loop hands it the log's other lines, the notices, and at interval 0 the
+// replies that wait for a drain. What the two share is in queues, whose mutex neither holds during
+// input or output, so neither waits for the input or output of the other. What belongs to the
+// ticker goroutine alone is in drainer. All else in Broker is the loop's. A third goroutine
+// (keepMetrics) reads the counts in queues and writes them to a file. A timer for each reply that
+// waits closes its connection at the deadline.
 package broker
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -36,11 +38,11 @@ type Broker struct {
 	queues
 	drainer drainer
 
-	serving  sync.Mutex    // held while ProducerListen runs
-	hasRun   bool          // guarded by serving: ProducerListen has been called
-	stop     sync.Once     // closes stopping
-	stopping chan struct{} // closed: accept no more connections
-	begin    time.Time     // when New made the broker
+	serving  sync.Mutex         // held while ProducerListen runs
+	hasRun   bool               // guarded by serving: ProducerListen has been called
+	stopping context.Context    // done: accept no more connections
+	stop     context.CancelFunc // see stopAccepting
+	begin    time.Time          // when New made the broker
 }
 
 // New returns a broker that listens, but serves nobody before ProducerListen. With
@@ -50,108 +52,108 @@ func New(config *BrokerConfig) (*Broker, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	broker := &Broker{
-		config:   config,
-		decoder:  decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead),
-		encoder:  encoder.NewMsgpackEncoder(),
-		input:    make([]byte, min(minInput-1, config.MaxPayload)+1),
-		queues:   newQueues(config.MaxQueued, placesForReplies()),
-		stopping: make(chan struct{}),
-		begin:    time.Now(),
+	b := &Broker{
+		config:  config,
+		decoder: decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead),
+		encoder: encoder.NewMsgpackEncoder(),
+		input:   make([]byte, min(minInput-1, config.MaxPayload)+1),
+		queues:  newQueues(config.MaxQueued, placesForReplies()),
+		begin:   time.Now(),
 	}
+	b.stopping, b.stop = context.WithCancel(context.Background())
 	writer := cmp.Or[io.Writer](config.Log, os.Stderr)
-	if err := broker.drainer.open(config, &broker.queues, writer); err != nil {
+	if err := b.drainer.open(config, &b.queues, writer); err != nil {
 		return nil, err
 	}
-	err := broker.checkMetrics()
+	err := b.checkMetrics()
 	if err == nil {
-		broker.listener, err = listener.Listen(config.ProducerHost, config.ProducerPort)
+		b.listener, err = listener.Listen(config.ProducerHost, config.ProducerPort)
 	}
 	if err != nil {
-		broker.drainer.log.store.close()
+		b.drainer.log.store.close()
 		return nil, err
 	}
-	return broker, nil
+	return b, nil
 }
 
 // Addr returns the address that the broker listens on.
-func (broker *Broker) Addr() net.Addr {
-	return broker.listener.Addr()
+func (b *Broker) Addr() net.Addr {
+	return b.listener.Addr()
 }
 
 // ProducerListen serves producers until Close, or until the log is gone. Then it drains the
 // queues. It returns nil if all messages were written. Otherwise its error says how many were
 // not, and why. It may be called once.
-func (broker *Broker) ProducerListen() error {
-	broker.serving.Lock()
-	defer broker.serving.Unlock()
-	broker.hasRun = true
-	broker.notify("Broker: start listening for incoming producer messages...")
-	listening := escape.Append(nil, []byte(broker.Addr().String()))
-	broker.notify("Broker: listening on " + string(listening))
-	if address, ok := broker.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() {
-		broker.notify("Broker: anybody who reaches this port can send messages: " +
+func (b *Broker) ProducerListen() error {
+	b.serving.Lock()
+	defer b.serving.Unlock()
+	b.hasRun = true
+	b.notify("Broker: start listening for incoming producer messages...")
+	listening := escape.Append(nil, []byte(b.Addr().String()))
+	b.notify("Broker: listening on " + string(listening))
+	if address, ok := b.Addr().(*net.TCPAddr); ok && !address.IP.IsLoopback() {
+		b.notify("Broker: anybody who reaches this port can send messages: " +
 			"there is no authentication")
 	}
 
 	stopped, metricsEnded := make(chan struct{}), make(chan struct{})
-	go broker.keepMetrics(stopped, metricsEnded)
+	go b.keepMetrics(stopped, metricsEnded)
 	loopEnded := make(chan struct{})
 	result := make(chan error, 1)
 	go func() {
-		err := broker.drainer.tickLoop(loopEnded)
-		broker.drainer.log.store.close()
+		err := b.drainer.tickLoop(loopEnded)
+		b.drainer.log.store.close()
+		b.end()
+		b.stopAccepting()
 		result <- err
-		close(broker.ended)
-		broker.giveUpAll()
-		broker.stopAccepting()
 	}()
-	broker.serve()
+	b.serve()
 	close(loopEnded)
-	err := broker.drainer.awaitEnd(result)
+	err := b.drainer.awaitEnd(result)
 	close(stopped)
 	select {
 	case <-metricsEnded:
 	case <-time.After(graceTime): // a file system that does not answer must not keep the process
 	}
 	if err != nil {
-		_, unwritten := broker.counts()
-		err = fmt.Errorf("messages not written: %d: %w", unwritten, err)
+		b.mutex.Lock()
+		defer b.mutex.Unlock()
+		err = fmt.Errorf("messages not written: %d: %w", b.accepted-b.written, err)
 	}
 	return err
 }
 
 // Stop writes a line with the reason to the log, and closes the broker.
-func (broker *Broker) Stop(reason string) {
-	broker.notify("Broker: stopping: " + reason)
-	broker.Close()
+func (b *Broker) Stop(reason string) {
+	b.notify("Broker: stopping: " + reason)
+	b.Close()
 }
 
 // Close makes ProducerListen serve the current connection and those that are waiting, drain,
 // and return. Close waits until ProducerListen has returned. If ProducerListen was never
 // called, Close closes the file that New opened. Any goroutine may call Close at any time,
 // more than once.
-func (broker *Broker) Close() {
-	broker.stopAccepting()
-	broker.serving.Lock()
-	defer broker.serving.Unlock()
-	broker.listener.Close()
-	if !broker.hasRun {
-		broker.drainer.log.store.close()
+func (b *Broker) Close() {
+	b.stopAccepting()
+	b.serving.Lock()
+	defer b.serving.Unlock()
+	b.listener.Close()
+	if !b.hasRun {
+		b.drainer.log.store.close()
 	}
 }
 
 // HandleNewMessage routes message, which must be valid, into its topic. It makes the topic if
 // there is none. The caller holds the mutex for all messages of a payload, so that a drain has
 // the whole payload or nothing of it.
-func (broker *Broker) HandleNewMessage(message *apiv1.Message) {
-	broker.arrive(message).Dispatch(message)
+func (b *Broker) HandleNewMessage(message *apiv1.Message) {
+	b.arrive(message).Dispatch(message)
 }
 
 // Drain writes all notices, and a line for each message that is queued when it begins, in the
 // order of arrival. If it can't write a line, it returns the error, and that message and those
 // after it stay queued, in their order. While ProducerListen runs, only the ticker goroutine
 // may call Drain.
-func (broker *Broker) Drain() error {
-	return broker.drainer.drain()
+func (b *Broker) Drain() error {
+	return b.drainer.drain()
 }

@@ -53,8 +53,16 @@ func queueTexts(t testing.TB, broker *Broker, topic string, texts ...string) {
 
 // unwritten returns how many messages count as queued.
 func unwritten(broker *Broker) int {
-	_, unwritten := broker.counts()
-	return unwritten
+	broker.mutex.Lock()
+	defer broker.mutex.Unlock()
+	return broker.accepted - broker.written
+}
+
+// accepted returns how many messages were ever queued.
+func accepted(broker *Broker) int {
+	broker.mutex.Lock()
+	defer broker.mutex.Unlock()
+	return broker.accepted
 }
 
 // serve starts ProducerListen.

@@ -30,7 +30,7 @@ func TestCloseServesThoseWhoWait(t *testing.T) {
 		bus.Close()
 		close(closed)
 	}()
-	<-bus.stopping
+	<-bus.stopping.Done()
 	inHand.End(bustest.Payload("t", "in hand")[15:])
 	for _, connection := range append(waiting, inHand) {
 		if reply := connection.Reply(); *reply != (apiv1.Reply{Accepted: 1}) {
@@ -69,7 +69,7 @@ func TestCloseRefusesWhomItCantServe(t *testing.T) {
 		bus.Close()
 		close(closed)
 	}()
-	<-bus.stopping
+	<-bus.stopping.Done()
 	inHand.End(message[1:])
 	if reply := inHand.Reply(); *reply != (apiv1.Reply{Accepted: 1}) {
 		t.Errorf("in hand: %+v", *reply)

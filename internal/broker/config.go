@@ -74,30 +74,30 @@ func DefaultConfig() *BrokerConfig {
 
 // Validate returns nil if config is valid. Otherwise its error names a flag, its value and what
 // would be right.
-func (config *BrokerConfig) Validate() error {
+func (c *BrokerConfig) Validate() error {
 	wrong := func(flag string, value any, want string) error {
 		return fmt.Errorf("-%s %v: must be %s", flag, value, want)
 	}
-	if _, _, err := address.Parse(config.ProducerHost, config.ProducerPort); err != nil {
-		return fmt.Errorf("-phost %q: %w", config.ProducerHost, err)
+	if _, _, err := address.Parse(c.ProducerHost, c.ProducerPort); err != nil {
+		return fmt.Errorf("-phost %q: %w", c.ProducerHost, err)
 	}
-	if _, err := strconv.ParseUint(config.ProducerPort, 10, 16); err != nil {
-		return wrong("pport", strconv.Quote(config.ProducerPort),
+	if _, err := strconv.ParseUint(c.ProducerPort, 10, 16); err != nil {
+		return wrong("pport", strconv.Quote(c.ProducerPort),
 			"a number from 0 to 65535, 0 for a free port")
 	}
-	if config.Interval < 0 {
-		return wrong("interval", config.Interval, "a duration of at least 0, such as 3s")
+	if c.Interval < 0 {
+		return wrong("interval", c.Interval, "a duration of at least 0, such as 3s")
 	}
-	if config.Timeout <= 0 {
-		return wrong("timeout", config.Timeout, "a duration above 0, such as 5s")
+	if c.Timeout <= 0 {
+		return wrong("timeout", c.Timeout, "a duration above 0, such as 5s")
 	}
-	if config.MaxPayload < 1 {
-		return wrong("max-payload", config.MaxPayload, "a count of bytes, at least 1")
+	if c.MaxPayload < 1 {
+		return wrong("max-payload", c.MaxPayload, "a count of bytes, at least 1")
 	}
-	if config.MaxQueued < 1 {
-		return wrong("max-queued", config.MaxQueued, "a count of bytes, at least 1")
+	if c.MaxQueued < 1 {
+		return wrong("max-queued", c.MaxQueued, "a count of bytes, at least 1")
 	}
-	if config.Sync && config.LogFile == "" {
+	if c.Sync && c.LogFile == "" {
 		return errors.New("-sync without -log: must be with the log to sync")
 	}
 	return nil
@@ -107,11 +107,11 @@ func (config *BrokerConfig) Validate() error {
 // one broker. It keeps the resident memory under 8 MiB + 2.5 * MaxQueued + 6 * MaxPayload. The
 // first term is the program, which debug.SetMemoryLimit does not count. The second is the
 // queued messages and the growth of their memory. The third is the garbage of a few payloads.
-func (config *BrokerConfig) MemoryLimit() int64 {
+func (c *BrokerConfig) MemoryLimit() int64 {
 	const (
 		least  = 4 << 20 // memory of an idle broker
 		margin = 0.9     // large allocations exceed the limit, which is soft
 	)
-	limit := margin * (2.5*float64(config.MaxQueued) + 6*float64(config.MaxPayload))
+	limit := margin * (2.5*float64(c.MaxQueued) + 6*float64(c.MaxPayload))
 	return int64(min(max(limit, least), 1<<62))
 }

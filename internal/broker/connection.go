@@ -27,58 +27,54 @@ const (
 	minInput = 1 << 20
 )
 
-// serveConnection serves one producer. It reports whether it has left the reply to the ticker
-// goroutine. If not, it has served the producer to the end. allowed is the time limit for reading
-// the payload, waiting for room and draining together. stopping changes the reason with which a
-// payload that did not end in time is refused.
-func (broker *Broker) serveConnection(
-	connection net.Conn, allowed time.Duration, stopping bool,
-) (left bool) {
+// serveConnection serves one producer to the end, or leaves its reply to the ticker goroutine.
+// allowed is the time limit for reading the payload, waiting for room and draining together.
+// stopping changes the reason with which a payload that did not end in time is refused.
+func (b *Broker) serveConnection(connection net.Conn, allowed time.Duration, stopping bool) {
 	deadline := time.Now().Add(allowed)
 	connection.SetReadDeadline(deadline)
-	messages, err := broker.readMessages(connection)
+	messages, err := b.readMessages(connection)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf(apiv1.NoEnd+"%s: half-close after the last byte", broker.config.Timeout)
+		err = fmt.Errorf(apiv1.NoEnd+"%s: half-close after the last byte", b.config.Timeout)
 		if stopping {
 			err = errors.New(apiv1.Stopping)
 		}
 	}
-	reply := broker.encode(&apiv1.Reply{Accepted: len(messages)})
+	reply := b.encode(&apiv1.Reply{Accepted: len(messages)})
+	var waiting *waitingReply
+	if b.config.Interval == 0 && len(messages) > 0 {
+		waiting = &waitingReply{connection: connection, reply: reply}
+	}
 	if err == nil {
-		var wait func()
-		if broker.config.Interval == 0 {
-			wait = func() {
-				broker.wait(connection, reply, deadline)
-				left = true
-			}
-		}
-		err = broker.enqueue(messages, deadline, wait)
+		err = b.enqueue(messages, deadline, waiting)
 	}
-	if left {
-		return true
-	}
-	if err != nil {
-		broker.refuse(connection, err)
-	} else {
+	switch {
+	case err != nil:
+		b.refuse(connection, err)
+	case waiting == nil:
 		send(connection, reply)
+	default:
+		return
 	}
 	connection.Close()
-	return false
 }
 
 // refuse writes the reason of a refusal to the log and replies with it. Then it discards the
 // unread input.
-func (broker *Broker) refuse(connection net.Conn, reason error) {
+func (b *Broker) refuse(connection net.Conn, reason error) {
 	peer := listener.PeerName(connection)
-	broker.queues.refuse(fmt.Sprintf("refused payload from %s: %v", peer, reason))
-	send(connection, broker.encode(&apiv1.Reply{Error: reason.Error()}))
+	b.mutex.Lock()
+	b.payloadsRefused++
+	b.mutex.Unlock()
+	b.notify(fmt.Sprintf("refused payload from %s: %v", peer, reason))
+	send(connection, b.encode(&apiv1.Reply{Error: reason.Error()}))
 	connection.(listener.Conn).CloseWrite()
 	// Closing with unread input would reset the connection before the producer has read
 	// the reply.
 	end := time.Now().Add(graceTime)
 	for discarded := 0; discarded < maxDiscarded; {
 		connection.SetReadDeadline(time.Now().Add(min(discardTime, time.Until(end))))
-		count, err := connection.Read(broker.input)
+		count, err := connection.Read(b.input)
 		if err != nil {
 			return
 		}
@@ -87,27 +83,20 @@ func (broker *Broker) refuse(connection net.Conn, reason error) {
 }
 
 // encode returns the bytes of reply. The encoder never fails.
-func (broker *Broker) encode(reply *apiv1.Reply) []byte {
-	encoded, _ := broker.encoder.EncodeReply(reply)
+func (b *Broker) encode(reply *apiv1.Reply) []byte {
+	encoded, _ := b.encoder.EncodeReply(reply)
 	return encoded
-}
-
-// send sends an encoded reply. It ignores errors: the producer may have closed without reading a
-// reply.
-func send(connection net.Conn, reply []byte) {
-	connection.SetWriteDeadline(time.Now().Add(graceTime))
-	connection.Write(reply)
 }
 
 // readMessages reads until the producer's half-close and decodes what it read. It reads into the
 // loop's buffer, and decodes a copy: fresh memory costs more than copying, and a payload that is
 // queued must not keep more memory than it counts for.
-func (broker *Broker) readMessages(connection net.Conn) ([]*apiv1.Message, error) {
-	limit, length := broker.config.MaxPayload, 0
+func (b *Broker) readMessages(connection net.Conn) ([]*apiv1.Message, error) {
+	limit, length := b.config.MaxPayload, 0
 	for {
-		count, err := connection.Read(broker.input[length:])
+		count, err := connection.Read(b.input[length:])
 		if length == 0 && count > 0 {
-			if err := broker.decoder.CheckFirst(broker.input[0]); err != nil {
+			if err := b.decoder.CheckFirst(b.input[0]); err != nil {
 				return nil, err
 			}
 		}
@@ -116,19 +105,19 @@ func (broker *Broker) readMessages(connection net.Conn) ([]*apiv1.Message, error
 		case length > limit:
 			return nil, fmt.Errorf(apiv1.TooLarge+"more than %d bytes (-max-payload)", limit)
 		case err == io.EOF:
-			payload := bytes.Clone(broker.input[:length])
-			if length < minInput && len(broker.input) > minInput {
-				broker.input = make([]byte, minInput)
+			payload := bytes.Clone(b.input[:length])
+			if length < minInput && len(b.input) > minInput {
+				b.input = make([]byte, minInput)
 			}
-			return broker.decoder.Decode(payload)
+			return b.decoder.Decode(payload)
 		case length == 0 && errors.Is(err, syscall.ECONNRESET): // a port probe
 			return nil, nil
 		case err != nil: // errors.Unwrap leaves out the addresses
 			return nil, fmt.Errorf(apiv1.Broke+"%w", errors.Unwrap(err))
-		case length == len(broker.input):
+		case length == len(b.input):
 			grown := make([]byte, min(4*length-1, limit)+1)
-			copy(grown, broker.input)
-			broker.input = grown
+			copy(grown, b.input)
+			b.input = grown
 		}
 	}
 }

@@ -125,8 +125,8 @@ func (life *life) open() {
 	life.must(err)
 	life.Broker = broker
 	config.LogFile, config.Sync = life.path, true
-	life.drainer.stderr = complaints{io.Discard, make(chan struct{}, 1)}
-	life.store = &store{path: life.path, synced: true, observe: life.changed}
+	life.drainer.stderr = io.Discard
+	life.store = &store{path: life.path, synced: true, observe: life.changed, notify: broker.notify}
 	life.drainer.log = newLog(nil, life.store)
 	life.drainer.log.writer = life
 	life.must(life.store.open())
@@ -263,14 +263,16 @@ func (crashes *crashes) recover(files map[string]remnant, acked []int, again boo
 	crashes.states[hash.Sum64()] = true
 
 	directory := crashes.make(files)
+	isCut := false
 	store := &store{path: filepath.Join(directory, "log"), synced: true}
+	store.notify = func(string) { isCut = true }
 	if err := store.open(); err != nil {
 		crashes.Fatal(err)
 	}
 	store.close()
 	crashes.check(directory, files, acked)
 	os.RemoveAll(directory)
-	if again && store.cut > 0 && len(crashes.states)%crashes.sparse == 0 {
+	if again && isCut && len(crashes.states)%crashes.sparse == 0 {
 		crashes.lives++
 		life := crashes.begin(files, acked)
 		life.first = len(crashMessages) - lastMessages

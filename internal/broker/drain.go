@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"mbus/internal/apiv1"
@@ -12,9 +13,6 @@ import (
 )
 
 const (
-	// gatherSize is about how many bytes of lines are collected before they are written.
-	gatherSize = 64 << 10
-
 	// settleBytes is how much of a long drain is written before each sync, in bytes as
 	// messageBytes counts them.
 	settleBytes = 8 << 20
@@ -36,11 +34,11 @@ type drainer struct {
 	config   *BrokerConfig
 	queues   *queues
 	log      logWriter
-	due      int              // how many messages had been queued when the last drain began
-	taken    int              // how many messages were ever taken out of the queues
 	messages []*apiv1.Message // those that are being formatted
 	outage   outage
-	stderr   complaints // used with config.LogFile
+
+	stderr      io.Writer  // gets a line when a log with a path begins to fail
+	complaining sync.Mutex // locked while that line is being written
 }
 
 // outage is a time in which the log fails.
@@ -52,21 +50,24 @@ type outage struct {
 // open prepares a drainer of queues. With config.LogFile it opens that file, otherwise writer is
 // the log.
 func (d *drainer) open(config *BrokerConfig, queues *queues, writer io.Writer) error {
-	d.config, d.queues = config, queues
-	d.stderr = complaints{writer, make(chan struct{}, 1)}
-	d.log = newLog(writer, &store{path: config.LogFile, synced: config.Sync})
+	d.config, d.queues, d.stderr = config, queues, writer
+	d.log = newLog(writer, &store{
+		path:     config.LogFile,
+		synced:   config.Sync,
+		notify:   queues.notify,
+		progress: newSignal(),
+	})
 	if config.LogFile == "" {
 		return nil
 	}
 	if err := d.log.store.open(); err != nil {
 		return err
 	}
-	d.reportCut()
 	d.write() // what can't be written now is written later
 	return nil
 }
 
-// tickLoop is the ticker goroutine. It drains at each tick and when a drain is wanted, writes
+// tickLoop is the ticker goroutine. It drains at each tick, writes at once what is urgent and
 // notices within noticeTime, and tries again within a second when the log fails. It returns when
 // the loop has ended, which closes loopEnded, and everything is written, or when the log is gone.
 func (d *drainer) tickLoop(loopEnded <-chan struct{}) error {
@@ -82,10 +83,8 @@ func (d *drainer) tickLoop(loopEnded <-chan struct{}) error {
 			err = d.drain()
 		case <-looks:
 			err = d.write()
-		case <-d.queues.crowded:
+		case <-d.queues.urgent:
 			err = d.write()
-		case <-d.queues.wanted:
-			err = d.drain()
 		case <-noticed:
 			noticesDue, noticed = time.After(noticeTime), nil
 		case <-noticesDue:
@@ -121,35 +120,33 @@ func (d *drainer) lastDrain() error {
 func (d *drainer) awaitEnd(result <-chan error) error {
 	const minPatience = 200 * time.Millisecond // a log that works may need as long
 	patience := max(d.config.Timeout, minPatience)
-	d.log.store.progress.note()
 	for {
-		left := patience - d.log.store.progress.since()
-		if left <= 0 {
-			return fmt.Errorf("the log took nothing for %s", patience)
-		}
 		select {
 		case err := <-result:
 			return err
-		case <-time.After(left):
+		case <-d.log.store.progress: // a write or a sync has ended
+		case <-time.After(patience):
+			return fmt.Errorf("the log took nothing for %s", patience)
 		}
 	}
 }
 
 // drain is Broker.Drain.
 func (d *drainer) drain() error {
-	d.due, _ = d.queues.counts()
-	err := d.write()
-	d.queues.forgetMany()
-	return err
+	d.queues.mutex.Lock()
+	d.queues.demand()
+	d.queues.mutex.Unlock()
+	return d.write()
 }
 
-// write writes the lines that the last error has left, all notices, and the messages that the last
-// drain has left.
+// write writes the lines that the last error has left, all notices, and the messages that are due
+// when it begins.
 func (d *drainer) write() error {
+	due := d.queues.prepare()
 	var err error
-	for left := true; (left || d.taken < d.due) && err == nil; {
-		if left = len(d.log.buffer) > 0; !left {
-			d.fill()
+	for more := true; more && err == nil; {
+		if len(d.log.buffer) == 0 {
+			more = d.fill(due)
 		}
 		err = d.log.flush()
 		if !d.config.Sync || d.log.doneBytes >= settleBytes {
@@ -158,14 +155,13 @@ func (d *drainer) write() error {
 	}
 	err = cmp.Or(d.settle(), err)
 	d.noteOutage(err)
-	d.reportCut()
 	return err
 }
 
-// fill takes all notices, and about as many of the messages that are due as fit into one write,
-// and formats their lines.
-func (d *drainer) fill() {
-	notices, messages := d.queues.take(d.messages, d.due-d.taken, gatherSize)
+// fill takes all notices, and about as many of the messages up to number due as fit into one
+// write, and formats their lines. It returns true if more of these messages are left.
+func (d *drainer) fill(due int) bool {
+	notices, messages, more := d.queues.take(d.messages, due, gatherSize)
 	d.log.addNotices(notices)
 	now := time.Now()
 	for i, message := range messages {
@@ -173,7 +169,7 @@ func (d *drainer) fill() {
 		messages[i] = nil // so that its memory can be freed
 	}
 	d.messages = messages[:0]
-	d.taken += len(messages)
+	return more
 }
 
 // settle stops counting written messages as queued, and answers the payloads that are written.
@@ -185,7 +181,7 @@ func (d *drainer) settle() error {
 	if err := d.log.store.sync(); err != nil {
 		return err
 	}
-	d.queues.answer(d.queues.settle(d.log.doneMessages, d.log.doneBytes))
+	answer(d.queues.settle(d.log.doneMessages, d.log.doneBytes))
 	d.log.doneMessages, d.log.doneBytes = 0, 0
 	return nil
 }
@@ -200,7 +196,7 @@ func (d *drainer) noteOutage(err error) {
 		d.queues.logFailing.Store(1)
 		outage.reason, outage.since = string(escape.Append(nil, []byte(err.Error()))), time.Now()
 		if d.config.LogFile != "" && !d.log.isPermanent(err) {
-			d.stderr.complain("Broker: the log fails, retrying: " + outage.reason)
+			d.complain("Broker: the log fails, retrying: " + outage.reason)
 		}
 	case err == nil && outage.reason != "":
 		d.queues.logFailing.Store(0)
@@ -210,30 +206,13 @@ func (d *drainer) noteOutage(err error) {
 	}
 }
 
-// reportCut adds a notice if the store has cut off a torn line.
-func (d *drainer) reportCut() {
-	if store := d.log.store; store.cut > 0 {
-		d.queues.notify(fmt.Sprintf(
-			"Broker: cut %d bytes of a torn line off the end of the log", store.cut))
-		store.cut = 0
-	}
-}
-
-// complaints are lines for standard error. Any goroutine may use them.
-type complaints struct {
-	stderr io.Writer
-	busy   chan struct{} // full while a line is being written
-}
-
-// complain writes a line to standard error, in the format of the log. It does not wait. It
-// drops the line while the line before is still being written.
-func (c *complaints) complain(line string) {
-	select {
-	case c.busy <- struct{}{}:
+// complain writes a line to standard error, in the format of the log. It does not wait. It drops
+// the line while the line before is still being written.
+func (d *drainer) complain(line string) {
+	if d.complaining.TryLock() {
 		go func() {
-			fmt.Fprintf(c.stderr, "%s%s\n", time.Now().Format(logline.StampFormat), line)
-			<-c.busy
+			defer d.complaining.Unlock()
+			fmt.Fprintf(d.stderr, "%s%s\n", time.Now().Format(logline.StampFormat), line)
 		}()
-	default:
 	}
 }

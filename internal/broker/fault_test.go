@@ -398,7 +398,11 @@ func TestCloseWithAFullDisk(t *testing.T) {
 		t.Errorf("ProducerListen returns %v", err)
 	}
 	log.budget.Store(endless) // ends the ticker goroutine
-	<-bus.Broker.ended
+	bustest.Until(t, "the end of the ticker goroutine", func() bool {
+		bus.mutex.Lock()
+		defer bus.mutex.Unlock()
+		return bus.Broker.queues.ended
+	})
 }
 
 // sluggish is a log that pauses before each write, in proportion to its size.

@@ -216,7 +216,6 @@ func TestEmptiedLog(t *testing.T) {
 		if got := stored.Received("t"); fmt.Sprint(got) != "[again]" {
 			t.Errorf("the log has %q", got)
 		}
-		before = len(file(stored.path))
 		stored.must(os.Truncate(stored.path, int64(size)+30))
 		stored.write("more")
 		if kept, _ := header(t, stored.path); kept != want {

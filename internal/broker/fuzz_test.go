@@ -158,7 +158,7 @@ func (model *model) enqueue(messages []*apiv1.Message, need int) bool {
 // used.
 func (model *model) forgetTopics() (freed int) {
 	queued := make(map[string]bool)
-	for _, name := range model.order[model.bus.drainer.taken:] {
+	for _, name := range model.order[model.bus.taken:] {
 		queued[name] = true
 	}
 	for name := range model.topics {

@@ -9,10 +9,6 @@ import (
 )
 
 const (
-	// graceTime is the time limit for the reply, and for discarding unread input. A broker
-	// that stops serves the waiting connections for as long.
-	graceTime = time.Second
-
 	// backlogTime is how long a broker that stops waits for another connection.
 	backlogTime = 10 * time.Millisecond
 
@@ -28,63 +24,67 @@ const (
 
 // serve is the loop. It accepts and serves one connection after the other until stopping is
 // closed. Then it serves those that are waiting. After graceTime it refuses those that are left,
-// for at most graceTime.
-func (broker *Broker) serve() {
-	defer broker.listener.Close()
+// for at most graceTime. While no place for a reply is free, it accepts only what it refuses.
+func (b *Broker) serve() {
+	defer b.listener.Close()
 	var end time.Time // until when a broker that stops serves
 	var pause time.Duration
 	for looks := 0; looks < emptyLooks && (end.IsZero() || time.Since(end) < graceTime); {
-		allowed, stopping := broker.config.Timeout, isClosed(broker.stopping)
-		if stopping {
-			if end.IsZero() {
-				end = time.Now().Add(graceTime)
-			}
-			allowed = min(allowed, time.Until(end))
-			broker.listener.SetDeadline(time.Now().Add(backlogTime))
+		allowed, stopping := b.config.Timeout, b.stopping.Err() != nil
+		if stopping && end.IsZero() {
+			end = time.Now().Add(graceTime)
 		}
-		broker.places <- struct{}{} // may wait until a reply is sent
-		connection, err := broker.listener.Accept()
+		if stopping {
+			allowed = min(allowed, time.Until(end))
+		}
+		if allowed > 0 && !b.awaitPlace(allowed) {
+			continue
+		}
+		if stopping {
+			b.listener.SetDeadline(time.Now().Add(backlogTime))
+		}
+		connection, err := b.listener.Accept()
 		switch {
 		case err == nil:
 			looks, pause = 0, 0
-			if broker.serveConnection(connection, allowed, stopping) {
-				continue // the reply keeps the place
-			}
+			b.serveConnection(connection, allowed, stopping)
 		case errors.Is(err, net.ErrClosed):
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded) && stopping:
 			looks++
 		case errors.Is(err, os.ErrDeadlineExceeded): // stopAccepting has set the deadline
-			<-broker.stopping
+			<-b.stopping.Done()
 		default: // out of descriptors or memory
-			pause = broker.retryLater(pause, err)
+			pause = b.retryLater(pause, err)
 		}
-		<-broker.places
 	}
 }
 
 // retryLater waits after an error of Accept, longer than the pause before. It returns the new
 // pause, after which there is a line in the log if it is the first.
-func (broker *Broker) retryLater(pause time.Duration, err error) time.Duration {
+func (b *Broker) retryLater(pause time.Duration, err error) time.Duration {
 	if pause == 0 {
-		broker.notify(fmt.Sprintf("Broker: can't accept connections, retrying: %v", err))
+		b.notify(fmt.Sprintf("Broker: can't accept connections, retrying: %v", err))
 	}
 	pause = min(max(2*pause, minBackoff), maxBackoff)
 	select {
 	case <-time.After(pause):
-	case <-broker.stopping:
+	case <-b.stopping.Done():
 		time.Sleep(minBackoff)
 	}
 	return pause
 }
 
-// stopAccepting makes serve return soon.
-func (broker *Broker) stopAccepting() {
-	broker.stop.Do(func() {
-		broker.listener.Refuse()
-		// The deadline wakes the loop. It is set first: once stopping is
-		// closed, only the loop sets deadlines.
-		broker.listener.SetDeadline(time.Now())
-		close(broker.stopping)
-	})
+// stopAccepting makes serve return soon. Two calls at the same time do no harm: the second may end
+// one of the waits for a connection early.
+func (b *Broker) stopAccepting() {
+	if b.stopping.Err() != nil {
+		return
+	}
+	b.listener.Refuse()
+	// The deadline wakes the loop. It is set first: once stopping is done, only the loop sets
+	// deadlines.
+	b.listener.SetDeadline(time.Now())
+	b.stop()
+	b.freed.send()
 }

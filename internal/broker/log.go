@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,10 +31,9 @@ const (
 // keeps the lines that are not written whole, so no line is torn or repeated. It is not safe for
 // concurrent use.
 type logWriter struct {
-	writer   io.Writer
-	store    *store
-	regular  bool // writer is a regular file
-	maxWrite int  // the largest write, in bytes
+	writer  io.Writer
+	store   *store
+	regular bool // writer is a regular file
 
 	buffer  []byte // whole lines
 	lines   []line // of buffer
@@ -55,7 +53,7 @@ type line struct {
 
 // newLog returns a log in store, or in writer if store has no path.
 func newLog(writer io.Writer, store *store) logWriter {
-	log := logWriter{writer: writer, store: store, maxWrite: pipeWrite}
+	log := logWriter{writer: writer, store: store}
 	if file, isFile := writer.(*os.File); isFile {
 		info, err := file.Stat()
 		log.regular = err == nil && info.Mode().IsRegular()
@@ -63,79 +61,80 @@ func newLog(writer io.Writer, store *store) logWriter {
 	if store.path != "" {
 		log.writer, log.regular = store, true
 	}
-	if log.regular {
-		log.maxWrite = fileWrite
-	}
 	return log
 }
 
 // addNotices adds lines that are not messages'.
-func (log *logWriter) addNotices(notices []byte) {
+func (w *logWriter) addNotices(notices []byte) {
 	for notice := range bytes.Lines(notices) {
-		log.buffer = append(log.buffer, notice...)
-		log.lines = append(log.lines, line{end: len(log.buffer)})
+		w.buffer = append(w.buffer, notice...)
+		w.lines = append(w.lines, line{end: len(w.buffer)})
 	}
 }
 
 // addMessage adds a message's line.
-func (log *logWriter) addMessage(when time.Time, message *apiv1.Message) {
+func (w *logWriter) addMessage(when time.Time, message *apiv1.Message) {
 	if len(message.Data) > keptBuffer/4 { // it may make the buffer grow, and then does so once
-		log.buffer = slices.Grow(log.buffer, logline.MaxSize(message))
+		w.buffer = slices.Grow(w.buffer, logline.MaxSize(message))
 	}
-	log.buffer = log.stamps.Append(log.buffer, when)
-	log.buffer = logline.Append(log.buffer, message)
-	log.lines = append(log.lines, line{len(log.buffer), messageBytes(message)})
+	w.buffer = w.stamps.Append(w.buffer, when)
+	w.buffer = logline.Append(w.buffer, message)
+	w.lines = append(w.lines, line{len(w.buffer), messageBytes(message)})
 }
 
 // flush writes the buffer, and keeps the lines that were not written whole. Before each write the
 // store looks whether its file was renamed or emptied. Then the line in hand is written from its
 // beginning.
-func (log *logWriter) flush() error {
-	for more := true; more; more = log.written < len(log.buffer) {
+func (w *logWriter) flush() error {
+	for more := true; more; more = w.written < len(w.buffer) {
 		begin := 0 // of the first line that is not written whole
-		if log.done > 0 {
-			begin = log.lines[log.done-1].end
+		if w.done > 0 {
+			begin = w.lines[w.done-1].end
 		}
-		moved, err := log.store.look(log.written - begin)
+		moved, err := w.store.look(w.written - begin)
 		if moved {
-			log.written = begin
+			w.written = begin
 		}
 		if err != nil {
 			return err
 		}
-		if err := log.writeSome(); err != nil {
+		if err := w.writeSome(); err != nil {
 			return err
 		}
 	}
-	log.buffer, log.lines, log.done, log.written = log.buffer[:0], log.lines[:0], 0, 0
-	if cap(log.buffer) > keptBuffer {
-		log.buffer = nil
+	w.buffer, w.lines, w.done, w.written = w.buffer[:0], w.lines[:0], 0, 0
+	if cap(w.buffer) > keptBuffer {
+		w.buffer = nil
 	}
 	return nil
 }
 
 // writeSome writes as much of the buffer as one write takes. The write ends with the end of a
 // line if it has one, so that several writers on one pipe or file don't cut each other's lines.
-func (log *logWriter) writeSome() error {
-	end := min(log.written+log.maxWrite, len(log.buffer))
-	for i := log.done; i < len(log.lines) && log.lines[i].end <= log.written+log.maxWrite; i++ {
-		end = log.lines[i].end
+func (w *logWriter) writeSome() error {
+	limit := w.written + pipeWrite
+	if w.regular {
+		limit = w.written + fileWrite
 	}
-	if end == log.written {
+	end := min(limit, len(w.buffer))
+	for i := w.done; i < len(w.lines) && w.lines[i].end <= limit; i++ {
+		end = w.lines[i].end
+	}
+	if end == w.written {
 		return nil
 	}
-	count, err := log.writer.Write(log.buffer[log.written:end])
+	count, err := w.writer.Write(w.buffer[w.written:end])
 	if count > 0 {
-		log.store.progress.note()
+		w.store.progress.send()
 	}
-	if count < end-log.written && err == nil {
+	if count < end-w.written && err == nil {
 		err = io.ErrShortWrite
 	}
-	log.written += count
-	for ; log.done < len(log.lines) && log.lines[log.done].end <= log.written; log.done++ {
-		if size := log.lines[log.done].size; size > 0 {
-			log.doneMessages++
-			log.doneBytes += size
+	w.written += count
+	for ; w.done < len(w.lines) && w.lines[w.done].end <= w.written; w.done++ {
+		if size := w.lines[w.done].size; size > 0 {
+			w.doneMessages++
+			w.doneBytes += size
 		}
 	}
 	return err
@@ -143,25 +142,9 @@ func (log *logWriter) writeSome() error {
 
 // isPermanent reports whether no later write can succeed after err: the log is a pipe without a
 // reader, a terminal that hung up (EIO), a closed file, or a file that could not be synced.
-func (log *logWriter) isPermanent(err error) bool {
+func (w *logWriter) isPermanent(err error) bool {
 	return errors.Is(err, osfile.ErrNotOnDisk) ||
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EBADF) ||
-		errors.Is(err, syscall.EIO) && !log.regular ||
+		errors.Is(err, syscall.EIO) && !w.regular ||
 		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed)
-}
-
-// progress is the time at which a write or a sync has last ended. Any goroutine may use it.
-type progress struct {
-	last atomic.Pointer[time.Time]
-}
-
-// note records that a write or a sync has ended now.
-func (p *progress) note() {
-	now := time.Now()
-	p.last.Store(&now)
-}
-
-// since returns the time since the last note. There must have been one.
-func (p *progress) since() time.Duration {
-	return time.Since(*p.last.Load())
 }

@@ -13,11 +13,11 @@ import (
 const metricsInterval = 10 * time.Second
 
 // checkMetrics returns an error if config.Metrics is a file that must not be replaced.
-func (broker *Broker) checkMetrics() error {
-	path := broker.config.Metrics
+func (b *Broker) checkMetrics() error {
+	path := b.config.Metrics
 	found, missing := os.Lstat(path)
-	log, err := os.Stat(broker.config.LogFile)
-	if file, isFile := broker.drainer.log.writer.(*os.File); isFile {
+	log, err := os.Stat(b.config.LogFile)
+	if file, isFile := b.drainer.log.writer.(*os.File); isFile {
 		log, err = file.Stat()
 	}
 	switch {
@@ -35,31 +35,31 @@ func (broker *Broker) checkMetrics() error {
 // keepMetrics writes the counts to config.Metrics every metricsInterval, and once more when ending
 // is closed. Then it closes ended. Lines of the log report when that begins to fail, and when it
 // succeeds again.
-func (broker *Broker) keepMetrics(ending <-chan struct{}, ended chan<- struct{}) {
+func (b *Broker) keepMetrics(ending <-chan struct{}, ended chan<- struct{}) {
 	defer close(ended)
-	path, failing := broker.config.Metrics, false
+	path, failing := b.config.Metrics, false
 	for isLast := path == ""; !isLast; {
-		err := metrics.Write(path, broker.counted())
+		err := metrics.Write(path, b.counted())
 		if failing != (err != nil) {
 			failing = !failing
 			text := path + ": it is written again"
 			if failing {
 				text = err.Error()
 			}
-			broker.notify("Broker: -metrics " + string(escape.Append(nil, []byte(text))))
+			b.notify("Broker: -metrics " + string(escape.Append(nil, []byte(text))))
 		}
 		select {
 		case <-time.After(metricsInterval):
 		case <-ending:
 			isLast = true
-			metrics.Write(path, broker.counted())
+			metrics.Write(path, b.counted())
 		}
 	}
 }
 
 // counted returns the counts.
-func (broker *Broker) counted() (text metrics.Text) {
-	q := &broker.queues
+func (b *Broker) counted() (text metrics.Text) {
+	q := &b.queues
 	q.mutex.Lock()
 	defer q.mutex.Unlock()
 	text.Add("mbus_payloads_accepted_total", "Payloads accepted.", q.payloadsAccepted)
@@ -71,6 +71,6 @@ func (broker *Broker) counted() (text metrics.Text) {
 	text.Add("mbus_unwritten_bytes_limit", "The broker's -max-queued.", q.limit)
 	text.Add("mbus_topics", "Known topics.", len(q.topics))
 	text.Add("mbus_log_failing", "1 while the log fails, otherwise 0.", int(q.logFailing.Load()))
-	text.Add("mbus_start_time_seconds", "The start in Unix time.", int(broker.begin.Unix()))
+	text.Add("mbus_start_time_seconds", "The start in Unix time.", int(b.begin.Unix()))
 	return text
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -36,7 +37,7 @@ func startStuck(t *testing.T, set func(*bus)) (bus *bus, released chan struct{})
 func (bus *bus) sendAll(t *testing.T, count int) []*bustest.Conn {
 	t.Helper()
 	var connections []*bustest.Conn
-	before, _ := bus.counts()
+	before := accepted(bus.Broker)
 	for i := range count {
 		connection := bus.Dial()
 		connection.End(bustest.Payload("t", fmt.Sprint(i)))
@@ -50,8 +51,7 @@ func (bus *bus) sendAll(t *testing.T, count int) []*bustest.Conn {
 func (bus *bus) awaitAccepted(t *testing.T, count int) {
 	t.Helper()
 	bustest.Until(t, fmt.Sprint(count, " accepted messages"), func() bool {
-		accepted, _ := bus.counts()
-		return accepted >= count
+		return accepted(bus.Broker) >= count
 	})
 }
 
@@ -90,7 +90,7 @@ func TestWaitingRepliesGiveUp(t *testing.T) {
 // is accepted.
 func TestPlacesForReplies(t *testing.T) {
 	const places = 5
-	bus, released := startStuck(t, func(bus *bus) { bus.places = make(chan struct{}, places) })
+	bus, released := startStuck(t, func(bus *bus) { bus.places = places })
 	connections := bus.sendAll(t, places)
 	for i := range 10 {
 		connection := bus.Dial()
@@ -99,8 +99,8 @@ func TestPlacesForReplies(t *testing.T) {
 	}
 	connections[places].SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 	count, err := connections[places].Read(make([]byte, 1))
-	if accepted, _ := bus.counts(); !errors.Is(err, os.ErrDeadlineExceeded) || accepted != places {
-		t.Errorf("%d messages are accepted, %d bytes of a reply, error %v", accepted, count, err)
+	if got := accepted(bus.Broker); !errors.Is(err, os.ErrDeadlineExceeded) || got != places {
+		t.Errorf("%d messages are accepted, %d bytes of a reply, error %v", got, count, err)
 	}
 	connections[places].SetReadDeadline(time.Now().Add(bustest.Patience))
 	close(released)
@@ -135,7 +135,9 @@ func TestWaitingProducerHangsUp(t *testing.T) {
 	}
 	bus.Accept(bustest.Payload("t", "9"), 1)
 	bustest.Until(t, "the places of those that hung up", func() bool {
-		return len(bus.replies) == 0 && len(bus.places) <= 1 // the loop's own
+		bus.mutex.Lock()
+		defer bus.mutex.Unlock()
+		return len(bus.replies) == 0
 	})
 	bus.Close()
 	if got := bus.Received("t"); !slices.Equal(got, bustest.Numbers(0, 9)) {
@@ -152,7 +154,7 @@ func TestStopAnswersThoseThatWait(t *testing.T) {
 		bus.Stop("test")
 		close(closed)
 	}()
-	<-bus.stopping
+	<-bus.stopping.Done()
 	close(released)
 	for _, connection := range connections {
 		if reply := connection.Reply(); reply.Accepted != 1 {
@@ -165,6 +167,57 @@ func TestStopAnswersThoseThatWait(t *testing.T) {
 	}
 	if !strings.HasSuffix(bus.Log.String(), " Broker: stopped\n") || len(bus.Received("t")) != 20 {
 		t.Errorf("the log is\n%s", bus.Log)
+	}
+}
+
+// A broker that stops while its log is stuck, and as many replies wait as may, refuses those that
+// it can't serve after a second, and not only when a reply's time is over.
+func TestStopWithoutPlacesForReplies(t *testing.T) {
+	const places = 3
+	bus, released := startStuck(t, func(bus *bus) { bus.places = places })
+	connections := bus.sendAll(t, places)
+	late := bus.Dial()
+	late.End(bustest.Payload("t", "late"))
+	closed := make(chan struct{})
+	go func() {
+		bus.Close()
+		close(closed)
+	}()
+	if reply := late.Reply(); *reply != (apiv1.Reply{Error: "the broker is stopping"}) {
+		t.Errorf("the reply is %+v", *reply)
+	}
+	close(released)
+	for _, connection := range connections {
+		if reply := connection.Reply(); reply.Accepted != 1 {
+			t.Errorf("the reply is %+v", *reply)
+		}
+	}
+	<-closed
+	if err := <-bus.ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// When the log goes while the loop queues a payload, its producer is refused or let go at once: no
+// reply is left to wait for a write that never comes.
+func TestLogGoesWhileAPayloadIsQueued(t *testing.T) {
+	message := []*apiv1.Message{{Topic: "t"}}
+	for range 2000 {
+		broker := &Broker{queues: newQueues(1<<20, maxReplies)}
+		producer, connection := net.Pipe()
+		go broker.end()
+		deadline := time.Now().Add(time.Minute)
+		err := broker.enqueue(message, deadline, &waitingReply{connection: connection})
+		if err != nil && err.Error() != apiv1.LogGone {
+			t.Fatal(err)
+		}
+		if err != nil {
+			continue
+		}
+		producer.SetReadDeadline(time.Now().Add(bustest.Patience))
+		if _, err := producer.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatalf("reading the reply returns %v", err)
+		}
 	}
 }
 

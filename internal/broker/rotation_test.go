@@ -159,7 +159,11 @@ func TestLogCantBeOpened(t *testing.T) {
 					t.Fatalf("Drain returns %v, want %s", err, reason)
 				}
 				bustest.Until(t, "standard error", func() bool {
-					return len(stored.drainer.stderr.busy) == 0
+					if !stored.drainer.complaining.TryLock() {
+						return false
+					}
+					stored.drainer.complaining.Unlock()
+					return true
 				})
 				if unwritten(stored.Broker) != kept {
 					t.Errorf("%d messages of %d count as queued", unwritten(stored.Broker), kept)

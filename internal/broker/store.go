@@ -1,30 +1,26 @@
 package broker
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
 	"mbus/internal/shared/logfile"
-	"mbus/internal/shared/logline"
 	"mbus/internal/shared/osfile"
 )
 
 // store is a log in files that the broker opens and locks, one after the other. The first line of
 // each says which file of which log it is: see package logfile. Whenever the store opens a file,
-// it cuts off a line without an end. Only one goroutine may use a store, but any may use progress.
+// it cuts off a line without an end. Only one goroutine may use a store.
 type store struct {
 	path   string   // empty: the log is no file of the broker's own, and the methods do nothing
 	synced bool     // messages count as written only when they are on disk
 	file   *os.File // nil: it is closed, or could not be opened again
 	size   int64    // of file, as the store has left it
-	cut    int64    // how many bytes of a torn line open has cut off
 	failed error    // of a sync, which makes each later sync fail
 
 	// last is the header of file, or of the file before while file is nil. Its Log is 0 if that
@@ -33,7 +29,8 @@ type store struct {
 	last  logfile.Header
 	whole int64
 
-	progress progress // of the log's writes and the syncs
+	notify   func(line string) // is called with lines for the log
+	progress signal            // see awaitEnd
 
 	// observe is nil, except in tests. It is called after each change of a file: with
 	// "open", "truncate", "write", "sync" or "sync directory". data is the bytes that
@@ -46,190 +43,144 @@ const openAttempts = 10
 
 // open opens the file that path names, locks it, and cuts off a line without an end. It makes
 // the file, with mode 0640, if it is missing.
-func (store *store) open() error {
+func (s *store) open() (err error) {
 	for range openAttempts {
-		if info, err := os.Stat(store.path); err == nil && !info.Mode().IsRegular() {
-			return fmt.Errorf("%s: must be a regular file", store.path)
+		if info, err := os.Stat(s.path); err == nil && !info.Mode().IsRegular() {
+			return fmt.Errorf("%s: must be a regular file", s.path)
 		}
-		file, err := os.OpenFile(store.path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
+		s.file, err = os.OpenFile(s.path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o640)
 		if err != nil {
 			return err
 		}
-		store.changed("open", nil, 0)
-		moved, err := store.adopt(file)
+		s.changed("open", nil, 0)
+		moved, err := s.adopt()
 		if err == nil && !moved {
 			return nil
 		}
-		file.Close()
+		s.close()
 		if err != nil {
 			return err
 		}
 	}
-	return fmt.Errorf("%s: renamed faster than it can be opened", store.path)
+	return fmt.Errorf("%s: renamed faster than it can be opened", s.path)
 }
 
-// adopt locks file, which was just opened, cuts off a line without an end, writes the header if
-// there is no line, and makes file the store's. If path names another file by then, adopt only
-// returns that the name has moved.
-func (store *store) adopt(file *os.File) (moved bool, err error) {
-	if err := store.lock(file, store.path); err != nil {
+// adopt locks the file, which was just opened, and makes it fit for the next line: it cuts off a
+// line without an end, and writes the header if there is no line. If path names another file by
+// then, adopt returns that the name has moved.
+func (s *store) adopt() (moved bool, err error) {
+	if err := lock(s.file); err != nil {
 		return false, err
 	}
-	list, err := logfile.NewLister(store.path).List()
-	if err != nil || !store.names(file) || list.Named() == nil {
+	list, err := logfile.NewLister(s.path).List()
+	if err != nil || !s.isNamed() || list.Named == nil {
 		return err == nil, err
 	}
-	header, err := store.identify(file, list)
+	header, err := s.identify(list)
 	if err != nil {
 		return false, err
 	}
-	whole, size, err := store.cutTornLine(file)
+	whole, size, err := s.cutTornLine()
 	if err != nil {
 		return false, err
 	}
-	store.cut = size - whole
+	if whole < size {
+		s.notify(fmt.Sprintf("Broker: cut %d bytes of a torn line off the end of the log", size-whole))
+	}
+	s.size = whole
 	if whole == 0 {
-		line := header.Append(nil, time.Now())
-		count, err := file.Write(line)
-		store.changed("write", line[:count], 0)
-		if err != nil {
+		if _, err := s.Write(header.Append(nil, time.Now())); err != nil {
 			return false, err
 		}
-		store.progress.note()
-		whole = int64(count)
+		s.progress.send()
 	}
-	if store.synced {
-		// Otherwise a power loss could leave blocks of the torn line between new lines.
-		if moved, err := store.syncNew(file); moved || err != nil {
-			return moved, err
-		}
+	s.last, s.whole = header, s.size
+	if !s.synced {
+		return false, nil
 	}
-	store.file, store.last, store.whole, store.size = file, header, whole, whole
-	return false, nil
+	// Otherwise a power loss could leave blocks of the torn line between new lines.
+	return s.syncNamed()
 }
 
-// lock locks file, which was opened at path.
-func (store *store) lock(file *os.File, path string) error {
+// lock locks file.
+func lock(file *os.File) error {
 	err := osfile.Lock(file)
-	if errors.Is(err, osfile.ErrLocked) {
-		return fmt.Errorf("%s: in use by another broker", path)
-	}
-	if err != nil {
-		return fmt.Errorf("lock %s: %w", path, err)
+	switch {
+	case errors.Is(err, osfile.ErrLocked):
+		return fmt.Errorf("%s: in use by another broker", file.Name())
+	case err != nil:
+		return fmt.Errorf("lock %s: %w", file.Name(), err)
 	}
 	return nil
 }
 
-// identify returns the header of file, which is FILE of list. If file has no whole line, it is the
-// header that file must get. Otherwise file must be the last of its log.
-func (store *store) identify(file *os.File, list *logfile.List) (logfile.Header, error) {
-	start := make([]byte, len(logline.StampFormat))
-	count, err := file.ReadAt(start, 0)
-	if err != nil && err != io.EOF {
-		return logfile.Header{}, err
+// identify returns the header of the file, which is FILE of list. If the file has no whole line, it
+// is the header that the file must get.
+func (s *store) identify(list *logfile.List) (logfile.Header, error) {
+	if err := list.CheckNamed(s.file, s.last); err != nil {
+		return logfile.Header{}, fmt.Errorf("%s: %w", s.path, err)
 	}
-	if !logline.BeginsStamp(bytes.TrimRight(start[:count], "\x00")) {
-		return logfile.Header{}, fmt.Errorf("%s: is not a log, it was left as it is", store.path)
-	}
-	header := list.Named().Header
-	if !list.Named().HasLine {
-		return store.next(list)
-	}
-	if header.Log == 0 {
-		header.Number = 1 // of an earlier version
+	if header := list.Named.Header; header.Number > 0 {
 		return header, nil
 	}
-	files := list.Of(header.Log)
-	if last := files[len(files)-1]; last.Header.Number > header.Number {
-		return header, fmt.Errorf("%s: is file %d of its log, but %s beside it is file %d",
-			store.path, header.Number, filepath.Base(last.Path), last.Header.Number)
-	}
-	if header.Log == store.last.Log && header.Number < store.last.Number {
-		return header, fmt.Errorf("%s: is file %d of its log, but file %d was written last",
-			store.path, header.Number, store.last.Number)
-	}
-	return header, nil
+	return s.next(list)
 }
 
-// next returns the header of the file after the last one.
-func (store *store) next(list *logfile.List) (logfile.Header, error) {
-	if store.last.Number == 0 {
-		if err := store.findLast(list); err != nil {
+// next returns the header of the file after the last one. At the start this is the file before
+// FILE in list, if there is one.
+func (s *store) next(list *logfile.List) (logfile.Header, error) {
+	if before := list.Before(); s.last.Number == 0 && before != nil {
+		if err := s.resume(before); err != nil {
 			return logfile.Header{}, err
 		}
 	}
 	return logfile.Header{
-		Log:    cmp.Or(store.last.Log, logfile.NewLog()),
-		Number: store.last.Number + 1,
-		After:  store.whole,
+		Log:    cmp.Or(s.last.Log, logfile.NewLog()),
+		Number: s.last.Number + 1,
+		After:  s.whole,
 		Name:   filepath.Base(list.Path),
 	}, nil
 }
 
-// findLast finds the file before FILE, which has no line: of the log whose headers name FILE the
-// one with the greatest number, and of several with that number the longest. Without headers it
-// is the file of an earlier version that was modified last. The file is synced, because FILE's
-// header will say how many bytes it has.
-func (store *store) findLast(list *logfile.List) error {
-	log := list.Log(0)
-	var last *logfile.File
-	for i, files := 0, list.Of(log); i < len(files); i++ {
-		file := &files[i]
-		isOurs := file.Header.Name == filepath.Base(list.Path) || log == 0 && file.IsStamped
-		if isOurs && !file.IsNamed && (last == nil || isLater(file, last)) {
-			last = file
-		}
-	}
-	if last == nil {
-		return nil
-	}
-	file, err := last.Open()
+// resume makes before the last file. It syncs it, because the next header will say how many bytes
+// it has.
+func (s *store) resume(before *logfile.File) error {
+	file, err := before.Open()
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	if err := store.lock(file, last.Path); err != nil {
+	if err := lock(file); err != nil {
 		return err
 	}
-	whole, err := logfile.LineEnd(file, last.Info.Size())
+	s.whole, err = logfile.LineEnd(file, before.Info.Size())
 	if err == nil {
-		err = store.syncFile(file)
+		err = s.syncFile(file)
 	}
-	store.last, store.whole = last.Header, whole
-	store.last.Number = max(1, last.Header.Number)
+	s.last = before.Header
 	return err
 }
 
-// isLater reports whether a is after b in their log: by their numbers, and with one number by
-// their sizes. Without headers it is by the times of their last changes.
-func isLater(a, b *logfile.File) bool {
-	if a.Header.Log == 0 {
-		return a.Info.ModTime().After(b.Info.ModTime())
-	}
-	return cmp.Or(cmp.Compare(a.Header.Number, b.Header.Number),
-		cmp.Compare(a.Info.Size(), b.Info.Size())) > 0
-}
-
-// syncNew makes file durable, and its name. If the file was renamed just now, moved is true.
-func (store *store) syncNew(file *os.File) (moved bool, err error) {
-	if err := store.syncFile(file); err != nil {
+// syncNamed makes the file durable, and its name. If the file was renamed just now, moved is true.
+func (s *store) syncNamed() (moved bool, err error) {
+	if err := s.syncFile(s.file); err != nil {
 		return false, err
 	}
-	err = osfile.SyncDirectory(store.path)
+	err = osfile.SyncDirectory(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil
 	}
 	if err == nil {
-		store.changed("sync directory", nil, 0)
-		store.progress.note()
+		s.changed("sync directory", nil, 0)
+		s.progress.send()
 	}
 	return false, err
 }
 
-// names reports whether path names file.
-func (store *store) names(file *os.File) bool {
-	named, err := os.Stat(store.path)
-	info, wrong := file.Stat()
+// isNamed reports whether path names the file.
+func (s *store) isNamed() bool {
+	named, err := os.Stat(s.path)
+	info, wrong := s.file.Stat()
 	return err == nil && wrong == nil && os.SameFile(named, info)
 }
 
@@ -237,94 +188,94 @@ func (store *store) names(file *os.File) bool {
 // left it, with so many bytes of a line that is not whole. If not, it leaves the file, opens path
 // again, and returns that the file has moved. Then that line must be written from its beginning.
 // After an error the store has no file, and the next look opens path.
-func (store *store) look(begun int) (moved bool, err error) {
-	if store.path == "" {
+func (s *store) look(begun int) (moved bool, err error) {
+	if s.path == "" {
 		return false, nil
 	}
-	if store.file != nil {
-		info, err := store.file.Stat()
-		if err == nil && info.Size() == store.size && store.names(store.file) {
+	if s.file != nil {
+		info, err := s.file.Stat()
+		if err == nil && info.Size() == s.size && s.isNamed() {
 			return false, nil
 		}
-		store.whole = store.size - int64(begun)
-		if err := store.leave(); err != nil {
+		s.whole = s.size - int64(begun)
+		if err := s.leave(); err != nil {
 			return true, err
 		}
 	}
-	return true, store.open()
+	return true, s.open()
 }
 
 // leave cuts off a line without an end, syncs the file, and closes it. It ignores an error of the
 // cut, because readers skip a torn line.
-func (store *store) leave() error {
-	defer store.close()
-	if whole, _, err := store.cutTornLine(store.file); err == nil && whole > 0 { // 0: emptied
-		store.whole = whole
+func (s *store) leave() error {
+	defer s.close()
+	if whole, _, err := s.cutTornLine(); err == nil && whole > 0 { // 0: emptied
+		s.whole = whole
 	}
-	return store.syncFile(store.file)
+	return s.syncFile(s.file)
 }
 
 // close closes the file, if there is one.
-func (store *store) close() {
-	if store.file != nil {
-		store.file.Close()
-		store.file = nil
+func (s *store) close() {
+	if s.file != nil {
+		s.file.Close()
+		s.file = nil
 	}
 }
 
-// cutTornLine cuts off the bytes of file after its last line end. It returns how many bytes are
+// cutTornLine cuts off the bytes of the file after its last line end. It returns how many bytes are
 // left, and how many there were.
-func (store *store) cutTornLine(file *os.File) (whole, size int64, err error) {
-	info, err := file.Stat()
+func (s *store) cutTornLine() (whole, size int64, err error) {
+	info, err := s.file.Stat()
 	if err != nil {
 		return 0, 0, err
 	}
-	whole, err = logfile.LineEnd(file, info.Size())
+	whole, err = logfile.LineEnd(s.file, info.Size())
 	if err == nil && whole < info.Size() {
-		if err = file.Truncate(whole); err == nil {
-			store.changed("truncate", nil, whole)
+		if err = s.file.Truncate(whole); err == nil {
+			s.changed("truncate", nil, whole)
 		}
 	}
 	return whole, info.Size(), err
 }
 
 // Write implements io.Writer.
-func (store *store) Write(lines []byte) (int, error) {
-	count, err := store.file.Write(lines)
-	store.size += int64(count)
+func (s *store) Write(lines []byte) (int, error) {
+	count, err := s.file.Write(lines)
+	s.size += int64(count)
 	if count > 0 {
-		store.changed("write", lines[:count], 0)
+		s.changed("write", lines[:count], 0)
 	}
 	return count, err
 }
 
 // sync makes the file's lines durable if the store is synced. Without a file it does nothing,
 // because leave has synced the last file. After a sync that failed it returns the same error.
-func (store *store) sync() error {
-	if !store.synced || store.file == nil {
-		return store.failed
+func (s *store) sync() error {
+	if !s.synced || s.file == nil {
+		return s.failed
 	}
-	return store.syncFile(store.file)
+	return s.syncFile(s.file)
 }
 
 // syncFile makes all changes of file durable. If the store is not synced, it ignores an error.
 // Otherwise it returns the same error after a sync that failed.
-func (store *store) syncFile(file *os.File) error {
-	if store.failed != nil {
-		return store.failed
+func (s *store) syncFile(file *os.File) error {
+	if s.failed != nil {
+		return s.failed
 	}
 	if err := osfile.Sync(file); err == nil {
-		store.changed("sync", nil, 0)
-		store.progress.note()
-	} else if store.synced {
-		store.failed = err
+		s.changed("sync", nil, 0)
+		s.progress.send()
+	} else if s.synced {
+		s.failed = err
 	}
-	return store.failed
+	return s.failed
 }
 
 // changed reports a change to a test.
-func (store *store) changed(change string, data []byte, size int64) {
-	if store.observe != nil {
-		store.observe(change, data, size)
+func (s *store) changed(change string, data []byte, size int64) {
+	if s.observe != nil {
+		s.observe(change, data, size)
 	}
 }

@@ -5,6 +5,13 @@ import (
 	"mbus/internal/shared/queue"
 )
 
+const (
+	// The memory of a queued message and of a known topic without names and data, in bytes:
+	// their structures, and their share of the queues and of the payload's framing, rounded up.
+	messageOverhead = 128
+	topicOverhead   = 512
+)
+
 // Topic is a name and the queue of the messages with that topic. It is not safe for concurrent
 // use. The mutex of Broker.queues guards it.
 type Topic struct {
@@ -18,6 +25,16 @@ func NewTopic(name string) *Topic {
 }
 
 // Dispatch puts message at the end of the topic's queue.
-func (topic *Topic) Dispatch(message *apiv1.Message) {
-	topic.Queue.Enqueue(message)
+func (t *Topic) Dispatch(message *apiv1.Message) {
+	t.Queue.Enqueue(message)
+}
+
+// messageBytes returns how many bytes of MaxQueued message uses until it is written.
+func messageBytes(message *apiv1.Message) int {
+	return messageOverhead + len(message.Topic) + len(message.Data)
+}
+
+// topicBytes returns how many bytes of MaxQueued a topic uses until a drain forgets it.
+func topicBytes(name string) int {
+	return topicOverhead + len(name)
 }

@@ -92,10 +92,6 @@ func (config *Config) Validate() error {
 		}
 	}
 	formats, froms := []string{"", Lines, NUL, Raw, JSON}, []string{"", Start, End}
-	seeks := []string{"", Start, End, Next}
-	delivers := len(config.Command) > 0 || config.Format != "" || config.From != "" ||
-		config.ToEnd || config.Count != 0 || config.Retry != 0 || config.Jobs != 0 ||
-		config.Persistent || config.Failed != ""
 	switch {
 	case config.State != "" && config.Log == "":
 		return errors.New("-state without -log: must be with the log that the position is in")
@@ -108,18 +104,8 @@ func (config *Config) Validate() error {
 		return fmt.Errorf("-format %q: must be lines, nul, raw or json", config.Format)
 	case !slices.Contains(froms, config.From) && stampOf(config.From) == "":
 		return fmt.Errorf("-from %q: must be start, end or a time, %s", config.From, likeTime)
-	case !slices.Contains(seeks, config.Seek) && stampOf(config.Seek) == "":
-		return fmt.Errorf("-seek %q: must be start, end, next or a time, %s", config.Seek, likeTime)
-	case config.Seek != "" && (config.Log == "" || config.State == ""):
-		return errors.New("-seek needs -log and -state: the log and the state to set")
-	case config.Lag && (config.Log == "" || config.State == ""):
-		return errors.New("-lag needs -log and -state: the log and the state to compare")
-	case config.Lag && config.Seek != "":
-		return errors.New("-lag and -seek: must be one of them")
-	case config.Seek != "" && (delivers || len(config.Topics) > 0):
-		return errors.New("-seek delivers nothing: must be with -log and -state alone")
-	case config.Lag && delivers:
-		return errors.New("-lag delivers nothing: must be with -log, -state and -topic alone")
+	case config.Seek != "" || config.Lag:
+		return config.validateAlone()
 	case len(config.Command) > 0 && config.Format != "":
 		return errors.New("-format with a command: must be one of them, " +
 			"a command gets the data alone")

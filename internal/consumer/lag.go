@@ -21,11 +21,10 @@ type lag struct {
 }
 
 // Lag writes to Output how much of the log the consumer of Config.State has before it, in the text
-// format of Prometheus
-// (https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format). It takes no
+// format of Prometheus (https://prometheus.io/docs/instrumenting/exposition_formats). It takes no
 // lock, changes nothing, and syncs nothing. If there is no position, it counts the whole log. The
-// error says what could not be read or written, or is the cause of ctx's end. A Consumer's Lag must be called
-// only once, and without Subscribe.
+// error says what could not be read or written, or is the cause of ctx's end. A Consumer's Lag must
+// be called only once, and without Subscribe.
 func (consumer *Consumer) Lag(ctx context.Context) error {
 	config := consumer.config
 	if runtime.GOOS == "windows" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"mbus/internal/shared/follow"
@@ -29,6 +30,30 @@ func stampOf(text string) string {
 		}
 	}
 	return ""
+}
+
+// validateAlone is Validate for the flags that deliver nothing: -seek and -lag.
+func (config *Config) validateAlone() error {
+	hasFiles := config.Log != "" && config.State != ""
+	delivers := len(config.Command) > 0 || config.Format != "" || config.From != "" ||
+		config.ToEnd || config.Count != 0 || config.Retry != 0 || config.Jobs != 0 ||
+		config.Persistent || config.Failed+config.Host+config.Port != ""
+	isPlace := slices.Contains([]string{"", Start, End, Next}, config.Seek)
+	switch {
+	case !isPlace && stampOf(config.Seek) == "":
+		return fmt.Errorf("-seek %q: must be start, end, next or a time, %s", config.Seek, likeTime)
+	case config.Lag && config.Seek != "":
+		return errors.New("-lag and -seek: must be one of them")
+	case config.Lag && !hasFiles:
+		return errors.New("-lag needs -log and -state: the log and the state to compare")
+	case !hasFiles:
+		return errors.New("-seek needs -log and -state: the log and the state to set")
+	case config.Lag && delivers:
+		return errors.New("-lag delivers nothing: must be with -log, -state and -topic alone")
+	case config.Seek != "" && (delivers || len(config.Topics) > 0):
+		return errors.New("-seek delivers nothing: must be with -log and -state alone")
+	}
+	return nil
 }
 
 // Seek sets the state to the place of Config.Seek, and writes a line to Output that says which one

@@ -4,9 +4,10 @@ package listener
 
 import (
 	"context"
-	"mbus/internal/shared/address"
 	"net"
 	"time"
+
+	"mbus/internal/shared/address"
 )
 
 // Listener accepts connections. Its implementations are tcpListener and socketListener.

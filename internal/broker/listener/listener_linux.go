@@ -24,7 +24,7 @@ func deferAccept(_, _ string, raw syscall.RawConn) error {
 //
 // The filter is a program of classic BPF, which is given packets from the TCP header on; see
 // socket(7), SO_ATTACH_FILTER.
-func (listener tcpListener) Refuse() {
+func (l tcpListener) Refuse() {
 	const flags, syn = 13, 0x02 // the flags' offset, and SYN's bit (RFC 9293, 3.1)
 	program := []syscall.SockFilter{
 		{Code: syscall.BPF_LD | syscall.BPF_B | syscall.BPF_ABS, K: flags},
@@ -32,7 +32,7 @@ func (listener tcpListener) Refuse() {
 		{Code: syscall.BPF_RET | syscall.BPF_K, K: 0},          // nothing of the packet
 		{Code: syscall.BPF_RET | syscall.BPF_K, K: 0xffffffff}, // all of it
 	}
-	control(listener, func(descriptor int) {
+	control(l, func(descriptor int) {
 		//lint:ignore SA1019 its replacement is a second dependency.
 		syscall.AttachLsf(descriptor, program)
 	})

@@ -11,7 +11,7 @@ import (
 func deferAccept(_, _ string, _ syscall.RawConn) error { return nil }
 
 // Refuse does nothing where the kernel has no socket filters.
-func (listener tcpListener) Refuse() {}
+func (l tcpListener) Refuse() {}
 
 // shutDown does nothing where the kernel would not keep the connections that wait.
 func shutDown(*net.UnixListener) {}

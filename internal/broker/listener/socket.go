@@ -94,9 +94,9 @@ func removeStale(path string) error {
 }
 
 // Refuse removes the path, if it is still this socket, and shuts the socket down.
-func (listener *socketListener) Refuse() {
-	if info, err := os.Lstat(listener.path); err == nil && os.SameFile(info, listener.made) {
-		os.Remove(listener.path)
+func (l *socketListener) Refuse() {
+	if info, err := os.Lstat(l.path); err == nil && os.SameFile(info, l.made) {
+		os.Remove(l.path)
 	}
-	shutDown(listener.UnixListener)
+	shutDown(l.UnixListener)
 }

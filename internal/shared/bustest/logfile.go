@@ -18,14 +18,14 @@ func FirstLine(t testing.TB, path string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if named := list.Named(); named != nil && named.Info.Size() > 0 {
+	if named := list.Named; named != nil && named.Info.Size() > 0 {
 		return ""
 	}
 	header := logfile.Header{Log: list.Log(0), Number: 1, Name: filepath.Base(path)}
 	if header.Log == 0 {
 		header.Log = logfile.NewLog()
 	}
-	for _, file := range list.Of(header.Log) {
+	for _, file := range list.Of(header.Log, 1, logfile.MaxNumber) {
 		text, err := os.ReadFile(file.Path)
 		if err != nil {
 			t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"mbus/internal/shared/follow"
 )
@@ -83,6 +84,22 @@ func TestEarlierVersion(t *testing.T) {
 		log.check(err)
 		there.Seek(place)
 		there.must(earlierFILE)
+
+		// While there is no FILE, and no later file, it waits.
+		log, there = earlierLog(t, afterTwo)
+		log.remove(".1")
+		log.remove("")
+		log.number(".1", 1, 0, "no\n")
+		there.must("")
+		time.Sleep(time.Minute)
+		there.must("")
+
+		// A file with as many bytes is not the one that the position was in.
+		log, there = earlierLog(t, afterTwo)
+		log.remove(".1")
+		log.remove("")
+		log.number("", 2, 48, "no\n")
+		there.loses("", ": no file of the log has the bytes before it")
 	})
 }
 
@@ -93,7 +110,7 @@ func TestEarlierVersionInNewFile(t *testing.T) {
 	there := log.follow()
 	there.must("a\nb\n")
 	position := there.Position()
-	position.Log, position.Number = 0, 0
+	position.Log, position.Number = 0, 1
 	// Before it has read a line, it is at the end of the log.
 	quiet := log.follow()
 	quiet.Seek(position)
@@ -129,6 +146,12 @@ func TestEarlierVersionAtStart(t *testing.T) {
 	expect(earlierFILE+"six\n", "mbus.log.1")
 	log.write(".2", "2026/11/28 12:00:00 more\n")
 	expect("six\n", "mbus.log.1, mbus.log.2")
+	// If file 1 is there, a file with as many bytes is not it.
+	log = newLog(t)
+	log.number("", 1, 0, "a\n")
+	log.rotate(".1", "b\n")
+	log.write(".2", fmt.Sprintf("%-*s\n", len(log.read(".1"))-1, "2026/11/28 12:00:00 no"))
+	expect("a\nb\n", "mbus.log.2")
 }
 
 // The first save to a state of an earlier version leaves a whole line at each moment.

@@ -25,6 +25,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"mbus/internal/shared/logfile"
@@ -85,8 +86,7 @@ type Follower struct {
 	lister   *logfile.Lister
 	list     *logfile.List // the files of the last listing; nil: they must be listed
 	seen     view          // before the last listing
-	changed  time.Time     // of the first look that saw seen
-	listed   time.Time     // of the last listing
+	changed  bool          // whether seen was new then
 	rested   time.Time     // when listings may go on while nothing comes
 	reported bool          // whether a report said so
 	judged   bool          // whether choose has decided since the last line
@@ -96,8 +96,6 @@ type Follower struct {
 
 	watcher  watcher
 	resolved string // the path of FILE at the last look; empty: there was none
-
-	around, scratch [2 * contextSize]byte // buffers of intact
 }
 
 // view is what a look sees without a listing. Another file with the name of FILE changes the time
@@ -109,8 +107,8 @@ type view struct {
 }
 
 // New returns a Follower of the log at path. The log may not exist yet. The Follower reports
-// lines for the user, without a line feed: which files it leaves out at the start of the log, and that
-// the log is still missing after 5 seconds.
+// lines for the user, without a line feed: which files it leaves out at the start of the log, and
+// that the log is still missing after 5 seconds.
 func New(path string, report func(line string)) *Follower {
 	return &Follower{
 		path: path, report: report, syncFile: osfile.Sync, patience: patience,
@@ -243,7 +241,10 @@ func (follower *Follower) isForeign(line []byte) bool {
 	if follower.offset() > int64(len(line)) {
 		return false
 	}
-	header, _ := logfile.Parse(line)
+	header, found := logfile.Parse(line)
+	if !found {
+		header.Number = 1
+	}
 	return header != follower.header
 }
 
@@ -299,7 +300,7 @@ func (follower *Follower) read() (grew bool, err error) {
 // start of the line in hand.
 func (follower *Follower) intact() (bool, error) {
 	has := func(offset int64, want []byte) (bool, error) {
-		found := follower.scratch[:len(want)]
+		found := make([]byte, len(want))
 		count, err := follower.file.ReadAt(found, offset)
 		if err == io.EOF {
 			err = nil
@@ -307,8 +308,7 @@ func (follower *Follower) intact() (bool, error) {
 		return bytes.Equal(found[:count], want), err
 	}
 	tail, rest := follower.tail(), follower.rest()
-	around := append(follower.around[:0], tail...)
-	around = append(around, rest[:min(len(rest), contextSize)]...)
+	around := slices.Concat(tail, rest[:min(len(rest), contextSize)])
 	intact, err := has(follower.offset()-int64(len(tail)), around)
 	if !intact || err != nil {
 		return false, err
@@ -318,24 +318,20 @@ func (follower *Follower) intact() (bool, error) {
 
 // look is called when the file in hand has no more bytes. It sets the next file, or does nothing.
 func (follower *Follower) look() error {
-	if follower.file != nil && follower.offset() == 0 {
-		follower.drop() // it had a line when it was listed, and was emptied since
-	}
-	var err error
-	if follower.missing.IsZero() {
-		var unlike string
-		if unlike, err = follower.succeed(); unlike != "" {
-			err = follower.miss(unlike)
-		}
-	}
+	_, err := follower.succeed()
 	if err == nil && follower.next.file == nil {
 		err = follower.glance()
 	}
-	if errors.Is(err, logfile.ErrChanged) || errors.Is(err, io.EOF) {
+	if isChange(err) {
 		follower.list = nil // a file was changed at the same time: the next look lists anew
 		return nil
 	}
 	return err
+}
+
+// isChange reports whether err is of a file that was renamed, removed or cut at the same time.
+func isChange(err error) bool {
+	return errors.Is(err, logfile.ErrChanged) || errors.Is(err, io.EOF)
 }
 
 // glance looks at FILE and at the directory. If something has changed, it lists the files, and
@@ -350,19 +346,17 @@ func (follower *Follower) glance() error {
 	if follower.file == nil && named == nil {
 		follower.await(now)
 	}
-	isQuiet := follower.missing.IsZero() && follower.holds(named) && follower.isLast()
+	isQuiet := follower.missing.IsZero() && follower.holds(named) &&
+		(follower.list == nil || len(after(follower.list, follower.Position())) == 0)
 	if isQuiet || !follower.isDue(seen, now) {
 		return nil
 	}
-	if follower.list == nil || seen != follower.seen {
-		follower.changed = now
-	}
-	follower.seen, follower.listed = seen, now
+	follower.changed = follower.list == nil || seen != follower.seen
+	follower.seen = seen
 	if follower.list, err = follower.lister.List(); err != nil {
 		return err
 	}
-	now, follower.judged = time.Now(), true
-	follower.rested = now.Add(now.Sub(follower.listed) * listShare)
+	follower.rested, follower.judged = time.Now().Add(time.Since(now)*listShare), true
 	return follower.choose()
 }
 
@@ -381,15 +375,6 @@ func (follower *Follower) await(now time.Time) {
 func (follower *Follower) holds(info fs.FileInfo) bool {
 	own, err := follower.file.Stat() // of a nil file, Stat returns an error
 	return err == nil && os.SameFile(own, info)
-}
-
-// isLast reports whether no listed file of the log has a greater number than the file in hand.
-func (follower *Follower) isLast() bool {
-	if follower.list == nil {
-		return true
-	}
-	files := follower.list.Of(follower.header.Log)
-	return len(files) == 0 || files[len(files)-1].Header.Number <= follower.header.Number
 }
 
 // look looks at the log at path. If FILE is missing, named is nil.
@@ -417,10 +402,9 @@ func (follower *Follower) isDue(seen view, now time.Time) bool {
 	if follower.list == nil || !follower.judged || isNew {
 		return true
 	}
-	isRecent := follower.listed.Sub(follower.changed) < listInterval
-	again := isRecent || !follower.missing.IsZero()
-	return now.After(follower.rested) &&
-		(seen != before || again && now.Sub(follower.listed) >= listInterval)
+	again := follower.changed || !follower.missing.IsZero()
+	return seen != before && now.After(follower.rested) ||
+		again && now.After(follower.rested.Add(listInterval))
 }
 
 // DisableSync makes Sync do nothing. It is for a reader that keeps no position.

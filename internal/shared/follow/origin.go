@@ -35,9 +35,8 @@ func (origin Origin) Append(text []byte) []byte {
 // Origin returns where the line comes from that the last call of Next has returned. The error is
 // that of reading the first line of its file.
 func (follower *Follower) Origin() (Origin, error) {
-	origin := Origin{follower.header.Log, follower.header.Number, follower.begun}
-	if origin.Number > 0 {
-		return origin, nil
+	if header := follower.header; header.Log != 0 {
+		return Origin{header.Log, header.Number, follower.begun}, nil
 	}
 	if follower.firstLine == 0 {
 		var err error
@@ -45,8 +44,7 @@ func (follower *Follower) Origin() (Origin, error) {
 			return Origin{}, err
 		}
 	}
-	origin.Log = follower.firstLine
-	return origin, nil
+	return Origin{Log: follower.firstLine, Offset: follower.begun}, nil
 }
 
 // Before returns the position before the line that the last call of Next has returned.

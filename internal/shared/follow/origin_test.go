@@ -92,4 +92,14 @@ func TestOriginWithoutHeader(t *testing.T) {
 			t.Errorf("%q, want %s", got, want)
 		}
 	}
+	// Another file with the name has another first line.
+	if err := os.WriteFile(path, []byte("b\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log.Seek(follow.Position{})
+	sum = sha256.Sum256([]byte("b"))
+	want = hex.EncodeToString(sum[:8]) + "-0-0"
+	if got := origins(t, log); len(got) != 1 || got[0] != want {
+		t.Errorf("%q, want %s", got, want)
+	}
 }

@@ -11,10 +11,10 @@ import (
 const contextSize = 1 << 10
 
 // Position is a place between two lines of a log. The zero Position is the start of the oldest
-// file. A position in a file without a header has no Log and no Number. Neither has one from a
-// state of an earlier version, wherever it is: the bytes before these positions identify them.
+// file. A position in a file without a header has Log 0 and Number 1. So has one from a state of an
+// earlier version, wherever it is: the bytes before these positions identify them.
 type Position struct {
-	Log    uint64 // the id of the log
+	Log    uint64 // the id of the log; 0: it is not known
 	Number int64  // of the file
 	Offset int64  // how many bytes of the file are before the position
 
@@ -26,9 +26,9 @@ type Position struct {
 // String returns the place in words.
 func (position Position) String() string {
 	switch {
-	case position == Position{}:
+	case position.Log == 0 && position.Offset == 0:
 		return "the start of the log"
-	case position.Number == 0:
+	case position.Log == 0:
 		return fmt.Sprintf("offset %d of a file without a number", position.Offset)
 	}
 	return fmt.Sprintf("offset %d of file %d of log %016x",

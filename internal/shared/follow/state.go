@@ -125,10 +125,9 @@ func (state *State) read() error {
 		return err
 	}
 	if len(text) <= 2*slotSize {
-		state.parse(text, 0, slotSize)
-		state.parse(text, slotSize, slotSize)
-		state.parse(text, 0, oldSize)
-		state.parse(text, oldSize, oldSize)
+		for _, start := range []int{0, slotSize, oldSize} {
+			state.parse(text[min(start, len(text)):], start)
+		}
 	}
 	written, start := bytes.TrimRight(text, "\x00"), state.start()
 	isNew := bytes.HasPrefix(written, start) || bytes.HasPrefix(start, written)
@@ -169,31 +168,29 @@ func seal(line []byte) []byte {
 	return fmt.Appendf(line, " %08x\n", crc32.ChecksumIEEE(line))
 }
 
-// parse loads the line of size bytes that text has at offset start, if the line is whole and newer
-// than the one loaded before.
-func (state *State) parse(text []byte, start, size int) {
-	if len(text) < start+size {
-		return
-	}
-	line := text[start : start+size]
-	body := line[:size-checkSize]
+// parse loads the first line of text, which is at offset start of the file, if the line is whole
+// and newer than the one loaded before.
+func (state *State) parse(text []byte, start int) {
+	line := text[:bytes.IndexByte(text, '\n')+1]
+	body := line[:max(0, len(line)-checkSize)]
 	before, note, _ := strings.Cut(string(body), " note ")
 	found := save{note: strings.TrimRight(note, " ")}
 	place, hash := &found.position, []byte(nil)
 	_, err := fmt.Sscanf(before, string(state.start())+"%d "+placeFormat,
 		&found.number, &place.Offset, &place.Log, &place.Number, &hash)
-	if size == oldSize {
+	if len(line) == oldSize {
+		place.Log, place.Number = 0, 1
 		_, err = fmt.Sscanf(before, string(state.start())+"%d "+oldFormat,
 			&found.number, &place.Offset, new(int64), &hash)
 	}
 	isWhole := err == nil && bytes.Equal(seal(bytes.Clone(body)), line) &&
-		place.Offset >= 0 && place.Number >= 0
+		(len(line) == slotSize || len(line) == oldSize) && place.Offset >= 0 && place.Number >= 0
 	if !isWhole || len(found.note) > maxNote || found.number <= state.last.number {
 		return
 	}
 	copy(place.Hash[:], hash)
 	state.last, state.slot, state.old = found, int64(start/slotSize), nil
-	if size == oldSize && start > 0 {
+	if start == oldSize {
 		state.old = line
 	}
 }

@@ -100,6 +100,15 @@ func TestHarmless(t *testing.T) {
 				log.write("-7"+suffix, "no\n")
 			}
 		},
+		"unlike copies of a rotated file": func(log logFiles) {
+			for _, name := range []string{"B", "C"} {
+				log.copy(".1", "-"+name)
+				log.edit("-"+name, "b 3", name+" 3")
+				log.write("-"+name, "no\n")
+			}
+			log.rename("-B", "-1")
+			log.rename("-C", "-2")
+		},
 		"other logs": func(log logFiles) {
 			for i, suffix := range []string{".3", "-4", ".5"} {
 				header := logfile.Header{
@@ -241,6 +250,9 @@ func TestArrival(t *testing.T) {
 
 // A file that is emptied after it was chosen, and before its first line was read, is another one.
 func TestEmptiedUnread(t *testing.T) {
+	// A Follower that goes to the same file again and again keeps the time in synctest from going on.
+	watch := time.AfterFunc(patience, func() { panic("the Follower does not return") })
+	defer watch.Stop()
 	for _, text := range []string{"", "torn", "c\n"} {
 		synctest.Test(t, func(t *testing.T) {
 			log := newLog(t)
@@ -267,23 +279,25 @@ func TestEmptiedUnread(t *testing.T) {
 	}
 }
 
-// FILE that comes back within 10 s is read on.
+// FILE that comes back within 10 s is read on, each time that it is away.
 func TestFILEComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newLog(t)
 		log.number("", 1, 0, "a\n")
 		there := log.follow()
 		there.must("a\n")
-		log.rename("", ".1")
-		log.number("", 1, 0, "changed\n")
-		for range 30 {
-			there.must("")
-			time.Sleep(200 * time.Millisecond)
-		}
-		log.rename(".1", "")
-		for range 60 {
-			there.must("")
-			time.Sleep(time.Second)
+		for range 2 {
+			log.rename("", ".1")
+			log.number("", 1, 0, "changed\n")
+			for range 30 {
+				there.must("")
+				time.Sleep(200 * time.Millisecond)
+			}
+			log.rename(".1", "")
+			for range 60 {
+				there.must("")
+				time.Sleep(time.Second)
+			}
 		}
 		log.write("", "b\n")
 		there.must("b\n")
@@ -325,6 +339,20 @@ func TestLostAfterArrival(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 	})
+}
+
+// A file that is removed while it is read is followed by the next one, and not by a copy of it that
+// has more.
+func TestRemovedWithCopy(t *testing.T) {
+	log := newLog(t)
+	log.number("", 1, 0, "a\n")
+	there := log.follow()
+	there.must("a\n")
+	log.copy("", ".7")
+	log.write(".7", "no\n")
+	log.rotate(".1", "b\n")
+	log.remove(".1")
+	there.must("b\n")
 }
 
 // FILE can be a link. It is rotated where it is.

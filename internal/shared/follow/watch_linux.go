@@ -46,40 +46,47 @@ func (watcher *watcher) watch(path string, file *os.File) (isNew bool, err error
 	if err != nil {
 		return false, err
 	}
-	watches := []int{watcher.directory}
-	add := func(path string) error {
-		watch, err := syscall.InotifyAddWatch(watcher.descriptor, path, syscall.IN_MODIFY)
-		if err == nil && !slices.Contains(watches, watch) {
-			watches = append(watches, watch)
-		}
-		return err
-	}
-	if err := add(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	before := watcher.watches
+	watcher.watches = []int{watcher.directory}
+	if err := watcher.add(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	if file != nil {
-		raw, err := file.SyscallConn()
-		if err != nil {
-			return false, err
-		}
-		// Not by its name, which may be another file's by now.
-		outer := raw.Control(func(descriptor uintptr) {
-			err = add(fmt.Sprintf("/proc/self/fd/%d", descriptor))
-		})
-		if outer != nil || err != nil {
-			return false, errors.Join(outer, err)
-		}
+	if err := watcher.addFile(file); err != nil {
+		return false, err
 	}
-	for _, old := range watcher.watches {
-		if !slices.Contains(watches, old) {
+	for _, old := range before {
+		if !slices.Contains(watcher.watches, old) {
 			// An error: the file is gone, and the watch with it.
 			syscall.InotifyRmWatch(watcher.descriptor, uint32(old))
 		}
 	}
-	isOld := func(watch int) bool { return slices.Contains(watcher.watches, watch) }
-	isNew = slices.ContainsFunc(watches, func(watch int) bool { return !isOld(watch) })
-	watcher.watches = watches
-	return isNew, nil
+	return slices.ContainsFunc(watcher.watches, func(watch int) bool {
+		return !slices.Contains(before, watch)
+	}), nil
+}
+
+// add watches the file at path.
+func (watcher *watcher) add(path string) error {
+	watch, err := syscall.InotifyAddWatch(watcher.descriptor, path, syscall.IN_MODIFY)
+	if err == nil && !slices.Contains(watcher.watches, watch) {
+		watcher.watches = append(watcher.watches, watch)
+	}
+	return err
+}
+
+// addFile watches an open file, unless it is nil: not by its name, which may be another file's.
+func (watcher *watcher) addFile(file *os.File) error {
+	if file == nil {
+		return nil
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	outer := raw.Control(func(descriptor uintptr) {
+		err = watcher.add(fmt.Sprintf("/proc/self/fd/%d", descriptor))
+	})
+	return errors.Join(outer, err)
 }
 
 // wait waits for a change, for the timeout, or for the end of ctx. It must be called after watch.

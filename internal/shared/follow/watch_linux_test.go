@@ -127,6 +127,18 @@ func TestWaitEnds(t *testing.T) {
 	log.expect("a line of the new file", "b\n", func() { log.write("mbus.log", "b\n") })
 }
 
+// A change after the last look and before the first Wait ends that Wait.
+func TestWaitAfterChange(t *testing.T) {
+	log := watch(t, header)
+	log.read()
+	begin := time.Now()
+	log.write("mbus.log", "a\n")
+	log.wait()
+	if lines := log.read(); len(lines) != 1 || time.Since(begin) > atOnce {
+		t.Errorf("after %s: %q", time.Since(begin), lines)
+	}
+}
+
 // The first line of a new FILE that has been empty until then ends Wait.
 func TestWaitForEmptyFile(t *testing.T) {
 	log := watch(t, header+"a\n")

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -28,53 +27,38 @@ const (
 	maxLinks = 40
 )
 
-// ErrChanged reports that a file was renamed or removed after it was listed.
-var ErrChanged = errors.New("the file has changed since it was listed")
+// ErrChanged reports that a file was renamed, removed or cut while it was looked at.
+var ErrChanged = errors.New("the file is renamed or cut at the same time")
 
 // File is FILE, or a file beside it whose name is like that of a rotated file.
 type File struct {
-	Path      string
-	Info      fs.FileInfo // of the file that Path leads to
-	IsNamed   bool        // whether it is FILE; a file with both names is
-	Header    Header      // zero: the file has none
-	HasLine   bool        // whether it has a whole line; of FILE only, unless that line is short
-	IsStamped bool        // whether it begins with a time stamp
+	Path   string
+	Info   fs.FileInfo // of the file that Path leads to
+	Header Header      // without a header, a file is file 1 of log 0; FILE without a line, file 0
+	Lines  int64       // how many bytes its whole lines have; 0 if it has a header
 }
 
 // List has the files that FILE and the names beside it lead to, at one moment. A file with
-// several names is in it once. The files are ordered by their log and their number. Those without
-// a header are first.
+// several names is in it once, and one that does not begin as a log does is not in it.
 type List struct {
-	Path  string // of FILE, resolved
-	Files []File
+	Path    string // of FILE, resolved
+	Named   *File  // FILE; nil: it is missing
+	Files   []File // with a header, or FILE; in the order of their logs and their numbers
+	Earlier []File // without a header, and not FILE; in the order of their names
 }
 
-// Named returns FILE, or nil if it is missing.
-func (list *List) Named() *File {
-	at := slices.IndexFunc(list.Files, func(file File) bool { return file.IsNamed })
-	if at < 0 {
-		return nil
-	}
-	return &list.Files[at]
+// Of returns the files of log that have the numbers from first to last, the lowest number first.
+// Of log 0 this is FILE without a header.
+func (list *List) Of(log uint64, first, last int64) []File {
+	start, _ := slices.BinarySearchFunc(list.Files, Header{Log: log, Number: first}, order)
+	end, _ := slices.BinarySearchFunc(list.Files, Header{Log: log, Number: last + 1}, order)
+	return list.Files[start:max(start, end)]
 }
 
-// Of returns the files of log, the lowest number first. Of log 0 these are the files without a
-// header.
-func (list *List) Of(log uint64) []File {
-	return between(list.Files, func(file File) int { return cmp.Compare(file.Header.Log, log) })
-}
-
-// Numbered returns those of files, which are all of one log, that have number.
-func Numbered(files []File, number int64) []File {
-	return between(files, func(file File) int { return cmp.Compare(file.Header.Number, number) })
-}
-
-// between returns those of files for which compare returns 0. It returns less for those before
-// them, and more for those after them.
-func between(files []File, compare func(File) int) []File {
-	start := sort.Search(len(files), func(i int) bool { return compare(files[i]) >= 0 })
-	end := sort.Search(len(files), func(i int) bool { return compare(files[i]) > 0 })
-	return files[start:end:end]
+// order compares the log and the number of file with those of header.
+func order(file File, header Header) int {
+	return cmp.Or(cmp.Compare(file.Header.Log, header.Log),
+		cmp.Compare(file.Header.Number, header.Number))
 }
 
 // Log returns the id of the log that the files make up. It is that of FILE, or 0 if FILE has
@@ -82,8 +66,8 @@ func between(files []File, compare func(File) int) []File {
 // the caller knows. If known is 0, it is that of the files whose headers name FILE. If these are
 // of several logs, it is that of the file that was modified last.
 func (list *List) Log(known uint64) uint64 {
-	if named := list.Named(); named != nil && named.HasLine {
-		return named.Header.Log
+	if list.Named != nil && list.Named.Header.Number > 0 {
+		return list.Named.Header.Log
 	}
 	if known != 0 {
 		return known
@@ -106,6 +90,8 @@ type Lister struct {
 	known  map[look][]File // the files of the last List
 	Lists  int             // how many times the directory was listed
 	Opened int             // how many files were opened
+
+	suffixes func(path string) ([]string, error) // suffixes, except in tests
 }
 
 // look is what a rename does not change of a file.
@@ -116,7 +102,7 @@ type look struct {
 
 // NewLister returns a Lister of the log at path. The log may not exist yet.
 func NewLister(path string) *Lister {
-	return &Lister{path: path}
+	return &Lister{path: path, suffixes: suffixes}
 }
 
 // Resolve returns the path of the file that path finally names: it follows symbolic links, also
@@ -124,22 +110,18 @@ func NewLister(path string) *Lister {
 func Resolve(path string) (string, error) {
 	for range maxLinks {
 		directory, base := filepath.Split(path)
+		if target, err := os.Readlink(path); err == nil {
+			// Not filepath.Join, which would take the part before .. away unseen.
+			if path = target; !filepath.IsAbs(target) {
+				path = directory + target
+			}
+			continue
+		}
 		directory, err := filepath.EvalSymlinks(cmp.Or(directory, "."))
 		if errors.Is(err, fs.ErrNotExist) {
 			return path, nil
 		}
-		if err != nil {
-			return "", err
-		}
-		path = filepath.Join(directory, base)
-		target, err := os.Readlink(path)
-		if err != nil || base == "" {
-			return path, nil // no link
-		}
-		if path = target; !filepath.IsAbs(target) {
-			// Not filepath.Join, which would take the part before .. away unseen.
-			path = directory + string(filepath.Separator) + target
-		}
+		return filepath.Join(directory, base), err
 	}
 	return "", fmt.Errorf("%s: too many levels of symbolic links", path)
 }
@@ -147,61 +129,55 @@ func Resolve(path string) (string, error) {
 // List lists the files. A file beside FILE that can't be read is left out. A rotation moves names
 // from file to file, so List looks until it has seen the same files twice in a row.
 func (lister *Lister) List() (*List, error) {
-	var before List
-	for deadline := time.Now().Add(listPatience); ; {
-		after, err := lister.glimpse()
+	var path string
+	var before []File
+	for deadline := time.Now().Add(listPatience); time.Now().Before(deadline); {
+		resolved, files, err := lister.glimpse()
 		if err != nil {
 			return nil, err
 		}
-		if before.Path == after.Path && slices.EqualFunc(before.Files, after.Files, isSame) {
-			if err = lister.finish(&after); err != ErrChanged {
-				return &after, err
+		if path == resolved && slices.EqualFunc(before, files, isSame) {
+			list, err := lister.inspect(path, files)
+			if err != ErrChanged {
+				return list, err
 			}
-			after = List{}
 		}
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("%s: its files are renamed faster than they can be listed",
-				lister.path)
-		}
-		before = after
+		path, before = resolved, files
 	}
+	return nil, fmt.Errorf("%s: its files are renamed faster than they can be listed", lister.path)
 }
 
 func isSame(a, b File) bool { return a.Path == b.Path && os.SameFile(a.Info, b.Info) }
 
 // glimpse looks once at the names, and then at the files. A rename between the two can hide a
-// file. The files have no headers yet, and are ordered by their paths.
-func (lister *Lister) glimpse() (list List, err error) {
-	if list.Path, err = Resolve(lister.path); err != nil {
-		return list, err
+// file. The files have no headers yet. FILE is the first.
+func (lister *Lister) glimpse() (path string, files []File, err error) {
+	if path, err = Resolve(lister.path); err != nil {
+		return "", nil, err
 	}
-	names, err := besides(list.Path)
+	suffixes, err := lister.suffixes(path)
 	if err != nil {
-		return list, err
+		return "", nil, err
 	}
 	lister.Lists++
-	slices.Sort(names)
-	for i, name := range append([]string{filepath.Base(list.Path)}, names...) {
-		path := list.Path
-		if i > 0 {
-			path = filepath.Join(filepath.Dir(path), name)
-		}
-		info, err := os.Stat(path)
+	slices.Sort(suffixes)
+	for _, suffix := range append([]string{""}, suffixes...) {
+		info, err := os.Stat(path + suffix)
 		switch {
 		case err == nil && info.Mode().IsRegular():
-			list.Files = append(list.Files, File{Path: path, Info: info, IsNamed: i == 0})
-		case i > 0, errors.Is(err, fs.ErrNotExist): // no file of the log
+			files = append(files, File{Path: path + suffix, Info: info})
+		case suffix != "", errors.Is(err, fs.ErrNotExist): // no file of the log
 		case err != nil:
-			return list, err
+			return "", nil, err
 		default:
-			return list, fmt.Errorf("%s: must be a regular file", lister.path)
+			return "", nil, fmt.Errorf("%s: must be a regular file", lister.path)
 		}
 	}
-	return list, nil
+	return path, files, nil
 }
 
-// besides returns the names beside path that are like that of a rotated file of path.
-func besides(path string) (names []string, err error) {
+// suffixes returns what rotation has added to the names beside path that begin with its name.
+func suffixes(path string) (suffixes []string, err error) {
 	directory, err := os.Open(filepath.Dir(path))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -211,14 +187,14 @@ func besides(path string) (names []string, err error) {
 	}
 	defer directory.Close()
 	for base := filepath.Base(path); ; {
-		some, err := directory.Readdirnames(namesAtOnce)
-		for _, name := range some {
+		names, err := directory.Readdirnames(namesAtOnce)
+		for _, name := range names {
 			if suffix, found := strings.CutPrefix(name, base); found && isRotated(suffix) {
-				names = append(names, strings.Clone(name))
+				suffixes = append(suffixes, strings.Clone(suffix))
 			}
 		}
 		if err == io.EOF {
-			return names, nil
+			return suffixes, nil
 		}
 		if err != nil {
 			return nil, err
@@ -226,43 +202,46 @@ func besides(path string) (names []string, err error) {
 	}
 }
 
-// finish leaves out further names of a file, sets the headers, and orders the files. The error is
-// ErrChanged if a file is not the listed one any more.
-func (lister *Lister) finish(list *List) error {
-	known := make(map[look][]File, len(list.Files))
-	files := list.Files[:0]
-	for _, file := range list.Files {
+// inspect returns the List of files: each with its header, and without its further names. The
+// error is ErrChanged if a file is not the listed one any more.
+func (lister *Lister) inspect(path string, files []File) (*List, error) {
+	list, known := &List{Path: path}, make(map[look][]File, len(files))
+	for _, file := range files {
 		look := look{file.Info.Size(), file.Info.ModTime()}
-		isSame := func(other File) bool { return os.SameFile(other.Info, file.Info) }
-		if slices.ContainsFunc(known[look], isSame) {
+		isIt := func(other File) bool { return os.SameFile(other.Info, file.Info) }
+		if slices.ContainsFunc(known[look], isIt) {
 			continue
 		}
-		if at := slices.IndexFunc(lister.known[look], isSame); at >= 0 && !file.IsNamed {
-			old := lister.known[look][at]
-			file.Header, file.IsStamped = old.Header, old.IsStamped
+		isNamed := file.Path == path
+		if at := slices.IndexFunc(lister.known[look], isIt); at >= 0 && !isNamed {
+			file.Header, file.Lines = lister.known[look][at].Header, lister.known[look][at].Lines
 		} else {
 			lister.Opened++
-			err := file.inspect()
-			if err == ErrChanged || err != nil && file.IsNamed {
-				return err
+			err := file.inspect(isNamed)
+			if err == ErrChanged || err != nil && isNamed {
+				return nil, err
 			}
 			if err != nil {
-				continue
+				continue // and not known: it may be readable next time
 			}
 		}
 		known[look] = append(known[look], file)
-		files = append(files, file)
+		if isNamed {
+			list.Named = &file
+		}
+		if isNamed || file.Header.Log != 0 {
+			list.Files = append(list.Files, file)
+		} else if file.Header.Number > 0 {
+			list.Earlier = append(list.Earlier, file)
+		}
 	}
-	slices.SortStableFunc(files, func(a, b File) int {
-		return cmp.Or(cmp.Compare(a.Header.Log, b.Header.Log),
-			cmp.Compare(a.Header.Number, b.Header.Number))
-	})
-	list.Files, lister.known = files, known
-	return nil
+	slices.SortStableFunc(list.Files, func(a, b File) int { return order(a, b.Header) })
+	lister.known = known
+	return list, nil
 }
 
-// inspect opens the file, and reads its first line.
-func (file *File) inspect() error {
+// inspect opens the file, and reads its first line. Only FILE needs no time stamp.
+func (file *File) inspect(isNamed bool) error {
 	opened, err := file.Open()
 	if err != nil {
 		return err
@@ -274,18 +253,19 @@ func (file *File) inspect() error {
 		return err
 	}
 	start = start[:count]
-	end := bytes.IndexByte(start, '\n') + 1
-	file.IsStamped, file.HasLine = logline.IsStamp(start), end > 0
-	file.Header, _ = Parse(start[:end])
-	if count == maxSize && end == 0 && file.IsNamed {
-		whole, err := LineEnd(opened, file.Info.Size())
-		file.HasLine = whole > 0 || err != nil // it is shorter now, so it had more
+	header, found := Parse(start[:bytes.IndexByte(start, '\n')+1])
+	if file.Header = header; found || !isNamed && !logline.IsStamp(start) {
+		return nil
 	}
-	return nil
+	file.Lines, err = LineEnd(opened, file.Info.Size())
+	if file.Lines > 0 {
+		file.Header.Number = 1
+	}
+	return err
 }
 
-// Open opens the file. The error is ErrChanged if another file or none has its path. The file may
-// have been emptied, and have another header since it was listed.
+// Open opens the file, and looks at its size again. The error is ErrChanged if another file or
+// none has its path. The file may have been emptied, and have another header since it was listed.
 func (file *File) Open() (*os.File, error) {
 	opened, err := os.Open(file.Path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -296,6 +276,7 @@ func (file *File) Open() (*os.File, error) {
 	}
 	info, err := opened.Stat()
 	if err == nil && os.SameFile(info, file.Info) {
+		file.Info = info
 		return opened, nil
 	}
 	opened.Close()

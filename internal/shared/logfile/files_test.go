@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,14 +59,14 @@ func list(t *testing.T, lister *logfile.Lister) (text string, list *logfile.List
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range list.Files {
+	for _, file := range slices.Concat(list.Earlier, list.Files) {
 		text += fmt.Sprintf("%s %d %x", filepath.Base(file.Path), file.Header.Number,
 			file.Header.Log)
-		if file.IsStamped != (file.Header.Number > 0) {
-			text += fmt.Sprintf(" stamped %v", file.IsStamped)
+		if file.Header.Log == 0 {
+			text += fmt.Sprintf(" of %d bytes", file.Lines)
 		}
-		if file.IsNamed {
-			text += fmt.Sprintf(" FILE %v", file.HasLine)
+		if file.Path == list.Path {
+			text += " FILE"
 		}
 		text += "\n"
 	}
@@ -77,7 +78,7 @@ func list(t *testing.T, lister *logfile.Lister) (text string, list *logfile.List
 func TestList(t *testing.T) {
 	directory := newDirectory(t)
 	lister := logfile.NewLister(directory.in("mbus.log"))
-	if text, list := list(t, lister); text != "" || list.Named() != nil || list.Log(0) != 0 ||
+	if text, list := list(t, lister); text != "" || list.Named != nil || list.Log(0) != 0 ||
 		list.Log(7) != 7 {
 		t.Errorf("of nothing: %s", text)
 	}
@@ -86,7 +87,7 @@ func TestList(t *testing.T) {
 	directory.write("mbus.log-20261124", header(log, 9), 9)
 	directory.write("mbus.log-2026-11-24.1", header(log, 1), 2)
 	directory.write("mbus.log.2", header(7, 3), 1)
-	directory.write("mbus.log.3", "2026/11/24 10:00:00 of an earlier version", 1)
+	directory.write("mbus.log.3", "2026/11/24 10:00:00 of an earlier version\ntorn", 1)
 	directory.write("mbus.log.4", "no log\n", 1)
 	directory.write("mbus.log.5", "", 1)
 	for _, suffix := range []string{".1.gz", ".old", "-", ".", "1", ".a", "-1x", ".1~", "..1"} {
@@ -96,24 +97,28 @@ func TestList(t *testing.T) {
 	directory.check(os.Mkdir(directory.in("mbus.log.6"), 0o700))
 	directory.check(os.Symlink("nothing", directory.in("mbus.log.7")))
 	directory.check(os.Symlink("mbus.log.8", directory.in("mbus.log.8")))
-	want := "mbus.log.3 0 0 stamped true\nmbus.log.4 0 0\nmbus.log.5 0 0\nmbus.log.2 3 7\n" +
+	want := "mbus.log.3 1 0 of 42 bytes\nmbus.log.2 3 7\n" +
 		"mbus.log-2026-11-24.1 1 5b1b30b6c2830ccd\nmbus.log.1 2 5b1b30b6c2830ccd\n" +
-		"mbus.log-20261124 9 5b1b30b6c2830ccd\nmbus.log 10 5b1b30b6c2830ccd FILE true\n"
+		"mbus.log-20261124 9 5b1b30b6c2830ccd\nmbus.log 10 5b1b30b6c2830ccd FILE\n"
 	got, list := list(t, lister)
 	if got != want {
 		t.Errorf("got\n%s, want\n%s", got, want)
 	}
-	files := list.Of(log)
-	if len(files) != 4 || len(list.Of(7)) != 1 || len(list.Of(0)) != 3 || len(list.Of(8)) != 0 {
-		t.Errorf("%d files of the log", len(files))
-	}
-	for number, want := range map[int64]int{0: 0, 1: 1, 2: 1, 3: 0, 9: 1, 10: 1, 11: 0} {
-		if got := logfile.Numbered(files, number); len(got) != want {
-			t.Errorf("%d files with number %d", len(got), number)
+	for log, want := range map[uint64]int{log: 4, 7: 1, 0: 0, 8: 0} {
+		if files := list.Of(log, 1, logfile.MaxNumber); len(files) != want {
+			t.Errorf("%d files of log %x", len(files), log)
 		}
 	}
-	if list.Named().Header.Number != 10 || list.Log(7) != log {
-		t.Errorf("FILE is %+v, the log %x", list.Named(), list.Log(7))
+	for numbers, want := range map[[2]int64]int{
+		{0, 0}: 0, {1, 1}: 1, {2, 2}: 1, {3, 3}: 0, {9, 9}: 1, {10, 10}: 1, {11, 11}: 0,
+		{2, 9}: 2, {3, 8}: 0, {1, 2}: 2, {2, 1}: 0,
+	} {
+		if got := list.Of(log, numbers[0], numbers[1]); len(got) != want {
+			t.Errorf("%d files with the numbers %d", len(got), numbers)
+		}
+	}
+	if list.Named.Header.Number != 10 || list.Log(7) != log {
+		t.Errorf("FILE is %+v, the log %x", list.Named, list.Log(7))
 	}
 }
 
@@ -136,19 +141,15 @@ func TestWhichLog(t *testing.T) {
 	expect(rest, 8, 8)
 	for _, text := range []string{"", "torn", header(9, 1)[:40], strings.Repeat("x", 5000)} {
 		directory.write("mbus.log", text, 1)
-		stamped := ""
-		if strings.HasPrefix(text, "2026") {
-			stamped = " stamped true"
-		}
-		expect("mbus.log 0 0"+stamped+" FILE false\n"+rest, 0, 7)
-		expect("mbus.log 0 0"+stamped+" FILE false\n"+rest, 8, 8)
+		expect("mbus.log 0 0 of 0 bytes FILE\n"+rest, 0, 7)
+		expect("mbus.log 0 0 of 0 bytes FILE\n"+rest, 8, 8)
 	}
 	for _, text := range []string{"a\n", strings.Repeat("x", 5000) + "\n"} {
 		directory.write("mbus.log", text, 1)
-		expect("mbus.log 0 0 FILE true\n"+rest, 8, 0)
+		expect(fmt.Sprintf("mbus.log 1 0 of %d bytes FILE\n", len(text))+rest, 8, 0)
 	}
 	directory.write("mbus.log", header(6, 1), 9)
-	expect("mbus.log 1 6 FILE true\n"+rest, 8, 6)
+	expect("mbus.log 1 6 FILE\n"+rest, 8, 6)
 }
 
 // A file with several names is one file.
@@ -160,7 +161,7 @@ func TestNames(t *testing.T) {
 	directory.check(os.Symlink("mbus.log", directory.in("mbus.log.4")))
 	directory.check(os.Link(directory.in("mbus.log.1"), directory.in("mbus.log.2")))
 	directory.check(os.Symlink(directory.in("mbus.log.1"), directory.in("mbus.log.3")))
-	want := "mbus.log.1 1 5b1b30b6c2830ccd\nmbus.log 2 5b1b30b6c2830ccd FILE true\n"
+	want := "mbus.log.1 1 5b1b30b6c2830ccd\nmbus.log 2 5b1b30b6c2830ccd FILE\n"
 	if got, _ := list(t, logfile.NewLister(directory.in("mbus.log"))); got != want {
 		t.Errorf("got\n%s, want\n%s", got, want)
 	}
@@ -186,7 +187,7 @@ func TestLinks(t *testing.T) {
 			t.Errorf("%s has\n%s, want\n%s", list.Path, got, want)
 		}
 		directory.write("real/deep/bus", header(log, 2), 1)
-		want += "bus 2 5b1b30b6c2830ccd FILE true\n"
+		want += "bus 2 5b1b30b6c2830ccd FILE\n"
 	}
 	if path, err := logfile.Resolve(directory.in("loop")); err == nil {
 		t.Errorf("a loop leads to %s", path)
@@ -219,7 +220,7 @@ func TestReadOnce(t *testing.T) {
 	directory.write("mbus.log", header(log, 102), 1)
 	text, _ := list(t, lister)
 	if lister.Opened != 102 || strings.Count(text, "\n") != 101 ||
-		!strings.HasSuffix(text, "\nmbus.log 102 5b1b30b6c2830ccd FILE true\n") {
+		!strings.HasSuffix(text, "\nmbus.log 102 5b1b30b6c2830ccd FILE\n") {
 		t.Errorf("%d files were opened:\n%s", lister.Opened, text)
 	}
 }
@@ -236,9 +237,14 @@ func TestOpen(t *testing.T) {
 		lister := logfile.NewLister(directory.in("mbus.log"))
 		_, list := list(t, lister)
 		listed := list.Files[0]
+		size := listed.Info.Size()
+		directory.check(os.WriteFile(listed.Path, []byte(header(log, 1)+"more\n"), 0))
 		opened, err := listed.Open()
 		directory.check(err)
 		opened.Close()
+		if got := listed.Info.Size(); got != size+5 {
+			t.Errorf("%d bytes, want %d", got, size+5)
+		}
 		directory.check(change(directory, listed.Path))
 		if _, err := listed.Open(); !errors.Is(err, logfile.ErrChanged) {
 			t.Errorf("%s: %v", name, err)

@@ -16,11 +16,10 @@ package logfile
 
 import (
 	"bytes"
-	"crypto/rand"
-	"encoding/binary"
 	"fmt"
 	"io"
-	"strconv"
+	"math"
+	"math/rand/v2"
 	"time"
 
 	"mbus/internal/shared/escape"
@@ -46,13 +45,7 @@ type Header struct {
 
 // NewLog returns a random id for a new log.
 func NewLog() uint64 {
-	var id [8]byte
-	for {
-		rand.Read(id[:]) // never fails
-		if log := binary.BigEndian.Uint64(id[:]); log != 0 {
-			return log
-		}
-	}
+	return 1 + rand.Uint64N(math.MaxUint64)
 }
 
 // Append appends the first line of a file, with its time stamp and its line feed, to line, and
@@ -82,47 +75,33 @@ func Parse(line []byte) (header Header, found bool) {
 	if !bytes.HasPrefix(line, []byte("Broker: file ")) {
 		return Header{}, false // quickly, because readers of streams try each line
 	}
-	parts, name, _ := bytes.Cut(bytes.TrimSuffix(line, []byte("\n")), []byte(" log "))
-	number := digits(parts, "Broker: file ")
-	id, after, isLater := bytes.Cut(name, []byte(", after "))
-	if isLater && number != 1 {
-		after, name, _ = bytes.Cut(after, []byte(": "))
-	} else {
-		id, name, _ = bytes.Cut(name, []byte(": "))
-	}
-	log, _ := strconv.ParseUint(string(id), 16, 64)
-	text, err := escape.Unescape(nil, name)
-	header = Header{Log: log, Number: number, Name: string(text)}
-	if number != 1 {
-		header.After = digits(after, "")
-	}
-	isValid := err == nil && log != 0 && number > 0 && number <= MaxNumber && header.After >= 0
+	// Fscanf reads too much and too little, but the line that header has is compared below.
+	fmt.Fscanf(bytes.NewReader(line), "Broker: file %d of log %x, after %d bytes",
+		&header.Number, &header.Log, &header.After)
+	before := bytes.TrimSuffix(header.append(nil), []byte("\n"))
+	escaped, _ := bytes.CutPrefix(bytes.TrimSuffix(line, []byte("\n")), before)
+	name, err := escape.Unescape(nil, escaped)
+	header.Name = string(name)
+	isValid := err == nil && header.Log != 0 && header.After >= 0 &&
+		header.Number > 0 && header.Number <= MaxNumber
 	if !isValid || !bytes.Equal(header.append(nil), line) {
 		return Header{}, false
 	}
 	return header, true
 }
 
-// digits returns the number that text has after start, up to a space. It returns -1 if there is
-// none.
-func digits(text []byte, start string) int64 {
-	text, _ = bytes.CutPrefix(text, []byte(start))
-	text, _, _ = bytes.Cut(text, []byte(" "))
-	number, err := strconv.ParseInt(string(text), 10, 64)
-	if err != nil {
-		return -1
-	}
-	return number
-}
-
 // LineEnd returns the offset after the last line feed of a file of size bytes, or 0 if it has
-// none. The error is io.EOF if the file has fewer bytes.
+// none. The error is ErrChanged if the file has fewer bytes now.
 func LineEnd(file io.ReaderAt, size int64) (int64, error) {
 	block := make([]byte, min(size, 64<<10))
 	for end := size; end > 0; {
 		part := block[:min(end, int64(len(block)))]
 		start := end - int64(len(part))
-		if count, err := file.ReadAt(part, start); count < len(part) {
+		count, err := file.ReadAt(part, start)
+		if count < len(part) && err == io.EOF {
+			return 0, ErrChanged
+		}
+		if count < len(part) {
 			return 0, err
 		}
 		if at := bytes.LastIndexByte(part, '\n'); at >= 0 {

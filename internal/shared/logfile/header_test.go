@@ -2,7 +2,6 @@ package logfile_test
 
 import (
 	"bytes"
-	"io"
 	"strings"
 	"testing"
 	"time"
@@ -85,7 +84,7 @@ func TestLineEnd(t *testing.T) {
 			}
 		}
 	}
-	if _, err := logfile.LineEnd(strings.NewReader("a\nb"), 4); err != io.EOF {
+	if _, err := logfile.LineEnd(strings.NewReader("a\nb"), 4); err != logfile.ErrChanged {
 		t.Error(err)
 	}
 }

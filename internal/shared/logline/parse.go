@@ -88,9 +88,9 @@ func cut(line []byte) (topic, data []byte, found bool) {
 	return line[start:end], data, found
 }
 
-// damage returns nil if a line that is not unescaped is whole. A broker starts each line with a time stamp, and writes
-// no zero bytes. Only a message's line has an R after the time stamp, and only a message's line
-// has the words of opening.
+// damage returns nil if a line that is not unescaped is whole. A broker starts each line with a
+// time stamp, and writes no zero bytes. Only a message's line has an R after the time stamp, and
+// only a message's line has the words of opening.
 func damage(line []byte, isMessage bool) error {
 	isTorn := false
 	switch {

@@ -20,12 +20,12 @@ type Text []byte
 
 // Add adds a number with a name. It is a counter if the name ends with _total, otherwise a gauge.
 // The help is a sentence in one line. The first name of a file begins with mbus_.
-func (text *Text) Add(name, help string, value int) {
+func (t *Text) Add(name, help string, value int) {
 	kind := "gauge"
 	if strings.HasSuffix(name, "_total") {
 		kind = "counter"
 	}
-	*text = fmt.Appendf(*text, "# HELP %[1]s %[2]s\n# TYPE %[1]s %[3]s\n%[1]s %[4]d\n",
+	*t = fmt.Appendf(*t, "# HELP %[1]s %[2]s\n# TYPE %[1]s %[3]s\n%[1]s %[4]d\n",
 		name, help, kind, value)
 }
 
