@@ -158,7 +158,8 @@ func TestJobsBehindSlow(t *testing.T) {
 	}
 }
 
-// Without a command or without -jobs, a consumer passes over what jobs have done.
+// Without a command or without -jobs, a consumer passes over what jobs have done. -lag does not
+// count it.
 func TestJobsPassedOver(t *testing.T) {
 	for name, arguments := range map[string][]string{
 		"output": nil, "one job": {"--", "cat"}, "jobs": {"-jobs", "3", "--", "cat"},
@@ -176,8 +177,12 @@ func TestJobsPassedOver(t *testing.T) {
 		if name == "output" {
 			arguments = []string{"-format", "raw"}
 		}
+		_, lag, _ := consume(t, store.with("-lag")...)
 		_, stdout, _ := consume(t, store.with(append([]string{"-end"}, arguments...)...)...)
 		lines := strings.Fields(stdout)
+		if !strings.Contains(lag, fmt.Sprintf("_messages{state=%q} %d\n", store.state, len(lines))) {
+			t.Errorf("%s: -lag printed\n%s, and %q were delivered", name, lag, lines)
+		}
 		if slices.Sort(lines); len(lines) == 0 || lines[0] != "0" || slices.Contains(lines, "1") {
 			t.Errorf("%s: delivered %q, want 0 and none that was done", name, lines)
 		}

@@ -13,8 +13,8 @@ import (
 	"mbus/internal/consumer"
 )
 
-// A state that has a note of jobs, and is torn or has a wrong byte, never makes a consumer pass over
-// a message that is not done.
+// A state that has a note of jobs, and is torn or has a wrong byte, never makes a consumer pass
+// over a message that is not done.
 func TestJobsStateDamaged(t *testing.T) {
 	directory := t.TempDir()
 	log, state := filepath.Join(directory, "log"), filepath.Join(directory, "state")
