@@ -48,11 +48,11 @@ func handledTwice(t *testing.T, times []int) (again int) {
 	return again
 }
 
-// interrupt starts a consumer and sends it a signal at a random moment.
-func interrupt(t *testing.T, signal syscall.Signal, arguments ...string) {
+// interrupt starts a consumer and sends it a signal at a random moment of the next most.
+func interrupt(t *testing.T, most time.Duration, signal syscall.Signal, arguments ...string) {
 	t.Helper()
 	subscriber := subscribe(t, arguments...)
-	pause(200 * time.Millisecond)
+	pause(most)
 	subscriber.Signal(signal)
 	status := subscriber.Wait()
 	tooEarly := status == -1 && subscriber.Stdout.String() == "" // before it caught the signal
@@ -77,7 +77,7 @@ func TestJobsInterrupted(t *testing.T) {
 			command := []string{"-jobs", strconv.Itoa(jobs), "--", "sh", "-c", handle, done}
 			interruptions := bustest.LongOrShort(200, 12)
 			for range interruptions {
-				interrupt(t, signal, store.with(command...)...)
+				interrupt(t, 200*time.Millisecond, signal, store.with(command...)...)
 			}
 			count := load.end()
 			rest := consuming(store.with(append([]string{"-end"}, command...)...)...)

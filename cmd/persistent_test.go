@@ -197,19 +197,21 @@ func TestPersistentInterrupted(t *testing.T) {
 	t.Parallel()
 	const jobs = 3
 	for name, test := range map[string]struct {
-		signal     syscall.Signal
-		long, many int
+		signal      syscall.Signal
+		most        time.Duration // a position is saved within a second
+		long, short int
 	}{
-		"killed": {syscall.SIGKILL, 200, 10}, "stopped": {syscall.SIGTERM, 100, 10},
+		"killed":  {syscall.SIGKILL, 2 * time.Second, 50, 6},
+		"stopped": {syscall.SIGTERM, 200 * time.Millisecond, 100, 10},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := newLogAndState(t)
 			load := startLoad(store, "x", 5, 5*time.Millisecond)
 			done := store.state + ".done"
 			arguments := persistently(done, "", "", "-jobs", fmt.Sprint(jobs))
-			interruptions := bustest.LongOrShort(test.long, test.many)
+			interruptions := bustest.LongOrShort(test.long, test.short)
 			for range interruptions {
-				interrupt(t, test.signal, store.with(arguments...)...)
+				interrupt(t, test.most, test.signal, store.with(arguments...)...)
 			}
 			count := load.end()
 			delivers(t, "", store.with(append([]string{"-end"}, arguments...)...)...)
