@@ -29,7 +29,7 @@ const help = `usage: mbus-consumer [-log FILE [-state FILE]] [-topic T]... [flag
   -jobs NUMBER     run up to this number of commands at once, at most 64; without it, one
   -persistent      keep each command running; it reads JSON lines and answers "ok ID" to each
   -failed TOPIC    send a message that fails to this topic, and go on; needs -topic
-  -host HOST       the broker for -failed, as for mbus-producer
+  -host HOST       the broker for -failed, as for the producer
   -port PORT       its port
   -format FORMAT   write messages in this format: lines (which is the default), nul (a zero byte
                    after each), raw (the data alone) or json
