@@ -384,7 +384,8 @@ func TestConsumerRetry(t *testing.T) {
 	status, _, stderr = consume(t, store.with("-retry", "500ms", "--", "false")...)
 	failed := message + "false: exit status 1"
 	said := failed + "; retrying for up to 500ms\n" + failed + "\n"
-	if took := time.Since(begin); status != 1 || withoutIDs(stderr) != said || took < 500*time.Millisecond {
+	took := time.Since(begin)
+	if status != 1 || withoutIDs(stderr) != said || took < 500*time.Millisecond {
 		t.Errorf("after %s status %d, said %s", took, status, stderr)
 	}
 	delivers(t, "3", store.with("-end", "--", "cat")...)

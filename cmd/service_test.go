@@ -154,7 +154,8 @@ func deadTunnel(t *testing.T) (port string, connections <-chan int) {
 	return port, served
 }
 
-// Through a tunnel whose far end is away, a producer retries only with -at-least-once. Once an attempt may have been accepted, giving up is status 3.
+// Through a tunnel whose far end is away, a producer retries only with -at-least-once. Once an
+// attempt may have been accepted, giving up is status 3.
 func TestAtLeastOnce(t *testing.T) {
 	port, connections := deadTunnel(t)
 	message := []string{"-port", port, "-topic", "t", "-message", "x", "-retry"}
