@@ -150,6 +150,8 @@ func TestConsumerOutputAfterKills(t *testing.T) {
 		command.Stdout = output
 		running := startGroup(t, command)
 		output.Close()
+		// Without a state, the first consumer has written nothing yet.
+		bustest.Until(t, "a state", func() bool { return file(store.state).String() != "" })
 		part := messages[count/2+i*count/2/kills : count/2+(i+1)*count/2/kills]
 		store.add(part[:len(part)/2]...)
 		pause(time.Duration(rand.IntN(60)) * time.Millisecond)
