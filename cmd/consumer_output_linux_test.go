@@ -2,7 +2,6 @@ package cmd_test
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -154,7 +153,7 @@ func TestConsumerOutputAfterKills(t *testing.T) {
 		bustest.Until(t, "a state", func() bool { return file(store.state).String() != "" })
 		part := messages[count/2+i*count/2/kills : count/2+(i+1)*count/2/kills]
 		store.add(part[:len(part)/2]...)
-		pause(time.Duration(rand.IntN(60)) * time.Millisecond)
+		pause(60 * time.Millisecond)
 		store.add(part[len(part)/2:]...)
 		syscall.Kill(command.Process.Pid, syscall.SIGKILL)
 		running.Wait()
