@@ -20,6 +20,15 @@ var plain = func() (table [256]bool) {
 	return table
 }()
 
+// escapes has the escape of each ASCII character that is not plain.
+var escapes = func() (table [utf8.RuneSelf]string) {
+	for character := range table {
+		quoted := strconv.QuoteRune(rune(character))
+		table[character] = quoted[1 : len(quoted)-1]
+	}
+	return table
+}()
+
 // Append appends text to line and returns the longer line. Characters that
 // strconv.IsPrint calls printable are not changed. All others, the backslash and
 // bytes that are not UTF-8 are escaped as in a Go string literal
@@ -144,7 +153,9 @@ func appendEscaped(line, text []byte, apostrophe bool) []byte {
 			line = append(line, '\'')
 		case character == '\'', character == utf8.RuneError && size == 1:
 			line = append(line, '\\', 'x', hex[text[at]>>4], hex[text[at]&0xf])
-		case character >= utf8.RuneSelf && strconv.IsPrint(character):
+		case character < utf8.RuneSelf:
+			line = append(line, escapes[character]...)
+		case strconv.IsPrint(character):
 			line = append(line, text[at:at+size]...)
 		default:
 			// A character that is left is escaped in a rune literal as in a string literal.
