@@ -3,6 +3,7 @@
 package cmd_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -148,7 +149,7 @@ func (log *pipe) readRest(t *testing.T, size int, pause time.Duration) {
 	for {
 		count, err := log.reader.Read(buffer)
 		log.Write(buffer[:count])
-		if err == io.EOF {
+		if err == io.EOF || errors.Is(err, os.ErrClosed) { // the test has ended
 			return
 		}
 		if err != nil {
