@@ -38,15 +38,10 @@ type waitingPayload struct {
 
 // runTogetherFloor runs the floor for many producers of this name. It returns only with an error.
 func runTogetherFloor(which string) error {
-	file, err := os.OpenFile(os.Getenv(pathVariable), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	file, listener, err := openFloor()
 	if err != nil {
 		return err
 	}
-	listener, err := bustest.ListenFloor()
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(os.Stderr, "Broker: listening on %s\n", listener.Addr())
 	read := make(chan waitingPayload, 256)
 	go func() {
 		for first := range read {
@@ -58,17 +53,11 @@ func runTogetherFloor(which string) error {
 	}()
 	buffer := make([]byte, 1<<20)
 	for {
-		connection, err := listener.Accept()
+		connection, payload, err := acceptPayload(listener, buffer)
 		if err != nil {
 			return err
 		}
-		length := 0
-		for err == nil {
-			var count int
-			count, err = connection.Read(buffer[length:])
-			length += count
-		}
-		read <- waitingPayload{connection, append([]byte(nil), buffer[:length]...)}
+		read <- waitingPayload{connection, append([]byte(nil), payload...)}
 	}
 }
 

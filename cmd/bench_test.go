@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -477,17 +478,41 @@ const pathVariable = "MBUS_FLOOR_FILE"
 // encodedMessage is the size of a message with 128 bytes of data in a payload.
 const encodedMessage = len("\x82\xa5Topic\xa5topic\xa4Data\xc4\x80") + 128
 
-// runSyncingFloor runs the syncing floor of this name. It returns only with an error.
-func runSyncingFloor(which string) error {
-	file, err := os.OpenFile(os.Getenv(pathVariable), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+// openFloor opens the file that a floor appends to, and listens for payloads.
+func openFloor() (file *os.File, listener net.Listener, err error) {
+	file, err = os.OpenFile(os.Getenv(pathVariable), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	listener, err := bustest.ListenFloor()
-	if err != nil {
-		return err
+	if listener, err = bustest.ListenFloor(); err != nil {
+		return nil, nil, err
 	}
 	fmt.Fprintf(os.Stderr, "Broker: listening on %s\n", listener.Addr())
+	return file, listener, nil
+}
+
+// acceptPayload accepts a connection and reads it to its end. The payload is a part of buffer.
+func acceptPayload(
+	listener net.Listener, buffer []byte,
+) (connection net.Conn, payload []byte, err error) {
+	if connection, err = listener.Accept(); err != nil {
+		return nil, nil, err
+	}
+	length, ended := 0, error(nil)
+	for ended == nil {
+		var count int
+		count, ended = connection.Read(buffer[length:])
+		length += count
+	}
+	return connection, buffer[:length], nil
+}
+
+// runSyncingFloor runs the syncing floor of this name. It returns only with an error.
+func runSyncingFloor(which string) error {
+	file, listener, err := openFloor()
+	if err != nil {
+		return err
+	}
 	write := file.Write
 	if which == logging {
 		var lines lineBuffer
@@ -500,17 +525,11 @@ func runSyncingFloor(which string) error {
 	}
 	buffer := make([]byte, 1<<20)
 	for {
-		connection, err := listener.Accept()
+		connection, payload, err := acceptPayload(listener, buffer)
 		if err != nil {
 			return err
 		}
-		length := 0
-		for err == nil {
-			var count int
-			count, err = connection.Read(buffer[length:])
-			length += count
-		}
-		if _, err := write(buffer[:length]); err != nil {
+		if _, err := write(payload); err != nil {
 			return err
 		}
 		if err := osfile.Sync(file); err != nil {
