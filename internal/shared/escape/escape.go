@@ -47,8 +47,13 @@ func AppendName(line, name []byte) []byte {
 // it. It is exact where each byte that is not printable ASCII is escaped as \xff.
 func MaxSize(text []byte) int {
 	size := len(text)
-	for at := plainPrefix(text); at < len(text); at += 1 + plainPrefix(text[at+1:]) {
+	for at := 0; at < len(text); {
+		if plain[text[at]] {
+			at += plainPrefix(text[at:])
+			continue
+		}
 		size += len(`\xff`) - 1
+		at++
 	}
 	return size
 }
@@ -99,11 +104,11 @@ func plainPrefix(text []byte) int {
 // Unescape(escaped[:0], escaped).
 func Unescape(text, escaped []byte) ([]byte, error) {
 	for at := 0; at < len(escaped); {
-		start := at
-		at += plainPrefix(escaped[at:])
-		text = append(text, escaped[start:at]...)
-		if at == len(escaped) {
-			break
+		if plain[escaped[at]] {
+			start := at
+			at += plainPrefix(escaped[at:])
+			text = append(text, escaped[start:at]...)
+			continue
 		}
 		size := 1
 		switch character := escaped[at]; {
@@ -138,11 +143,11 @@ func Unescape(text, escaped []byte) ([]byte, error) {
 // appendEscaped is AppendName if apostrophe is true, otherwise Append.
 func appendEscaped(line, text []byte, apostrophe bool) []byte {
 	for at := 0; at < len(text); {
-		start := at
-		at += plainPrefix(text[at:])
-		line = append(line, text[start:at]...)
-		if at == len(text) {
-			break
+		if plain[text[at]] {
+			start := at
+			at += plainPrefix(text[at:])
+			line = append(line, text[start:at]...)
+			continue
 		}
 		character, size := rune(text[at]), 1
 		if character >= utf8.RuneSelf {
