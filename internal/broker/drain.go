@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mbus/internal/apiv1"
@@ -36,6 +37,8 @@ type drainer struct {
 	log      logWriter
 	messages []*apiv1.Message // those that are being formatted
 	outage   outage
+
+	formatting atomic.Bool // fill runs; see awaitEnd
 
 	stderr      io.Writer  // gets a line when a log with a path begins to fail
 	complaining sync.Mutex // locked while that line is being written
@@ -116,7 +119,8 @@ func (d *drainer) lastDrain() error {
 }
 
 // awaitEnd waits for the end of the ticker goroutine of a broker that stops, and returns its
-// result. It gives up when the log has taken nothing for config.Timeout. The loop calls it.
+// result. It gives up when the log has taken nothing for config.Timeout, besides the time that the
+// goroutine needs to format a long line. The loop calls it.
 func (d *drainer) awaitEnd(result <-chan error) error {
 	const minPatience = 200 * time.Millisecond // a log that works may need as long
 	patience := max(d.config.Timeout, minPatience)
@@ -124,9 +128,11 @@ func (d *drainer) awaitEnd(result <-chan error) error {
 		select {
 		case err := <-result:
 			return err
-		case <-d.log.store.progress: // a write or a sync has ended
+		case <-d.log.store.progress: // a write or a sync has ended, or messages were formatted
 		case <-time.After(patience):
-			return fmt.Errorf("the log took nothing for %s", patience)
+			if !d.formatting.Load() {
+				return fmt.Errorf("the log took nothing for %s", patience)
+			}
 		}
 	}
 }
@@ -161,6 +167,7 @@ func (d *drainer) write() error {
 // fill takes all notices, and about as many of the messages up to number due as fit into one
 // write, and formats their lines. It returns true if more of these messages are left.
 func (d *drainer) fill(due int) bool {
+	d.formatting.Store(true)
 	notices, messages, more := d.queues.take(d.messages, due, gatherSize)
 	d.log.addNotices(notices)
 	now := time.Now()
@@ -169,6 +176,10 @@ func (d *drainer) fill(due int) bool {
 		messages[i] = nil // so that its memory can be freed
 	}
 	d.messages = messages[:0]
+	if len(messages) > 0 {
+		d.log.store.progress.send()
+	}
+	d.formatting.Store(false)
 	return more
 }
 

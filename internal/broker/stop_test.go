@@ -2,7 +2,9 @@ package broker
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"mbus/internal/shared/bustest"
@@ -30,5 +32,44 @@ func TestStopIsLogged(t *testing.T) {
 	}
 	if at != len(got)-1 {
 		t.Errorf("there are lines after the last in\n%s", strings.Join(got, "\n"))
+	}
+}
+
+// A broker that stops does not give up while it formats a long line.
+func TestStopWhileALineIsFormatted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := listen(t, func(config *BrokerConfig) { config.Timeout = time.Second })
+		defer bus.Close()
+		drainer := &bus.drainer
+		drainer.formatting.Store(true)
+		result := make(chan error, 1)
+		go func() {
+			time.Sleep(9500 * time.Millisecond)
+			drainer.formatting.Store(false)
+			result <- nil
+		}()
+		if err := drainer.awaitEnd(result); err != nil {
+			t.Error(err)
+		}
+	})
+	bus := listen(t, func(config *BrokerConfig) { config.MaxQueued = 1 << 30 })
+	defer bus.Close()
+	var seen, ended atomic.Bool
+	go func() {
+		for !ended.Load() {
+			if bus.drainer.formatting.Load() {
+				seen.Store(true)
+			}
+		}
+	}()
+	defer ended.Store(true)
+	for try := 0; try < 100 && !seen.Load(); try++ {
+		queueTexts(t, bus.Broker, "t", strings.Repeat("\x01", 1<<20))
+		if err := bus.Drain(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !seen.Load() || bus.drainer.formatting.Load() {
+		t.Error("the drainer does not say that it formats a line, or does not stop saying so")
 	}
 }
