@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"mbus/internal/shared/bustest"
 )
@@ -93,18 +94,42 @@ func TestConsumerStateMode(t *testing.T) {
 	}
 }
 
-// The manual page's recipe writes the metrics.
+// The manual page's recipes write the lag for Prometheus, and report a worker that is behind.
 func TestRecipeLag(t *testing.T) {
-	recipe := consumerRecipes(t)[11]
 	kitchen := newKitchen(t, "1")
+	path := kitchen.path("mbus.log")
 	text := inLog("orders", "1") + inLog("orders", "2")
-	if err := os.WriteFile(kitchen.path("mbus.log"), []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	kitchen.succeed(recipe)
+	written := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(path, written, written); err != nil {
+		t.Fatal(err)
+	}
+	metrics := example(t, "mbus-consumer.1", "The lag for Prometheus")
+	kitchen.succeed(metrics)
 	const want = `mbus_consumer_lag_messages{state="orders.state"} 2` + "\n"
-	if got := bustest.Read(t, kitchen.path("lag.prom")); !strings.Contains(got, want) {
-		t.Errorf("lag.prom has %s", got)
+	if got := bustest.Read(t, kitchen.path("orders.prom")); !strings.Contains(got, want) {
+		t.Errorf("orders.prom has %s", got)
+	}
+	alert := example(t, "mbus-consumer.1", "When a worker falls behind")
+	if got := kitchen.succeed(alert); !strings.HasPrefix(got, "the worker is 36") {
+		t.Errorf("it printed %q", got)
+	}
+	kitchen.succeed("mbus-consumer -log mbus.log -state orders.state -seek end")
+	if got := kitchen.succeed(alert); got != "" {
+		t.Errorf("without a lag it printed %q", got)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	for _, recipe := range []string{alert, metrics} {
+		if _, _, stderr := finish(t, kitchen.cook(recipe)); !strings.Contains(stderr, "mbus.log") {
+			t.Errorf("without a log, standard error is %q", stderr)
+		}
+	}
+	if left, _ := filepath.Glob(kitchen.path("lag.*")); len(left) > 0 {
+		t.Errorf("%q were left", left)
 	}
 }
 

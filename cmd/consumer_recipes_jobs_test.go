@@ -3,6 +3,7 @@
 package cmd_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,12 +13,6 @@ import (
 
 	"mbus/internal/shared/bustest"
 )
-
-// consumerRecipes returns the recipes of the consumer's manual page, and their programs.
-func consumerRecipes(t *testing.T) []string {
-	t.Helper()
-	return manualDisplays(t, "mbus-consumer.1", "EXAMPLES", 12)
-}
 
 // newShop returns a kitchen with a broker and its log mbus.log. Its script work appends the data
 // to the file handled, and fails if the data is bad.
@@ -56,7 +51,7 @@ func TestRecipeJobs(t *testing.T) {
 	kitchen, broker := newShop(t)
 	// Each of four waits for the others.
 	kitchen.script("work", `mkdir "job$MBUS_JOB"; until test -e job4; do sleep 0.01; done`)
-	worker := subscribeWith(t, kitchen.cook(consumerRecipes(t)[0]))
+	worker := subscribeWith(t, kitchen.cook(example(t, "mbus-consumer.1", "Four jobs at once")))
 	order(t, broker, bustest.Numbers(1, 4)...)
 	for job := range 4 {
 		bustest.Until(t, "a job", func() bool {
@@ -70,33 +65,35 @@ func TestRecipeJobs(t *testing.T) {
 // The manual page's persistent workers, in Python and Node.js, handle each message once. A message
 // that is not in UTF-8 is one that they do not handle.
 func TestRecipePersistent(t *testing.T) {
-	recipes := consumerRecipes(t)
-	for i, program := range map[int]string{1: "python3 worker.py", 3: "node worker.js"} {
+	for language, program := range map[string]string{
+		"Python": "python3 worker.py", "Node.js": "node worker.js",
+	} {
 		name := strings.Fields(program)
 		tool(t, name[0])
-		if lines := strings.Count(recipes[i], "\n"); lines != 5 {
+		recipe := manualDisplays(t, "mbus-consumer.1", "A persistent worker in "+language, 2)
+		if lines := strings.Count(recipe[0], "\n"); lines != 5 {
 			t.Errorf("%s has %d lines, want 5", name[1], lines)
 		}
 		kitchen, broker := newShop(t)
-		if err := os.WriteFile(kitchen.path(name[1]), []byte(recipes[i]), 0o600); err != nil {
+		if err := os.WriteFile(kitchen.path(name[1]), []byte(recipe[0]), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		worker := subscribeWith(t, kitchen.cook(recipes[i+1]))
+		worker := subscribeWith(t, kitchen.cook(recipe[1]))
 		order(t, broker, "look ma!", "a \"new\"\torder", "żółw")
 		bustest.Until(t, program, func() bool {
 			return worker.Stderr.String() == "look ma!\na \"new\"\torder\nżółw\n"
 		})
 		kitchen.stop("consumer", worker)
-		state := kitchen.path(strings.Fields(recipes[i+1])[4])
+		state := kitchen.path(strings.Fields(recipe[1])[4])
 		delivers(t, "", "-log", kitchen.path("mbus.log"), "-state", state, "-end")
 	}
 }
 
 // What fails goes to the topic failed, and back to its topic when the worker is mended.
 func TestRecipeFailed(t *testing.T) {
-	recipes := consumerRecipes(t)
+	recipes := manualDisplays(t, "mbus-consumer.1", "A topic for what fails", 2)
 	kitchen, broker := newShop(t)
-	quick := strings.Replace(recipes[5], "-retry 1m", "-port "+broker.port, 1)
+	quick := strings.Replace(recipes[0], "-retry 1m", "-port "+broker.port, 1)
 	worker := subscribeWith(t, kitchen.cook(quick))
 	order(t, broker, "good", "bad", "better")
 	kitchen.has("handled", "good\nbad\nbetter\n")
@@ -108,49 +105,82 @@ func TestRecipeFailed(t *testing.T) {
 		t.Errorf("it said %s", said)
 	}
 	kitchen.script("work", `data=$(cat); echo "$data" >> handled`)
-	kitchen.succeed(recipes[6])
+	kitchen.succeed(recipes[1])
 	kitchen.has("handled", "good\nbad\nbetter\nbad\n")
-	kitchen.succeed(recipes[6]) // there is nothing more
+	kitchen.succeed(recipes[1]) // there is nothing more
 	order(t, broker, "last")
 	kitchen.has("handled", "good\nbad\nbetter\nbad\nlast\n")
 	kitchen.stop("consumer", worker)
 }
 
-// The manual page's recipe passes over one message that a worker can't handle.
+// The manual page's recipe passes over a message that a worker can't handle, and later over another.
+// It keeps both.
 func TestRecipeSkip(t *testing.T) {
 	kitchen, broker := newShop(t)
-	order(t, broker, "bad", "good")
-	work := []string{"-log", kitchen.path("mbus.log"), "-state", kitchen.path("orders.state"),
-		"-topic", "orders", "-end", "--", kitchen.path("work")}
-	worker := consuming(work...)
-	worker.Dir = kitchen.directory
-	if status, _, stderr := finish(t, worker); status != 1 {
-		t.Fatalf("status %d: %s", status, stderr)
+	kitchen.script("work", `data=$(cat); echo "$data" >> handled; test "${data#bad}" = "$data"`)
+	order(t, broker, "bad 1", "good", "bad 2", "better")
+	work := func(want int) {
+		t.Helper()
+		worker := consuming("-log", kitchen.path("mbus.log"), "-state", kitchen.path("orders.state"),
+			"-topic", "orders", "-end", "--", kitchen.path("work"))
+		worker.Dir = kitchen.directory
+		if status, _, stderr := finish(t, worker); status != want {
+			t.Fatalf("status %d, want %d: %s", status, want, stderr)
+		}
 	}
-	kitchen.succeed(consumerRecipes(t)[7])
-	kitchen.has("skipped", "bad\n")
-	worker = consuming(work...)
-	worker.Dir = kitchen.directory
-	if status, _, stderr := finish(t, worker); status != 0 || stderr != "" {
-		t.Errorf("status %d: %s", status, stderr)
-	}
-	kitchen.has("handled", "bad\ngood\n")
+	skip := example(t, "mbus-consumer.1", "Passing over one message")
+	work(1)
+	kitchen.succeed(skip)
+	work(1)
+	kitchen.succeed(skip)
+	work(0)
+	kitchen.has("skipped", "bad 1\nbad 2\n")
+	kitchen.has("handled", "bad 1\ngood\nbad 2\nbetter\n")
 }
 
-// The manual page's worker pauses while the file pause is there.
+// The manual page's mended worker handles again what was written since a time. Where it fails, it
+// continues. The position of the worker stays.
+func TestRecipeAgain(t *testing.T) {
+	kitchen := newKitchen(t, "1")
+	var text strings.Builder
+	for hour := 8; hour <= 12; hour++ {
+		line := strings.Replace(inLog("orders", fmt.Sprint(hour, " o'clock")),
+			"2024/06/02 10:39:55", fmt.Sprintf("2026/11/24 %02d:00:00", hour), 1)
+		text.WriteString(line)
+	}
+	if err := os.WriteFile(kitchen.path("mbus.log"), []byte(text.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	recipe := example(t, "mbus-consumer.1", "Handling messages again")
+	const done = `echo "$(cat)" >> handled`
+	kitchen.script("work", `test "$MBUS_TIME" != 2026-11-24T11:00:00 && `+done)
+	quick := strings.Replace(recipe, "-retry 1m", "", 1)
+	if status, _, stderr := finish(t, kitchen.cook(quick)); status != 1 {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+	kitchen.has("handled", "10 o'clock\n")
+	kitchen.script("work", done)
+	kitchen.succeed(recipe)
+	kitchen.has("handled", "10 o'clock\n11 o'clock\n12 o'clock\n")
+	if _, err := os.Stat(kitchen.path("again.state")); err == nil {
+		t.Error("the recipe left its state behind")
+	}
+}
+
+// The manual page's worker pauses while the file orders.pause is there.
 func TestRecipePause(t *testing.T) {
 	kitchen, broker := newShop(t)
-	if err := os.WriteFile(kitchen.path("pause"), nil, 0o600); err != nil {
+	if err := os.WriteFile(kitchen.path("orders.pause"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	kitchen.script("bin/sleep", `echo "$1" >> slept; exec /bin/sleep 0.01`)
-	worker := subscribeWith(t, kitchen.cook(consumerRecipes(t)[8]))
+	worker := subscribeWith(t, kitchen.cook(example(t, "mbus-consumer.1", "A pause")))
 	order(t, broker, "good")
 	kitchen.awaitText("slept", "1\n")
 	if got, _ := os.ReadFile(kitchen.path("handled")); len(got) > 0 {
 		t.Errorf("while it paused it handled %s", got)
 	}
-	if err := os.Remove(kitchen.path("pause")); err != nil {
+	if err := os.Remove(kitchen.path("orders.pause")); err != nil {
 		t.Fatal(err)
 	}
 	kitchen.has("handled", "good\n")
@@ -161,7 +191,7 @@ func TestRecipePause(t *testing.T) {
 func TestRecipeAt(t *testing.T) {
 	kitchen, broker := newShop(t)
 	kitchen.script("bin/at", `test "$*" = "now + 1 hour" && cat > job`)
-	kitchen.succeed(consumerRecipes(t)[9])
+	kitchen.succeed(example(t, "mbus-consumer.1", "A message at a later time"))
 	if got := broker.Received("orders"); len(got) > 0 {
 		t.Errorf("%q were sent at once", got)
 	}

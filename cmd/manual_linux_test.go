@@ -46,7 +46,7 @@ func TestReadmeQuickStart(t *testing.T) {
 // Without systemd, the loop in the manual page starts a killed broker again, and ends when the
 // broker is stopped. The page's commands check its health and rotate its log.
 func TestManualOperation(t *testing.T) {
-	service := manualDisplays(t, "mbus-broker.8", "SERVICE", 3)[1:]
+	service := manualDisplays(t, "mbus-broker.8", "SERVICE", 4)[1:3]
 	rotation := manualDisplays(t, "mbus-broker.8", "ROTATION", 1)[0]
 	const log = "/var/log/mbus.log"
 	if strings.Count(service[0], log) != 1 {
@@ -77,7 +77,7 @@ func TestManualOperation(t *testing.T) {
 
 // The manual page's broker has a message on disk when it has accepted it.
 func TestManualDurable(t *testing.T) {
-	recipe := manualDisplays(t, "mbus-broker.8", "EXAMPLES", 1)[0]
+	recipe := example(t, "mbus-broker.8", "Nothing accepted is lost, even in a power loss")
 	kitchen := newKitchen(t, freePort(t))
 	subscribeWith(t, kitchen.cook(recipe))
 	kitchen.succeed("mbus-producer -topic t -message x -retry 20s")

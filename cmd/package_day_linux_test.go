@@ -32,6 +32,24 @@ type system struct {
 	release *release
 	log     string // the path of the broker's log
 	port    string // the broker's port
+
+	broker, worker *service
+}
+
+// newSystem installs a system, and starts its services. The worker has the topic t.
+func newSystem(t *testing.T) *system {
+	t.Helper()
+	release, directory := newRelease(t, "broker", "producer", "consumer"), t.TempDir()
+	release.mustMake("install")
+	system := &system{t: t, release: release, log: filepath.Join(directory, "mbus.log")}
+	_, system.port, _ = strings.Cut(bustest.FreeAddress(t), ":")
+	system.broker = system.start("broker", "mbus-broker.service",
+		strings.NewReplacer("/var/lib/mbus", directory, "/run/mbus", directory, "$MBUS_FLAGS", ""),
+		"-pport", system.port)
+	system.worker = system.start("worker", "mbus-consumer@.service", strings.NewReplacer(
+		"/var/lib/mbus-consumer/%i", directory+"/orders", "/var/lib/mbus", directory,
+		"$MBUS_FLAGS", "-topic t -retry 1h", "$MBUS_COMMAND", system.work()))
+	return system
 }
 
 // service is a command of a system that is supervised.
@@ -144,66 +162,78 @@ func (system *system) work() string {
 func TestDay(t *testing.T) {
 	t.Parallel() // the test sleeps for most of its time
 	logrotate := tool(t, "logrotate")
-	release, directory := newRelease(t, "broker", "producer", "consumer"), t.TempDir()
-	release.mustMake("install")
-	system := &system{t: t, release: release, log: filepath.Join(directory, "mbus.log")}
-	_, system.port, _ = strings.Cut(bustest.FreeAddress(t), ":")
-	broker := system.start("broker", "mbus-broker.service",
-		strings.NewReplacer("/var/lib/mbus", directory, "/run/mbus", directory, "$MBUS_FLAGS", ""),
-		"-pport", system.port)
-	worker := system.start("worker", "mbus-consumer@.service", strings.NewReplacer(
-		"/var/lib/mbus-consumer/%i", directory+"/orders", "/var/lib/mbus", directory,
-		"$MBUS_FLAGS", "-topic t -retry 1h", "$MBUS_COMMAND", system.work()))
-
-	over, sent := make(chan struct{}), make(chan error, 1)
-	var accepted, again int
-	go func() {
-		var err error
-		accepted, again, err = system.send(over)
-		sent <- err
-	}()
+	system := newSystem(t)
+	load := system.load()
 	const minutes = 10
 	minute := time.Duration(bustest.LongOrShort(60, 1)) * time.Second
-	configuration := rotation(t, release.path("dest/etc/logrotate.d/mbus"), directory)
+	directory := filepath.Dir(system.log)
+	configuration := rotation(t, system.release.path("dest/etc/logrotate.d/mbus"), directory)
 	for i := range minutes {
 		time.Sleep(minute)
 		mustRun(t, logrotate, "-f", "-s", filepath.Join(directory, "rotated"), configuration)
 		switch i {
 		case 1:
-			broker.signal(syscall.SIGTERM)
+			system.broker.signal(syscall.SIGTERM)
 		case 3:
-			broker.signal(syscall.SIGKILL)
+			system.broker.signal(syscall.SIGKILL)
 		case 5:
-			worker.signal(syscall.SIGTERM)
+			system.worker.signal(syscall.SIGTERM)
 		case 7:
-			worker.signal(syscall.SIGKILL)
+			system.worker.signal(syscall.SIGKILL)
 		}
 		system.count()
 	}
-	close(over)
-	if err := <-sent; err != nil {
+	// stopped, killed, and stopped at the end
+	system.check(load, "0", "137", "0")
+}
+
+// sending is a producer that sends messages to a system, one after the other.
+type sending struct {
+	over            chan struct{} // closed: the producer must end
+	sent            chan error    // gets the producer's error, or nil, at its end
+	accepted, again int           // see send
+}
+
+// load starts to send.
+func (system *system) load() *sending {
+	sending := &sending{over: make(chan struct{}), sent: make(chan error, 1)}
+	go func() {
+		var err error
+		sending.accepted, sending.again, err = system.send(sending.over)
+		sending.sent <- err
+	}()
+	return sending
+}
+
+// check ends the sending, waits until the worker has done all its messages, and stops the system. It
+// fails the test unless both services ended with these statuses, one after the other, and each
+// message was done.
+func (system *system) check(load *sending, statuses ...string) {
+	t := system.t
+	t.Helper()
+	close(load.over)
+	if err := <-load.sent; err != nil {
 		t.Fatal(err)
 	}
 	bustest.Until(t, "the last message", func() bool {
 		done := file(system.path("done")).String()
-		return strings.HasSuffix(done, fmt.Sprintf("\n%d\n", accepted))
+		return strings.HasSuffix(done, fmt.Sprintf("\n%d\n", load.accepted))
 	})
-	worker.end()
-	broker.end()
-	system.checkWork(broker, worker, accepted, again)
-}
-
-// checkWork compares the messages that the worker has done with those that were accepted.
-func (system *system) checkWork(broker, worker *service, accepted, again int) {
-	t := system.t
-	t.Helper()
-	for _, service := range []*service{broker, worker} {
-		// stopped, killed, and stopped at the end
-		if got := service.statuses(); !slices.Equal(got, []string{"0", "137", "0"}) {
-			t.Errorf("%s ended with the statuses %q: %s", service.path, got,
+	system.worker.end()
+	system.broker.end()
+	for _, service := range []*service{system.broker, system.worker} {
+		if got := service.statuses(); !slices.Equal(got, statuses) {
+			t.Errorf("%s ended with the statuses %q, want %q: %s", service.path, got, statuses,
 				file(service.path+".stderr"))
 		}
 	}
+	system.checkWork(load.accepted, load.again)
+}
+
+// checkWork compares the messages that the worker has done with those that were accepted.
+func (system *system) checkWork(accepted, again int) {
+	t := system.t
+	t.Helper()
 	done := strings.Fields(file(system.path("done")).String())
 	next, repeated := 1, 0
 	for _, text := range done {

@@ -41,15 +41,19 @@ func CheckManual(t testing.TB, path, help string) {
 	}
 }
 
-// Displays returns the literal displays in the section of a manual page, as a reader sees them.
-// It fails the test if there is no such section.
+// Displays returns the literal displays in the section or subsection of a manual page, as a reader
+// sees them. It fails the test if there is no such section.
 func Displays(t testing.TB, path, title string) []string {
 	t.Helper()
-	_, section, found := strings.Cut(Read(t, path), "\n.Sh "+title+"\n")
+	page, next := Read(t, path), "\n.Sh "
+	_, section, found := strings.Cut(page, "\n.Sh "+title+"\n")
 	if !found {
-		t.Fatalf("%s has no section %s", path, title)
+		next = "\n.S"
+		if _, section, found = strings.Cut(page, "\n.Ss "+title+"\n"); !found {
+			t.Fatalf("%s has no section %s", path, title)
+		}
 	}
-	section, _, _ = strings.Cut(section, "\n.Sh ")
+	section, _, _ = strings.Cut(section, next)
 	// The escapes of roff that the pages use: see mandoc_char(7).
 	unescape := strings.NewReplacer(`\e`, `\`, `\-`, "-", `\&`, "",
 		`\(aq`, "'", `\(ga`, "`", `\(ha`, "^", `\(ti`, "~")
