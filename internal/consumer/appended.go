@@ -26,8 +26,8 @@ type mark struct {
 }
 
 // String returns the mark as it is in a note.
-func (mark mark) String() string {
-	return fmt.Sprintf(markFormat, mark.inode, mark.length, mark.checksum)
+func (m mark) String() string {
+	return fmt.Sprintf(markFormat, m.inode, m.length, m.checksum)
 }
 
 // parseMark parses a note that is a mark.
@@ -52,18 +52,18 @@ func newAppended(file *os.File) *appended {
 }
 
 // mark returns a mark of what the file has now.
-func (appended *appended) mark() (mark, error) {
-	info, err := appended.reader.Stat()
+func (a *appended) mark() (mark, error) {
+	info, err := a.reader.Stat()
 	if err != nil {
 		return mark{}, err
 	}
-	return appended.markAt(osfile.Inode(info), info.Size())
+	return a.markAt(osfile.Inode(info), info.Size())
 }
 
 // markAt returns the mark of the file's first length bytes. The error is io.EOF if it has fewer.
-func (appended *appended) markAt(inode uint64, length int64) (mark, error) {
+func (a *appended) markAt(inode uint64, length int64) (mark, error) {
 	tail := make([]byte, min(length, markSize))
-	count, err := appended.reader.ReadAt(tail, length-int64(len(tail)))
+	count, err := a.reader.ReadAt(tail, length-int64(len(tail)))
 	if count < len(tail) {
 		return mark{}, err
 	}
@@ -72,12 +72,12 @@ func (appended *appended) markAt(inode uint64, length int64) (mark, error) {
 
 // beyond returns how many bytes the file has after those of old, or 0 if it is not the file of
 // old.
-func (appended *appended) beyond(old mark) (int64, error) {
-	info, err := appended.reader.Stat()
+func (a *appended) beyond(old mark) (int64, error) {
+	info, err := a.reader.Stat()
 	if err != nil || info.Size() <= old.length {
 		return 0, err
 	}
-	now, err := appended.markAt(osfile.Inode(info), old.length)
+	now, err := a.markAt(osfile.Inode(info), old.length)
 	if err == io.EOF || err == nil && now != old {
 		return 0, nil
 	}
@@ -85,23 +85,23 @@ func (appended *appended) beyond(old mark) (int64, error) {
 }
 
 // close closes the reader.
-func (appended *appended) close() {
-	if appended != nil {
-		appended.reader.Close()
+func (a *appended) close() {
+	if a != nil {
+		a.reader.Close()
 	}
 }
 
 // openOutput finds out whether the output is a file that each message is in once, and whether it
 // has more than the saved position counts.
-func (consumer *Consumer) openOutput() (err error) {
-	if consumer.config.State == "" || consumer.output == nil {
+func (c *Consumer) openOutput() (err error) {
+	if c.config.State == "" || c.output == nil {
 		return nil
 	}
-	if consumer.appended = newAppended(consumer.config.Output); consumer.appended == nil {
+	if c.appended = newAppended(c.config.Output); c.appended == nil {
 		return nil
 	}
-	if old := consumer.window.mark(); old != (mark{}) {
-		consumer.excess, err = consumer.appended.beyond(old)
+	if old := c.window.mark(); old != (mark{}) {
+		c.excess, err = c.appended.beyond(old)
 	}
 	return err
 }
@@ -109,32 +109,32 @@ func (consumer *Consumer) openOutput() (err error) {
 // cutOutput cuts off the output what the saved position does not count: a kill or a full disk has
 // left it, and all of its messages come again. It is called when the first line has shown that the
 // log has the position.
-func (consumer *Consumer) cutOutput() error {
-	if consumer.excess == 0 {
+func (c *Consumer) cutOutput() error {
+	if c.excess == 0 {
 		return nil
 	}
-	info, err := consumer.appended.reader.Stat()
+	info, err := c.appended.reader.Stat()
 	if err == nil {
-		err = consumer.appended.file.Truncate(info.Size() - consumer.excess)
+		err = c.appended.file.Truncate(info.Size() - c.excess)
 	}
 	if err != nil {
 		return fmt.Errorf("standard output: %w", err)
 	}
-	consumer.config.Report(fmt.Sprintf("standard output: cut off %d bytes after the saved "+
-		"position; their messages are written again", consumer.excess))
-	consumer.excess = 0
+	c.config.Report(fmt.Sprintf("standard output: cut off %d bytes after the saved "+
+		"position; their messages are written again", c.excess))
+	c.excess = 0
 	return nil
 }
 
 // mark returns the mark for the state. It must be called after the output was flushed.
-func (consumer *Consumer) mark() (mark, error) {
-	if consumer.excess > 0 { // no line was taken: position and output are as they were saved
-		return consumer.window.mark(), nil
+func (c *Consumer) mark() (mark, error) {
+	if c.excess > 0 { // no line was taken: position and output are as they were saved
+		return c.window.mark(), nil
 	}
-	if consumer.appended == nil {
+	if c.appended == nil {
 		return mark{}, nil
 	}
-	now, err := consumer.appended.mark()
+	now, err := c.appended.mark()
 	if err != nil {
 		return mark{}, fmt.Errorf("standard output: %w", err)
 	}

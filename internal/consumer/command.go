@@ -25,21 +25,21 @@ type command struct {
 // run runs the command once. The command reads the data from a file without a name and not from a
 // pipe: if the consumer were killed, a pipe would end early, and the command would take a part
 // of the data for all of it.
-func (command *command) run(message *message, attempt int) error {
-	input, err := spool(message.Data)
+func (c *command) run(m *message, attempt int) error {
+	input, err := spool(m.Data)
 	if err != nil {
 		return fmt.Errorf("%w: its input: %w", errNotRun, err)
 	}
 	defer input.Close()
-	process := newProcess(command.config, command.environment,
-		"MBUS_TOPIC="+message.Topic, "MBUS_TIME="+string(message.appendTime(nil)),
-		"MBUS_ID="+message.id, "MBUS_ATTEMPT="+strconv.Itoa(attempt))
-	process.Stdin, process.Stdout = input, command.config.Output
-	return explain(process, process.Run())
+	p2 := newProcess(c.config, c.environment,
+		"MBUS_TOPIC="+m.Topic, "MBUS_TIME="+string(m.appendTime(nil)),
+		"MBUS_ID="+m.id, "MBUS_ATTEMPT="+strconv.Itoa(attempt))
+	p2.Stdin, p2.Stdout = input, c.config.Output
+	return explain(p2, p2.Run())
 }
 
 // close does nothing: no process is left.
-func (command *command) close() {}
+func (c *command) close() {}
 
 // spool returns a file without a name that has data, to be read from its start.
 func spool(data []byte) (*os.File, error) {

@@ -85,34 +85,34 @@ type Config struct {
 
 // Validate returns nil if config is valid. Otherwise its error names a flag, its value and
 // what would be right.
-func (config *Config) Validate() error {
-	for _, topic := range config.Topics {
+func (c *Config) Validate() error {
+	for _, topic := range c.Topics {
 		if err := apiv1.CheckTopic([]byte(topic)); err != nil {
 			return fmt.Errorf("-topic %w", err)
 		}
 	}
 	formats, froms := []string{"", Lines, NUL, Raw, JSON}, []string{"", Start, End}
 	switch {
-	case config.State != "" && config.Log == "":
+	case c.State != "" && c.Log == "":
 		return errors.New("-state without -log: must be with the log that the position is in")
-	case config.State != "" && logfile.Belongs(config.State, config.Log):
+	case c.State != "" && logfile.Belongs(c.State, c.Log):
 		return fmt.Errorf("-state %s: must be another file than the log and its rotated files",
-			config.State)
-	case config.From != "" && config.Log == "":
+			c.State)
+	case c.From != "" && c.Log == "":
 		return errors.New("-from without -log: must be with the log to begin in")
-	case !slices.Contains(formats, config.Format):
-		return fmt.Errorf("-format %q: must be lines, nul, raw or json", config.Format)
-	case !slices.Contains(froms, config.From) && stampOf(config.From) == "":
-		return fmt.Errorf("-from %q: must be start, end or a time, %s", config.From, likeTime)
-	case config.Seek != "" || config.Lag:
-		return config.validateAlone()
-	case len(config.Command) > 0 && config.Format != "":
+	case !slices.Contains(formats, c.Format):
+		return fmt.Errorf("-format %q: must be lines, nul, raw or json", c.Format)
+	case !slices.Contains(froms, c.From) && stampOf(c.From) == "":
+		return fmt.Errorf("-from %q: must be start, end or a time, %s", c.From, likeTime)
+	case c.Seek != "" || c.Lag:
+		return c.validateAlone()
+	case len(c.Command) > 0 && c.Format != "":
 		return errors.New("-format with a command: must be one of them, " +
 			"a command gets the data alone")
-	case config.Count < 0:
-		return fmt.Errorf("-count %d: must be at least 1", config.Count)
+	case c.Count < 0:
+		return fmt.Errorf("-count %d: must be at least 1", c.Count)
 	}
-	return config.validateJobs()
+	return c.validateJobs()
 }
 
 // source is a log or a stream. Next returns nil if there is no line at present, and Wait waits
@@ -152,14 +152,14 @@ func New(config *Config) (*Consumer, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	consumer := &Consumer{config: config, parser: logline.Parser{
+	c := &Consumer{config: config, parser: logline.Parser{
 		Topics: config.Topics,
 		Sums:   len(config.Command) > 0 || config.Format == JSON, // where ids are needed
 	}}
 	if len(config.Command) == 0 {
-		consumer.output = newOutput(config.Output, config.Format)
+		c.output = newOutput(config.Output, config.Format)
 	}
-	return consumer, nil
+	return c, nil
 }
 
 // Subscribe delivers messages until the end that Config asks for, the end of Input, or the end
@@ -169,13 +169,13 @@ func New(config *Config) (*Consumer, error) {
 //
 // With a command, Subscribe saves the position after each message. With Output, it saves within a
 // second. Whenever there is nothing more to read, it writes the messages delivered.
-func (consumer *Consumer) Subscribe(ctx context.Context) error {
-	defer consumer.close()
-	if err := consumer.open(); err != nil {
+func (c *Consumer) Subscribe(ctx context.Context) error {
+	defer c.close()
+	if err := c.open(); err != nil {
 		return err
 	}
-	err := consumer.run(ctx)
-	if saveErr := consumer.save(); err == nil {
+	err := c.run(ctx)
+	if saveErr := c.save(); err == nil {
 		err = saveErr
 	}
 	return err
@@ -183,8 +183,8 @@ func (consumer *Consumer) Subscribe(ctx context.Context) error {
 
 // open opens the log and the state, and goes to the first line. It saves the position there,
 // so that a state that can't be saved is reported before a message is delivered.
-func (consumer *Consumer) open() (err error) {
-	config := consumer.config
+func (c *Consumer) open() (err error) {
+	config := c.config
 	if runtime.GOOS == "windows" && (config.State != "" || len(config.Command) > 0) {
 		return errors.New("-state and a command are not supported on Windows")
 	}
@@ -202,175 +202,175 @@ func (consumer *Consumer) open() (err error) {
 			return err
 		}
 	}
-	consumer.window = newWindow(state, config.Topics)
+	c.window = newWindow(state, config.Topics)
 	if config.Log == "" {
-		consumer.source = follow.NewReader(config.Input)
+		c.source = follow.NewReader(config.Input)
 		return nil
 	}
-	consumer.log = follow.New(config.Log, config.Report)
-	consumer.source = consumer.log
-	if err := consumer.begin(); err != nil {
+	c.log = follow.New(config.Log, config.Report)
+	c.source = c.log
+	if err := c.begin(); err != nil {
 		return err
 	}
-	if err := consumer.openOutput(); err != nil {
+	if err := c.openOutput(); err != nil {
 		return err
 	}
-	consumer.moved = consumer.since == ""
-	return consumer.save()
+	c.moved = c.since == ""
+	return c.save()
 }
 
 // close closes the log and the state.
-func (consumer *Consumer) close() {
-	consumer.appended.close()
-	if consumer.log != nil {
-		consumer.log.Close()
+func (c *Consumer) close() {
+	c.appended.close()
+	if c.log != nil {
+		c.log.Close()
 	}
-	if consumer.window != nil {
-		consumer.window.close()
+	if c.window != nil {
+		c.window.close()
 	}
 }
 
 // begin goes to the position of the state or, without one, to the place of -from. With -end, it
 // finds the end of the log.
-func (consumer *Consumer) begin() (err error) {
-	position, found := consumer.window.load()
-	if !found && consumer.config.From == End {
-		if position, err = endOf(consumer.log); err != nil {
+func (c *Consumer) begin() (err error) {
+	position, found := c.window.load()
+	if !found && c.config.From == End {
+		if position, err = endOf(c.log); err != nil {
 			return err
 		}
 	} else if !found {
-		consumer.since = stampOf(consumer.config.From)
+		c.since = stampOf(c.config.From)
 	}
-	consumer.log.Seek(position)
-	if !consumer.config.ToEnd {
+	c.log.Seek(position)
+	if !c.config.ToEnd {
 		return nil
 	}
-	consumer.end, err = consumer.log.End()
+	c.end, err = c.log.End()
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: names no file, and there is no rotated file beside it: "+
-			"with -end the log must exist", consumer.config.Log)
+			"with -end the log must exist", c.config.Log)
 	}
 	return err
 }
 
 // run is Subscribe without its last save.
-func (consumer *Consumer) run(ctx context.Context) error {
-	consumer.timer = time.AfterFunc(saveInterval, func() { consumer.isDue.Store(true) })
-	defer consumer.timer.Stop()
-	if consumer.output == nil {
-		return consumer.work(ctx)
+func (c *Consumer) run(ctx context.Context) error {
+	c.timer = time.AfterFunc(saveInterval, func() { c.isDue.Store(true) })
+	defer c.timer.Stop()
+	if c.output == nil {
+		return c.work(ctx)
 	}
 	for {
-		found, err := consumer.next(ctx)
+		found, err := c.next(ctx)
 		if err != nil || !found {
 			return err
 		}
-		if consumer.window.pass() {
+		if c.window.pass() {
 			continue
 		}
-		if err := consumer.output.deliver(&consumer.message); err != nil {
+		if err := c.output.deliver(&c.message); err != nil {
 			return err
 		}
-		consumer.count++
+		c.count++
 	}
 }
 
 // next reads up to the next message that is wanted. If there is none at -end, -count, the end of
 // input or the end of ctx, found is false. While there is none, and between two lines, next saves
 // the position when that is due.
-func (consumer *Consumer) next(ctx context.Context) (found bool, err error) {
-	for ctx.Err() == nil && !consumer.isDone() && !found && err == nil {
-		if consumer.isDue.Load() {
-			if err := consumer.save(); err != nil {
+func (c *Consumer) next(ctx context.Context) (found bool, err error) {
+	for ctx.Err() == nil && !c.isDone() && !found && err == nil {
+		if c.isDue.Load() {
+			if err := c.save(); err != nil {
 				return false, err
 			}
-			consumer.isDue.Store(false)
-			consumer.timer.Reset(saveInterval)
+			c.isDue.Store(false)
+			c.timer.Reset(saveInterval)
 		}
 		var line []byte
-		line, err = consumer.source.Next()
+		line, err = c.source.Next()
 		switch {
 		case err == io.EOF:
 			return false, nil
-		case err != nil && consumer.config.State != "":
+		case err != nil && c.config.State != "":
 			err = hint(err)
 		case err != nil:
 		case line == nil:
-			err = consumer.pause(ctx)
+			err = c.pause(ctx)
 		default:
-			found, err = consumer.parse(line)
+			found, err = c.parse(line)
 		}
 	}
 	return found, err
 }
 
 // isDone reports whether the consumer has reached -count or -end.
-func (consumer *Consumer) isDone() bool {
-	config := consumer.config
-	return config.Count > 0 && consumer.count == config.Count ||
-		config.ToEnd && consumer.log != nil && consumer.log.At(consumer.end)
+func (c *Consumer) isDone() bool {
+	config := c.config
+	return config.Count > 0 && c.count == config.Count ||
+		config.ToEnd && c.log != nil && c.log.At(c.end)
 }
 
 // pause writes the messages delivered, and waits until there may be another line. It does not
 // save the position: that would cost two syncs for each message that comes alone.
-func (consumer *Consumer) pause(ctx context.Context) error {
-	if err := consumer.flush(false); err != nil {
+func (c *Consumer) pause(ctx context.Context) error {
+	if err := c.flush(false); err != nil {
 		return err
 	}
-	consumer.source.Wait(ctx)
+	c.source.Wait(ctx)
 	return nil
 }
 
 // flush writes the messages delivered, unless they go to a command. If durable is true, it also
 // syncs them.
-func (consumer *Consumer) flush(durable bool) error {
-	if consumer.output == nil {
+func (c *Consumer) flush(durable bool) error {
+	if c.output == nil {
 		return nil
 	}
-	return consumer.output.flush(durable)
+	return c.output.flush(durable)
 }
 
 // save writes the messages delivered, makes the log durable up to the last line, and saves the
 // position. If nothing was read since the last save, it only writes.
-func (consumer *Consumer) save() error {
-	isDue := consumer.config.State != "" && consumer.moved
-	if err := consumer.flush(isDue); err != nil || !isDue {
+func (c *Consumer) save() error {
+	isDue := c.config.State != "" && c.moved
+	if err := c.flush(isDue); err != nil || !isDue {
 		return err
 	}
-	if err := consumer.log.Sync(); err != nil {
+	if err := c.log.Sync(); err != nil {
 		return err
 	}
-	mark, err := consumer.mark()
+	mark, err := c.mark()
 	if err != nil {
 		return err
 	}
-	consumer.moved = !consumer.window.reach(consumer.log.Position(), mark)
-	return consumer.window.save()
+	c.moved = !c.window.reach(c.log.Position(), mark)
+	return c.window.save()
 }
 
 // parse makes the message of a line the last one that was read. If the line has none, or its topic
 // is not wanted, found is false.
-func (consumer *Consumer) parse(line []byte) (found bool, err error) {
-	if skips, err := consumer.start(line); skips || err != nil {
+func (c *Consumer) parse(line []byte) (found bool, err error) {
+	if skips, err := c.start(line); skips || err != nil {
 		return false, err
 	}
-	consumer.moved = true
-	parsed, err := consumer.parser.Parse(line)
+	c.moved = true
+	parsed, err := c.parser.Parse(line)
 	if err != nil {
-		consumer.config.Report(fmt.Sprintf("skipped a line: %v", err))
+		c.config.Report(fmt.Sprintf("skipped a line: %v", err))
 	}
 	if parsed == nil {
 		return false, nil
 	}
-	consumer.message = message{Message: parsed}
-	if consumer.parser.Sums {
-		origin, err := consumer.source.Origin()
+	c.message = message{Message: parsed}
+	if c.parser.Sums {
+		origin, err := c.source.Origin()
 		if err != nil {
-			consumer.moved = false // the position after a message that is not delivered
+			c.moved = false // the position after a message that is not delivered
 			return false, err
 		}
-		consumer.id = newID(consumer.id, origin, parsed.Checksum)
-		consumer.message.id = string(consumer.id)
+		c.id = newID(c.id, origin, parsed.Checksum)
+		c.message.id = string(c.id)
 	}
 	return true, nil
 }

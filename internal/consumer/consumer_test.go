@@ -244,21 +244,21 @@ func newFiles(t testing.TB) files {
 }
 
 // write appends text to the log.
-func (files files) write(text string) {
-	files.t.Helper()
-	file, err := os.OpenFile(files.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+func (f files) write(text string) {
+	f.t.Helper()
+	file, err := os.OpenFile(f.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		files.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	defer file.Close()
 	if _, err := file.WriteString(text); err != nil {
-		files.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 }
 
 // config configures a consumer of the log, to its end, with the state.
-func (files files) config() consumer.Config {
-	return consumer.Config{Log: files.log, State: files.state, ToEnd: true}
+func (f files) config() consumer.Config {
+	return consumer.Config{Log: f.log, State: f.state, ToEnd: true}
 }
 
 // Each run begins where the run before ended, whatever its topics are. Lines that are not
@@ -424,11 +424,11 @@ type inPieces struct {
 	size int
 }
 
-func (pieces *inPieces) Read(room []byte) (int, error) {
-	if len(pieces.text) == 0 {
+func (p *inPieces) Read(room []byte) (int, error) {
+	if len(p.text) == 0 {
 		return 0, io.EOF
 	}
-	count := copy(room, pieces.text[:min(pieces.size, len(pieces.text))])
-	pieces.text = pieces.text[count:]
+	count := copy(room, p.text[:min(p.size, len(p.text))])
+	p.text = p.text[count:]
 	return count, nil
 }

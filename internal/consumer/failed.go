@@ -23,10 +23,10 @@ type sender struct {
 }
 
 // producerConfig returns the configuration of the producer for -failed.
-func (config *Config) producerConfig() *producer.ProducerConfig {
+func (c *Config) producerConfig() *producer.ProducerConfig {
 	sending := producer.DefaultConfig()
-	sending.Host = cmp.Or(config.Host, sending.Host)
-	sending.Port = cmp.Or(config.Port, sending.Port)
+	sending.Host = cmp.Or(c.Host, sending.Host)
+	sending.Port = cmp.Or(c.Port, sending.Port)
 	return sending
 }
 
@@ -45,20 +45,20 @@ func newSender(config *Config) (*sender, error) {
 // send sends a message until a broker accepts it. Each error is tried again, for ever, also if the
 // broker may have accepted the message: it is sent at least once. At the end of ctx the error is
 // errStopped.
-func (sender *sender) send(ctx context.Context, failed *message) error {
-	sender.mutex.Lock()
-	defer sender.mutex.Unlock()
-	messages := []*apiv1.Message{{Topic: sender.config.Failed, Data: failed.Data}}
+func (f *sender) send(ctx context.Context, failed *message) error {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	messages := []*apiv1.Message{{Topic: f.config.Failed, Data: failed.Data}}
 	first, isReported := time.Now(), false
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
-		err := sender.producer.Send(ctx, messages)
+		err := f.producer.Send(ctx, messages)
 		if err == nil {
 			return nil
 		}
 		if !isReported && time.Since(first) >= quietOutage {
 			isReported = true
-			err = fmt.Errorf("sending to topic %s: %w; retrying", sender.config.Failed, err)
-			sender.config.Report(failed.wrap(err).Error())
+			err = fmt.Errorf("sending to topic %s: %w; retrying", f.config.Failed, err)
+			f.config.Report(failed.wrap(err).Error())
 		}
 		if !sleep(ctx, pause) {
 			return errStopped

@@ -25,9 +25,9 @@ func TestReportedAgain(t *testing.T) {
 	parsed := &logline.Message{Stamp: []byte("2024/06/02 10:39:55"), Topic: "t"}
 	for again, want := range map[time.Duration]int{0: 4, time.Hour: 2} {
 		reports = nil
-		job := newJob(config, 1, nil)
-		job.again, job.message = again, message{parsed, "ID"}
-		err := job.deliver(context.Background())
+		j := newJob(config, 1, nil)
+		j.again, j.message = again, message{parsed, "ID"}
+		err := j.deliver(context.Background())
 		if err != nil || len(reports) != want {
 			t.Fatalf("%v, reported %q, want %d lines", err, reports, want)
 		}

@@ -37,8 +37,8 @@ var errStopped = errors.New("stopped")
 // work delivers messages to the command, by as many jobs at once as Config.Jobs says. Each job
 // takes the next message itself. After the first error no message is started, and none that fails
 // is tried again. work returns that error when the messages that are started have ended.
-func (consumer *Consumer) work(ctx context.Context) error {
-	sender, err := newSender(consumer.config)
+func (c *Consumer) work(ctx context.Context) error {
+	sender, err := newSender(c.config)
 	if err != nil {
 		return err
 	}
@@ -46,15 +46,15 @@ func (consumer *Consumer) work(ctx context.Context) error {
 	defer cancel()
 	go func() {
 		for sleep(ctx, saveInterval) {
-			consumer.window.save() // a job returns its error
+			c.window.save() // a job returns its error
 		}
 	}()
 	var jobs sync.WaitGroup
 	var once sync.Once
-	for number := range consumer.jobs() {
+	for number := range c.jobs() {
 		jobs.Go(func() {
-			job := newJob(consumer.config, number+1, sender)
-			if jobErr := consumer.serve(ctx, job); jobErr != nil {
+			j := newJob(c.config, number+1, sender)
+			if jobErr := c.serve(ctx, j); jobErr != nil {
 				once.Do(func() { err = jobErr })
 				cancel()
 			}
@@ -65,24 +65,24 @@ func (consumer *Consumer) work(ctx context.Context) error {
 }
 
 // jobs returns the number of messages that are delivered at once.
-func (consumer *Consumer) jobs() int {
-	return max(consumer.config.Jobs, 1)
+func (c *Consumer) jobs() int {
+	return max(c.config.Jobs, 1)
 }
 
 // serve delivers messages by one job until there are no more, or ctx ends. It saves the position
 // after each command, and at the end. Between two messages of a persistent command, work does.
-func (consumer *Consumer) serve(ctx context.Context, job *job) error {
-	defer job.runner.close()
+func (c *Consumer) serve(ctx context.Context, j *job) error {
+	defer j.runner.close()
 	for {
-		number, found, err := consumer.take(ctx, job)
+		number, found, err := c.take(ctx, j)
 		if err == nil && found {
-			if err = job.deliver(ctx); err == nil {
-				consumer.window.finish(number)
+			if err = j.deliver(ctx); err == nil {
+				c.window.finish(number)
 			}
 		}
 		isLast := err != nil || !found
-		if isLast || !consumer.config.Persistent {
-			err = cmp.Or(err, consumer.window.save())
+		if isLast || !c.config.Persistent {
+			err = cmp.Or(err, c.window.save())
 		}
 		switch {
 		case errors.Is(err, errStopped):
@@ -96,29 +96,29 @@ func (consumer *Consumer) serve(ctx context.Context, job *job) error {
 // take takes the next message for a job. It makes the log durable up to that message before it
 // returns. The number is that of the message in the window. If there is no message at -end,
 // -count, the end of input or the end of ctx, found is false.
-func (consumer *Consumer) take(ctx context.Context, job *job) (number int, found bool, err error) {
-	consumer.reading.Lock()
-	defer consumer.reading.Unlock()
+func (c *Consumer) take(ctx context.Context, j *job) (number int, found bool, err error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
 	for {
-		consumer.window.await(ctx)
-		found, err := consumer.next(ctx)
+		c.window.await(ctx)
+		found, err := c.next(ctx)
 		if err != nil || !found {
 			return 0, false, err
 		}
 		var after follow.Position
-		if consumer.config.State != "" {
-			if err := consumer.log.Sync(); err != nil {
+		if c.config.State != "" {
+			if err := c.log.Sync(); err != nil {
 				return 0, false, err
 			}
-			after = consumer.log.Position()
+			after = c.log.Position()
 		}
-		number, delivered := consumer.window.start(after)
+		number, delivered := c.window.start(after)
 		if delivered {
 			continue
 		}
-		consumer.count++
-		if job.message = consumer.message; consumer.jobs() > 1 { // with one job, nobody reads on
-			job.keep()
+		c.count++
+		if j.message = c.message; c.jobs() > 1 { // with one job, nobody reads on
+			j.keep()
 		}
 		return number, true, nil
 	}
@@ -135,17 +135,17 @@ type job struct {
 }
 
 // keep copies what is a part of the line of the message in hand, so that the next line may be read.
-func (job *job) keep() {
-	kept := *job.message.Message
-	if cap(job.buffer) < len(kept.Data) {
-		if job.buffer = nil; len(kept.Data) > largeData {
+func (j *job) keep() {
+	kept := *j.message.Message
+	if cap(j.buffer) < len(kept.Data) {
+		if j.buffer = nil; len(kept.Data) > largeData {
 			debug.FreeOSMemory() // or garbage would take as much as all the buffers
 		}
-		job.buffer = make([]byte, len(kept.Data))
+		j.buffer = make([]byte, len(kept.Data))
 	}
 	kept.Stamp = bytes.Clone(kept.Stamp)
-	kept.Data = append(job.buffer[:0], kept.Data...)
-	job.message.Message = &kept
+	kept.Data = append(j.buffer[:0], kept.Data...)
+	j.message.Message = &kept
 }
 
 // runner runs a command for a message. The attempt counts the runs for this message from 1.
@@ -155,66 +155,66 @@ type runner interface {
 }
 
 func newJob(config *Config, number int, sender *sender) *job {
-	job := &job{config: config, sender: sender, again: reportInterval}
+	j := &job{config: config, sender: sender, again: reportInterval}
 	environment := fmt.Sprintf("MBUS_JOB=%d", number)
 	if config.Persistent {
-		job.runner = &persistent{config: config, environment: environment}
+		j.runner = &persistent{config: config, environment: environment}
 	} else {
-		job.runner = &command{config: config, environment: environment}
+		j.runner = &command{config: config, environment: environment}
 	}
-	return job
+	return j
 }
 
 // deliver runs the command for the message in hand until it succeeds, or has failed for
 // Config.Retry. With -failed, it then sends the message to that topic. The end of ctx does not
 // interrupt the command, but prevents the next retry. Then the error is errStopped.
-func (job *job) deliver(ctx context.Context) error {
+func (j *job) deliver(ctx context.Context) error {
 	first, reported := time.Now(), time.Time{}
 	for attempt, pause := 1, minPause; ; attempt, pause = attempt+1, min(2*pause, maxPause) {
-		err := job.runner.run(&job.message, attempt)
+		err := j.runner.run(&j.message, attempt)
 		took := time.Since(first)
 		if err == nil {
 			if attempt > 1 {
-				job.report(fmt.Errorf("delivered after %s of retrying",
+				j.report(fmt.Errorf("delivered after %s of retrying",
 					took.Round(time.Millisecond)))
 			}
 			return nil
 		}
-		left := job.config.Retry - took
+		left := j.config.Retry - took
 		// This also waits before giving up: a signal from a terminal may have ended
 		// the command, and may end ctx a moment later.
 		if !sleep(ctx, max(min(pause, left), minPause)) {
 			return errStopped
 		}
 		if left <= 0 {
-			return job.giveUp(ctx, err)
+			return j.giveUp(ctx, err)
 		}
-		if time.Since(reported) >= job.again {
+		if time.Since(reported) >= j.again {
 			reported = time.Now()
 			if attempt > 1 {
 				err = fmt.Errorf("attempt %d failed: %w", attempt, err)
 			}
-			job.report(fmt.Errorf("%w; retrying for up to %s", err, job.config.Retry))
+			j.report(fmt.Errorf("%w; retrying for up to %s", err, j.config.Retry))
 		}
 	}
 }
 
 // giveUp returns err, the last error of the message in hand, or sends the message to -failed.
 // It does not send a message whose command can't be run: that is no message's fault.
-func (job *job) giveUp(ctx context.Context, err error) error {
-	if job.sender == nil || errors.Is(err, errNotRun) {
-		return job.message.wrap(err)
+func (j *job) giveUp(ctx context.Context, err error) error {
+	if j.sender == nil || errors.Is(err, errNotRun) {
+		return j.message.wrap(err)
 	}
-	if sendErr := job.sender.send(ctx, &job.message); sendErr != nil {
+	if sendErr := j.sender.send(ctx, &j.message); sendErr != nil {
 		return sendErr
 	}
-	job.report(fmt.Errorf("%w; sent to topic %s", err, job.config.Failed))
+	j.report(fmt.Errorf("%w; sent to topic %s", err, j.config.Failed))
 	return nil
 }
 
 // report reports err with the id and the topic of the message in hand.
-func (job *job) report(err error) {
-	job.config.Report(job.message.wrap(err).Error())
+func (j *job) report(err error) {
+	j.config.Report(j.message.wrap(err).Error())
 }
 
 // sleep sleeps, and returns false at once when ctx ends.
@@ -228,35 +228,35 @@ func sleep(ctx context.Context, pause time.Duration) bool {
 }
 
 // validateJobs is the part of Validate about the command.
-func (config *Config) validateJobs() error {
+func (c *Config) validateJobs() error {
 	name := ""
 	switch {
-	case config.Retry != 0:
+	case c.Retry != 0:
 		name = "-retry"
-	case config.Jobs != 0:
+	case c.Jobs != 0:
 		name = "-jobs"
-	case config.Persistent:
+	case c.Persistent:
 		name = "-persistent"
-	case config.Failed != "":
+	case c.Failed != "":
 		name = "-failed"
 	}
 	switch {
-	case name != "" && len(config.Command) == 0:
+	case name != "" && len(c.Command) == 0:
 		return fmt.Errorf("%s without a command: must be with one, after --", name)
-	case config.Retry < 0:
-		return fmt.Errorf("-retry %s: must be a duration of at least 0, such as 30s", config.Retry)
-	case config.Jobs < 0 || config.Jobs > MaxJobs:
-		return fmt.Errorf("-jobs %d: must be a number from 1 to %d", config.Jobs, MaxJobs)
-	case config.Failed == "" && config.Host+config.Port != "":
+	case c.Retry < 0:
+		return fmt.Errorf("-retry %s: must be a duration of at least 0, such as 30s", c.Retry)
+	case c.Jobs < 0 || c.Jobs > MaxJobs:
+		return fmt.Errorf("-jobs %d: must be a number from 1 to %d", c.Jobs, MaxJobs)
+	case c.Failed == "" && c.Host+c.Port != "":
 		return errors.New("-host or -port without -failed: must be with the topic to send to")
-	case config.Failed == "":
+	case c.Failed == "":
 		return nil
-	case len(config.Topics) == 0 || slices.Contains(config.Topics, config.Failed):
+	case len(c.Topics) == 0 || slices.Contains(c.Topics, c.Failed):
 		return fmt.Errorf("-failed %s: must be with -topic, and another topic than it delivers",
-			config.Failed)
+			c.Failed)
 	}
-	if err := apiv1.CheckTopic([]byte(config.Failed)); err != nil {
+	if err := apiv1.CheckTopic([]byte(c.Failed)); err != nil {
 		return fmt.Errorf("-failed %w", err)
 	}
-	return config.producerConfig().Validate()
+	return c.producerConfig().Validate()
 }

@@ -25,8 +25,8 @@ type lag struct {
 // lock, changes nothing, and syncs nothing. If there is no position, it counts the whole log. The
 // error says what could not be read or written, or is the cause of ctx's end. A Consumer's Lag must
 // be called only once, and without Subscribe.
-func (consumer *Consumer) Lag(ctx context.Context) error {
-	config := consumer.config
+func (c *Consumer) Lag(ctx context.Context) error {
+	config := c.config
 	if runtime.GOOS == "windows" {
 		return errors.New("-state is not supported on Windows")
 	}
@@ -47,7 +47,7 @@ func (consumer *Consumer) Lag(ctx context.Context) error {
 	log.Seek(position)
 	lag := lag{done: parseNote(text).doneOf(config.Topics)}
 	if err := walk(ctx, log, end, func(line []byte) (bool, error) {
-		lag.add(line, &consumer.parser)
+		lag.add(line, &c.parser)
 		return false, nil
 	}); err != nil {
 		return hint(err)
@@ -61,31 +61,31 @@ func (consumer *Consumer) Lag(ctx context.Context) error {
 }
 
 // add counts a line. A damaged one is no message.
-func (lag *lag) add(line []byte, parser *logline.Parser) {
+func (l *lag) add(line []byte, parser *logline.Parser) {
 	stamp := logline.StampOf(line)
 	if stamp != nil {
-		lag.last = string(stamp)
+		l.last = string(stamp)
 	}
 	message, _ := parser.Parse(line)
-	isDone := message != nil && len(lag.done) > 0 && lag.done[0]
-	if message != nil && len(lag.done) > 0 {
-		lag.done = lag.done[1:]
+	isDone := message != nil && len(l.done) > 0 && l.done[0]
+	if message != nil && len(l.done) > 0 {
+		l.done = l.done[1:]
 	}
 	if message == nil || isDone {
 		return
 	}
-	if lag.messages == 0 {
-		lag.oldest = lag.last
+	if l.messages == 0 {
+		l.oldest = l.last
 	}
-	lag.messages++
-	lag.bytes += len(message.Data)
+	l.messages++
+	l.bytes += len(message.Data)
 }
 
 // seconds returns how long ago the oldest message was written: the time from it to the last line
 // of the log, and from that to now. Only differences of time stamps count, because they have no
 // time zone, and of the file's times, which have one.
-func (lag *lag) seconds(log *follow.Follower) (int, error) {
-	if lag.messages == 0 {
+func (l *lag) seconds(log *follow.Follower) (int, error) {
+	if l.messages == 0 {
 		return 0, nil
 	}
 	modified, err := log.Modified()
@@ -93,8 +93,8 @@ func (lag *lag) seconds(log *follow.Follower) (int, error) {
 		return 0, err
 	}
 	// Stamps that only look like times, or go backwards, count as no time.
-	oldest, _ := time.Parse(logline.StampFormat, lag.oldest+" ")
-	last, err := time.Parse(logline.StampFormat, lag.last+" ")
+	oldest, _ := time.Parse(logline.StampFormat, l.oldest+" ")
+	last, err := time.Parse(logline.StampFormat, l.last+" ")
 	age := max(time.Since(modified), 0)
 	if err == nil && !oldest.IsZero() {
 		age += max(last.Sub(oldest), 0)
@@ -103,7 +103,7 @@ func (lag *lag) seconds(log *follow.Follower) (int, error) {
 }
 
 // format returns the text that Lag writes. The state's path is escaped as a label.
-func (lag *lag) format(state string, seconds int) string {
+func (l *lag) format(state string, seconds int) string {
 	escaped := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(
 		strings.ToValidUTF8(state, "\ufffd"))
 	var text strings.Builder
@@ -111,8 +111,8 @@ func (lag *lag) format(state string, seconds int) string {
 		name, help string
 		value      int
 	}{
-		{"messages", "Messages in the log that the consumer has not delivered.", lag.messages},
-		{"bytes", "Bytes of data in these messages.", lag.bytes},
+		{"messages", "Messages in the log that the consumer has not delivered.", l.messages},
+		{"bytes", "Bytes of data in these messages.", l.bytes},
 		{"seconds", "Seconds since the oldest of these messages was written.", seconds},
 	} {
 		name := "mbus_consumer_lag_" + metric.name

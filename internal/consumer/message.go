@@ -23,14 +23,14 @@ func newID(text []byte, origin follow.Origin, checksum uint32) []byte {
 }
 
 // appendTime appends the broker's local time of the message, as 2024-06-02T10:39:55, to text.
-func (message *message) appendTime(text []byte) []byte {
+func (m *message) appendTime(text []byte) []byte {
 	start := len(text)
-	text = append(text, message.Stamp...)
+	text = append(text, m.Stamp...)
 	text[start+4], text[start+7], text[start+10] = '-', '-', 'T'
 	return text
 }
 
 // wrap adds the message's id and topic to err.
-func (message *message) wrap(err error) error {
-	return fmt.Errorf("message %s on topic %s: %w", message.id, message.Topic, err)
+func (m *message) wrap(err error) error {
+	return fmt.Errorf("message %s on topic %s: %w", m.id, m.Topic, err)
 }

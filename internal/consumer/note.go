@@ -37,30 +37,30 @@ func topicsSum(topics []string) uint32 {
 }
 
 // String returns the note's text. It has at most 128 bytes.
-func (note note) String() string {
+func (n note) String() string {
 	var parts []string
-	if last := lastTrue(note.done); last >= 0 {
+	if last := lastTrue(n.done); last >= 0 {
 		packed := make([]byte, last/8+1)
-		for i, done := range note.done {
+		for i, done := range n.done {
 			if done {
 				packed[i/8] |= 0x80 >> (i % 8)
 			}
 		}
 		bits := base64.RawURLEncoding.EncodeToString(packed)
-		parts = append(parts, fmt.Sprintf("done %08x %s", note.topics, bits))
+		parts = append(parts, fmt.Sprintf("done %08x %s", n.topics, bits))
 	}
-	if note.output != (mark{}) {
-		parts = append(parts, note.output.String())
+	if n.output != (mark{}) {
+		parts = append(parts, n.output.String())
 	}
 	return strings.Join(parts, " ")
 }
 
 // doneOf returns which of the next messages of topics are delivered.
-func (note note) doneOf(topics []string) []bool {
-	if note.topics != topicsSum(topics) {
+func (n note) doneOf(topics []string) []bool {
+	if n.topics != topicsSum(topics) {
 		return nil
 	}
-	return note.done
+	return n.done
 }
 
 // lastTrue returns the index of the last true element, or -1.

@@ -33,24 +33,24 @@ func stampOf(text string) string {
 }
 
 // validateAlone is Validate for the flags that deliver nothing: -seek and -lag.
-func (config *Config) validateAlone() error {
-	hasFiles := config.Log != "" && config.State != ""
-	delivers := len(config.Command) > 0 || config.Format != "" || config.From != "" ||
-		config.ToEnd || config.Count != 0 || config.Retry != 0 || config.Jobs != 0 ||
-		config.Persistent || config.Failed+config.Host+config.Port != ""
-	isPlace := slices.Contains([]string{"", Start, End, Next}, config.Seek)
+func (c *Config) validateAlone() error {
+	hasFiles := c.Log != "" && c.State != ""
+	delivers := len(c.Command) > 0 || c.Format != "" || c.From != "" ||
+		c.ToEnd || c.Count != 0 || c.Retry != 0 || c.Jobs != 0 ||
+		c.Persistent || c.Failed+c.Host+c.Port != ""
+	isPlace := slices.Contains([]string{"", Start, End, Next}, c.Seek)
 	switch {
-	case !isPlace && stampOf(config.Seek) == "":
-		return fmt.Errorf("-seek %q: must be start, end, next or a time, %s", config.Seek, likeTime)
-	case config.Lag && config.Seek != "":
+	case !isPlace && stampOf(c.Seek) == "":
+		return fmt.Errorf("-seek %q: must be start, end, next or a time, %s", c.Seek, likeTime)
+	case c.Lag && c.Seek != "":
 		return errors.New("-lag and -seek: must be one of them")
-	case config.Lag && !hasFiles:
+	case c.Lag && !hasFiles:
 		return errors.New("-lag needs -log and -state: the log and the state to compare")
 	case !hasFiles:
 		return errors.New("-seek needs -log and -state: the log and the state to set")
-	case config.Lag && delivers:
+	case c.Lag && delivers:
 		return errors.New("-lag delivers nothing: must be with -log, -state and -topic alone")
-	case config.Seek != "" && (delivers || len(config.Topics) > 0):
+	case c.Seek != "" && (delivers || len(c.Topics) > 0):
 		return errors.New("-seek delivers nothing: must be with -log and -state alone")
 	}
 	return nil
@@ -60,8 +60,8 @@ func (config *Config) validateAlone() error {
 // that is. The error is that of a state that another consumer uses, or says what could not be read
 // or saved. After the end of ctx the state stays as it was. A Consumer's Seek must be called only
 // once, and without Subscribe.
-func (consumer *Consumer) Seek(ctx context.Context) error {
-	config := consumer.config
+func (c *Consumer) Seek(ctx context.Context) error {
+	config := c.config
 	state, err := follow.OpenState(config.State, kind)
 	if err != nil {
 		return err
@@ -188,26 +188,26 @@ func hint(err error) error {
 // start is called with each line before it is taken. With a time in Config.From it skips the
 // lines before that time, and saves the position before the first line of that time. Before the
 // first line that is not skipped, it cuts the output back to what the position counts.
-func (consumer *Consumer) start(line []byte) (skips bool, err error) {
-	if consumer.since != "" {
-		if !isSince(line, consumer.since) {
+func (c *Consumer) start(line []byte) (skips bool, err error) {
+	if c.since != "" {
+		if !isSince(line, c.since) {
 			return true, nil
 		}
-		consumer.since = ""
-		if consumer.config.State != "" {
-			place, err := consumer.log.Before()
+		c.since = ""
+		if c.config.State != "" {
+			place, err := c.log.Before()
 			if err != nil {
 				return false, err
 			}
-			mark, err := consumer.mark()
+			mark, err := c.mark()
 			if err != nil {
 				return false, err
 			}
-			consumer.window.reach(place, mark)
-			if err := consumer.window.save(); err != nil {
+			c.window.reach(place, mark)
+			if err := c.window.save(); err != nil {
 				return false, err
 			}
 		}
 	}
-	return false, consumer.cutOutput()
+	return false, c.cutOutput()
 }

@@ -39,145 +39,145 @@ type start struct {
 
 // newWindow returns a window that saves in state, unless that is nil.
 func newWindow(state *follow.State, topics []string) *window {
-	window := &window{state: state, topics: topics}
-	window.room.L = &window.mutex
-	return window
+	w := &window{state: state, topics: topics}
+	w.room.L = &w.mutex
+	return w
 }
 
 // load returns the position in the state, and takes over the note. If the state has none, found is
 // false.
-func (window *window) load() (position follow.Position, found bool) {
-	if window.state == nil {
+func (w *window) load() (position follow.Position, found bool) {
+	if w.state == nil {
 		return position, false
 	}
-	position, text, found := window.state.Load()
+	position, text, found := w.state.Load()
 	saved := parseNote(text)
-	window.output, window.earlier = saved.output, saved.doneOf(window.topics)
+	w.output, w.earlier = saved.output, saved.doneOf(w.topics)
 	return position, found
 }
 
 // pass counts one more message that was read. It reports whether an earlier process delivered it.
-func (window *window) pass() (delivered bool) {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	return window.shift()
+func (w *window) pass() (delivered bool) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return w.shift()
 }
 
-func (window *window) shift() (delivered bool) {
-	if len(window.earlier) == 0 {
+func (w *window) shift() (delivered bool) {
+	if len(w.earlier) == 0 {
 		return false
 	}
-	delivered, window.earlier = window.earlier[0], window.earlier[1:]
+	delivered, w.earlier = w.earlier[0], w.earlier[1:]
 	return delivered
 }
 
 // start is pass for a message to be delivered by a command. The position after its line is after.
 // The number is for finish, unless the message was delivered.
-func (window *window) start(after follow.Position) (number int, delivered bool) {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	number, delivered = window.first+len(window.started), window.shift()
-	window.started = append(window.started, start{after, delivered})
-	window.advance()
+func (w *window) start(after follow.Position) (number int, delivered bool) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	number, delivered = w.first+len(w.started), w.shift()
+	w.started = append(w.started, start{after, delivered})
+	w.advance()
 	return number, delivered
 }
 
 // finish records that the message with this number is delivered.
-func (window *window) finish(number int) {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	window.started[number-window.first].delivered = true
-	window.moved = true
-	window.advance()
+func (w *window) finish(number int) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	w.started[number-w.first].delivered = true
+	w.moved = true
+	w.advance()
 }
 
 // advance moves the position past the messages that are delivered in a row.
-func (window *window) advance() {
-	count := slices.IndexFunc(window.started, func(each start) bool { return !each.delivered })
+func (w *window) advance() {
+	count := slices.IndexFunc(w.started, func(each start) bool { return !each.delivered })
 	if count < 0 {
-		count = len(window.started)
+		count = len(w.started)
 	}
 	if count == 0 {
 		return
 	}
-	window.position, window.moved = window.started[count-1].after, true
-	window.started = window.started[count:]
-	window.first += count
-	window.room.Broadcast()
+	w.position, w.moved = w.started[count-1].after, true
+	w.started = w.started[count:]
+	w.first += count
+	w.room.Broadcast()
 }
 
 // reach moves the position to where the log was read to, unless a message before that is not
 // delivered. Then moved is false.
-func (window *window) reach(position follow.Position, output mark) (moved bool) {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	if len(window.started) > 0 {
+func (w *window) reach(position follow.Position, output mark) (moved bool) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	if len(w.started) > 0 {
 		return false
 	}
-	isNew := !window.isKnown || position != window.position || output != window.output
-	window.position, window.output, window.isKnown = position, output, true
-	window.moved = window.moved || isNew
+	isNew := !w.isKnown || position != w.position || output != w.output
+	w.position, w.output, w.isKnown = position, output, true
+	w.moved = w.moved || isNew
 	return true
 }
 
 // mark returns the mark in the note.
-func (window *window) mark() mark {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	return window.output
+func (w *window) mark() mark {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return w.output
 }
 
 // await waits until another message may be started, or for the end of ctx.
-func (window *window) await(ctx context.Context) {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	if len(window.started) < maxStarted {
+func (w *window) await(ctx context.Context) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	if len(w.started) < maxStarted {
 		return
 	}
 	stop := context.AfterFunc(ctx, func() {
-		window.mutex.Lock()
-		defer window.mutex.Unlock()
-		window.room.Broadcast()
+		w.mutex.Lock()
+		defer w.mutex.Unlock()
+		w.room.Broadcast()
 	})
 	defer stop()
-	for len(window.started) >= maxStarted && ctx.Err() == nil {
-		window.room.Wait()
+	for len(w.started) >= maxStarted && ctx.Err() == nil {
+		w.room.Wait()
 	}
 }
 
 // save saves the position and the note, if they have changed. Its caller has made the log durable
 // up to all messages that were started.
-func (window *window) save() error {
-	window.saving.Lock()
-	defer window.saving.Unlock()
-	if window.state == nil || window.err != nil {
-		return window.err
+func (w *window) save() error {
+	w.saving.Lock()
+	defer w.saving.Unlock()
+	if w.state == nil || w.err != nil {
+		return w.err
 	}
-	if position, note, moved := window.snapshot(); moved {
-		window.err = window.state.Save(position, note.String())
+	if position, note, moved := w.snapshot(); moved {
+		w.err = w.state.Save(position, note.String())
 	}
-	return window.err
+	return w.err
 }
 
 // snapshot returns what is to be saved.
-func (window *window) snapshot() (position follow.Position, saved note, moved bool) {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	saved = note{topics: topicsSum(window.topics), output: window.output}
-	for _, each := range window.started {
+func (w *window) snapshot() (position follow.Position, saved note, moved bool) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	saved = note{topics: topicsSum(w.topics), output: w.output}
+	for _, each := range w.started {
 		saved.done = append(saved.done, each.delivered)
 	}
-	saved.done = append(saved.done, window.earlier...)
-	moved, window.moved = window.moved, false
-	return window.position, saved, moved
+	saved.done = append(saved.done, w.earlier...)
+	moved, w.moved = w.moved, false
+	return w.position, saved, moved
 }
 
 // close ends the saves and closes the state.
-func (window *window) close() {
-	window.saving.Lock()
-	defer window.saving.Unlock()
-	if window.state != nil {
-		window.state.Close()
-		window.state = nil
+func (w *window) close() {
+	w.saving.Lock()
+	defer w.saving.Unlock()
+	if w.state != nil {
+		w.state.Close()
+		w.state = nil
 	}
 }
