@@ -164,46 +164,46 @@ func (t *sendTask) validate() error {
 // send sends what the task names and prints the error, if there is one, on stderr.
 func (t *sendTask) send(ctx context.Context, stdin, stderr *os.File) error {
 	output := &errorOutput{name: t.name, stderr: stderr}
-	t.config.Report = output.say
-	sender, err := producer.New(t.config)
+	t.config.Report = output.report
+	p, err := producer.New(t.config)
 	switch {
 	case err != nil:
 	case t.ping:
-		err = sender.Ping(ctx)
+		err = p.Ping(ctx)
 	case t.message != nil:
 		message := &apiv1.Message{Topic: t.topic, Data: []byte(*t.message)}
-		err = sender.Send(ctx, []*apiv1.Message{message})
+		err = p.Send(ctx, []*apiv1.Message{message})
 	case t.lines:
-		return t.sendLines(ctx, sender, stdin, output)
+		return t.sendLines(ctx, p, stdin, output)
 	default:
 		if command.IsTerminal(stdin) {
-			output.say("reading one message, up to the end of input (Ctrl-D)")
+			output.report("reading one message, up to the end of input (Ctrl-D)")
 		}
-		err = sender.SendAll(ctx, t.topic, stdin)
+		err = p.SendAll(ctx, t.topic, stdin)
 	}
 	if err != nil {
-		output.say(err.Error())
+		output.report(err.Error())
 	}
 	return err
 }
 
 // sendLines is send for -lines. It prints a summary, even without an error.
 func (t *sendTask) sendLines(
-	ctx context.Context, sender *producer.Producer, stdin *os.File, output *errorOutput,
+	ctx context.Context, p *producer.Producer, stdin *os.File, output *errorOutput,
 ) error {
 	progress := producer.NewProgress(stdin)
 	if command.IsTerminal(stdin) { // progress would get between the lines that are typed
-		output.say("reading lines, each a message, up to the end of input (Ctrl-D)")
+		output.report("reading lines, each a message, up to the end of input (Ctrl-D)")
 	} else if command.IsTerminal(output.stderr) {
 		output.show(progress)
 	}
-	err := sender.SendLines(ctx, t.topic, stdin, progress.Add)
+	err := p.SendLines(ctx, t.topic, stdin, progress.Add)
 	output.hide()
 	summary := progress.String()
 	if err != nil {
 		summary += "; " + err.Error()
 	}
-	output.say(summary)
+	output.report(summary)
 	return err
 }
 
@@ -230,11 +230,11 @@ func (o *errorOutput) hide() {
 	}
 }
 
-// say writes a line, above the progress if some is shown.
-func (o *errorOutput) say(line string) {
+// report writes a line, above the progress if some is shown.
+func (o *errorOutput) report(line string) {
 	progress := o.progress
 	o.hide()
-	command.Say(o.stderr, o.name, line)
+	command.Report(o.stderr, o.name, line)
 	if progress != nil {
 		o.show(progress)
 	}

@@ -41,13 +41,13 @@ func consume(t testing.TB, config consumer.Config) (text string, reports []strin
 	defer output.Close()
 	config.Output, config.Errors = output, output
 	config.Report = func(line string) { reports = append(reports, line) }
-	bus, err := consumer.New(&config)
+	c, err := consumer.New(&config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	err = bus.Subscribe(ctx)
+	err = c.Subscribe(ctx)
 	if ctx.Err() != nil {
 		t.Error("it did not end")
 	}
@@ -207,7 +207,7 @@ func TestValidate(t *testing.T) {
 		`-state without -log: must be with the log that the position is in`: {State: "x"},
 		`-from without -log: must be with the log to begin in`:              {From: "end"},
 	} {
-		if bus, err := consumer.New(&config); err == nil || bus != nil || err.Error() != want {
+		if c, err := consumer.New(&config); err == nil || c != nil || err.Error() != want {
 			t.Errorf("%+v: %v, want %s", config, err, want)
 		}
 	}
@@ -340,11 +340,11 @@ func FuzzBus(f *testing.F) {
 	log := &bytes.Buffer{}
 	config := broker.DefaultConfig()
 	config.ProducerPort, config.Log = "0", log
-	bus, err := broker.New(config)
+	b, err := broker.New(config)
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Cleanup(bus.Close)
+	f.Cleanup(b.Close)
 	every := make([]byte, 256)
 	for i := range every {
 		every[i] = byte(i)
@@ -356,9 +356,9 @@ func FuzzBus(f *testing.F) {
 			topic = "t"
 		}
 		log.Reset()
-		bus.HandleNewMessage(&apiv1.Message{Topic: topic, Data: first})
-		bus.HandleNewMessage(&apiv1.Message{Topic: topic, Data: second})
-		if err := bus.Drain(); err != nil {
+		b.HandleNewMessage(&apiv1.Message{Topic: topic, Data: first})
+		b.HandleNewMessage(&apiv1.Message{Topic: topic, Data: second})
+		if err := b.Drain(); err != nil {
 			t.Fatal(err)
 		}
 		text := log.Bytes()

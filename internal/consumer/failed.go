@@ -15,8 +15,9 @@ import (
 // less.
 const quietOutage = 5 * time.Second
 
-// sender sends messages that failed to a topic. Several jobs use it, one at a time.
-type sender struct {
+// failedTopic sends messages that failed to the topic of -failed. It serves one job at a time, and
+// is safe for concurrent use.
+type failedTopic struct {
 	config   *Config
 	mutex    sync.Mutex // held while a message is sent; guards producer
 	producer *producer.Producer
@@ -24,31 +25,30 @@ type sender struct {
 
 // producerConfig returns the configuration of the producer for -failed.
 func (c *Config) producerConfig() *producer.ProducerConfig {
-	sending := producer.DefaultConfig()
-	sending.Host = cmp.Or(c.Host, sending.Host)
-	sending.Port = cmp.Or(c.Port, sending.Port)
-	return sending
+	p := producer.DefaultConfig()
+	p.Host, p.Port = cmp.Or(c.Host, p.Host), cmp.Or(c.Port, p.Port)
+	return p
 }
 
-// newSender returns a sender, or nil without -failed.
-func newSender(config *Config) (*sender, error) {
+// newFailedTopic returns a failedTopic, or nil without -failed.
+func newFailedTopic(config *Config) (*failedTopic, error) {
 	if config.Failed == "" {
 		return nil, nil
 	}
-	sending, err := producer.New(config.producerConfig())
+	p, err := producer.New(config.producerConfig())
 	if err != nil {
 		return nil, err
 	}
-	return &sender{config: config, producer: sending}, nil
+	return &failedTopic{config: config, producer: p}, nil
 }
 
 // send sends a message until a broker accepts it. Each error is tried again, for ever, also if the
 // broker may have accepted the message: it is sent at least once. At the end of ctx the error is
 // errStopped.
-func (f *sender) send(ctx context.Context, failed *message) error {
+func (f *failedTopic) send(ctx context.Context, m *message) error {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
-	messages := []*apiv1.Message{{Topic: f.config.Failed, Data: failed.Data}}
+	messages := []*apiv1.Message{{Topic: f.config.Failed, Data: m.Data}}
 	first, isReported := time.Now(), false
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		err := f.producer.Send(ctx, messages)
@@ -58,7 +58,7 @@ func (f *sender) send(ctx context.Context, failed *message) error {
 		if !isReported && time.Since(first) >= quietOutage {
 			isReported = true
 			err = fmt.Errorf("sending to topic %s: %w; retrying", f.config.Failed, err)
-			f.config.Report(failed.wrap(err).Error())
+			f.config.Report(m.wrap(err).Error())
 		}
 		if !sleep(ctx, pause) {
 			return errStopped

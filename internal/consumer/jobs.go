@@ -38,7 +38,7 @@ var errStopped = errors.New("stopped")
 // takes the next message itself. After the first error no message is started, and none that fails
 // is tried again. work returns that error when the messages that are started have ended.
 func (c *Consumer) work(ctx context.Context) error {
-	sender, err := newSender(c.config)
+	failed, err := newFailedTopic(c.config)
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (c *Consumer) work(ctx context.Context) error {
 	var once sync.Once
 	for number := range c.jobs() {
 		jobs.Go(func() {
-			j := newJob(c.config, number+1, sender)
+			j := newJob(c.config, number+1, failed)
 			if jobErr := c.serve(ctx, j); jobErr != nil {
 				once.Do(func() { err = jobErr })
 				cancel()
@@ -128,7 +128,7 @@ func (c *Consumer) take(ctx context.Context, j *job) (number int, found bool, er
 type job struct {
 	config  *Config
 	runner  runner
-	sender  *sender       // nil without -failed
+	failed  *failedTopic  // nil without -failed
 	message message       // in hand
 	buffer  []byte        // for its data
 	again   time.Duration // the time between two reports of a message that still fails
@@ -154,8 +154,8 @@ type runner interface {
 	close() // ends what is still running
 }
 
-func newJob(config *Config, number int, sender *sender) *job {
-	j := &job{config: config, sender: sender, again: reportInterval}
+func newJob(config *Config, number int, failed *failedTopic) *job {
+	j := &job{config: config, failed: failed, again: reportInterval}
 	environment := fmt.Sprintf("MBUS_JOB=%d", number)
 	if config.Persistent {
 		j.runner = &persistent{config: config, environment: environment}
@@ -202,10 +202,10 @@ func (j *job) deliver(ctx context.Context) error {
 // giveUp returns err, the last error of the message in hand, or sends the message to -failed.
 // It does not send a message whose command can't be run: that is no message's fault.
 func (j *job) giveUp(ctx context.Context, err error) error {
-	if j.sender == nil || errors.Is(err, errNotRun) {
+	if j.failed == nil || errors.Is(err, errNotRun) {
 		return j.message.wrap(err)
 	}
-	if sendErr := j.sender.send(ctx, &j.message); sendErr != nil {
+	if sendErr := j.failed.send(ctx, &j.message); sendErr != nil {
 		return sendErr
 	}
 	j.report(fmt.Errorf("%w; sent to topic %s", err, j.config.Failed))

@@ -66,19 +66,19 @@ func TestDoubt(t *testing.T) {
 func TestDoubtOfParts(t *testing.T) {
 	large := &apiv1.Reply{Error: apiv1.TooLarge + "why"}
 	accepted, wrong := &apiv1.Reply{Accepted: 1}, &apiv1.Reply{Error: "message 1: why"}
-	sender := scripted(t, nil, large, accepted, wrong)
+	p := scripted(t, nil, large, accepted, wrong)
 	count := 0
-	err := sender.SendLines(t.Context(), "t", strings.NewReader("a\nb\n"),
+	err := p.SendLines(t.Context(), "t", strings.NewReader("a\nb\n"),
 		func(messages, _ int) { count += messages })
 	if !errors.Is(err, producer.ErrUnknown) || !strings.HasPrefix(err.Error(), "line 2: ") || count != 1 {
 		t.Errorf("after %d messages: %v", count, err)
 	}
-	err = sender.Send(t.Context(), message)
+	err = p.Send(t.Context(), message)
 	if err == nil || errors.Is(err, producer.ErrUnknown) {
 		t.Errorf("another message: %v, want a refusal that is not in doubt", err)
 	}
-	sender = scripted(t, nil, large, accepted, accepted, wrong)
-	if err := sender.SendLines(t.Context(), "t", strings.NewReader("a\nb\n"),
+	p = scripted(t, nil, large, accepted, accepted, wrong)
+	if err := p.SendLines(t.Context(), "t", strings.NewReader("a\nb\n"),
 		func(int, int) {}); err != nil {
 		t.Error(err)
 	}

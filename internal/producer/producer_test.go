@@ -42,17 +42,17 @@ func TestSendToABroker(t *testing.T) {
 	log := &bustest.Record{}
 	config := broker.DefaultConfig()
 	config.ProducerPort, config.MaxPayload, config.Log = "0", 1<<20, log
-	bus, err := broker.New(config)
+	b, err := broker.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error)
-	go func() { ended <- bus.ProducerListen() }()
-	address := bus.Addr().String()
-	sender := withTimeout(t, address, "")
+	go func() { ended <- b.ProducerListen() }()
+	address := b.Addr().String()
+	p := withTimeout(t, address, "")
 
 	for _, messages := range [][]*apiv1.Message{message, {}, {message[0], {Topic: "u"}}} {
-		if err := sender.Send(t.Context(), messages); err != nil {
+		if err := p.Send(t.Context(), messages); err != nil {
 			t.Errorf("%d messages: %v", len(messages), err)
 		}
 	}
@@ -62,13 +62,13 @@ func TestSendToABroker(t *testing.T) {
 		`message 1: entry "Topic" is 0 bytes long, must be 1 to 255`: {},
 		tooLarge: {Topic: "t", Data: make([]byte, 16<<20)},
 	} {
-		err := sender.Send(t.Context(), []*apiv1.Message{wrong})
+		err := p.Send(t.Context(), []*apiv1.Message{wrong})
 		if !isRefusal(err) || errors.Is(err, producer.ErrUnknown) ||
 			err.Error() != address+": refused: "+want {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
-	bus.Close()
+	b.Close()
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
@@ -142,8 +142,8 @@ func TestSendBreaksOff(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			large := []*apiv1.Message{{Topic: "t", Data: make([]byte, 16<<20)}}
-			sender := withTimeout(t, serveOne(t, test.serve), test.want)
-			err := sender.Send(t.Context(), large)
+			p := withTimeout(t, serveOne(t, test.serve), test.want)
+			err := p.Send(t.Context(), large)
 			if err == nil || errors.Is(err, producer.ErrUnknown) ||
 				!strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %s", err, test.want)

@@ -26,11 +26,11 @@ func newProducer(
 		t.Fatal(err)
 	}
 	set(config)
-	sender, err := producer.New(config)
+	p, err := producer.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return sender
+	return p
 }
 
 // retrying returns a producer for address that sends again.

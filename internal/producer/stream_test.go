@@ -111,8 +111,8 @@ func TestPayloadSizes(t *testing.T) {
 		"1 MiB and a bit": strings.Repeat(strings.Repeat("x", 1<<20)+"\ny\n", 5),
 	} {
 		server := startServer(t, acceptAll)
-		sender, lines := retrying(t, server.address, 0), strings.NewReader(input)
-		if err := sender.SendLines(t.Context(), topic, lines, func(int, int) {}); err != nil {
+		p, lines := retrying(t, server.address, 0), strings.NewReader(input)
+		if err := p.SendLines(t.Context(), topic, lines, func(int, int) {}); err != nil {
 			t.Fatal(err)
 		}
 		all := 0
@@ -330,14 +330,14 @@ func TestWhereItEnds(t *testing.T) {
 // A payload in flight when the context ends is completed, and its outcome returned.
 func TestInterruptedInFlight(t *testing.T) {
 	for name, send := range map[string]func(*producer.Producer, context.Context) error{
-		"the last lines": func(sender *producer.Producer, ctx context.Context) error {
-			return sender.SendLines(ctx, "t", strings.NewReader("a\nb\n"), func(int, int) {})
+		"the last lines": func(p *producer.Producer, ctx context.Context) error {
+			return p.SendLines(ctx, "t", strings.NewReader("a\nb\n"), func(int, int) {})
 		},
-		"all": func(sender *producer.Producer, ctx context.Context) error {
-			return sender.SendAll(ctx, "t", strings.NewReader("a\nb\n"))
+		"all": func(p *producer.Producer, ctx context.Context) error {
+			return p.SendAll(ctx, "t", strings.NewReader("a\nb\n"))
 		},
-		"one message": func(sender *producer.Producer, ctx context.Context) error {
-			return sender.Send(ctx, message)
+		"one message": func(p *producer.Producer, ctx context.Context) error {
+			return p.Send(ctx, message)
 		},
 	} {
 		ctx, cancel := context.WithCancelCause(t.Context())

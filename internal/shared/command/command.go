@@ -103,13 +103,13 @@ func CheckPort(flags *flag.FlagSet, host, port string) (err error) {
 
 // UsageError prints an error of the arguments on stderr, with a hint at -h. It returns Misuse.
 func UsageError(flags *flag.FlagSet, err error, stderr io.Writer) int {
-	Say(stderr, flags.Name(), fmt.Sprintf("%v (see %s -h)", err, flags.Name()))
+	Report(stderr, flags.Name(), fmt.Sprintf("%v (see %s -h)", err, flags.Name()))
 	return Misuse
 }
 
-// Say prints text on stderr as one printable line that starts with the command's name. It gives
+// Report prints text on stderr as one printable line that starts with the command's name. It gives
 // up after 200 ms, because a command must exit even if nobody reads its standard error.
-func Say(stderr io.Writer, name, text string) {
+func Report(stderr io.Writer, name, text string) {
 	const patience = 200 * time.Millisecond
 	line := name + ": " + text
 	unprintable := func(character rune) bool { return !strconv.IsPrint(character) }
