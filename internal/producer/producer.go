@@ -112,7 +112,6 @@ type Producer struct {
 	network string // see net.Dial
 	address string
 	encoder encoder.Encoder
-	decoder decoder.Decoder
 
 	doubtful int // how many of the next messages an earlier attempt may have brought
 
@@ -135,7 +134,6 @@ func New(config *ProducerConfig) (*Producer, error) {
 		network: network,
 		address: address,
 		encoder: encoder.NewMsgpackEncoder(),
-		decoder: decoder.NewMsgpackDecoder(0), // it decodes replies, which have no messages
 	}, nil
 }
 
@@ -337,7 +335,7 @@ func notAccepted(err error) error {
 // readReply reads the reply, up to the end of the connection.
 func (p *Producer) readReply(connection net.Conn) (*apiv1.Reply, error) {
 	answer, err := io.ReadAll(io.LimitReader(connection, maxReply))
-	reply, wrong := p.decoder.DecodeReply(answer)
+	reply, wrong := decoder.DecodeReply(answer)
 	switch {
 	case wrong == nil:
 		return reply, nil

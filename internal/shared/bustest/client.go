@@ -84,7 +84,7 @@ func (client *Client) Post(payload string) (*apiv1.Reply, error) {
 
 // decodeReply returns the reply that answer encodes.
 func decodeReply(answer []byte) (*apiv1.Reply, error) {
-	reply, err := decoder.NewMsgpackDecoder(0).DecodeReply(answer) // a reply has no messages
+	reply, err := decoder.DecodeReply(answer)
 	if err != nil {
 		return nil, fmt.Errorf("the answer is %.300q: %w", answer, err)
 	}

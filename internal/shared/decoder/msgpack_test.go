@@ -215,7 +215,7 @@ func TestReasonIsBounded(t *testing.T) {
 func TestDecodeReply(t *testing.T) {
 	const accepted, fault = "\xa8Accepted", "\xa5Error"
 	decode := func(encoded string) (*apiv1.Reply, error) {
-		return decoder.NewMsgpackDecoder(maximum).DecodeReply([]byte(encoded))
+		return decoder.DecodeReply([]byte(encoded))
 	}
 	for encoded, want := range map[string]apiv1.Reply{
 		head + accepted + "\x07" + fault + "\xa0":         {Accepted: 7},
