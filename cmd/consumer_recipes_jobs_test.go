@@ -21,7 +21,7 @@ func consumerRecipes(t *testing.T) []string {
 
 // newShop returns a kitchen with a broker and its log mbus.log. Its script work appends the data
 // to the file handled, and fails if the data is bad.
-func newShop(t *testing.T) (kitchen, *daemon) {
+func newShop(t *testing.T) (kitchen, *brokerProcess) {
 	t.Helper()
 	broker := startStore(t, filepath.Join(t.TempDir(), "log"), "-interval", "0")
 	kitchen := newKitchen(t, broker.port)
@@ -33,7 +33,7 @@ func newShop(t *testing.T) (kitchen, *daemon) {
 }
 
 // order sends messages to the topic orders.
-func order(t *testing.T, broker *daemon, messages ...string) {
+func order(t *testing.T, broker *brokerProcess, messages ...string) {
 	t.Helper()
 	for _, message := range messages {
 		if status, stderr := broker.produce("orders", message); status != 0 {
@@ -43,10 +43,10 @@ func order(t *testing.T, broker *daemon, messages ...string) {
 }
 
 // has waits until the file with this name has text, and nothing else.
-func (kitchen kitchen) has(name, text string) {
-	kitchen.t.Helper()
-	bustest.Until(kitchen.t, text+" alone in "+name, func() bool {
-		got, _ := os.ReadFile(kitchen.path(name))
+func (k kitchen) has(name, text string) {
+	k.t.Helper()
+	bustest.Until(k.t, text+" alone in "+name, func() bool {
+		got, _ := os.ReadFile(k.path(name))
 		return string(got) == text
 	})
 }
@@ -56,7 +56,7 @@ func TestRecipeJobs(t *testing.T) {
 	kitchen, broker := newShop(t)
 	// Each of four waits for the others.
 	kitchen.script("work", `mkdir "job$MBUS_JOB"; until test -e job4; do sleep 0.01; done`)
-	worker := subscribeWith(t, kitchen.cook(consumerRecipes(t)[0]))
+	worker := startConsumerCommand(t, kitchen.cook(consumerRecipes(t)[0]))
 	order(t, broker, bustest.Numbers(1, 4)...)
 	for job := range 4 {
 		bustest.Until(t, "a job", func() bool {
@@ -81,7 +81,7 @@ func TestRecipePersistent(t *testing.T) {
 		if err := os.WriteFile(kitchen.path(name[1]), []byte(recipes[i]), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		worker := subscribeWith(t, kitchen.cook(recipes[i+1]))
+		worker := startConsumerCommand(t, kitchen.cook(recipes[i+1]))
 		order(t, broker, "look ma!", "a \"new\"\torder", "żółw")
 		bustest.Until(t, program, func() bool {
 			return worker.Stderr.String() == "look ma!\na \"new\"\torder\nżółw\n"
@@ -97,7 +97,7 @@ func TestRecipeFailed(t *testing.T) {
 	recipes := consumerRecipes(t)
 	kitchen, broker := newShop(t)
 	quick := strings.Replace(recipes[5], "-retry 1m", "-port "+broker.port, 1)
-	worker := subscribeWith(t, kitchen.cook(quick))
+	worker := startConsumerCommand(t, kitchen.cook(quick))
 	order(t, broker, "good", "bad", "better")
 	kitchen.has("handled", "good\nbad\nbetter\n")
 	if got := broker.Received("failed"); !slices.Equal(got, []string{"bad"}) {
@@ -144,7 +144,7 @@ func TestRecipePause(t *testing.T) {
 		t.Fatal(err)
 	}
 	kitchen.script("bin/sleep", `echo "$1" >> slept; exec /bin/sleep 0.01`)
-	worker := subscribeWith(t, kitchen.cook(consumerRecipes(t)[8]))
+	worker := startConsumerCommand(t, kitchen.cook(consumerRecipes(t)[8]))
 	order(t, broker, "good")
 	kitchen.awaitText("slept", "1\n")
 	if got, _ := os.ReadFile(kitchen.path("handled")); len(got) > 0 {

@@ -21,7 +21,7 @@ import (
 type recipes struct {
 	t         *testing.T
 	directory string
-	broker    *daemon
+	broker    *brokerProcess
 	log       string // the text of the logs of stopped brokers
 }
 
@@ -126,19 +126,19 @@ func newRecipes(t *testing.T) *recipes {
 }
 
 // write writes a file in the directory of the recipes.
-func (recipes *recipes) write(name, text string, mode os.FileMode) {
-	recipes.t.Helper()
-	path := filepath.Join(recipes.directory, name)
+func (r *recipes) write(name, text string, mode os.FileMode) {
+	r.t.Helper()
+	path := filepath.Join(r.directory, name)
 	if err := os.WriteFile(path, []byte(text), mode); err != nil {
-		recipes.t.Fatal(err)
+		r.t.Fatal(err)
 	}
 }
 
 // command returns the command that runs a recipe, in a process group of its own.
-func (recipes *recipes) command(text string) *exec.Cmd {
+func (r *recipes) command(text string) *exec.Cmd {
 	command := exec.Command("sh", "-c", text)
-	command.Dir = recipes.directory
-	path := filepath.Join(recipes.directory, "build")
+	command.Dir = r.directory
+	path := filepath.Join(r.directory, "build")
 	command.Env = append(os.Environ(), "PATH="+path+":"+os.Getenv("PATH"))
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return command
@@ -146,75 +146,75 @@ func (recipes *recipes) command(text string) *exec.Cmd {
 
 // finish runs a recipe until it ends. It fails the test unless the status is 0. Only a recipe
 // with -lines may write to standard error.
-func (recipes *recipes) finish(text string) (stderr string) {
-	recipes.t.Helper()
-	status, _, stderr := finish(recipes.t, recipes.command(text))
+func (r *recipes) finish(text string) (stderr string) {
+	r.t.Helper()
+	status, _, stderr := finish(r.t, r.command(text))
 	if status != 0 || stderr != "" && !strings.Contains(text, "-lines") {
-		recipes.t.Errorf("%s\nended with status %d: %s", text, status, stderr)
+		r.t.Errorf("%s\nended with status %d: %s", text, status, stderr)
 	}
 	return stderr
 }
 
 // followThroughRotation runs the recipe that follows app.log. While the recipe runs, it renames
 // that file and writes a new one.
-func (recipes *recipes) followThroughRotation(text string) {
-	t := recipes.t
+func (r *recipes) followThroughRotation(text string) {
+	t := r.t
 	t.Helper()
-	command := recipes.command(text)
+	command := r.command(text)
 	bustest.Start(t, command)
 	defer syscall.Kill(-command.Process.Pid, syscall.SIGKILL)
 	await := func(count int) {
 		t.Helper()
 		bustest.Until(t, "the message of a line in app.log", func() bool {
 			const line = "new message dispatched on topic app\n"
-			return strings.Count(recipes.broker.Log.String(), line) == count
+			return strings.Count(r.broker.Log.String(), line) == count
 		})
 	}
 	await(1)
-	path := filepath.Join(recipes.directory, "app.log")
+	path := filepath.Join(r.directory, "app.log")
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
 	}
-	recipes.write("app.log", "b\n", 0o600)
+	r.write("app.log", "b\n", 0o600)
 	await(2)
 }
 
 // resumeAfterRestart runs the recipe that sends orders.txt. It stops the broker, so that the
 // recipe's first producer fails. Then it starts the broker again for the second producer.
-func (recipes *recipes) resumeAfterRestart(text string) {
-	t := recipes.t
+func (r *recipes) resumeAfterRestart(text string) {
+	t := r.t
 	t.Helper()
-	command := recipes.command(text)
+	command := r.command(text)
 	process := bustest.Start(t, command)
 	batch := regexp.MustCompile(`\d{3} new messages dispatched on topic orders\n`)
 	bustest.Until(t, "a batch of orders", func() bool {
-		return batch.MatchString(recipes.broker.Log.String())
+		return batch.MatchString(r.broker.Log.String())
 	})
-	recipes.stopBroker()
+	r.stopBroker()
 	bustest.Until(t, "a failure", func() bool {
-		summary, _ := os.ReadFile(filepath.Join(recipes.directory, "summary"))
+		summary, _ := os.ReadFile(filepath.Join(r.directory, "summary"))
 		return len(summary) > 0
 	})
-	recipes.broker = startAt(t, recipes.broker.Address)
+	r.broker = startAt(t, r.broker.Address)
 	status, got := process.Wait(), parseReport(t, process.Stderr.String())
 	if status != 0 || got.accepted == 0 || got.accepted >= orders {
 		t.Errorf("%s\nended with status %d: %s", text, status, process.Stderr)
 	}
-	recipes.stopBroker()
+	r.stopBroker()
 }
 
 // stopBroker stops the broker, and keeps the text of its log.
-func (recipes *recipes) stopBroker() {
-	recipes.t.Helper()
-	recipes.broker.stop()
-	recipes.log += recipes.broker.Log.String()
+func (r *recipes) stopBroker() {
+	r.t.Helper()
+	r.broker.stop()
+	r.log += r.broker.Log.String()
 }
 
 // checkLog compares the messages in the logs with those that the recipes sent.
-func (recipes *recipes) checkLog() {
-	t := recipes.t
+func (r *recipes) checkLog() {
+	t := r.t
 	t.Helper()
-	received := bustest.Received(t, recipes.log)
+	received := bustest.Received(t, r.log)
 	records := []string{"1,cup", `2,"big`, `spoon"`}
 	for topic, want := range map[string][]string{
 		"files":  {"app.log", "build", "mbus-producer", "orders.csv", "orders.txt"},

@@ -336,7 +336,7 @@ func TestCrashedLog(t *testing.T) {
 }
 
 // Any topic and data that a broker accepts come back from its log, in order.
-func FuzzBus(f *testing.F) {
+func FuzzRoundTrip(f *testing.F) {
 	log := &bytes.Buffer{}
 	config := broker.DefaultConfig()
 	config.ProducerPort, config.Log = "0", log

@@ -96,7 +96,8 @@ func TestWindowOtherTopics(t *testing.T) {
 	for topics, want := range map[[2]string]bool{{"b", "a"}: true, {"a", "a"}: false} {
 		window := open(topics[:]...)
 		if first, second := window.pass(), window.pass(); first || second != want {
-			t.Errorf("topics %q: delivered %t, %t, want the second: %t", topics, first, second, want)
+			t.Errorf("topics %q: delivered %t, %t, want the second: %t",
+				topics, first, second, want)
 		}
 		window.close()
 	}

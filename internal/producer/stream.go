@@ -159,7 +159,7 @@ func fitting(messages []*apiv1.Message, limit int) (count, size int) {
 }
 
 // messageStream turns an input into messages. One goroutine reads the input and cuts it into
-// messages. Another collects the messages into batches, while the sender is sending.
+// messages. Another collects the messages into batches while the producer sends.
 type messageStream struct {
 	topic string
 	input io.Reader
