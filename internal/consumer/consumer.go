@@ -9,17 +9,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"os/exec"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"mbus/internal/apiv1"
 	"mbus/internal/shared/follow"
-	"mbus/internal/shared/logfile"
 	"mbus/internal/shared/logline"
 )
 
@@ -29,91 +25,6 @@ const saveInterval = 800 * time.Millisecond
 
 // kind is the kind of a consumer's state.
 const kind = "consumer"
-
-// The formats of messages in a stream.
-const (
-	Lines = "lines" // the data and a line feed
-	NUL   = "nul"   // the data and a zero byte
-	Raw   = "raw"   // the data alone
-	JSON  = "json"  // an object a line: time, topic, and data, or base64 of data not in UTF-8
-)
-
-// The places to begin at in a log.
-const (
-	Start = "start" // the first line of its oldest file
-	End   = "end"   // after its last line
-	Next  = "next"  // the first line that there is after a lost position; for Config.Seek only
-)
-
-// Config configures a Consumer. If only Input, Output, Errors and Report are set, the Consumer
-// delivers all messages of Input to Output.
-type Config struct {
-	Log     string        // the path of the log to follow; empty: read Input to its end
-	State   string        // the path of the file that keeps the position; empty: none
-	Topics  []string      // the topics to deliver; empty: all
-	Format  string        // of Output; empty: Lines
-	ToEnd   bool          // whether to stop at the end that Log has at the start
-	Count   int           // the number of messages after which to stop; 0: never stop
-	Retry   time.Duration // for how long to retry Command for one message; 0: do not retry
-	Command []string      // to run for each message; empty: write messages to Output
-
-	Jobs       int    // how many runs of Command there are at once, up to MaxJobs; 0: one
-	Persistent bool   // whether each run of Command handles many messages
-	Failed     string // the topic to send messages to that Command has failed; empty: none
-	Host, Port string // of the broker for Failed; empty: those of producer.DefaultConfig
-
-	// From is Start, End or a time: the place for a consumer without a position. Empty means
-	// Start. A time is the broker's local time, as 2026/11/24 10:00:00 or 2026-11-24T10:00:00. It
-	// means the first line whose time stamp is that or later.
-	From string
-
-	// Seek is Start, End, Next or a time: the place to set State to. Then nothing is delivered.
-	// Empty means that State is not set.
-	Seek string
-
-	// Lag is whether to write how much the consumer of State has before it. Then nothing is
-	// delivered.
-	Lag bool
-
-	Input  io.Reader
-	Output *os.File // also the standard output of Command
-	Errors *os.File // the standard error of Command
-
-	// Report prints a line for the user. The line has no line feed.
-	Report func(line string)
-}
-
-// Validate returns nil if config is valid. Otherwise its error names a flag, its value and
-// what would be right.
-func (c *Config) Validate() error {
-	for _, topic := range c.Topics {
-		if err := apiv1.CheckTopic([]byte(topic)); err != nil {
-			return fmt.Errorf("-topic %w", err)
-		}
-	}
-	formats, froms := []string{"", Lines, NUL, Raw, JSON}, []string{"", Start, End}
-	switch {
-	case c.State != "" && c.Log == "":
-		return errors.New("-state without -log: must be with the log that the position is in")
-	case c.State != "" && logfile.Belongs(c.State, c.Log):
-		return fmt.Errorf("-state %s: must be another file than the log and its rotated files",
-			c.State)
-	case c.From != "" && c.Log == "":
-		return errors.New("-from without -log: must be with the log to begin in")
-	case !slices.Contains(formats, c.Format):
-		return fmt.Errorf("-format %q: must be lines, nul, raw or json", c.Format)
-	case !slices.Contains(froms, c.From) && stampOf(c.From) == "":
-		return fmt.Errorf("-from %q: must be start, end or a time, %s", c.From, likeTime)
-	case c.Seek != "" || c.Lag:
-		return c.validateAlone()
-	case len(c.Command) > 0 && c.Format != "":
-		return errors.New("-format with a command: must be one of them, " +
-			"a command gets the data alone")
-	case c.Count < 0:
-		return fmt.Errorf("-count %d: must be at least 1", c.Count)
-	}
-	return c.validateJobs()
-}
 
 // source is a log or a stream. Next returns nil if there is no line at present, and Wait waits
 // until there may be one. Origin returns where the last line comes from.

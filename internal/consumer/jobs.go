@@ -7,16 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
-	"mbus/internal/apiv1"
 	"mbus/internal/shared/follow"
 )
-
-// MaxJobs is the largest number of jobs.
-const MaxJobs = 64
 
 const (
 	// The pause before each retry doubles from minPause to maxPause.
@@ -225,38 +220,4 @@ func sleep(ctx context.Context, pause time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// validateJobs is the part of Validate about the command.
-func (c *Config) validateJobs() error {
-	name := ""
-	switch {
-	case c.Retry != 0:
-		name = "-retry"
-	case c.Jobs != 0:
-		name = "-jobs"
-	case c.Persistent:
-		name = "-persistent"
-	case c.Failed != "":
-		name = "-failed"
-	}
-	switch {
-	case name != "" && len(c.Command) == 0:
-		return fmt.Errorf("%s without a command: must be with one, after --", name)
-	case c.Retry < 0:
-		return fmt.Errorf("-retry %s: must be a duration of at least 0, such as 30s", c.Retry)
-	case c.Jobs < 0 || c.Jobs > MaxJobs:
-		return fmt.Errorf("-jobs %d: must be a number from 1 to %d", c.Jobs, MaxJobs)
-	case c.Failed == "" && c.Host+c.Port != "":
-		return errors.New("-host or -port without -failed: must be with the topic to send to")
-	case c.Failed == "":
-		return nil
-	case len(c.Topics) == 0 || slices.Contains(c.Topics, c.Failed):
-		return fmt.Errorf("-failed %s: must be with -topic, and another topic than it delivers",
-			c.Failed)
-	}
-	if err := apiv1.CheckTopic([]byte(c.Failed)); err != nil {
-		return fmt.Errorf("-failed %w", err)
-	}
-	return c.producerConfig().Validate()
 }

@@ -5,56 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"time"
 
 	"mbus/internal/shared/follow"
 	"mbus/internal/shared/logline"
 )
 
-// likeTime says in errors what a time is like.
-const likeTime = "such as '2026/11/24 10:00:00' or 2026-11-24T10:00:00"
-
 // missingPatience is how long a walk through the log waits for a line that the log should have. It
 // is longer than package follow waits for what is missing.
 const missingPatience = 15 * time.Second
-
-// stampOf returns the time that text names as the time stamp of a line. If text is not a time, it
-// returns nothing.
-func stampOf(text string) string {
-	const stamp = "2006/01/02 15:04:05"
-	for _, layout := range []string{stamp, "2006-01-02T15:04:05"} {
-		when, err := time.Parse(layout, text)
-		if err == nil && when.Format(layout) == text {
-			return when.Format(stamp)
-		}
-	}
-	return ""
-}
-
-// validateAlone is Validate for the flags that deliver nothing: -seek and -lag.
-func (c *Config) validateAlone() error {
-	hasFiles := c.Log != "" && c.State != ""
-	delivers := len(c.Command) > 0 || c.Format != "" || c.From != "" ||
-		c.ToEnd || c.Count != 0 || c.Retry != 0 || c.Jobs != 0 ||
-		c.Persistent || c.Failed+c.Host+c.Port != ""
-	isPlace := slices.Contains([]string{"", Start, End, Next}, c.Seek)
-	switch {
-	case !isPlace && stampOf(c.Seek) == "":
-		return fmt.Errorf("-seek %q: must be start, end, next or a time, %s", c.Seek, likeTime)
-	case c.Lag && c.Seek != "":
-		return errors.New("-lag and -seek: must be one of them")
-	case c.Lag && !hasFiles:
-		return errors.New("-lag needs -log and -state: the log and the state to compare")
-	case !hasFiles:
-		return errors.New("-seek needs -log and -state: the log and the state to set")
-	case c.Lag && delivers:
-		return errors.New("-lag delivers nothing: must be with -log, -state and -topic alone")
-	case c.Seek != "" && (delivers || len(c.Topics) > 0):
-		return errors.New("-seek delivers nothing: must be with -log and -state alone")
-	}
-	return nil
-}
 
 // Seek sets the state to the place of Config.Seek, and writes a line to Output that says which one
 // that is. The error is that of a state that another consumer uses, or says what could not be read
