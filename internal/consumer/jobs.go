@@ -69,13 +69,13 @@ func (c *Consumer) jobs() int {
 func (c *Consumer) serve(ctx context.Context, j *job) error {
 	defer j.runner.close()
 	for {
-		number, found, err := c.take(ctx, j)
-		if err == nil && found {
+		taken, err := c.take(ctx, j)
+		if taken != nil {
 			if err = j.deliver(ctx); err == nil {
-				c.window.finish(number)
+				c.window.finish(taken)
 			}
 		}
-		isLast := err != nil || !found
+		isLast := err != nil || taken == nil
 		if isLast || !c.config.Persistent {
 			err = cmp.Or(err, c.window.save())
 		}
@@ -89,33 +89,33 @@ func (c *Consumer) serve(ctx context.Context, j *job) error {
 }
 
 // take takes the next message for a job. It makes the log durable up to that message before it
-// returns. The number is that of the message in the window. If there is no message at -end,
-// -count, the end of input or the end of ctx, found is false.
-func (c *Consumer) take(ctx context.Context, j *job) (number int, found bool, err error) {
+// returns. If there is no message at -end, -count, the end of input or the end of ctx, it returns
+// nil.
+func (c *Consumer) take(ctx context.Context, j *job) (*started, error) {
 	c.reading.Lock()
 	defer c.reading.Unlock()
 	for {
 		c.window.await(ctx)
 		found, err := c.next(ctx)
 		if err != nil || !found {
-			return 0, false, err
+			return nil, err
 		}
 		var after follow.Position
 		if c.config.State != "" {
 			if err := c.log.Sync(); err != nil {
-				return 0, false, err
+				return nil, err
 			}
 			after = c.log.Position()
 		}
-		number, delivered := c.window.start(after)
-		if delivered {
+		taken := c.window.start(after)
+		if taken == nil {
 			continue
 		}
 		c.count++
 		if j.message = c.message; c.jobs() > 1 { // with one job, nobody reads on
 			j.keep()
 		}
-		return number, true, nil
+		return taken, nil
 	}
 }
 

@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"context"
-	"slices"
 	"sync"
 
 	"mbus/internal/shared/follow"
@@ -16,32 +15,28 @@ import (
 type window struct {
 	state  *follow.State // nil: nothing is saved
 	topics []string      // that are read; empty: all
+	room   chan struct{} // has an element for each message that is started or may be
 
 	mutex    sync.Mutex // guards what follows
 	position follow.Position
-	isKnown  bool      // whether reach has set position
-	started  []start   // in the log's order; the first one is not delivered
-	first    int       // the number of started[0]; numbers count from 0
-	earlier  []bool    // which of the messages after those in started an earlier process delivered
-	output   mark      // for the note
-	moved    bool      // whether something has changed since the last save
-	room     sync.Cond // on mutex: fewer messages are started than before
+	started  []*started // in the log's order; the first one is not delivered
+	earlier  []bool     // which of the messages after those in started an earlier process delivered
+	output   mark       // for the note
+	changed  bool       // whether there is something to save
 
 	saving sync.Mutex // held during a save, so that no save overtakes another; guards what follows
 	err    error      // the first error of a save: the state is not written after it
 }
 
-// start is a message that was started.
-type start struct {
+// started is a message that was started.
+type started struct {
 	after     follow.Position // the position after its line
 	delivered bool
 }
 
 // newWindow returns a window that saves in state, unless that is nil.
 func newWindow(state *follow.State, topics []string) *window {
-	w := &window{state: state, topics: topics}
-	w.room.L = &w.mutex
-	return w
+	return &window{state: state, topics: topics, room: make(chan struct{}, maxStarted)}
 }
 
 // load returns the position in the state, and takes over the note. If the state has none, found is
@@ -71,52 +66,57 @@ func (w *window) shift() (delivered bool) {
 	return delivered
 }
 
-// start is pass for a message to be delivered by a command. The position after its line is after.
-// The number is for finish, unless the message was delivered.
-func (w *window) start(after follow.Position) (number int, delivered bool) {
-	w.mutex.Lock()
-	defer w.mutex.Unlock()
-	number, delivered = w.first+len(w.started), w.shift()
-	w.started = append(w.started, start{after, delivered})
-	w.advance()
-	return number, delivered
+// await waits until another message may be started, or for the end of ctx.
+func (w *window) await(ctx context.Context) {
+	select {
+	case w.room <- struct{}{}:
+	case <-ctx.Done():
+	}
 }
 
-// finish records that the message with this number is delivered.
-func (w *window) finish(number int) {
+// start is pass for a message to be delivered by a command, after await has waited for its room.
+// The position after its line is after. The result is for finish. If an earlier process delivered
+// the message, it is nil.
+func (w *window) start(after follow.Position) *started {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
-	w.started[number-w.first].delivered = true
-	w.moved = true
+	next := &started{after, w.shift()}
+	w.started = append(w.started, next)
+	w.advance()
+	if next.delivered {
+		return nil
+	}
+	return next
+}
+
+// finish records that a message is delivered.
+func (w *window) finish(done *started) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	done.delivered, w.changed = true, true
 	w.advance()
 }
 
 // advance moves the position past the messages that are delivered in a row.
 func (w *window) advance() {
-	count := slices.IndexFunc(w.started, func(each start) bool { return !each.delivered })
-	if count < 0 {
-		count = len(w.started)
+	for len(w.started) > 0 && w.started[0].delivered {
+		w.position, w.changed = w.started[0].after, true
+		w.started = w.started[1:]
+		<-w.room
 	}
-	if count == 0 {
-		return
-	}
-	w.position, w.moved = w.started[count-1].after, true
-	w.started = w.started[count:]
-	w.first += count
-	w.room.Broadcast()
 }
 
 // reach moves the position to where the log was read to, unless a message before that is not
-// delivered. Then moved is false.
-func (w *window) reach(position follow.Position, output mark) (moved bool) {
+// delivered: then isReached is false. It records the first position as a change in any case.
+func (w *window) reach(position follow.Position, output mark) (isReached bool) {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
 	if len(w.started) > 0 {
 		return false
 	}
-	isNew := !w.isKnown || position != w.position || output != w.output
-	w.position, w.output, w.isKnown = position, output, true
-	w.moved = w.moved || isNew
+	isFirst := w.position == (follow.Position{})
+	w.changed = w.changed || isFirst || position != w.position || output != w.output
+	w.position, w.output = position, output
 	return true
 }
 
@@ -127,24 +127,6 @@ func (w *window) mark() mark {
 	return w.output
 }
 
-// await waits until another message may be started, or for the end of ctx.
-func (w *window) await(ctx context.Context) {
-	w.mutex.Lock()
-	defer w.mutex.Unlock()
-	if len(w.started) < maxStarted {
-		return
-	}
-	stop := context.AfterFunc(ctx, func() {
-		w.mutex.Lock()
-		defer w.mutex.Unlock()
-		w.room.Broadcast()
-	})
-	defer stop()
-	for len(w.started) >= maxStarted && ctx.Err() == nil {
-		w.room.Wait()
-	}
-}
-
 // save saves the position and the note, if they have changed. Its caller has made the log durable
 // up to all messages that were started.
 func (w *window) save() error {
@@ -153,14 +135,14 @@ func (w *window) save() error {
 	if w.state == nil || w.err != nil {
 		return w.err
 	}
-	if position, note, moved := w.snapshot(); moved {
-		w.err = w.state.Save(position, note.String())
+	if position, saved, changed := w.snapshot(); changed {
+		w.err = w.state.Save(position, saved.String())
 	}
 	return w.err
 }
 
 // snapshot returns what is to be saved.
-func (w *window) snapshot() (position follow.Position, saved note, moved bool) {
+func (w *window) snapshot() (position follow.Position, saved note, changed bool) {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
 	saved = note{topics: topicsSum(w.topics), output: w.output}
@@ -168,8 +150,8 @@ func (w *window) snapshot() (position follow.Position, saved note, moved bool) {
 		saved.done = append(saved.done, each.delivered)
 	}
 	saved.done = append(saved.done, w.earlier...)
-	moved, w.moved = w.moved, false
-	return w.position, saved, moved
+	changed, w.changed = w.changed, false
+	return w.position, saved, changed
 }
 
 // close ends the saves and closes the state.

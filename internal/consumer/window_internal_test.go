@@ -35,24 +35,25 @@ func TestWindowRestarts(t *testing.T) {
 		if next = int(position.Offset); next > 0 && !finished[next-1] {
 			t.Fatalf("the position is after message %d, which is not finished", next-1)
 		}
-		running := make(map[int]int) // message by number
+		running := make(map[*started]int) // the number of each message
 		var unsaved []int
 		for range rand.IntN(600) {
 			if rand.IntN(2) == 0 && next < messages && len(window.started) < maxStarted {
-				number, delivered := window.start(at(next))
-				if delivered != finished[next] {
+				window.await(t.Context())
+				message := window.start(at(next))
+				if delivered := message == nil; delivered != finished[next] {
 					t.Fatalf("message %d: delivered is %t", next, delivered)
 				}
-				if !delivered {
-					running[number] = next
+				if message != nil {
+					running[message] = next
 				}
 				next++
 			}
-			for number, message := range running { // a random one
+			for message, number := range running { // a random one
 				if rand.IntN(3) == 0 {
-					window.finish(number)
-					delete(running, number)
-					unsaved = append(unsaved, message)
+					window.finish(message)
+					delete(running, message)
+					unsaved = append(unsaved, number)
 				}
 				break
 			}
@@ -60,8 +61,8 @@ func TestWindowRestarts(t *testing.T) {
 				if err := window.save(); err != nil {
 					t.Fatal(err)
 				}
-				for _, message := range unsaved {
-					finished[message] = true
+				for _, number := range unsaved {
+					finished[number] = true
 				}
 				unsaved = nil
 			}
@@ -86,8 +87,10 @@ func TestWindowOtherTopics(t *testing.T) {
 		return window
 	}
 	window := open("a", "b")
+	window.await(t.Context())
 	window.start(at(0))
-	second, _ := window.start(at(1))
+	window.await(t.Context())
+	second := window.start(at(1))
 	window.finish(second)
 	if err := window.save(); err != nil {
 		t.Fatal(err)
@@ -106,10 +109,14 @@ func TestWindowOtherTopics(t *testing.T) {
 // While 256 messages are started and the first is unfinished, await waits.
 func TestWindowIsFull(t *testing.T) {
 	window := newWindow(nil, nil)
+	var first *started
 	for number := range maxStarted {
 		window.await(t.Context())
-		if window.start(at(number)); number > 0 {
-			window.finish(number)
+		message := window.start(at(number))
+		if number == 0 {
+			first = message
+		} else {
+			window.finish(message)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -122,7 +129,7 @@ func TestWindowIsFull(t *testing.T) {
 		window.await(t.Context())
 		close(returned)
 	}()
-	window.finish(0)
+	window.finish(first)
 	select {
 	case <-returned:
 	case <-time.After(20 * time.Second):
