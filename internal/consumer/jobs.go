@@ -45,18 +45,19 @@ func (c *Consumer) work(ctx context.Context) error {
 		}
 	}()
 	var jobs sync.WaitGroup
-	var once sync.Once
+	failures := make(chan error, MaxJobs)
 	for number := range c.jobs() {
 		jobs.Go(func() {
-			j := newJob(c.config, number+1, failed)
-			if jobErr := c.serve(ctx, j); jobErr != nil {
-				once.Do(func() { err = jobErr })
+			err := c.serve(ctx, newJob(c.config, number+1, failed))
+			if err != nil && !errors.Is(err, errStopped) {
+				failures <- err
 				cancel()
 			}
 		})
 	}
 	jobs.Wait()
-	return err
+	close(failures)
+	return <-failures
 }
 
 // jobs returns the number of messages that are delivered at once.
@@ -67,22 +68,20 @@ func (c *Consumer) jobs() int {
 // serve delivers messages by one job until there are no more, or ctx ends. It saves the position
 // after each command, and at the end. Between two messages of a persistent command, work does.
 func (c *Consumer) serve(ctx context.Context, j *job) error {
-	defer j.runner.close()
+	defer j.runner.close() // after the last save
 	for {
 		taken, err := c.take(ctx, j)
 		if taken != nil {
-			if err = j.deliver(ctx); err == nil {
-				c.window.finish(taken)
-			}
+			err = j.deliver(ctx)
 		}
-		isLast := err != nil || taken == nil
+		isLast := taken == nil || err != nil
+		if !isLast {
+			c.window.finish(taken)
+		}
 		if isLast || !c.config.Persistent {
 			err = cmp.Or(err, c.window.save())
 		}
-		switch {
-		case errors.Is(err, errStopped):
-			return nil
-		case err != nil || isLast:
+		if isLast || err != nil {
 			return err
 		}
 	}
