@@ -48,7 +48,8 @@ func (c *Consumer) work(ctx context.Context) error {
 	failures := make(chan error, MaxJobs)
 	for number := range c.jobs() {
 		jobs.Go(func() {
-			err := c.serve(ctx, newJob(c.config, number+1, failed))
+			variable := fmt.Sprintf("MBUS_JOB=%d", number+1)
+			err := c.serve(ctx, &job{config: c.config, variable: variable, failed: failed})
 			if err != nil && !errors.Is(err, errStopped) {
 				failures <- err
 				cancel()
@@ -68,7 +69,7 @@ func (c *Consumer) jobs() int {
 // serve delivers messages by one job until there are no more, or ctx ends. It saves the position
 // after each command, and at the end. Between two messages of a persistent command, work does.
 func (c *Consumer) serve(ctx context.Context, j *job) error {
-	defer j.runner.close() // after the last save
+	defer j.close() // after the last save
 	for {
 		taken, err := c.take(ctx, j)
 		if taken != nil {
@@ -118,14 +119,15 @@ func (c *Consumer) take(ctx context.Context, j *job) (*started, error) {
 	}
 }
 
-// job delivers messages to a command, one at a time.
+// job delivers messages to the command, one at a time. The methods that run it are in command.go
+// and persistent.go.
 type job struct {
-	config  *Config
-	runner  runner
-	failed  *failedTopic  // nil without -failed
-	message message       // in hand
-	buffer  []byte        // for its data
-	again   time.Duration // the time between two reports of a message that still fails
+	config   *Config
+	variable string       // of the command's environment: the number of the job
+	failed   *failedTopic // nil without -failed
+	message  message      // in hand
+	buffer   []byte       // for its data
+	process  *process     // a persistent command that runs; nil: none
 }
 
 // keep copies what is a part of the line of the message in hand, so that the next line may be read.
@@ -142,30 +144,13 @@ func (j *job) keep() {
 	j.message.Message = &kept
 }
 
-// runner runs a command for a message. The attempt counts the runs for this message from 1.
-type runner interface {
-	run(message *message, attempt int) error
-	close() // ends what is still running
-}
-
-func newJob(config *Config, number int, failed *failedTopic) *job {
-	j := &job{config: config, failed: failed, again: reportInterval}
-	environment := fmt.Sprintf("MBUS_JOB=%d", number)
-	if config.Persistent {
-		j.runner = &persistent{config: config, environment: environment}
-	} else {
-		j.runner = &command{config: config, environment: environment}
-	}
-	return j
-}
-
 // deliver runs the command for the message in hand until it succeeds, or has failed for
 // Config.Retry. With -failed, it then sends the message to that topic. The end of ctx does not
 // interrupt the command, but prevents the next retry. Then the error is errStopped.
 func (j *job) deliver(ctx context.Context) error {
 	first, reported := time.Now(), time.Time{}
 	for attempt, pause := 1, minPause; ; attempt, pause = attempt+1, min(2*pause, maxPause) {
-		err := j.runner.run(&j.message, attempt)
+		err := j.run(attempt)
 		took := time.Since(first)
 		if err == nil {
 			if attempt > 1 {
@@ -183,7 +168,7 @@ func (j *job) deliver(ctx context.Context) error {
 		if left <= 0 {
 			return j.giveUp(ctx, err)
 		}
-		if time.Since(reported) >= j.again {
+		if time.Since(reported) >= reportInterval {
 			reported = time.Now()
 			if attempt > 1 {
 				err = fmt.Errorf("attempt %d failed: %w", attempt, err)
@@ -209,6 +194,15 @@ func (j *job) giveUp(ctx context.Context, err error) error {
 // report reports err with the id and the topic of the message in hand.
 func (j *job) report(err error) {
 	j.config.Report(j.message.wrap(err).Error())
+}
+
+// run runs the command for the message in hand, or has a persistent one handle it. The attempt
+// counts the runs for this message from 1.
+func (j *job) run(attempt int) error {
+	if j.config.Persistent {
+		return j.runPersistent(attempt)
+	}
+	return j.runOnce(attempt)
 }
 
 // sleep sleeps, and returns false at once when ctx ends.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -27,29 +28,21 @@ const (
 // after its last answer.
 var errEnded = errors.New("has ended with status 0 without an answer")
 
-// persistent runs a command once for many messages. It writes one line of JSON for each, and reads
-// one line for an answer: "ok ID", or "failed ID" and a reason.
-type persistent struct {
-	config      *Config
-	environment string   // a variable of the job
-	process     *process // nil: none runs
-}
-
-// run has the command handle a message, and starts it if it does not run. A process that had
-// ended with status 0 between two messages is replaced at once.
-func (p *persistent) run(m *message, attempt int) error {
+// runPersistent has a persistent command handle the message in hand, and starts it if it does not
+// run. A process that has ended with status 0 between two messages is replaced at once.
+func (j *job) runPersistent(attempt int) error {
 	for {
-		if p.process == nil {
-			started, err := startProcess(newProcess(p.config, p.environment))
+		if j.process == nil {
+			p, err := startProcess(j.command())
 			if err != nil {
 				return err
 			}
-			p.process = started
+			j.process = p
 		}
-		running := p.process
-		err := running.ask(m, attempt)
+		running := j.process
+		err := running.ask(&j.message, attempt)
 		if running.hasEnded {
-			p.process = nil
+			j.process = nil
 		}
 		if !errors.Is(err, errEnded) || !running.hasAnswered {
 			return err
@@ -57,21 +50,22 @@ func (p *persistent) run(m *message, attempt int) error {
 	}
 }
 
-// close closes the command's standard input, and waits for its end.
-func (p *persistent) close() {
-	if p.process != nil {
-		p.process.stdin.Close()
-		<-p.process.exited
+// close closes the standard input of a persistent command, and waits for the command's end.
+func (j *job) close() {
+	if j.process != nil {
+		j.process.stdin.Close()
+		<-j.process.exited
 	}
 }
 
-// process is a running command. Its methods read and wait are goroutines of their own, and all
-// others belong to the job.
+// process is a persistent command that runs. It reads one line of JSON for each message, and
+// answers one line: "ok ID", or "failed ID" and a reason. Its methods read and wait are goroutines
+// of their own, and all others belong to the job.
 type process struct {
 	command *exec.Cmd
-	stdin   *os.File
-	output  *bufio.Writer // to stdin
-	objects objects       // to output
+	stdin   io.WriteCloser // is closed when the command has ended
+	output  *bufio.Writer  // to stdin
+	objects objects        // to output
 	stdout  *os.File
 
 	answers chan string   // has the next answer; closed when no more can come
@@ -85,20 +79,17 @@ type process struct {
 
 // startProcess starts a command.
 func startProcess(command *exec.Cmd) (*process, error) {
-	input, stdin, err := os.Pipe()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNotRun, err)
-	}
-	defer input.Close()
 	stdout, output, err := os.Pipe()
 	if err != nil {
-		stdin.Close()
-		return nil, fmt.Errorf("%w: %w", errNotRun, err)
+		return nil, explain(command, err)
 	}
 	defer output.Close()
-	command.Stdin, command.Stdout = input, output
-	if err := command.Start(); err != nil {
-		stdin.Close()
+	command.Stdout = output
+	stdin, err := command.StdinPipe()
+	if err == nil {
+		err = command.Start()
+	}
+	if err != nil {
 		stdout.Close()
 		return nil, explain(command, err)
 	}
@@ -116,7 +107,6 @@ func startProcess(command *exec.Cmd) (*process, error) {
 func (p *process) wait() {
 	p.err = explain(p.command, p.command.Wait())
 	close(p.exited)
-	p.stdin.Close()
 	time.AfterFunc(endPatience, func() { p.stdout.Close() })
 }
 
