@@ -179,7 +179,7 @@ func (c *Consumer) run(ctx context.Context) error {
 		if c.window.pass() {
 			continue
 		}
-		if err := c.output.deliver(&c.message); err != nil {
+		if err := c.output.deliver(c.message); err != nil {
 			return err
 		}
 		c.count++

@@ -15,7 +15,7 @@ type objects struct {
 
 // write writes a message in one line without its end, and without a copy of its data. The object
 // has the attempt, unless that is 0.
-func (o *objects) write(m *message, attempt int) {
+func (o *objects) write(m message, attempt int) {
 	text := append(o.text[:0], `{"id":"`...)
 	text = append(append(text, m.id...), `","time":"`...)
 	o.text = append(m.appendTime(text), `","topic":"`...)

@@ -1,9 +1,9 @@
 package consumer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"syscall"
 	"time"
@@ -23,47 +23,47 @@ const (
 // output delivers messages to a stream. Each write ends with the end of a message, if one ends in
 // it. After an error of the stream, each call returns the same error.
 type output struct {
-	file   *os.File
+	stream *os.File
 	format string
 	buffer []byte // what is not written yet
 	whole  int    // how many bytes of buffer are whole messages
 	err    error
 
-	objects objects // that are added to buffer
+	objects objects // that are written to the output
 }
 
-func newOutput(file *os.File, format string) *output {
-	o := &output{file: file, format: format, buffer: make([]byte, 0, outputSize)}
-	o.objects.stream = adder{o}
+func newOutput(stream *os.File, format string) *output {
+	o := &output{stream: stream, format: format, buffer: make([]byte, 0, outputSize)}
+	o.objects.stream = o
 	return o
 }
 
 // deliver writes one message.
-func (o *output) deliver(m *message) error {
+func (o *output) deliver(m message) error {
 	if o.format == JSON {
 		o.objects.write(m, 0)
 	} else {
-		o.add(m.Data)
+		o.Write(m.Data)
 	}
 	switch o.format {
 	case Raw:
 	case NUL:
-		o.add([]byte{0})
+		o.Write([]byte{0})
 	default:
-		o.add([]byte{'\n'})
+		o.Write([]byte{'\n'})
 	}
 	o.whole = len(o.buffer)
 	return o.err
 }
 
-// flush writes the buffer. If durable is true and the stream is a regular file, it syncs the
-// file. A pipe can't be synced.
+// flush writes the buffer to the stream. If durable is true and the stream is a regular file, it
+// syncs the file. A pipe can't be synced.
 func (o *output) flush(durable bool) error {
-	o.write(len(o.buffer))
+	o.empty(len(o.buffer))
 	if o.err == nil && durable {
-		info, err := o.file.Stat()
+		info, err := o.stream.Stat()
 		if err == nil && info.Mode().IsRegular() {
-			err = o.file.Sync()
+			err = o.stream.Sync()
 		}
 		o.fail(err)
 	}
@@ -77,28 +77,26 @@ func (o *output) fail(err error) {
 	}
 }
 
-// add adds text to the buffer. When the buffer is full, it writes the whole messages in it or, if
-// there are none, all of it.
-func (o *output) add(text []byte) {
-	for o.err == nil {
-		count := copy(o.buffer[len(o.buffer):cap(o.buffer)], text)
+// Write adds text to the buffer. When the buffer is full, it empties the buffer of the whole
+// messages in it or, if there are none, of everything.
+func (o *output) Write(text []byte) (int, error) {
+	for rest := text; o.err == nil; {
+		count := copy(o.buffer[len(o.buffer):cap(o.buffer)], rest)
 		o.buffer = o.buffer[:len(o.buffer)+count]
-		if text = text[count:]; len(text) == 0 {
-			return
+		if rest = rest[count:]; len(rest) == 0 {
+			break
 		}
-		if o.whole > 0 {
-			o.write(o.whole)
-		} else {
-			o.write(len(o.buffer))
-		}
+		o.empty(cmp.Or(o.whole, len(o.buffer)))
 	}
+	return len(text), o.err
 }
 
-// write writes the first count bytes of the buffer. Another process that has the same stream may
-// have made it non-blocking: then write waits until the stream takes more.
-func (o *output) write(count int) {
+// empty writes the first count bytes of the buffer to the stream, and removes them. Another process
+// that has the same stream may have made it non-blocking: then empty waits until the stream takes
+// more.
+func (o *output) empty(count int) {
 	for text, pause := o.buffer[:count], minBlocked; o.err == nil && len(text) > 0; {
-		written, err := o.file.Write(text)
+		written, err := o.stream.Write(text)
 		text = text[written:]
 		switch {
 		case !errors.Is(err, syscall.EAGAIN):
@@ -112,14 +110,4 @@ func (o *output) write(count int) {
 	}
 	o.buffer = o.buffer[:copy(o.buffer, o.buffer[count:])]
 	o.whole = 0
-}
-
-// adder is the io.Writer that adds to an output.
-type adder struct{ output *output }
-
-var _ io.Writer = adder{}
-
-func (a adder) Write(text []byte) (int, error) {
-	a.output.add(text)
-	return len(text), a.output.err
 }

@@ -40,7 +40,7 @@ func (j *job) runPersistent(attempt int) error {
 			j.process = p
 		}
 		running := j.process
-		err := running.ask(&j.message, attempt)
+		err := running.ask(j.message, attempt)
 		if running.hasEnded {
 			j.process = nil
 		}
@@ -139,7 +139,7 @@ func (p *process) read() {
 
 // ask writes a message and returns the error of its answer, or of what came in place of an answer.
 // If the process has ended or has broken the protocol, ask ends it.
-func (p *process) ask(m *message, attempt int) error {
+func (p *process) ask(m message, attempt int) error {
 	select {
 	case answer, isOpen := <-p.answers:
 		if !isOpen {
