@@ -4,6 +4,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,8 +50,6 @@ type Consumer struct {
 	reading sync.Mutex // held by the job that takes the next message; guards what follows
 	source  source
 	log     *follow.Follower // the source if it is a log; otherwise nil
-	message message          // the last one that was read
-	id      []byte           // of that message; a buffer
 	count   int              // the number of messages that were started
 	moved   bool             // whether a line was read since the last save
 	isDue   atomic.Bool      // whether the next save is due; faster to read than a channel
@@ -86,10 +85,10 @@ func (c *Consumer) Subscribe(ctx context.Context) error {
 		return err
 	}
 	err := c.run(ctx)
-	if saveErr := c.save(); err == nil {
-		err = saveErr
+	if c.config.State != "" {
+		err = hint(err)
 	}
-	return err
+	return cmp.Or(err, c.save())
 }
 
 // open opens the log and the state, and goes to the first line. It saves the position there,
@@ -172,14 +171,14 @@ func (c *Consumer) run(ctx context.Context) error {
 		return c.work(ctx)
 	}
 	for {
-		found, err := c.next(ctx)
-		if err != nil || !found {
+		m, err := c.next(ctx)
+		if err != nil || m.Message == nil {
 			return err
 		}
 		if c.window.pass() {
 			continue
 		}
-		if err := c.output.deliver(c.message); err != nil {
+		if err := c.output.deliver(m); err != nil {
 			return err
 		}
 		c.count++
@@ -187,32 +186,37 @@ func (c *Consumer) run(ctx context.Context) error {
 }
 
 // next reads up to the next message that is wanted. If there is none at -end, -count, the end of
-// input or the end of ctx, found is false. While there is none, and between two lines, next saves
-// the position when that is due.
-func (c *Consumer) next(ctx context.Context) (found bool, err error) {
-	for ctx.Err() == nil && !c.isDone() && !found && err == nil {
+// input or the end of ctx, it returns the zero message. While there is none, and between two lines,
+// next saves the position when that is due.
+func (c *Consumer) next(ctx context.Context) (m message, err error) {
+	for m.Message == nil && ctx.Err() == nil && !c.isDone() {
 		if c.isDue.Load() {
 			if err := c.save(); err != nil {
-				return false, err
+				return message{}, err
 			}
 			c.isDue.Store(false)
 			c.timer.Reset(saveInterval)
 		}
-		var line []byte
-		line, err = c.source.Next()
+		line, err := c.source.Next()
 		switch {
 		case err == io.EOF:
-			return false, nil
-		case err != nil && c.config.State != "":
-			err = hint(err)
+			return message{}, nil
 		case err != nil:
+			return message{}, err
 		case line == nil:
-			err = c.pause(ctx)
+			// The position is not saved: that would cost two syncs for each message that comes
+			// alone.
+			if err := c.flush(false); err != nil {
+				return message{}, err
+			}
+			c.source.Wait(ctx)
 		default:
-			found, err = c.parse(line)
+			if m, err = c.parse(line); err != nil {
+				return message{}, err
+			}
 		}
 	}
-	return found, err
+	return m, nil
 }
 
 // isDone reports whether the consumer has reached -count or -end.
@@ -220,16 +224,6 @@ func (c *Consumer) isDone() bool {
 	config := c.config
 	return config.Count > 0 && c.count == config.Count ||
 		config.ToEnd && c.log != nil && c.log.At(c.end)
-}
-
-// pause writes the messages delivered, and waits until there may be another line. It does not
-// save the position: that would cost two syncs for each message that comes alone.
-func (c *Consumer) pause(ctx context.Context) error {
-	if err := c.flush(false); err != nil {
-		return err
-	}
-	c.source.Wait(ctx)
-	return nil
 }
 
 // flush writes the messages delivered, unless they go to a command. If durable is true, it also
@@ -259,29 +253,24 @@ func (c *Consumer) save() error {
 	return c.window.save()
 }
 
-// parse makes the message of a line the last one that was read. If the line has none, or its topic
-// is not wanted, found is false.
-func (c *Consumer) parse(line []byte) (found bool, err error) {
+// parse returns the message of a line. If the line has none, or its topic is not wanted, it returns
+// the zero message.
+func (c *Consumer) parse(line []byte) (m message, err error) {
 	if skips, err := c.start(line); skips || err != nil {
-		return false, err
+		return message{}, err
 	}
 	c.moved = true
 	parsed, err := c.parser.Parse(line)
 	if err != nil {
 		c.config.Report(fmt.Sprintf("skipped a line: %v", err))
 	}
-	if parsed == nil {
-		return false, nil
+	if parsed == nil || !c.parser.Sums {
+		return message{Message: parsed}, nil
 	}
-	c.message = message{Message: parsed}
-	if c.parser.Sums {
-		origin, err := c.source.Origin()
-		if err != nil {
-			c.moved = false // the position after a message that is not delivered
-			return false, err
-		}
-		c.id = newID(c.id, origin, parsed.Checksum)
-		c.message.id = string(c.id)
+	origin, err := c.source.Origin()
+	if err != nil {
+		c.moved = false // the position after a message that is not delivered
+		return message{}, err
 	}
-	return true, nil
+	return message{parsed, newID(origin, parsed.Checksum)}, nil
 }

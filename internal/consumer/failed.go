@@ -45,7 +45,7 @@ func newFailedTopic(config *Config) (*failedTopic, error) {
 // send sends a message until a broker accepts it. Each error is tried again, for ever, also if the
 // broker may have accepted the message: it is sent at least once. At the end of ctx the error is
 // errStopped.
-func (f *failedTopic) send(ctx context.Context, m *message) error {
+func (f *failedTopic) send(ctx context.Context, m message) error {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
 	messages := []*apiv1.Message{{Topic: f.config.Failed, Data: m.Data}}

@@ -96,8 +96,8 @@ func (c *Consumer) take(ctx context.Context, j *job) (*started, error) {
 	defer c.reading.Unlock()
 	for {
 		c.window.await(ctx)
-		found, err := c.next(ctx)
-		if err != nil || !found {
+		m, err := c.next(ctx)
+		if err != nil || m.Message == nil {
 			return nil, err
 		}
 		var after follow.Position
@@ -112,7 +112,7 @@ func (c *Consumer) take(ctx context.Context, j *job) (*started, error) {
 			continue
 		}
 		c.count++
-		if j.message = c.message; c.jobs() > 1 { // with one job, nobody reads on
+		if j.message = m; c.jobs() > 1 { // with one job, nobody reads on
 			j.keep()
 		}
 		return taken, nil
@@ -184,7 +184,7 @@ func (j *job) giveUp(ctx context.Context, err error) error {
 	if j.failed == nil || errors.Is(err, errNotRun) {
 		return j.message.wrap(err)
 	}
-	if sendErr := j.failed.send(ctx, &j.message); sendErr != nil {
+	if sendErr := j.failed.send(ctx, j.message); sendErr != nil {
 		return sendErr
 	}
 	j.report(fmt.Errorf("%w; sent to topic %s", err, j.config.Failed))
