@@ -3,7 +3,6 @@ package consumer
 import (
 	"fmt"
 	"hash/crc32"
-	"io"
 	"os"
 
 	"mbus/internal/shared/osfile"
@@ -37,51 +36,75 @@ func parseMark(note string) (found mark, isMark bool) {
 }
 
 // appended is an output that is a regular file opened for appending. No other process writes to
-// it.
+// it. A nil one is another kind of output.
 type appended struct {
 	file   *os.File // for writing
 	reader *os.File // the same file
+	saved  mark     // of the state
+	excess int64    // how many bytes are after those of saved, and must be cut off
 }
 
-// newAppended returns the appended of file, or nil if file is another kind of output.
-func newAppended(file *os.File) *appended {
-	if reader := osfile.OpenAppended(file); reader != nil {
-		return &appended{file, reader}
+// openAppended returns the appended of an output, or nil if it is another kind of output. The mark
+// is that of the state.
+func openAppended(output *os.File, saved mark) (a *appended, err error) {
+	reader := osfile.OpenAppended(output)
+	if reader == nil {
+		return nil, nil
 	}
-	return nil
-}
-
-// mark returns a mark of what the file has now.
-func (a *appended) mark() (mark, error) {
-	info, err := a.reader.Stat()
-	if err != nil {
-		return mark{}, err
+	a = &appended{file: output, reader: reader, saved: saved}
+	info, err := reader.Stat()
+	if err != nil || saved == (mark{}) || info.Size() <= saved.length {
+		return a, err
 	}
-	return a.markAt(osfile.Inode(info), info.Size())
+	now, err := a.markAt(info, saved.length)
+	if err == nil && now == saved {
+		a.excess = info.Size() - saved.length
+	}
+	return a, err
 }
 
-// markAt returns the mark of the file's first length bytes. The error is io.EOF if it has fewer.
-func (a *appended) markAt(inode uint64, length int64) (mark, error) {
+// markAt returns the mark of the file's first length bytes.
+func (a *appended) markAt(info os.FileInfo, length int64) (mark, error) {
 	tail := make([]byte, min(length, markSize))
 	count, err := a.reader.ReadAt(tail, length-int64(len(tail)))
 	if count < len(tail) {
 		return mark{}, err
 	}
-	return mark{inode, length, crc32.ChecksumIEEE(tail)}, nil
+	return mark{osfile.Inode(info), length, crc32.ChecksumIEEE(tail)}, nil
 }
 
-// beyond returns how many bytes the file has after those of old, or 0 if it is not the file of
-// old.
-func (a *appended) beyond(old mark) (int64, error) {
+// mark returns the mark for the state. It must be called after the output was flushed.
+func (a *appended) mark() (now mark, err error) {
+	if a == nil {
+		return mark{}, nil
+	}
+	if a.excess > 0 { // no line was taken: the output is as it was saved
+		return a.saved, nil
+	}
 	info, err := a.reader.Stat()
-	if err != nil || info.Size() <= old.length {
-		return 0, err
+	if err == nil {
+		now, err = a.markAt(info, info.Size())
 	}
-	now, err := a.markAt(osfile.Inode(info), old.length)
-	if err == io.EOF || err == nil && now != old {
-		return 0, nil
+	if err != nil {
+		return mark{}, fmt.Errorf("standard output: %w", err)
 	}
-	return info.Size() - old.length, err
+	return now, nil
+}
+
+// cut cuts off what the saved position does not count: a kill or a full disk has left it, and all
+// of its messages come again. It reports that. It must be called when the first line has shown that
+// the log has the position.
+func (a *appended) cut(report func(line string)) error {
+	if a == nil || a.excess == 0 {
+		return nil
+	}
+	if err := a.file.Truncate(a.saved.length); err != nil {
+		return fmt.Errorf("standard output: %w", err)
+	}
+	report(fmt.Sprintf("standard output: cut off %d bytes after the saved "+
+		"position; their messages are written again", a.excess))
+	a.excess = 0
+	return nil
 }
 
 // close closes the reader.
@@ -89,54 +112,4 @@ func (a *appended) close() {
 	if a != nil {
 		a.reader.Close()
 	}
-}
-
-// openOutput finds out whether the output is a file that each message is in once, and whether it
-// has more than the saved position counts.
-func (c *Consumer) openOutput() (err error) {
-	if c.config.State == "" || c.output == nil {
-		return nil
-	}
-	if c.appended = newAppended(c.config.Output); c.appended == nil {
-		return nil
-	}
-	if old := c.window.mark(); old != (mark{}) {
-		c.excess, err = c.appended.beyond(old)
-	}
-	return err
-}
-
-// cutOutput cuts off the output what the saved position does not count: a kill or a full disk has
-// left it, and all of its messages come again. It is called when the first line has shown that the
-// log has the position.
-func (c *Consumer) cutOutput() error {
-	if c.excess == 0 {
-		return nil
-	}
-	info, err := c.appended.reader.Stat()
-	if err == nil {
-		err = c.appended.file.Truncate(info.Size() - c.excess)
-	}
-	if err != nil {
-		return fmt.Errorf("standard output: %w", err)
-	}
-	c.config.Report(fmt.Sprintf("standard output: cut off %d bytes after the saved "+
-		"position; their messages are written again", c.excess))
-	c.excess = 0
-	return nil
-}
-
-// mark returns the mark for the state. It must be called after the output was flushed.
-func (c *Consumer) mark() (mark, error) {
-	if c.excess > 0 { // no line was taken: position and output are as they were saved
-		return c.window.mark(), nil
-	}
-	if c.appended == nil {
-		return mark{}, nil
-	}
-	now, err := c.appended.mark()
-	if err != nil {
-		return mark{}, fmt.Errorf("standard output: %w", err)
-	}
-	return now, nil
 }

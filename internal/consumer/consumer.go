@@ -45,7 +45,6 @@ type Consumer struct {
 
 	since    string    // no line before this time stamp is delivered; empty: there is no limit
 	appended *appended // Output if it is a file that each message is in once; otherwise nil
-	excess   int64     // how many bytes of appended must be cut off before the first line
 
 	reading sync.Mutex // held by the job that takes the next message; guards what follows
 	source  source
@@ -122,8 +121,10 @@ func (c *Consumer) open() (err error) {
 	if err := c.begin(); err != nil {
 		return err
 	}
-	if err := c.openOutput(); err != nil {
-		return err
+	if config.State != "" && c.output != nil {
+		if c.appended, err = openAppended(config.Output, c.window.output); err != nil {
+			return fmt.Errorf("standard output: %w", err)
+		}
 	}
 	c.moved = c.since == ""
 	return c.save()
@@ -245,11 +246,17 @@ func (c *Consumer) save() error {
 	if err := c.log.Sync(); err != nil {
 		return err
 	}
-	mark, err := c.mark()
+	return c.saveAt(c.log.Position())
+}
+
+// saveAt makes position the one in the state, unless a message before it is not delivered. The
+// output must have been flushed.
+func (c *Consumer) saveAt(position follow.Position) error {
+	output, err := c.appended.mark()
 	if err != nil {
 		return err
 	}
-	c.moved = !c.window.reach(c.log.Position(), mark)
+	c.moved = !c.window.reach(position, output)
 	return c.window.save()
 }
 

@@ -158,15 +158,10 @@ func (c *Consumer) start(line []byte) (skips bool, err error) {
 			if err != nil {
 				return false, err
 			}
-			mark, err := c.mark()
-			if err != nil {
-				return false, err
-			}
-			c.window.reach(place, mark)
-			if err := c.window.save(); err != nil {
+			if err := c.saveAt(place); err != nil {
 				return false, err
 			}
 		}
 	}
-	return false, c.cutOutput()
+	return false, c.appended.cut(c.config.Report)
 }

@@ -120,13 +120,6 @@ func (w *window) reach(position follow.Position, output mark) (isReached bool) {
 	return true
 }
 
-// mark returns the mark in the note.
-func (w *window) mark() mark {
-	w.mutex.Lock()
-	defer w.mutex.Unlock()
-	return w.output
-}
-
 // save saves the position and the note, if they have changed. Its caller has made the log durable
 // up to all messages that were started.
 func (w *window) save() error {
