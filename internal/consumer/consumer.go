@@ -50,9 +50,8 @@ type Consumer struct {
 	source  source
 	log     *follow.Follower // the source if it is a log; otherwise nil
 	count   int              // the number of messages that were started
-	moved   bool             // whether a line was read since the last save
-	isDue   atomic.Bool      // whether the next save is due; faster to read than a channel
-	timer   *time.Timer      // sets isDue
+	ahead   bool             // whether a line was read that the window does not count
+	isDue   atomic.Bool      // whether a save is due; faster to read than a channel
 }
 
 // New returns a Consumer, which opens nothing yet. The Consumer keeps config, which must not
@@ -126,7 +125,7 @@ func (c *Consumer) open() (err error) {
 			return fmt.Errorf("standard output: %w", err)
 		}
 	}
-	c.moved = c.since == ""
+	c.ahead = c.since == ""
 	return c.save()
 }
 
@@ -166,10 +165,16 @@ func (c *Consumer) begin() (err error) {
 
 // run is Subscribe without its last save.
 func (c *Consumer) run(ctx context.Context) error {
-	c.timer = time.AfterFunc(saveInterval, func() { c.isDue.Store(true) })
-	defer c.timer.Stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		for sleep(ctx, saveInterval) {
+			c.isDue.Store(true)
+			c.window.save() // what jobs have delivered; the next save returns the error
+		}
+	}()
 	if c.output == nil {
-		return c.work(ctx)
+		return c.work(ctx, cancel)
 	}
 	for {
 		m, err := c.next(ctx)
@@ -196,7 +201,6 @@ func (c *Consumer) next(ctx context.Context) (m message, err error) {
 				return message{}, err
 			}
 			c.isDue.Store(false)
-			c.timer.Reset(saveInterval)
 		}
 		line, err := c.source.Next()
 		switch {
@@ -239,7 +243,7 @@ func (c *Consumer) flush(durable bool) error {
 // save writes the messages delivered, makes the log durable up to the last line, and saves the
 // position. If nothing was read since the last save, it only writes.
 func (c *Consumer) save() error {
-	isDue := c.config.State != "" && c.moved
+	isDue := c.config.State != "" && c.ahead
 	if err := c.flush(isDue); err != nil || !isDue {
 		return err
 	}
@@ -256,7 +260,7 @@ func (c *Consumer) saveAt(position follow.Position) error {
 	if err != nil {
 		return err
 	}
-	c.moved = !c.window.reach(position, output)
+	c.ahead = !c.window.reach(position, output)
 	return c.window.save()
 }
 
@@ -266,7 +270,7 @@ func (c *Consumer) parse(line []byte) (m message, err error) {
 	if skips, err := c.start(line); skips || err != nil {
 		return message{}, err
 	}
-	c.moved = true
+	c.ahead = true
 	parsed, err := c.parser.Parse(line)
 	if err != nil {
 		c.config.Report(fmt.Sprintf("skipped a line: %v", err))
@@ -276,7 +280,7 @@ func (c *Consumer) parse(line []byte) (m message, err error) {
 	}
 	origin, err := c.source.Origin()
 	if err != nil {
-		c.moved = false // the position after a message that is not delivered
+		c.ahead = false // the position after a message that is not delivered
 		return message{}, err
 	}
 	return message{parsed, newID(origin, parsed.Checksum)}, nil

@@ -31,19 +31,12 @@ var errStopped = errors.New("stopped")
 
 // work delivers messages to the command, by as many jobs at once as Config.Jobs says. Each job
 // takes the next message itself. After the first error no message is started, and none that fails
-// is tried again. work returns that error when the messages that are started have ended.
-func (c *Consumer) work(ctx context.Context) error {
+// is tried again: cancel ends ctx. work returns that error when the messages that are started have ended.
+func (c *Consumer) work(ctx context.Context, cancel func()) error {
 	failed, err := newFailedTopic(c.config)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		for sleep(ctx, saveInterval) {
-			c.window.save() // a job returns its error
-		}
-	}()
 	var jobs sync.WaitGroup
 	failures := make(chan error, MaxJobs)
 	for number := range c.jobs() {
@@ -67,7 +60,7 @@ func (c *Consumer) jobs() int {
 }
 
 // serve delivers messages by one job until there are no more, or ctx ends. It saves the position
-// after each command, and at the end. Between two messages of a persistent command, work does.
+// after each command, and at the end. Between two messages of a persistent command, run does.
 func (c *Consumer) serve(ctx context.Context, j *job) error {
 	defer j.close() // after the last save
 	for {
