@@ -53,8 +53,11 @@ func spool(data []byte) (*os.File, error) {
 	return file, nil
 }
 
-// checkRoom returns an error if there is no place for the input of a command.
-func checkRoom() error {
+// checkCommand returns an error if there is no command of this name, or no room for its input.
+func checkCommand(name string) error {
+	if _, err := exec.LookPath(name); err != nil {
+		return fmt.Errorf("the command can't be run: %w", err)
+	}
 	input, err := spool(make([]byte, os.Getpagesize()))
 	if err != nil {
 		return fmt.Errorf("a command's input can't be kept in %s (TMPDIR): %w", os.TempDir(), err)

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os/exec"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -60,10 +59,14 @@ func New(config *Config) (*Consumer, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	c := &Consumer{config: config, parser: logline.Parser{
-		Topics: config.Topics,
-		Sums:   len(config.Command) > 0 || config.Format == JSON, // where ids are needed
-	}}
+	c := &Consumer{
+		config: config,
+		parser: logline.Parser{
+			Topics: config.Topics,
+			Sums:   len(config.Command) > 0 || config.Format == JSON, // where ids are needed
+		},
+		window: newWindow(config.Topics),
+	}
 	if len(config.Command) == 0 {
 		c.output = newOutput(config.Output, config.Format)
 	}
@@ -97,20 +100,10 @@ func (c *Consumer) open() (err error) {
 		return errors.New("-state and a command are not supported on Windows")
 	}
 	if len(config.Command) > 0 {
-		if _, err := exec.LookPath(config.Command[0]); err != nil {
-			return fmt.Errorf("the command can't be run: %w", err)
-		}
-		if err := checkRoom(); err != nil {
+		if err := checkCommand(config.Command[0]); err != nil {
 			return err
 		}
 	}
-	var state *follow.State
-	if config.State != "" {
-		if state, err = follow.OpenState(config.State, kind); err != nil {
-			return err
-		}
-	}
-	c.window = newWindow(state, config.Topics)
 	if config.Log == "" {
 		c.source = follow.NewReader(config.Input)
 		return nil
@@ -129,27 +122,28 @@ func (c *Consumer) open() (err error) {
 	return c.save()
 }
 
-// close closes the log and the state.
+// close closes what open has opened.
 func (c *Consumer) close() {
 	c.appended.close()
 	if c.log != nil {
 		c.log.Close()
 	}
-	if c.window != nil {
-		c.window.close()
-	}
+	c.window.close()
 }
 
-// begin goes to the position of the state or, without one, to the place of -from. With -end, it
-// finds the end of the log.
-func (c *Consumer) begin() (err error) {
-	position, found := c.window.load()
-	if !found && c.config.From == End {
-		if position, err = endOf(c.log); err != nil {
-			return err
+// begin opens the state, and goes to its position or, without one, to the place of -from. With
+// -end, it finds the end of the log.
+func (c *Consumer) begin() error {
+	position, found, err := c.window.open(c.config.State)
+	if !found && err == nil {
+		if c.config.From == End {
+			position, err = endOf(c.log)
+		} else {
+			c.since = stampOf(c.config.From)
 		}
-	} else if !found {
-		c.since = stampOf(c.config.From)
+	}
+	if err != nil {
+		return err
 	}
 	c.log.Seek(position)
 	if !c.config.ToEnd {

@@ -34,21 +34,29 @@ type started struct {
 	delivered bool
 }
 
-// newWindow returns a window that saves in state, unless that is nil.
-func newWindow(state *follow.State, topics []string) *window {
-	return &window{state: state, topics: topics, room: make(chan struct{}, maxStarted)}
+// newWindow returns a window without a state.
+func newWindow(topics []string) *window {
+	return &window{topics: topics, room: make(chan struct{}, maxStarted)}
 }
 
-// load returns the position in the state, and takes over the note. If the state has none, found is
-// false.
-func (w *window) load() (position follow.Position, found bool) {
-	if w.state == nil {
-		return position, false
+// open opens the state at path, takes over its note, and returns its position. If the state has
+// none, or path is empty, found is false.
+func (w *window) open(path string) (position follow.Position, found bool, err error) {
+	if path == "" {
+		return position, false, nil
+	}
+	if w.state, err = follow.OpenState(path, kind); err != nil {
+		return position, false, err
 	}
 	position, text, found := w.state.Load()
+	w.takeOver(text)
+	return position, found, nil
+}
+
+// takeOver takes over what the note of a state says.
+func (w *window) takeOver(text string) {
 	saved := parseNote(text)
 	w.output, w.earlier = saved.output, saved.doneOf(w.topics)
-	return position, found
 }
 
 // pass counts one more message that was read. It reports whether an earlier process delivered it.

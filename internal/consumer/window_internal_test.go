@@ -26,12 +26,11 @@ func TestWindowRestarts(t *testing.T) {
 	const messages = 3000
 	finished := make([]bool, messages) // by a process, before its last save
 	for next, path := 0, filepath.Join(t.TempDir(), "state"); next < messages; {
-		state, err := follow.OpenState(path, "test")
+		window := newWindow([]string{"b", "a"})
+		position, _, err := window.open(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		window := newWindow(state, []string{"b", "a"})
-		position, _ := window.load()
 		if next = int(position.Offset); next > 0 && !finished[next-1] {
 			t.Fatalf("the position is after message %d, which is not finished", next-1)
 		}
@@ -78,12 +77,10 @@ func TestWindowOtherTopics(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "state")
 	open := func(topics ...string) *window {
-		state, err := follow.OpenState(path, "test")
-		if err != nil {
+		window := newWindow(topics)
+		if _, _, err := window.open(path); err != nil {
 			t.Fatal(err)
 		}
-		window := newWindow(state, topics)
-		window.load()
 		return window
 	}
 	window := open("a", "b")
@@ -108,7 +105,7 @@ func TestWindowOtherTopics(t *testing.T) {
 
 // While 256 messages are started and the first is unfinished, await waits.
 func TestWindowIsFull(t *testing.T) {
-	window := newWindow(nil, nil)
+	window := newWindow(nil)
 	var first *started
 	for number := range maxStarted {
 		window.await(t.Context())
