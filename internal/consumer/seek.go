@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"time"
 
 	"mbus/internal/shared/follow"
@@ -87,15 +88,16 @@ func since(ctx context.Context, log *follow.Follower, stamp string) (follow.Posi
 	if err != nil {
 		return follow.Position{}, err
 	}
-	place, isFound := end, false
 	log.Seek(follow.Position{})
-	err = walk(ctx, log, end, func(line []byte) (isLast bool, err error) {
-		if isFound = isSince(line, stamp); isFound {
-			place, err = log.Before()
+	for line, err := range lines(ctx, log, end) {
+		if err != nil {
+			return follow.Position{}, err
 		}
-		return isFound, err
-	})
-	return place, err
+		if isSince(line, stamp) {
+			return log.Before()
+		}
+	}
+	return end, nil
 }
 
 // isSince reports whether line has a time stamp that is stamp or later. A line without its end
@@ -104,36 +106,31 @@ func isSince(line []byte, stamp string) bool {
 	return line[len(line)-1] == '\n' && string(logline.StampOf(line)) >= stamp
 }
 
-// walk calls do with each line of log from its position to end, until do returns true or an error.
-// After the end of ctx, the error is its cause.
-func walk(
+// lines returns the lines of log from its position to end. The last element may be an error. After
+// the end of ctx, the error is its cause.
+func lines(
 	ctx context.Context, log *follow.Follower, end follow.Position,
-	do func(line []byte) (isLast bool, err error),
-) error {
-	if end == (follow.Position{}) {
-		return nil // the log has no line
-	}
-	for last := time.Now(); !log.At(end); {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		line, err := log.Next()
-		switch {
-		case err == nil && line == nil && time.Since(last) > missingPatience:
-			err = errors.New("the log has fewer lines than it had a moment ago")
-		case err == nil && line == nil:
-			log.Wait(ctx)
-		case err == nil:
-			last = time.Now()
-			if isLast, err := do(line); isLast || err != nil {
-				return err
+) iter.Seq2[[]byte, error] {
+	return func(yield func(line []byte, err error) bool) {
+		for last := time.Now(); end != (follow.Position{}) && !log.At(end); {
+			line, err := log.Next()
+			switch {
+			case err != nil:
+			case ctx.Err() != nil:
+				err = context.Cause(ctx)
+			case line != nil:
+				last = time.Now()
+			case time.Since(last) > missingPatience:
+				err = errors.New("the log has fewer lines than it had a moment ago")
+			default:
+				log.Wait(ctx)
+				continue
+			}
+			if !yield(line, err) || err != nil {
+				return
 			}
 		}
-		if err != nil {
-			return err
-		}
 	}
-	return nil
 }
 
 // hint adds to the error of a lost position how to set the state.
