@@ -8,31 +8,14 @@ import (
 	"mbus/internal/shared/osfile"
 )
 
-const (
-	// markFormat is the form of a mark in the note of a state. It has at most 49 bytes while the
-	// file has less than 10,000 TB.
-	markFormat = "output %x %d %08x"
-
-	// markSize is how many bytes at the end of an output identify it.
-	markSize = 1 << 10
-)
+// markSize is how many bytes at the end of an output identify it.
+const markSize = 1 << 10
 
 // mark says what an output file had at the saved position. The zero mark is of no file.
 type mark struct {
 	inode    uint64
 	length   int64
 	checksum uint32 // CRC-32 (IEEE) of the last markSize bytes of that length, or all
-}
-
-// String returns the mark as it is in a note.
-func (m mark) String() string {
-	return fmt.Sprintf(markFormat, m.inode, m.length, m.checksum)
-}
-
-// parseMark parses a note that is a mark.
-func parseMark(note string) (found mark, isMark bool) {
-	_, err := fmt.Sscanf(note, markFormat, &found.inode, &found.length, &found.checksum)
-	return found, err == nil && found.length >= 0 && found.String() == note
 }
 
 // appended is an output that is a regular file opened for appending. No other process writes to

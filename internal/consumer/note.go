@@ -8,9 +8,15 @@ import (
 	"strings"
 )
 
-// maxStarted is the largest number of messages from the first unfinished one on that are started.
-// A note has a bit for each.
-const maxStarted = 256
+const (
+	// maxStarted is the largest number of messages from the first unfinished one on that are
+	// started. A note has a bit for each.
+	maxStarted = 256
+
+	// doneFormat and outputFormat are the forms of the two parts of a note.
+	doneFormat   = "done %08x %s"
+	outputFormat = "output %x %d %08x"
+)
 
 // note is what a consumer's state keeps besides the position. Its text has the two parts that are
 // not empty, with a space between them:
@@ -47,10 +53,10 @@ func (n note) String() string {
 			}
 		}
 		bits := base64.RawURLEncoding.EncodeToString(packed)
-		parts = append(parts, fmt.Sprintf("done %08x %s", n.topics, bits))
+		parts = append(parts, fmt.Sprintf(doneFormat, n.topics, bits))
 	}
-	if n.output != (mark{}) {
-		parts = append(parts, n.output.String())
+	if m := n.output; m != (mark{}) {
+		parts = append(parts, fmt.Sprintf(outputFormat, m.inode, m.length, m.checksum))
 	}
 	return strings.Join(parts, " ")
 }
@@ -76,23 +82,17 @@ func lastTrue(bits []bool) int {
 // parseNote returns the note that has this text. A text that no note has is an empty note, after
 // which messages are delivered again, but none is passed over.
 func parseNote(text string) (parsed note) {
-	done, output, hasBoth := strings.Cut(text, " output ")
-	if hasBoth {
-		output = "output " + output
-	} else if strings.HasPrefix(text, "output ") {
-		done, output = "", text
-	}
-	if found, isMark := parseMark(output); isMark {
-		parsed.output = found
-	}
+	done, output, _ := strings.Cut(text, "output ")
 	var bits string
-	fmt.Sscanf(done, "done %08x %s", &parsed.topics, &bits)
+	fmt.Sscanf(done, doneFormat, &parsed.topics, &bits)
 	packed, _ := base64.RawURLEncoding.DecodeString(bits)
 	for i := range 8 * len(packed) {
 		parsed.done = append(parsed.done, packed[i/8]&(0x80>>(i%8)) != 0)
 	}
 	parsed.done = parsed.done[:lastTrue(parsed.done)+1]
-	if len(parsed.done) > maxStarted || parsed.String() != text {
+	m := &parsed.output
+	fmt.Sscanf("output "+output, outputFormat, &m.inode, &m.length, &m.checksum)
+	if len(parsed.done) > maxStarted || m.length < 0 || parsed.String() != text {
 		return note{}
 	}
 	return parsed
