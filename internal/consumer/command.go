@@ -10,9 +10,6 @@ import (
 	"mbus/internal/shared/osfile"
 )
 
-// inputPrefix begins the name of a command's input where the file must have a name.
-const inputPrefix = "mbus-consumer-"
-
 // errNotRun is wrapped by the error of a command that could not be run.
 var errNotRun = errors.New("the command can't be run")
 
@@ -42,7 +39,8 @@ func (j *job) command(variables ...string) *exec.Cmd {
 
 // spool returns a file without a name that has data, to be read from its start.
 func spool(data []byte) (*os.File, error) {
-	file, err := osfile.CreateUnnamed(os.TempDir(), inputPrefix)
+	const prefix = "mbus-consumer-" // of a name, where the file must have one
+	file, err := osfile.CreateUnnamed(os.TempDir(), prefix)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +54,7 @@ func spool(data []byte) (*os.File, error) {
 // checkCommand returns an error if there is no command of this name, or no room for its input.
 func checkCommand(name string) error {
 	if _, err := exec.LookPath(name); err != nil {
-		return fmt.Errorf("the command can't be run: %w", err)
+		return fmt.Errorf("%w: %w", errNotRun, err)
 	}
 	input, err := spool(make([]byte, os.Getpagesize()))
 	if err != nil {

@@ -261,7 +261,7 @@ func (c *Consumer) saveAt(position follow.Position) error {
 // parse returns the message of a line. If the line has none, or its topic is not wanted, it returns
 // the zero message.
 func (c *Consumer) parse(line []byte) (m message, err error) {
-	if skips, err := c.start(line); skips || err != nil {
+	if skips, err := c.skip(line); skips || err != nil {
 		return message{}, err
 	}
 	c.ahead = true
@@ -278,4 +278,23 @@ func (c *Consumer) parse(line []byte) (m message, err error) {
 		return message{}, err
 	}
 	return message{parsed, newID(origin, parsed.Checksum)}, nil
+}
+
+// skip reports whether line is before the time of -from. It saves the position before
+// the first line that is not. It then cuts off the output what the saved position does not count.
+func (c *Consumer) skip(line []byte) (isSkipped bool, err error) {
+	if c.since != "" {
+		if !isSince(line, c.since) {
+			return true, nil
+		}
+		place, err := c.log.Before()
+		if err != nil {
+			return false, err
+		}
+		if err := c.saveAt(place); err != nil {
+			return false, err
+		}
+		c.since = ""
+	}
+	return false, c.appended.cut(c.config.Report)
 }

@@ -57,8 +57,8 @@ func (f *failedTopic) send(ctx context.Context, m message) error {
 		}
 		if !isReported && time.Since(first) >= quietOutage {
 			isReported = true
-			err = fmt.Errorf("sending to topic %s: %w; retrying", f.config.Failed, err)
-			f.config.Report(m.wrap(err).Error())
+			f.config.Report(fmt.Sprintf("%s: sending to topic %s: %v; retrying",
+				m, f.config.Failed, err))
 		}
 		if !sleep(ctx, pause) {
 			return errStopped

@@ -31,7 +31,8 @@ var errStopped = errors.New("stopped")
 
 // work delivers messages to the command, by as many jobs at once as Config.Jobs says. Each job
 // takes the next message itself. After the first error no message is started, and none that fails
-// is tried again: cancel ends ctx. work returns that error when the messages that are started have ended.
+// is tried again: cancel ends ctx. work returns that error when the messages that are started have
+// ended.
 func (c *Consumer) work(ctx context.Context, cancel func()) error {
 	failed, err := newFailedTopic(c.config)
 	if err != nil {
@@ -147,8 +148,7 @@ func (j *job) deliver(ctx context.Context) error {
 		took := time.Since(first)
 		if err == nil {
 			if attempt > 1 {
-				j.report(fmt.Errorf("delivered after %s of retrying",
-					took.Round(time.Millisecond)))
+				j.report("delivered after %s of retrying", took.Round(time.Millisecond))
 			}
 			return nil
 		}
@@ -166,7 +166,7 @@ func (j *job) deliver(ctx context.Context) error {
 			if attempt > 1 {
 				err = fmt.Errorf("attempt %d failed: %w", attempt, err)
 			}
-			j.report(fmt.Errorf("%w; retrying for up to %s", err, j.config.Retry))
+			j.report("%v; retrying for up to %s", err, j.config.Retry)
 		}
 	}
 }
@@ -175,18 +175,18 @@ func (j *job) deliver(ctx context.Context) error {
 // It does not send a message whose command can't be run: that is no message's fault.
 func (j *job) giveUp(ctx context.Context, err error) error {
 	if j.failed == nil || errors.Is(err, errNotRun) {
-		return j.message.wrap(err)
+		return fmt.Errorf("%s: %w", j.message, err)
 	}
 	if sendErr := j.failed.send(ctx, j.message); sendErr != nil {
 		return sendErr
 	}
-	j.report(fmt.Errorf("%w; sent to topic %s", err, j.config.Failed))
+	j.report("%v; sent to topic %s", err, j.config.Failed)
 	return nil
 }
 
-// report reports err with the id and the topic of the message in hand.
-func (j *job) report(err error) {
-	j.config.Report(j.message.wrap(err).Error())
+// report reports what the format gives, with the id and the topic of the message in hand.
+func (j *job) report(format string, arguments ...any) {
+	j.config.Report(j.message.String() + ": " + fmt.Sprintf(format, arguments...))
 }
 
 // run runs the command for the message in hand, or has a persistent one handle it. The attempt

@@ -31,7 +31,7 @@ func (m message) appendTime(text []byte) []byte {
 	return text
 }
 
-// wrap adds the message's id and topic to err.
-func (m message) wrap(err error) error {
-	return fmt.Errorf("message %s on topic %s: %w", m.id, m.Topic, err)
+// String names the message in a report.
+func (m message) String() string {
+	return fmt.Sprintf("message %s on topic %s", m.id, m.Topic)
 }

@@ -33,7 +33,7 @@ func (c *Consumer) Seek(ctx context.Context) error {
 	if config.Seek == Next && !found {
 		return fmt.Errorf("%s: has no position yet: -seek start or end sets one", config.State)
 	}
-	place, err := place(ctx, log, config.Seek, before)
+	place, err := placeOf(ctx, log, config.Seek, before)
 	if err != nil {
 		return err
 	}
@@ -56,8 +56,8 @@ func (c *Consumer) Seek(ctx context.Context) error {
 	return err
 }
 
-// place returns the place of log that seek names. before is the position until now.
-func place(
+// placeOf returns the place of log that seek names. before is the position until now.
+func placeOf(
 	ctx context.Context, log *follow.Follower, seek string, before follow.Position,
 ) (follow.Position, error) {
 	switch seek {
@@ -139,26 +139,4 @@ func hint(err error) error {
 		return fmt.Errorf("%w: -seek next, start or end must set the state first", err)
 	}
 	return err
-}
-
-// start is called with each line before it is taken. With a time in Config.From it skips the
-// lines before that time, and saves the position before the first line of that time. Before the
-// first line that is not skipped, it cuts the output back to what the position counts.
-func (c *Consumer) start(line []byte) (skips bool, err error) {
-	if c.since != "" {
-		if !isSince(line, c.since) {
-			return true, nil
-		}
-		c.since = ""
-		if c.config.State != "" {
-			place, err := c.log.Before()
-			if err != nil {
-				return false, err
-			}
-			if err := c.saveAt(place); err != nil {
-				return false, err
-			}
-		}
-	}
-	return false, c.appended.cut(c.config.Report)
 }
