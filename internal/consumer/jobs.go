@@ -40,7 +40,7 @@ func (c *Consumer) work(ctx context.Context, cancel func()) error {
 	}
 	var jobs sync.WaitGroup
 	failures := make(chan error, MaxJobs)
-	for number := range c.jobs() {
+	for number := range max(c.config.Jobs, 1) {
 		jobs.Go(func() {
 			variable := fmt.Sprintf("MBUS_JOB=%d", number+1)
 			err := c.serve(ctx, &job{config: c.config, variable: variable, failed: failed})
@@ -53,11 +53,6 @@ func (c *Consumer) work(ctx context.Context, cancel func()) error {
 	jobs.Wait()
 	close(failures)
 	return <-failures
-}
-
-// jobs returns the number of messages that are delivered at once.
-func (c *Consumer) jobs() int {
-	return max(c.config.Jobs, 1)
 }
 
 // serve delivers messages by one job until there are no more, or ctx ends. It saves the position
@@ -106,9 +101,8 @@ func (c *Consumer) take(ctx context.Context, j *job) (*started, error) {
 			continue
 		}
 		c.count++
-		if j.message = m; c.jobs() > 1 { // with one job, nobody reads on
-			j.keep()
-		}
+		j.message = m
+		j.keep()
 		return taken, nil
 	}
 }
