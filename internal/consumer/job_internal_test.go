@@ -41,3 +41,25 @@ func TestReportedAgain(t *testing.T) {
 		}
 	})
 }
+
+// A persistent command that closes its input and stays is ended. An answer that it gives before it
+// has read the whole line does not count.
+func TestClosedInput(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a command is not supported on Windows")
+	}
+	config := &Config{
+		Command:    []string{"sh", "-c", "echo ok ID; exec <&-; exec sleep 1000"},
+		Persistent: true, Errors: os.Stderr,
+	}
+	parsed := &logline.Message{
+		Stamp: []byte("2024/06/02 10:39:55"), Topic: "t", Data: make([]byte, 1<<20),
+	}
+	j := &job{config: config, message: message{parsed, "ID"}}
+	defer j.close()
+	err := j.run(1)
+	const want = "sh: has closed its input or output"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}

@@ -151,7 +151,7 @@ func (p *process) ask(m message, attempt int) error {
 	p.objects.write(m, attempt)
 	p.output.WriteByte('\n')
 	if err := p.output.Flush(); err != nil { // of any write
-		p.end(nil) // it may have answered all the same
+		return p.end(nil) // an answer does not count before the whole line was read
 	}
 	answer, isOpen := <-p.answers
 	if !isOpen {
