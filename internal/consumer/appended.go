@@ -23,8 +23,8 @@ type mark struct {
 type appended struct {
 	file   *os.File // for writing
 	reader *os.File // the same file
-	saved  mark     // of the state
-	excess int64    // how many bytes are after those of saved, and must be cut off
+	saved  mark     // what it had at the saved position
+	excess int64    // how many more bytes it has, which must be cut off
 }
 
 // openAppended returns the appended of an output, or nil if it is another kind of output. The mark
@@ -46,7 +46,7 @@ func openAppended(output *os.File, saved mark) (a *appended, err error) {
 	return a, err
 }
 
-// markAt returns the mark of the file's first length bytes.
+// markAt returns the mark of the first length bytes of the file, which info describes.
 func (a *appended) markAt(info os.FileInfo, length int64) (mark, error) {
 	tail := make([]byte, min(length, markSize))
 	count, err := a.reader.ReadAt(tail, length-int64(len(tail)))

@@ -19,11 +19,11 @@ import (
 	"mbus/internal/shared/logline"
 )
 
-// saveInterval is the time between two saves while messages are delivered to a stream. Together
-// with the longest wait of package follow, it is a second.
+// saveInterval is the time between two saves, except after a command that is not persistent.
+// Together with the longest wait of package follow, it is a second.
 const saveInterval = 800 * time.Millisecond
 
-// kind is the kind of a consumer's state.
+// kind is the word for this program in its states; see follow.OpenState.
 const kind = "consumer"
 
 // source is a log or a stream. Next returns nil if there is no line at present, and Wait waits
@@ -237,8 +237,8 @@ func (c *Consumer) flush(durable bool) error {
 // save writes the messages delivered, makes the log durable up to the last line, and saves the
 // position. If nothing was read since the last save, it only writes.
 func (c *Consumer) save() error {
-	isDue := c.config.State != "" && c.ahead
-	if err := c.flush(isDue); err != nil || !isDue {
+	changes := c.config.State != "" && c.ahead
+	if err := c.flush(changes); err != nil || !changes {
 		return err
 	}
 	if err := c.log.Sync(); err != nil {
@@ -261,7 +261,7 @@ func (c *Consumer) saveAt(position follow.Position) error {
 // parse returns the message of a line. If the line has none, or its topic is not wanted, it returns
 // the zero message.
 func (c *Consumer) parse(line []byte) (m message, err error) {
-	if skips, err := c.skip(line); skips || err != nil {
+	if isSkipped, err := c.skip(line); isSkipped || err != nil {
 		return message{}, err
 	}
 	c.ahead = true
@@ -280,8 +280,9 @@ func (c *Consumer) parse(line []byte) (m message, err error) {
 	return message{parsed, newID(origin, parsed.Checksum)}, nil
 }
 
-// skip reports whether line is before the time of -from. It saves the position before
-// the first line that is not. It then cuts off the output what the saved position does not count.
+// skip reports whether line is before the time of -from. Before it returns false for the first
+// time, it saves the position before line, if -from is a time, and cuts off the output what the
+// saved position does not count.
 func (c *Consumer) skip(line []byte) (isSkipped bool, err error) {
 	if c.since != "" {
 		if !isSince(line, c.since) {

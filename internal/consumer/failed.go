@@ -15,8 +15,8 @@ import (
 // less.
 const quietOutage = 5 * time.Second
 
-// failedTopic sends messages that failed to the topic of -failed. It serves one job at a time, and
-// is safe for concurrent use.
+// failedTopic sends messages that failed to the topic of -failed, one at a time. It is safe for
+// concurrent use.
 type failedTopic struct {
 	config   *Config
 	mutex    sync.Mutex // held while a message is sent; guards producer

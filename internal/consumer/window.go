@@ -15,7 +15,7 @@ import (
 type window struct {
 	state  *follow.State // nil: nothing is saved
 	topics []string      // that are read; empty: all
-	room   chan struct{} // has an element for each message that is started or may be
+	room   chan struct{} // has an element for each message in started, and for the next
 
 	mutex    sync.Mutex // guards what follows
 	position follow.Position
@@ -105,7 +105,7 @@ func (w *window) finish(done *started) {
 	w.advance()
 }
 
-// advance moves the position past the messages that are delivered in a row.
+// advance advances the position past the messages that are delivered in a row.
 func (w *window) advance() {
 	for len(w.started) > 0 && w.started[0].delivered {
 		w.position, w.changed = w.started[0].after, true
@@ -114,8 +114,9 @@ func (w *window) advance() {
 	}
 }
 
-// reach moves the position to where the log was read to, unless a message before that is not
-// delivered: then isReached is false. It records the first position as a change in any case.
+// reach advances the position to where the log was read to, unless a message before that is not
+// delivered: then isReached is false. The first position is always saved: the zero position, which
+// a window begins with, counts as another.
 func (w *window) reach(position follow.Position, output mark) (isReached bool) {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
