@@ -111,7 +111,6 @@ type Producer struct {
 	config  *ProducerConfig
 	network string // see net.Dial
 	address string
-	encoder encoder.Encoder
 
 	doubtful int // how many of the next messages an earlier attempt may have brought
 
@@ -133,7 +132,6 @@ func New(config *ProducerConfig) (*Producer, error) {
 		config:  config,
 		network: network,
 		address: address,
-		encoder: encoder.NewMsgpackEncoder(),
 	}, nil
 }
 
@@ -149,7 +147,7 @@ func (p *Producer) Send(ctx context.Context, messages []*apiv1.Message) error {
 
 // send is Send for the next messages of a stream.
 func (p *Producer) send(ctx context.Context, messages []*apiv1.Message) error {
-	payload, err := p.encoder.Encode(messages)
+	payload, err := encoder.NewMsgpackEncoder().Encode(messages)
 	if err != nil {
 		return notAccepted(err)
 	}
@@ -259,18 +257,14 @@ func (p *Producer) attempt(payload []byte, count int) error {
 		return Refusal(reply.Error)
 	case !sent:
 		return notAccepted(err)
+	case err == nil && *reply == apiv1.Reply{Accepted: count}:
+		return nil
+	case err == nil:
+		err = fmt.Errorf("the broker answers %d accepted of %d, %q",
+			reply.Accepted, count, reply.Error)
 	}
-	if err != nil || reply.Accepted != count || reply.Error != "" {
-		p.doubtful = max(p.doubtful, count)
-	}
-	switch {
-	case err != nil:
-		return fmt.Errorf("%w: %w", ErrUnknown, err)
-	case reply.Accepted != count || reply.Error != "":
-		return fmt.Errorf("%w: the broker answers %d accepted of %d, %q",
-			ErrUnknown, reply.Accepted, count, reply.Error)
-	}
-	return nil
+	p.doubtful = max(p.doubtful, count)
+	return fmt.Errorf("%w: %w", ErrUnknown, err)
 }
 
 // ping sends an empty payload once and waits for the reply.
