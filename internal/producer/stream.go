@@ -72,8 +72,7 @@ func (p *Producer) sendStream(
 	limit := payloadLimit{current: maxPayload, ceiling: maxPayload}
 	line := 1 // the first that is not accepted yet
 	p.doubtful = 0
-	batches, ended := stream.start(ctx)
-	for batch := range batches {
+	for batch := range stream.start(ctx) {
 		for len(batch) > 0 {
 			count, err := p.sendPart(ctx, batch, &limit)
 			if err != nil {
@@ -88,8 +87,8 @@ func (p *Producer) sendStream(
 			batch = batch[count:]
 		}
 	}
-	if err := <-ended; err != nil {
-		return stream.failure(line, 0, notAccepted(err))
+	if stream.err != nil {
+		return stream.failure(line, 0, notAccepted(stream.err))
 	}
 	return nil
 }
@@ -163,7 +162,8 @@ func fitting(messages []*apiv1.Message, limit int) (count, size int) {
 type messageStream struct {
 	topic string
 	input io.Reader
-	whole bool // the whole input is one message; otherwise each line is one
+	whole bool  // the whole input is one message; otherwise each line is one
+	err   error // set before the batches end: why the end of input was not reached
 }
 
 // failure adds to err which lines it is about: count lines from line on or, if count is 0,
@@ -180,27 +180,22 @@ func (s *messageStream) failure(line, count int, err error) error {
 	return fmt.Errorf("lines %d to %d: %w", line, line+count-1, err)
 }
 
-// start starts the goroutines. They end at the end of input or, unless Read blocks, with ctx.
-// They send all messages to batches and close it. Then they send to ended the error that
-// kept them from reaching the end of input, or nil.
-func (s *messageStream) start(ctx context.Context) (
-	batches <-chan []*apiv1.Message, ended <-chan error,
-) {
-	pieces, read := make(chan []*apiv1.Message), make(chan error, 1)
-	collected, result := make(chan []*apiv1.Message), make(chan error, 1)
+// start starts the goroutines. They end at the end of input or, unless Read blocks, with ctx. They
+// send all messages in batches, set err, and close the channel.
+func (s *messageStream) start(ctx context.Context) <-chan []*apiv1.Message {
+	pieces, batches := make(chan []*apiv1.Message), make(chan []*apiv1.Message)
+	var readErr error // set before pieces is closed
 	go func() {
 		defer close(pieces)
-		read <- s.read(ctx, pieces)
+		readErr = s.read(ctx, pieces)
 	}()
 	go func() {
-		defer close(collected)
-		err := collect(ctx, pieces, collected)
-		if err == nil {
-			err = <-read
+		defer close(batches)
+		if s.err = collect(ctx, pieces, batches); s.err == nil {
+			s.err = readErr
 		}
-		result <- err
 	}()
-	return collected, result
+	return batches
 }
 
 // read reads the input to its end and sends its messages to pieces.
@@ -291,15 +286,14 @@ func collect(
 ) error {
 	var batch []*apiv1.Message
 	var size int
-	var due <-chan time.Time // receives when the batch's first message has waited for maxWait
-	var waited bool          // due has received
+	var due <-chan time.Time // until the batch's first message has waited for maxWait
 	for pieces != nil || len(batch) > 0 {
 		full, last := size >= fullPayload, pieces == nil
 		in, out := pieces, batches
 		if full {
 			in = nil // select ignores a nil channel
 		}
-		if len(batch) == 0 || !full && !last && !waited {
+		if len(batch) == 0 || !full && !last && due != nil {
 			out = nil
 		}
 		select {
@@ -309,14 +303,14 @@ func collect(
 				continue
 			}
 			if len(batch) == 0 {
-				due, waited = time.After(maxWait), false
+				due = time.After(maxWait)
 			}
 			batch = append(batch, piece...)
 			for _, message := range piece {
 				size += encoder.MessageSize(message)
 			}
 		case <-due:
-			waited = true
+			due = nil
 		case out <- batch:
 			batch, size = nil, 0
 		case <-ctx.Done():
