@@ -124,15 +124,8 @@ func New(config *ProducerConfig) (*Producer, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	network, address, err := address.Parse(config.Host, config.Port)
-	if err != nil {
-		return nil, err
-	}
-	return &Producer{
-		config:  config,
-		network: network,
-		address: address,
-	}, nil
+	network, address, _ := address.Parse(config.Host, config.Port) // as Validate did
+	return &Producer{config: config, network: network, address: address}, nil
 }
 
 // Send sends messages as one payload and waits for the reply. It returns nil if the broker
@@ -216,22 +209,22 @@ func (p *Producer) reportOutage(err error, end time.Time) {
 	}
 	p.outageReported = true
 	left := time.Until(end).Round(time.Second)
-	p.report(fmt.Sprintf("%v; retrying for up to %s", err, left))
+	p.report("%v; retrying for up to %s", err, left)
 }
 
 // endOutage records a success. If the outage was reported, it reports the outage's end.
 func (p *Producer) endOutage(success string) {
 	if p.outageReported {
 		took := time.Since(p.outageSince).Round(time.Second)
-		p.report(fmt.Sprintf("%s after %s of retrying", success, took))
+		p.report("%s after %s of retrying", success, took)
 	}
 	p.outageSince, p.outageReported = time.Time{}, false
 }
 
-// report calls the configured Report with the broker's address and text.
-func (p *Producer) report(text string) {
+// report reports what the format gives, with the broker's address.
+func (p *Producer) report(format string, arguments ...any) {
 	if p.config.Report != nil {
-		p.config.Report(p.address + ": " + text)
+		p.config.Report(p.address + ": " + fmt.Sprintf(format, arguments...))
 	}
 }
 
