@@ -72,7 +72,7 @@ func run(arguments []string, stdout io.Writer, stderr *os.File) int {
 	if err != nil {
 		return command.UsageError(flags, err, stderr)
 	}
-	if config.LogFile == "" && command.IsClosed(stderr) { // it takes no line about it
+	if config.LogFile == "" && command.IsClosed(stderr) { // so it takes no line
 		command.Report(stdout, flags.Name(), "standard error, which is the log, is closed (or is "+
 			os.DevNull+", opened for reading too): must be open for writing, or use -log")
 		return command.Failure
@@ -84,9 +84,9 @@ func run(arguments []string, stdout io.Writer, stderr *os.File) int {
 		command.Report(stderr, flags.Name(), err.Error())
 		return command.Failure
 	}
-	command.Notify("READY=1")
+	command.SendState("READY=1")
 	context.AfterFunc(stopping, func() {
-		command.Notify("STOPPING=1")
+		command.SendState("STOPPING=1")
 		b.Stop(command.SignalName(stopping))
 	})
 	if err := b.ProducerListen(); err != nil {

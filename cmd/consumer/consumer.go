@@ -100,8 +100,8 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 	return command.Success
 }
 
-// parse parses the arguments into config and returns a consumer of it. If the command is to end
-// at once, done is true and status is the exit status.
+// parse parses the arguments into config, and returns a consumer with it. If the command is to end
+// at once, done is true, and status is the exit status.
 func parse(name string, arguments []string, config *consumer.Config) (
 	c *consumer.Consumer, status int, done bool,
 ) {
