@@ -71,8 +71,8 @@ type Config struct {
 	Report func(line string)
 }
 
-// Validate returns nil if the Config is valid. Otherwise its error names a flag, its value and
-// what would be right.
+// Validate returns nil if the configuration is valid. Otherwise its error names a flag, its value
+// and what would be right.
 func (c *Config) Validate() error {
 	for _, topic := range c.Topics {
 		if err := apiv1.CheckTopic([]byte(topic)); err != nil {

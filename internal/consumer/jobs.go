@@ -178,7 +178,7 @@ func (j *job) giveUp(ctx context.Context, err error) error {
 	return nil
 }
 
-// report reports what the format gives, with the id and the topic of the message in hand.
+// report reports a line of the message in hand and the text that the format gives.
 func (j *job) report(format string, arguments ...any) {
 	j.config.Report(j.message.String() + ": " + fmt.Sprintf(format, arguments...))
 }

@@ -7,7 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// objects writes messages as objects of JSON (RFC 8259) to a stream, which keeps its own errors.
+// objects writes messages as JSON objects (RFC 8259) to a stream. It leaves the stream's errors to
+// the stream, which must return them later.
 type objects struct {
 	stream io.Writer
 	text   []byte // a buffer

@@ -84,8 +84,8 @@ func DefaultConfig() *ProducerConfig {
 	return &ProducerConfig{Host: "127.0.0.1", Port: "9990", Timeout: 30 * time.Second}
 }
 
-// Validate returns nil if config is valid. Otherwise its error names a flag, its value and
-// what would be right.
+// Validate returns nil if the configuration is valid. Otherwise its error names a flag, its value
+// and what would be right.
 func (c *ProducerConfig) Validate() error {
 	if _, _, err := address.Parse(c.Host, c.Port); err != nil {
 		return fmt.Errorf("-host %q: %w", c.Host, err)
@@ -112,7 +112,7 @@ type Producer struct {
 	network string // see net.Dial
 	address string
 
-	doubtful int // how many of the next messages an earlier attempt may have brought
+	doubtful int // how many of the next messages may have been accepted in an earlier attempt
 
 	outageSince    time.Time // start of the first attempt since the last success
 	outageReported bool
@@ -155,7 +155,7 @@ func (p *Producer) send(ctx context.Context, messages []*apiv1.Message) error {
 	return nil
 }
 
-// inDoubt adds ErrUnknown to err if an earlier attempt may have brought the next messages.
+// inDoubt adds ErrUnknown to err if the next messages may have been accepted in an earlier attempt.
 func (p *Producer) inDoubt(err error) error {
 	if p.doubtful > 0 && !errors.Is(err, ErrUnknown) {
 		return fmt.Errorf("%w; of an earlier attempt: %w", err, ErrUnknown)
@@ -221,16 +221,16 @@ func (p *Producer) endOutage(success string) {
 	p.outageSince, p.outageReported = time.Time{}, false
 }
 
-// report reports what the format gives, with the broker's address.
+// report reports a line of the broker's address and the text that the format gives.
 func (p *Producer) report(format string, arguments ...any) {
 	if p.config.Report != nil {
 		p.config.Report(p.address + ": " + fmt.Sprintf(format, arguments...))
 	}
 }
 
-// retryable reports whether to retry a payload of count messages after err, which is not nil:
-// none of them can have been queued, or none needs to be queued only once, and the broker may
-// accept all of them later.
+// retryable reports whether to retry a payload of count messages after err, which is not nil. After
+// a refusal, that depends on its reason. After any other error it is true, unless the messages may
+// have been accepted and AtLeastOnce is not set.
 func (p *Producer) retryable(err error, count int) bool {
 	var refusal Refusal
 	if !errors.As(err, &refusal) {
