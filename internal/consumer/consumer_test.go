@@ -113,13 +113,15 @@ func TestTopics(t *testing.T) {
 	expect(t, consumer.Config{Input: strings.NewReader(input.String())}, "\u0085\n")
 }
 
-// A line that is not a message is not delivered. A torn line is reported.
-func TestOtherLines(t *testing.T) {
-	const (
-		head = stamp + "Received new message from topic '"
-		next = stamp + "Broker: start listening for incoming producer messages...\n"
-	)
-	others := []string{
+// head begins a message's line, and next is another line of the broker.
+const (
+	head = stamp + "Received new message from topic '"
+	next = stamp + "Broker: start listening for incoming producer messages...\n"
+)
+
+// otherLines returns lines that are no messages.
+func otherLines() []string {
+	return []string{
 		next,
 		stamp + "creating topic Received new message from topic \\x27\n",
 		stamp + "new message dispatched on topic x\n",
@@ -128,7 +130,11 @@ func TestOtherLines(t *testing.T) {
 			"unknown entry \"Received new message from topic \"\n",
 		"\n", "goroutine 1 [running]:\n", "Received new message\n",
 	}
-	torn := []string{
+}
+
+// tornLines returns lines that a crash or a power loss may leave, and lines that no broker writes.
+func tornLines() []string {
+	return []string{
 		head + "a': 'no end",
 		head + "a': 'it" + next,
 		head + "a': 'it's" + stamp + "creating topic x\n",
@@ -149,8 +155,13 @@ func TestOtherLines(t *testing.T) {
 		strings.Repeat("\x00", 100) + "\n", "\x00\x00\x00" + line("a", "x")[3:],
 		stamp + "creating topic \x00\x00\x00\n", "goroutine\x00\n",
 	}
+}
+
+// A line that is not a message is not delivered. A torn line is reported.
+func TestOtherLines(t *testing.T) {
+	others := otherLines()
 	before := line("t", "before")
-	for i, text := range append(others, torn...) {
+	for i, text := range append(others, tornLines()...) {
 		got, reports, err := consume(t, consumer.Config{Input: strings.NewReader(before + text)})
 		if got != "before\n" || err != nil || (len(reports) > 0) != (i >= len(others)) {
 			t.Errorf("%q: it wrote %q, %v, and reported %q", text, got, err, reports)
@@ -337,17 +348,17 @@ func TestCrashedLog(t *testing.T) {
 
 // Any topic and data that a broker accepts come back from its log, in order.
 func FuzzRoundTrip(f *testing.F) {
-	log := &bytes.Buffer{}
+	var log bytes.Buffer
 	config := broker.DefaultConfig()
-	config.ProducerPort, config.Log = "0", log
+	config.ProducerPort, config.Log = "0", &log
 	b, err := broker.New(config)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Cleanup(b.Close)
-	every := make([]byte, 256)
-	for i := range every {
-		every[i] = byte(i)
+	var every []byte
+	for b := range 256 {
+		every = append(every, byte(b))
 	}
 	f.Add("orders", every, every[128:])
 	f.Add("it's a \\ ': '", []byte("'\n"), []byte("x\n"+line("a", "x")))
@@ -362,36 +373,39 @@ func FuzzRoundTrip(f *testing.F) {
 			t.Fatal(err)
 		}
 		text := log.Bytes()
-		topics := []string{topic}
-		config := consumer.Config{Input: bytes.NewReader(text), Topics: topics}
-		config.Format = consumer.NUL
+		config := consumer.Config{Input: bytes.NewReader(text), Format: consumer.NUL}
+		config.Topics = []string{topic}
 		expect(t, config, string(first)+"\x00"+string(second)+"\x00")
 		config = consumer.Config{Input: bytes.NewReader(text), Format: consumer.JSON}
 		got, _, err := consume(t, config)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range [][]byte{first, second} {
-			var object struct {
-				Time, Topic string
-				Data        *string
-				Base64      []byte
-			}
-			line, rest, _ := strings.Cut(got, "\n")
-			got = rest
-			if err := json.Unmarshal([]byte(line), &object); err != nil {
-				t.Fatalf("%q: %v", line, err)
-			}
-			data := object.Base64
-			if object.Data != nil {
-				data = []byte(*object.Data)
-			}
-			isText := object.Data != nil
-			if object.Topic != topic || !bytes.Equal(data, want) || isText != utf8.Valid(want) {
-				t.Errorf("%q came back as %q", want, line)
-			}
-		}
+		lines := strings.Split(got, "\n")
+		checkObject(t, lines[0], topic, first)
+		checkObject(t, lines[1], topic, second)
 	})
+}
+
+// checkObject fails the test unless line is a JSON object with this topic and data.
+func checkObject(t *testing.T, line, topic string, want []byte) {
+	t.Helper()
+	var object struct {
+		Time, Topic string
+		Data        *string
+		Base64      []byte
+	}
+	if err := json.Unmarshal([]byte(line), &object); err != nil {
+		t.Fatalf("%q: %v", line, err)
+	}
+	data := object.Base64
+	if object.Data != nil {
+		data = []byte(*object.Data)
+	}
+	isText := object.Data != nil
+	if object.Topic != topic || !bytes.Equal(data, want) || isText != utf8.Valid(want) {
+		t.Errorf("%q came back as %q", want, line)
+	}
 }
 
 // The messages of a stream do not depend on the sizes of its reads.

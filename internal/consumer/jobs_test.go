@@ -5,42 +5,35 @@ package consumer_test
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-
-	"mbus/internal/consumer"
 )
 
 // A state that has a note of jobs, and is torn or has a wrong byte, never makes a consumer pass
 // over a message that is not done.
 func TestJobsStateDamaged(t *testing.T) {
-	directory := t.TempDir()
-	log, state := filepath.Join(directory, "log"), filepath.Join(directory, "state")
-	text := stamp + "Broker: file 1 of log 5b1b30b6c2830ccd: log\n"
+	f := newFiles(t)
+	f.write(stamp + "Broker: file 1 of log 5b1b30b6c2830ccd: mbus.log\n")
 	for number := range 8 {
-		text += line("t", fmt.Sprint(number))
-	}
-	if err := os.WriteFile(log, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		f.write(line("t", fmt.Sprint(number)))
 	}
 	const script = `read -r number; case $number in 1|4) exit 1;; esac`
-	config := consumer.Config{Log: log, State: state, ToEnd: true, Jobs: 2,
-		Command: []string{"sh", "-c", script}}
+	config := f.config()
+	config.Jobs, config.Command = 2, []string{"sh", "-c", script}
 	if _, _, err := consume(t, config); err == nil {
 		t.Fatal("nothing failed")
 	}
-	good, err := os.ReadFile(state)
+	good, err := os.ReadFile(f.state)
 	if err != nil || !strings.Contains(string(good), " note done ") {
 		t.Fatalf("the state has no note: %v:\n%s", err, good)
 	}
 	try := func(what string, damaged []byte) {
 		t.Helper()
-		if err := os.WriteFile(state, damaged, 0o600); err != nil {
+		if err := os.WriteFile(f.state, damaged, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		got, _, err := consume(t, consumer.Config{Log: log, State: state, ToEnd: true})
+		got, _, err := consume(t, f.config())
 		lines := strings.Fields(got)
 		if err == nil && (!slices.Contains(lines, "1") || !slices.IsSorted(lines) ||
 			lines[len(lines)-1] != "7") {

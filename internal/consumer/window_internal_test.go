@@ -23,51 +23,59 @@ func TestWindowRestarts(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a state is not supported on Windows")
 	}
-	const messages = 3000
-	finished := make([]bool, messages) // by a process, before its last save
-	for next, path := 0, filepath.Join(t.TempDir(), "state"); next < messages; {
-		window := newWindow([]string{"b", "a"})
-		position, _, err := window.open(path)
+	finished := make([]bool, 3000) // by a process, before its last save
+	path := filepath.Join(t.TempDir(), "state")
+	for next := 0; next < len(finished); {
+		w := newWindow([]string{"b", "a"})
+		position, _, err := w.open(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if next = int(position.Offset); next > 0 && !finished[next-1] {
 			t.Fatalf("the position is after message %d, which is not finished", next-1)
 		}
-		running := make(map[*started]int) // the number of each message
-		var unsaved []int
-		for range rand.IntN(600) {
-			if rand.IntN(2) == 0 && next < messages && len(window.started) < maxStarted {
-				window.await(t.Context())
-				message := window.start(at(next))
-				if delivered := message == nil; delivered != finished[next] {
-					t.Fatalf("message %d: delivered is %t", next, delivered)
-				}
-				if message != nil {
-					running[message] = next
-				}
-				next++
-			}
-			for message, number := range running { // a random one
-				if rand.IntN(3) == 0 {
-					window.finish(message)
-					delete(running, message)
-					unsaved = append(unsaved, number)
-				}
-				break
-			}
-			if rand.IntN(8) == 0 {
-				if err := window.save(); err != nil {
-					t.Fatal(err)
-				}
-				for _, number := range unsaved {
-					finished[number] = true
-				}
-				unsaved = nil
-			}
-		}
-		window.close()
+		next = useWindow(t, w, next, finished)
+		w.close()
 	}
+}
+
+// useWindow starts messages from next on, finishes some of them and saves, at random. It returns
+// the next message.
+func useWindow(t *testing.T, w *window, next int, finished []bool) int {
+	t.Helper()
+	running := make(map[*started]int) // the number of each message
+	var unsaved []int
+	for range rand.IntN(600) {
+		if rand.IntN(2) == 0 && next < len(finished) && len(w.started) < maxStarted {
+			w.await(t.Context())
+			message := w.start(at(next))
+			if delivered := message == nil; delivered != finished[next] {
+				t.Fatalf("message %d: delivered is %t", next, delivered)
+			}
+			if message != nil {
+				running[message] = next
+			}
+			next++
+		}
+		for message, number := range running { // a random one
+			if rand.IntN(3) == 0 {
+				w.finish(message)
+				delete(running, message)
+				unsaved = append(unsaved, number)
+			}
+			break
+		}
+		if rand.IntN(8) == 0 {
+			if err := w.save(); err != nil {
+				t.Fatal(err)
+			}
+			for _, number := range unsaved {
+				finished[number] = true
+			}
+			unsaved = nil
+		}
+	}
+	return next
 }
 
 // Other topics than those of the note make it void.
@@ -77,56 +85,56 @@ func TestWindowOtherTopics(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "state")
 	open := func(topics ...string) *window {
-		window := newWindow(topics)
-		if _, _, err := window.open(path); err != nil {
+		w := newWindow(topics)
+		if _, _, err := w.open(path); err != nil {
 			t.Fatal(err)
 		}
-		return window
+		return w
 	}
-	window := open("a", "b")
-	window.await(t.Context())
-	window.start(at(0))
-	window.await(t.Context())
-	second := window.start(at(1))
-	window.finish(second)
-	if err := window.save(); err != nil {
+	w := open("a", "b")
+	w.await(t.Context())
+	w.start(at(0))
+	w.await(t.Context())
+	second := w.start(at(1))
+	w.finish(second)
+	if err := w.save(); err != nil {
 		t.Fatal(err)
 	}
-	window.close()
+	w.close()
 	for topics, want := range map[[2]string]bool{{"b", "a"}: true, {"a", "a"}: false} {
-		window := open(topics[:]...)
-		if first, second := window.pass(), window.pass(); first || second != want {
+		w := open(topics[:]...)
+		if first, second := w.pass(), w.pass(); first || second != want {
 			t.Errorf("topics %q: delivered %t, %t, want the second: %t",
 				topics, first, second, want)
 		}
-		window.close()
+		w.close()
 	}
 }
 
 // While 256 messages are started and the first is unfinished, await waits.
 func TestWindowIsFull(t *testing.T) {
-	window := newWindow(nil)
+	w := newWindow(nil)
 	var first *started
 	for number := range maxStarted {
-		window.await(t.Context())
-		message := window.start(at(number))
+		w.await(t.Context())
+		message := w.start(at(number))
 		if number == 0 {
 			first = message
 		} else {
-			window.finish(message)
+			w.finish(message)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if window.await(ctx); ctx.Err() == nil {
+	if w.await(ctx); ctx.Err() == nil {
 		t.Fatal("it did not wait")
 	}
 	returned := make(chan struct{})
 	go func() {
-		window.await(t.Context())
+		w.await(t.Context())
 		close(returned)
 	}()
-	window.finish(first)
+	w.finish(first)
 	select {
 	case <-returned:
 	case <-time.After(20 * time.Second):

@@ -133,7 +133,6 @@ func TestCollect(t *testing.T) {
 		full := fullPayload/encoder.MessageSize(&apiv1.Message{Topic: "t"}) + 1
 		pieces <- messages(full)
 		expect(full, 0)
-
 		time.Sleep(150 * time.Millisecond) // the next batch waits for 100 ms from its own start
 		begin = time.Now()
 		pieces <- messages(1)

@@ -127,6 +127,18 @@ func (s *server) accepted() []string {
 	return data
 }
 
+// last returns the number, from 1, of the first message of the last payload, and how many messages
+// that has. All payloads before it must have been accepted.
+func (s *server) last() (first, count int) {
+	payloads := s.received()
+	last := payloads[len(payloads)-1]
+	first, count = len(s.accepted())+1, len(last.messages)
+	if last.accepted {
+		first -= count
+	}
+	return first, count
+}
+
 // sendLines sends the lines of input on the topic t. It returns how many messages and bytes of
 // input SendLines has reported as accepted, and its error.
 func (s *server) sendLines(
