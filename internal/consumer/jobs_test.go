@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"mbus/internal/shared/bustest"
+	"mbus/internal/shared/follow"
 )
 
 // A state that has a note of jobs, and is torn or has a wrong byte, never makes a consumer pass
@@ -48,5 +51,33 @@ func TestJobsStateDamaged(t *testing.T) {
 			flipped[i] ^= 1
 			try(fmt.Sprintf("flipped at %d", i), flipped)
 		}
+	}
+}
+
+// While a persistent command handles a message for long, the position after the one before it is
+// saved within a second.
+func TestPersistentSavesOnTheWay(t *testing.T) {
+	f := newFiles(t)
+	f.write(line("t", "first") + line("t", "second"))
+	const script = `while IFS='"' read -r _ _ _ id rest; do
+		case $rest in *second*) until test -e "$0.go"; do sleep 0.01; done;; esac
+		echo "ok $id"
+	done`
+	config := f.config()
+	config.Persistent, config.Command = true, []string{"sh", "-c", script, f.state}
+	ended := make(chan error, 1)
+	go func() {
+		_, _, err := consume(t, config)
+		ended <- err
+	}()
+	bustest.Until(t, "a save", func() bool {
+		position, _, _, err := follow.ReadState(f.state, "consumer")
+		return err == nil && position.Offset == int64(len(line("t", "first")))
+	})
+	if err := os.WriteFile(f.state+".go", nil, 0o600); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
