@@ -79,7 +79,6 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("-topic %w", err)
 		}
 	}
-	formats, froms := []string{"", Lines, NUL, Raw, JSON}, []string{"", Start, End}
 	switch {
 	case c.State != "" && c.Log == "":
 		return errors.New("-state without -log: must be with the log that the position is in")
@@ -88,9 +87,9 @@ func (c *Config) Validate() error {
 			c.State)
 	case c.From != "" && c.Log == "":
 		return errors.New("-from without -log: must be with the log to begin in")
-	case !slices.Contains(formats, c.Format):
+	case !slices.Contains([]string{"", Lines, NUL, Raw, JSON}, c.Format):
 		return fmt.Errorf("-format %q: must be lines, nul, raw or json", c.Format)
-	case !slices.Contains(froms, c.From) && stampOf(c.From) == "":
+	case !isPlace(c.From, "", Start, End):
 		return fmt.Errorf("-from %q: must be start, end or a time, %s", c.From, likeTime)
 	case c.Seek != "" || c.Lag:
 		return c.validateAlone()
@@ -109,9 +108,8 @@ func (c *Config) validateAlone() error {
 	delivers := len(c.Command) > 0 || c.Format != "" || c.From != "" ||
 		c.ToEnd || c.Count != 0 || c.Retry != 0 || c.Jobs != 0 ||
 		c.Persistent || c.Failed+c.Host+c.Port != ""
-	isPlace := slices.Contains([]string{"", Start, End, Next}, c.Seek)
 	switch {
-	case !isPlace && stampOf(c.Seek) == "":
+	case !isPlace(c.Seek, "", Start, End, Next):
 		return fmt.Errorf("-seek %q: must be start, end, next or a time, %s", c.Seek, likeTime)
 	case c.Lag && c.Seek != "":
 		return errors.New("-lag and -seek: must be one of them")
@@ -159,6 +157,11 @@ func (c *Config) validateJobs() error {
 		return fmt.Errorf("-failed %w", err)
 	}
 	return c.producerConfig().Validate()
+}
+
+// isPlace reports whether text is one of words or a time.
+func isPlace(text string, words ...string) bool {
+	return slices.Contains(words, text) || stampOf(text) != ""
 }
 
 // stampOf returns the time that text names as the time stamp of a line. If text is not a time, it
