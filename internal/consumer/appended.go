@@ -29,12 +29,12 @@ type appended struct {
 
 // openAppended returns the appended of an output, or nil if it is another kind of output. The mark
 // is that of the state.
-func openAppended(output *os.File, saved mark) (a *appended, err error) {
-	reader := osfile.OpenAppended(output)
+func openAppended(file *os.File, saved mark) (a *appended, err error) {
+	reader := osfile.OpenAppended(file)
 	if reader == nil {
 		return nil, nil
 	}
-	a = &appended{file: output, reader: reader, saved: saved}
+	a = &appended{file: file, reader: reader, saved: saved}
 	info, err := reader.Stat()
 	if err != nil || saved == (mark{}) || info.Size() <= saved.length {
 		return a, err

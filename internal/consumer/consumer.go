@@ -250,11 +250,11 @@ func (c *Consumer) save() error {
 // saveAt makes position the one in the state, unless a message before it is not delivered. The
 // output must have been flushed.
 func (c *Consumer) saveAt(position follow.Position) error {
-	output, err := c.appended.mark()
+	now, err := c.appended.mark()
 	if err != nil {
 		return err
 	}
-	c.ahead = !c.window.reach(position, output)
+	c.ahead = !c.window.reach(position, now)
 	return c.window.save()
 }
 

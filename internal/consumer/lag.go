@@ -28,11 +28,11 @@ func (c *Consumer) Lag(ctx context.Context) error {
 	if runtime.GOOS == "windows" {
 		return errors.New("-state is not supported on Windows")
 	}
-	position, note, _, err := follow.ReadState(c.config.State, kind)
+	position, saved, _, err := follow.ReadState(c.config.State, kind)
 	if err != nil {
 		return err
 	}
-	c.window.takeOver(note)
+	c.window.takeOver(saved)
 	log := follow.New(c.config.Log, c.config.Report)
 	defer log.Close()
 	log.DisableSync()

@@ -82,7 +82,7 @@ func lastTrue(bits []bool) int {
 // parseNote returns the note that has this text. A text that no note has is an empty note, after
 // which messages are delivered again, but none is passed over.
 func parseNote(text string) (parsed note) {
-	done, output, _ := strings.Cut(text, "output ")
+	done, rest, _ := strings.Cut(text, "output ")
 	var bits string
 	fmt.Sscanf(done, doneFormat, &parsed.topics, &bits)
 	packed, _ := base64.RawURLEncoding.DecodeString(bits)
@@ -91,7 +91,7 @@ func parseNote(text string) (parsed note) {
 	}
 	parsed.done = parsed.done[:lastTrue(parsed.done)+1]
 	m := &parsed.output
-	fmt.Sscanf("output "+output, outputFormat, &m.inode, &m.length, &m.checksum)
+	fmt.Sscanf("output "+rest, outputFormat, &m.inode, &m.length, &m.checksum)
 	if len(parsed.done) > maxStarted || m.length < 0 || parsed.String() != text {
 		return note{}
 	}

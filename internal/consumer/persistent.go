@@ -79,12 +79,12 @@ type process struct {
 
 // startProcess starts a command.
 func startProcess(command *exec.Cmd) (*process, error) {
-	stdout, output, err := os.Pipe()
+	stdout, writer, err := os.Pipe()
 	if err != nil {
 		return nil, explain(command, err)
 	}
-	defer output.Close()
-	command.Stdout = output
+	defer writer.Close()
+	command.Stdout = writer
 	stdin, err := command.StdinPipe()
 	if err == nil {
 		err = command.Start()

@@ -117,15 +117,15 @@ func (w *window) advance() {
 // reach advances the position to where the log was read to, unless a message before that is not
 // delivered: then isReached is false. The first position is always saved: the zero position, which
 // a window begins with, counts as another.
-func (w *window) reach(position follow.Position, output mark) (isReached bool) {
+func (w *window) reach(position follow.Position, m mark) (isReached bool) {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
 	if len(w.started) > 0 {
 		return false
 	}
 	isFirst := w.position == (follow.Position{})
-	w.changed = w.changed || isFirst || position != w.position || output != w.output
-	w.position, w.output = position, output
+	w.changed = w.changed || isFirst || position != w.position || m != w.output
+	w.position, w.output = position, m
 	return true
 }
 

@@ -48,19 +48,19 @@ func useWindow(t *testing.T, w *window, next int, finished []bool) int {
 	for range rand.IntN(600) {
 		if rand.IntN(2) == 0 && next < len(finished) && len(w.started) < maxStarted {
 			w.await(t.Context())
-			message := w.start(at(next))
-			if delivered := message == nil; delivered != finished[next] {
+			s := w.start(at(next))
+			if delivered := s == nil; delivered != finished[next] {
 				t.Fatalf("message %d: delivered is %t", next, delivered)
 			}
-			if message != nil {
-				running[message] = next
+			if s != nil {
+				running[s] = next
 			}
 			next++
 		}
-		for message, number := range running { // a random one
+		for s, number := range running { // a random one
 			if rand.IntN(3) == 0 {
-				w.finish(message)
-				delete(running, message)
+				w.finish(s)
+				delete(running, s)
 				unsaved = append(unsaved, number)
 			}
 			break
@@ -117,11 +117,11 @@ func TestWindowIsFull(t *testing.T) {
 	var first *started
 	for number := range maxStarted {
 		w.await(t.Context())
-		message := w.start(at(number))
+		s := w.start(at(number))
 		if number == 0 {
-			first = message
+			first = s
 		} else {
-			w.finish(message)
+			w.finish(s)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
