@@ -115,8 +115,8 @@ func (w *window) advance() {
 }
 
 // reach advances the position to where the log was read to, unless a message before that is not
-// delivered: then isReached is false. The first position is always saved: the zero position, which
-// a window begins with, counts as another.
+// delivered: then isReached is false. The first position counts as a change, also if it
+// is the zero position, so that a state that can't be saved is found at the start.
 func (w *window) reach(position follow.Position, m mark) (isReached bool) {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
