@@ -154,7 +154,7 @@ torture: ## run the long campaign of faults and hostile input (more than an hour
 	go test -run '^$$' -fuzz FuzzConnection -fuzztime $(FUZZTIME) ./internal/broker
 	go test -run '^$$' -fuzz FuzzBus -fuzztime $(FUZZTIME) ./internal/broker
 	go test -run '^$$' -fuzz FuzzUnescape -fuzztime $(FUZZTIME) ./internal/shared/escape
-	go test -run '^$$' -fuzz FuzzBus -fuzztime $(FUZZTIME) ./internal/consumer
+	go test -run '^$$' -fuzz FuzzRoundTrip -fuzztime $(FUZZTIME) ./internal/consumer
 	go -C $(FORWARDER) test -run '^$$' -fuzz FuzzSubject -fuzztime $(FUZZTIME) .
 
 clean: ## remove the built commands

@@ -58,14 +58,14 @@ func newRoute(t *testing.T, name string, command *exec.Cmd, send func(string)) *
 }
 
 // one sends a message, and adds the time until it came.
-func (route *route) one(t *testing.T, number int) {
+func (r *route) one(t *testing.T, number int) {
 	begin := time.Now()
-	route.send(fmt.Sprint("message ", number))
+	r.send(fmt.Sprint("message ", number))
 	select {
-	case then := <-route.came:
-		route.all = append(route.all, then.Sub(begin).Seconds()*1000)
+	case then := <-r.came:
+		r.all = append(r.all, then.Sub(begin).Seconds()*1000)
 	case <-time.After(bustest.Patience):
-		t.Fatalf("%s: message %d did not come", route.name, number)
+		t.Fatalf("%s: message %d did not come", r.name, number)
 	}
 }
 

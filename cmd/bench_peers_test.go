@@ -168,11 +168,11 @@ func TestPeers(t *testing.T) {
 
 // run starts the server, and returns a connection to it. The server and the connection end with
 // the test.
-func (peer peer) run(t *testing.T, path string) net.Conn {
+func (p peer) run(t *testing.T, path string) net.Conn {
 	t.Helper()
 	address := bustest.FreeAddress(t)
 	_, port, _ := net.SplitHostPort(address)
-	command := peer.start(path, port, t.TempDir())
+	command := p.start(path, port, t.TempDir())
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -181,48 +181,48 @@ func (peer peer) run(t *testing.T, path string) net.Conn {
 		command.Wait()
 	})
 	var connection net.Conn
-	bustest.Until(t, peer.name, func() (listens bool) {
+	bustest.Until(t, p.name, func() (listens bool) {
 		var err error
 		connection, err = net.Dial("tcp", address)
 		return err == nil
 	})
 	t.Cleanup(func() { connection.Close() })
 	connection.SetDeadline(time.Now().Add(10 * bustest.Patience))
-	if peer.greet != nil {
-		if err := peer.greet(connection); err != nil {
-			t.Fatalf("%s: %v", peer.name, err)
+	if p.greet != nil {
+		if err := p.greet(connection); err != nil {
+			t.Fatalf("%s: %v", p.name, err)
 		}
 	}
 	return connection
 }
 
 // rate sends requests for about this duration. It returns the rate, in messages a second.
-func (peer peer) rate(t *testing.T, connection net.Conn, about time.Duration) float64 {
+func (p peer) rate(t *testing.T, connection net.Conn, about time.Duration) float64 {
 	t.Helper()
 	sent := 0
 	begin := time.Now()
 	for time.Since(begin) < about {
-		peer.exchange(t, connection, peer.request, peer.want)
-		sent += cmp.Or(peer.count, 1000)
+		p.exchange(t, connection, p.request, p.want)
+		sent += cmp.Or(p.count, 1000)
 	}
 	took := time.Since(begin)
-	if peer.reset != "" {
-		peer.exchange(t, connection, peer.reset, 1)
+	if p.reset != "" {
+		p.exchange(t, connection, p.reset, 1)
 	}
 	return float64(sent) / took.Seconds()
 }
 
 // exchange sends a request, and waits for want answers.
-func (peer peer) exchange(t *testing.T, connection net.Conn, request string, want int) {
+func (p peer) exchange(t *testing.T, connection net.Conn, request string, want int) {
 	t.Helper()
 	if _, err := io.WriteString(connection, request); err != nil {
-		t.Fatalf("%s: %v", peer.name, err)
+		t.Fatalf("%s: %v", p.name, err)
 	}
 	answers := make([]byte, 0, 64<<10)
-	for bytes.Count(answers, []byte(peer.answer)) < want {
+	for bytes.Count(answers, []byte(p.answer)) < want {
 		count, err := connection.Read(answers[len(answers):cap(answers)])
 		if err != nil {
-			t.Fatalf("%s: %v after the answers %q", peer.name, err, answers)
+			t.Fatalf("%s: %v after the answers %q", p.name, err, answers)
 		}
 		answers = answers[:len(answers)+count]
 	}

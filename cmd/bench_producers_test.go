@@ -89,22 +89,22 @@ func appendTogether(
 
 // producers measures how fast many producers at once are answered, each message on a connection of
 // its own, once it is in the log, and once it is on disk.
-func (table *ratios) producers() {
+func (r *ratios) producers() {
 	const about = 300 * time.Millisecond
 	for _, test := range []struct {
 		floor, work, directory string
 		flags                  []string
 	}{
-		{together, "written", logDirectory(table.t), nil},
-		{togetherOnDisk, "on disk", table.t.TempDir(), []string{"-sync"}},
+		{together, "written", logDirectory(r.t), nil},
+		{togetherOnDisk, "on disk", r.t.TempDir(), []string{"-sync"}},
 	} {
-		broker := startStore(table.t, filepath.Join(test.directory, "log"),
+		broker := startStore(r.t, filepath.Join(test.directory, "log"),
 			append(test.flags, "-interval", "0")...)
-		floor := startSyncingFloor(table.t, test.floor, test.directory)
+		floor := startSyncingFloor(r.t, test.floor, test.directory)
 		results, rates := inTurn(15,
-			func() float64 { return rateOfMany(table.t, broker.Address, table.one, about) },
-			func() float64 { return rateOfMany(table.t, floor, table.one, about) })
-		table.add(fmt.Sprintf("%d producers at once, a message a connection, %s before the reply, "+
+			func() float64 { return rateOfMany(r.t, broker.Address, r.one, about) },
+			func() float64 { return rateOfMany(r.t, floor, r.one, about) })
+		r.add(fmt.Sprintf("%d producers at once, a message a connection, %s before the reply, "+
 			"of a floor that does so", manyProducers, test.work), ">= 0.85",
 			results, fmt.Sprintf("%.0f/s", rates.quantile(0.5)))
 		broker.Kill()
@@ -132,11 +132,11 @@ func rateOfMany(t *testing.T, address string, payload []byte, about time.Duratio
 
 // sizes measures how fast messages of different sizes are accepted, beside the reading floor and
 // beside Redis if it is on the PATH.
-func (table *ratios) sizes() {
+func (r *ratios) sizes() {
 	const about = 150 * time.Millisecond
 	redis, err := exec.LookPath("redis-server")
 	if err != nil {
-		table.t.Log("NOT MEASURED: redis-server is not on the PATH")
+		r.t.Log("NOT MEASURED: redis-server is not on the PATH")
 	}
 	for _, test := range []struct {
 		size, count int
@@ -147,18 +147,18 @@ func (table *ratios) sizes() {
 	} {
 		data := strings.Repeat("x", test.size)
 		payload := []byte(repeated(test.count, "topic", data))
-		accept := table.rate(table.null, payload, test.count, about)
-		results, rates := inTurn(15, accept, table.rate(table.floor, payload, test.count, about))
+		accept := r.rate(r.null, payload, test.count, about)
+		results, rates := inTurn(15, accept, r.rate(r.floor, payload, test.count, about))
 		work := fmt.Sprintf("accept %d x %d B a payload, of ", test.count, test.size)
-		table.add(work+"the reading floor", test.target, results,
+		r.add(work+"the reading floor", test.target, results,
 			fmt.Sprintf("%.0f/s", rates.quantile(0.5)))
 		if err != nil || test.size < 1<<10 {
 			continue
 		}
 		peer := bulkRedis(data, test.count)
-		connection := peer.run(table.t, redis)
-		results, _ = inTurn(10, accept, func() float64 { return peer.rate(table.t, connection, about) })
-		table.add(work+"Redis' one RPUSH", ">= 1", results, "")
+		connection := peer.run(r.t, redis)
+		results, _ = inTurn(10, accept, func() float64 { return peer.rate(r.t, connection, about) })
+		r.add(work+"Redis' one RPUSH", ">= 1", results, "")
 		connection.Close()
 	}
 }

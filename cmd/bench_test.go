@@ -103,7 +103,7 @@ func logDirectory(t *testing.T) string {
 }
 
 // startWithNullLog starts a broker whose log is the null device.
-func startWithNullLog(t *testing.T, arguments ...string) *daemon {
+func startWithNullLog(t *testing.T, arguments ...string) *brokerProcess {
 	t.Helper()
 	return startOnDevice(t, os.DevNull, arguments...)
 }
@@ -126,22 +126,22 @@ type samples []float64
 
 // quantile returns the sample below which this part of all samples lies. The part is from 0
 // to 1: quantile(0.5) is the median.
-func (results samples) quantile(part float64) float64 {
-	return slices.Sorted(slices.Values(results))[int(part*float64(len(results)-1)+0.5)]
+func (s samples) quantile(part float64) float64 {
+	return slices.Sorted(slices.Values(s))[int(part*float64(len(s)-1)+0.5)]
 }
 
 // String returns the median. If there are several samples, the quartiles follow.
-func (results samples) String() string {
-	if len(results) == 1 {
-		return fmt.Sprintf("%.3g", results[0])
+func (s samples) String() string {
+	if len(s) == 1 {
+		return fmt.Sprintf("%.3g", s[0])
 	}
 	return fmt.Sprintf("%.2f (%.2f to %.2f)",
-		results.quantile(0.5), results.quantile(0.25), results.quantile(0.75))
+		s.quantile(0.5), s.quantile(0.25), s.quantile(0.75))
 }
 
 // millions formats the median, a rate per second, in millions.
-func (results samples) millions() string {
-	return fmt.Sprintf("%.1f M/s", results.quantile(0.5)/1e6)
+func (s samples) millions() string {
+	return fmt.Sprintf("%.1f M/s", s.quantile(0.5)/1e6)
 }
 
 // inTurn calls two measurements in turn, so that whatever disturbs one also disturbs the
@@ -199,105 +199,105 @@ func TestRatios(t *testing.T) {
 }
 
 // add adds a row to the table.
-func (table *ratios) add(work, target string, result samples, note string) {
-	table.t.Logf("%s: %s, target %s (%s)", work, result, target, note)
+func (r *ratios) add(work, target string, result samples, note string) {
+	r.t.Logf("%s: %s, target %s (%s)", work, result, target, note)
 	row := fmt.Sprintf("| %s | %s | %s | %s |\n", work, result, target, note)
-	table.rows = append(table.rows, row)
+	r.rows = append(r.rows, row)
 }
 
 // rate returns a measurement for inTurn, which calls the function rate.
-func (table *ratios) rate(
+func (r *ratios) rate(
 	address string, payload []byte, count int, about time.Duration,
 ) func() float64 {
-	return func() float64 { return rate(table.t, address, payload, count, about) }
+	return func() float64 { return rate(r.t, address, payload, count, about) }
 }
 
 // accepting measures how fast payloads are accepted.
-func (table *ratios) accepting() {
+func (r *ratios) accepting() {
 	const long, short = 150 * time.Millisecond, 15 * time.Millisecond
 	results, accepted := inTurn(20,
-		table.rate(table.null, table.thousand, 1000, long),
-		table.rate(table.floor, table.thousand, 1000, long))
-	table.add("accept 1,000 x 128 B a payload, of the reading floor", ">= 0.50",
+		r.rate(r.null, r.thousand, 1000, long),
+		r.rate(r.floor, r.thousand, 1000, long))
+	r.add("accept 1,000 x 128 B a payload, of the reading floor", ">= 0.50",
 		results, accepted.millions())
 
-	again := startCommand(table.t, floorCommand(table.t, reading)).Address
+	again := startCommand(r.t, floorCommand(r.t, reading)).Address
 	results, _ = inTurn(150,
-		table.rate(again, table.one, 1, short), table.rate(table.floor, table.one, 1, short))
-	table.add("the reading floor against itself, a message a connection", "0.97 to 1.03",
+		r.rate(again, r.one, 1, short), r.rate(r.floor, r.one, 1, short))
+	r.add("the reading floor against itself, a message a connection", "0.97 to 1.03",
 		results, "")
 
 	results, singles := inTurn(150,
-		table.rate(table.null, table.one, 1, short), table.rate(table.floor, table.one, 1, short))
-	table.add("accept a message a connection, of the reading floor", ">= 0.9",
+		r.rate(r.null, r.one, 1, short), r.rate(r.floor, r.one, 1, short))
+	r.add("accept a message a connection, of the reading floor", ">= 0.9",
 		results, fmt.Sprintf("%.0f/s", singles.quantile(0.5)))
 
 	results, _ = inTurn(10,
-		table.rate(table.null, table.topics, 1000, long),
-		table.rate(table.floor, table.topics, 1000, long))
-	table.add("accept 1,000 messages over 1,000 topics, of the reading floor", ">= 0.15",
+		r.rate(r.null, r.topics, 1000, long),
+		r.rate(r.floor, r.topics, 1000, long))
+	r.add("accept 1,000 messages over 1,000 topics, of the reading floor", ">= 0.15",
 		results, "")
 }
 
 // sustained measures how fast messages are accepted and written to a file.
-func (table *ratios) sustained() {
+func (r *ratios) sustained() {
 	at := func(interval string) func() float64 {
-		return func() float64 { return sustain(table.t, interval, table.thousand) }
+		return func() float64 { return sustain(r.t, interval, r.thousand) }
 	}
-	format := func() float64 { return formattingRate(table.t) }
+	format := func() float64 { return formattingRate(r.t) }
 	results, rates := inTurn(4, at("100ms"), format)
-	table.add("sustained to a file at -interval 100ms, of formatting with the log package",
+	r.add("sustained to a file at -interval 100ms, of formatting with the log package",
 		">= 0.8", results, rates.millions())
 	results, _ = inTurn(3, at("0"), at("100ms"))
-	table.add("sustained at -interval 0, of that at 100ms", ">= 0.7", results, "")
+	r.add("sustained at -interval 0, of that at 100ms", ">= 0.7", results, "")
 }
 
 // queued measures the memory and the time that queued messages cost.
-func (table *ratios) queued() {
-	costs := measureQueue(table.t, table.thousand, 200_000)
-	table.add("allocations a message, accepting 1,000, the sender's included", "<= 1",
+func (r *ratios) queued() {
+	costs := measureQueue(r.t, r.thousand, 200_000)
+	r.add("allocations a message, accepting 1,000, the producer's included", "<= 1",
 		samples{costs.accepting}, "")
-	table.add("allocations a message, draining", "0", samples{costs.draining}, "")
-	table.add("live memory a queued message of 128 B, of its encoded size", "<= 1.7",
+	r.add("allocations a message, draining", "0", samples{costs.draining}, "")
+	r.add("live memory a queued message of 128 B, of its encoded size", "<= 1.7",
 		samples{costs.memory}, "")
 
 	const short = 5 * time.Millisecond
-	few := startWithNullLog(table.t, "-interval", "1h", "-max-queued", "2000000000")
-	many := startWithNullLog(table.t, "-interval", "1h", "-max-queued", "2000000000")
+	few := startWithNullLog(r.t, "-interval", "1h", "-max-queued", "2000000000")
+	many := startWithNullLog(r.t, "-interval", "1h", "-max-queued", "2000000000")
 	for range 20 {
-		bustest.Deliver(table.t, few.Address, table.thousand)
+		bustest.Deliver(r.t, few.Address, r.thousand)
 	}
 	for range 2000 {
-		bustest.Deliver(table.t, many.Address, table.thousand)
+		bustest.Deliver(r.t, many.Address, r.thousand)
 	}
 	results, _ := inTurn(10,
-		table.rate(many.Address, table.thousand, 1000, short),
-		table.rate(few.Address, table.thousand, 1000, short))
-	table.add("accept with 2 million queued, of that with 20,000 to 300,000", ">= 0.8",
+		r.rate(many.Address, r.thousand, 1000, short),
+		r.rate(few.Address, r.thousand, 1000, short))
+	r.add("accept with 2 million queued, of that with 20,000 to 300,000", ">= 0.8",
 		results, "")
 	few.Signal(syscall.SIGKILL)
 	many.Signal(syscall.SIGKILL)
 
 	drain := func(count int) func() float64 {
-		return func() float64 { return measureQueue(table.t, table.thousand, count).rate }
+		return func() float64 { return measureQueue(r.t, r.thousand, count).rate }
 	}
 	results, _ = inTurn(3, drain(1_000_000), drain(100_000))
-	table.add("drain a million, of the rate for 100,000", "~ 1", results, "")
+	r.add("drain a million, of the rate for 100,000", "~ 1", results, "")
 }
 
 // waiting measures how long a connection waits while the broker drains.
-func (table *ratios) waiting() {
-	worst := worstWaits(table.t, table.floor, table.thousand, table.one)
-	table.add("ms that a connection waits during a drain of a million, "+
+func (r *ratios) waiting() {
+	worst := worstWaits(r.t, r.floor, r.thousand, r.one)
+	r.add("ms that a connection waits during a drain of a million, "+
 		"beyond the reading floor's worst, worst of 3", "<= 50", samples{worst.quantile(1)}, "")
 }
 
 // lines measures how fast the producer sends lines.
-func (table *ratios) lines() {
+func (r *ratios) lines() {
 	results, lines := inTurn(4,
-		func() float64 { return lineRate(table.t, table.null) },
-		table.rate(table.null, table.thousand, 1000, 300*time.Millisecond))
-	table.add("producer -lines, a million, of accepting 1,000 a payload", ">= 0.8",
+		func() float64 { return lineRate(r.t, r.null) },
+		r.rate(r.null, r.thousand, 1000, 300*time.Millisecond))
+	r.add("producer -lines, a million, of accepting 1,000 a payload", ">= 0.8",
 		results, lines.millions())
 }
 
@@ -308,13 +308,13 @@ func sustain(t *testing.T, interval string, payload []byte) float64 {
 	t.Helper()
 	path := filepath.Join(logDirectory(t), "log")
 	defer os.Remove(path)
-	return sustainOn(t, payload, func() *daemon {
+	return sustainOn(t, payload, func() *brokerProcess {
 		return startInFile(t, path, "-interval", interval)
 	})
 }
 
 // sustainOn is like sustain, for the broker that the function start starts.
-func sustainOn(t *testing.T, payload []byte, start func() *daemon) float64 {
+func sustainOn(t *testing.T, payload []byte, start func() *brokerProcess) float64 {
 	t.Helper()
 	begin := time.Now() // includes the start, as formattingRate includes the floor's
 	busy := start()
@@ -362,12 +362,12 @@ type costs struct {
 // the last write, in Unix nanoseconds.
 type stopwatch struct{ first, last atomic.Int64 }
 
-func (stopwatch *stopwatch) Write(text []byte) (int, error) {
+func (s *stopwatch) Write(text []byte) (int, error) {
 	now := time.Now().UnixNano()
-	if stopwatch.first.Load() == 0 && bytes.Contains(text, []byte(" Received ")) {
-		stopwatch.first.Store(now)
+	if s.first.Load() == 0 && bytes.Contains(text, []byte(" Received ")) {
+		s.first.Store(now)
 	}
-	stopwatch.last.Store(now)
+	s.last.Store(now)
 	return len(text), nil
 }
 
@@ -379,22 +379,22 @@ func measureQueue(t *testing.T, payload []byte, count int) (costs costs) {
 	watch := &stopwatch{}
 	config.ProducerPort, config.Log, config.Interval = "0", watch, time.Hour
 	config.MaxQueued = 1 << 30
-	bus, err := broker.New(config)
+	b, err := broker.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error)
-	go func() { ended <- bus.ProducerListen() }()
+	go func() { ended <- b.ProducerListen() }()
 	var before, queued, live, drained runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	for range count / 1000 {
-		bustest.Deliver(t, bus.Addr().String(), payload)
+		bustest.Deliver(t, b.Addr().String(), payload)
 	}
 	runtime.ReadMemStats(&queued)
 	runtime.GC()
 	runtime.ReadMemStats(&live)
-	bus.Close()
+	b.Close()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
@@ -552,8 +552,8 @@ func logPayload(logger *log.Logger, payload []byte) {
 // lineBuffer is an io.Writer that appends to itself.
 type lineBuffer []byte
 
-func (buffer *lineBuffer) Write(text []byte) (int, error) {
-	*buffer = append(*buffer, text...)
+func (b *lineBuffer) Write(text []byte) (int, error) {
+	*b = append(*b, text...)
 	return len(text), nil
 }
 
@@ -567,41 +567,41 @@ func startSyncingFloor(t *testing.T, which, directory string) string {
 }
 
 // onDisk measures how fast a broker with -sync accepts messages.
-func (table *ratios) onDisk() {
-	directory := table.t.TempDir() // not logDirectory, which may be in memory
+func (r *ratios) onDisk() {
+	directory := r.t.TempDir() // not logDirectory, which may be in memory
 	path := filepath.Join(directory, "log")
-	broker := startStore(table.t, path, "-interval", "0", "-sync")
+	broker := startStore(r.t, path, "-interval", "0", "-sync")
 	const about = 200 * time.Millisecond
 	for _, floor := range []struct{ name, work, target string }{
 		{appending, "appending and syncing payloads", ">= 0.5"},
 		{logging, "formatting with the log package and syncing", ">= 0.8"},
 	} {
-		address := startSyncingFloor(table.t, floor.name, directory)
+		address := startSyncingFloor(r.t, floor.name, directory)
 		results, rates := inTurn(15,
-			table.rate(broker.Address, table.thousand, 1000, about),
-			table.rate(address, table.thousand, 1000, about))
-		table.add("1,000 x 128 B a payload on disk before the reply, of "+floor.work, floor.target,
+			r.rate(broker.Address, r.thousand, 1000, about),
+			r.rate(address, r.thousand, 1000, about))
+		r.add("1,000 x 128 B a payload on disk before the reply, of "+floor.work, floor.target,
 			results, rates.millions())
 		results, rates = inTurn(15,
-			table.rate(broker.Address, table.one, 1, about),
-			table.rate(address, table.one, 1, about))
-		table.add("a message a connection on disk before the reply, of "+floor.work, ">= 0.75",
+			r.rate(broker.Address, r.one, 1, about),
+			r.rate(address, r.one, 1, about))
+		r.add("a message a connection on disk before the reply, of "+floor.work, ">= 0.75",
 			results, fmt.Sprintf("%.0f/s", rates.quantile(0.5)))
 	}
 }
 
 // ownLog compares a broker with -log with one whose standard error is redirected to a file. It
 // measures how fast they accept messages and write them, at -interval 0.
-func (table *ratios) ownLog() {
+func (r *ratios) ownLog() {
 	withLog := func() float64 {
-		path := filepath.Join(logDirectory(table.t), "log")
+		path := filepath.Join(logDirectory(r.t), "log")
 		defer os.Remove(path)
-		return sustainOn(table.t, table.thousand, func() *daemon {
-			return startStore(table.t, path, "-interval", "0")
+		return sustainOn(r.t, r.thousand, func() *brokerProcess {
+			return startStore(r.t, path, "-interval", "0")
 		})
 	}
-	redirected := func() float64 { return sustain(table.t, "0", table.thousand) }
+	redirected := func() float64 { return sustain(r.t, "0", r.thousand) }
 	results, rates := inTurn(6, withLog, redirected) // each takes a second or two
-	table.add("sustained at -interval 0 with -log, of that to a redirected file", ">= 0.9",
+	r.add("sustained at -interval 0 with -log, of that to a redirected file", ">= 0.9",
 		results, rates.millions())
 }

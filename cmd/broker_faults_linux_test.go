@@ -20,8 +20,8 @@ import (
 
 // acceptNumbered sends count messages, 10 in a payload, as the writer writer0 of a load
 // does. The broker must accept all of them.
-func (daemon *daemon) acceptNumbered(count int) {
-	daemon.t.Helper()
+func (b *brokerProcess) acceptNumbered(count int) {
+	b.t.Helper()
 	const batch = 10
 	padding := strings.Repeat("x", 100)
 	for first := 0; first < count; first += batch {
@@ -29,7 +29,7 @@ func (daemon *daemon) acceptNumbered(count int) {
 		for i := range batch {
 			texts = append(texts, fmt.Sprintf("writer0 %d %s", first+i, padding))
 		}
-		daemon.Accept(bustest.Payload("topic0", texts...), batch)
+		b.Accept(bustest.Payload("topic0", texts...), batch)
 	}
 }
 
@@ -90,33 +90,33 @@ func TestDevFull(t *testing.T) {
 
 // limitDescriptors limits the number of the broker's file descriptors. It skips the test if the
 // system does not allow that.
-func (daemon *daemon) limitDescriptors(count uint64) {
-	daemon.t.Helper()
+func (b *brokerProcess) limitDescriptors(count uint64) {
+	b.t.Helper()
 	limit := syscall.Rlimit{Cur: count, Max: 1 << 10}
-	pid := uintptr(daemon.Command.Process.Pid)
+	pid := uintptr(b.Command.Process.Pid)
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, pid, syscall.RLIMIT_NOFILE,
 		uintptr(unsafe.Pointer(&limit)), 0, 0, 0)
 	if errno != 0 {
-		daemon.t.Skipf("prlimit failed: %v", errno)
+		b.t.Skipf("prlimit failed: %v", errno)
 	}
 }
 
 // descriptors returns the number of the broker's file descriptors.
-func (daemon *daemon) descriptors() int {
-	daemon.t.Helper()
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", daemon.Command.Process.Pid))
+func (b *brokerProcess) descriptors() int {
+	b.t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.Command.Process.Pid))
 	if err != nil {
-		daemon.t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	return len(entries)
 }
 
 // cpuTicks returns the processor time that the broker has used, in 1/100 s.
-func (daemon *daemon) cpuTicks() int {
-	daemon.t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", daemon.Command.Process.Pid))
+func (b *brokerProcess) cpuTicks() int {
+	b.t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.Command.Process.Pid))
 	if err != nil {
-		daemon.t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	// The program's name, in parentheses, may have spaces. Fields 14 and 15 of the line are
 	// the user time and the system time: see proc_pid_stat(5).

@@ -100,27 +100,27 @@ type hostilePayload struct {
 }
 
 // allows reports whether reply is right for the payload.
-func (test hostilePayload) allows(reply *apiv1.Reply) bool {
-	if test.want == refused {
+func (p hostilePayload) allows(reply *apiv1.Reply) bool {
+	if p.want == refused {
 		return reply.Accepted == 0 && reply.Error != ""
 	}
-	return *reply == apiv1.Reply{Accepted: test.want}
+	return *reply == apiv1.Reply{Accepted: p.want}
 }
 
 // hostile has hostile payloads, by name.
 type hostile map[string]hostilePayload
 
 // add adds a payload under a name that is not in use.
-func (payloads hostile) add(name, payload string, want int) {
-	if _, taken := payloads[name]; taken {
+func (h hostile) add(name, payload string, want int) {
+	if _, taken := h[name]; taken {
 		panic("two payloads have the name " + name)
 	}
-	payloads[name] = hostilePayload{payload, want}
+	h[name] = hostilePayload{payload, want}
 }
 
 // refuse adds a payload that must be refused.
-func (payloads hostile) refuse(name, payload string) {
-	payloads.add(name, payload, refused)
+func (h hostile) refuse(name, payload string) {
+	h.add(name, payload, refused)
 }
 
 // hostilePayloads returns hostile payloads for a broker with this -max-payload.
@@ -148,15 +148,15 @@ func header(code byte, size int, length int64) string {
 }
 
 // addCuts adds every proper prefix of a valid payload.
-func (payloads hostile) addCuts() {
+func (h hostile) addCuts() {
 	whole := "\xdc\x00\x03" + goodMessage + goodMessage + goodMessage
 	for cut := 1; cut < len(whole); cut++ {
-		payloads.refuse(fmt.Sprint("truncated at ", cut), whole[:cut])
+		h.refuse(fmt.Sprint("truncated at ", cut), whole[:cut])
 	}
 }
 
 // addStringLengths adds strings and binaries in every form, with right and wrong lengths.
-func (payloads hostile) addStringLengths() {
+func (h hostile) addStringLengths() {
 	for _, place := range []struct{ name, before, text, after string }{
 		{"key", "\x82", "Topic", "\xa1a" + dataKey + "\xc0"},
 		{"topic", "\x82" + topicKey, "a", dataKey + "\xc0"},
@@ -175,7 +175,7 @@ func (payloads hostile) addStringLengths() {
 			add := func(name string, length int64, want int) {
 				text := header(form.code, form.size, length) + place.text + place.after
 				name = fmt.Sprintf("%s of the %s with %s", form.name, place.name, name)
-				payloads.add(name, place.before+text, want)
+				h.add(name, place.before+text, want)
 			}
 			length, rest := int64(len(place.text)), int64(len(place.text+place.after))
 			if form.valid || strings.HasPrefix(place.name, "data") {
@@ -193,35 +193,35 @@ func (payloads hostile) addStringLengths() {
 }
 
 // addCounts adds arrays and maps with right and wrong counts.
-func (payloads hostile) addCounts() {
+func (h hostile) addCounts() {
 	for name, head := range map[string]string{
 		"fixarray": "\x93", "array16": header(0xdc, 2, 3), "array32": header(0xdd, 4, 3),
 	} {
-		payloads.add(name+" of 3", head+goodMessage+goodMessage+goodMessage, 3)
-		payloads.refuse(name+" with one less", head+goodMessage+goodMessage+goodMessage+goodMessage)
-		payloads.refuse(name+" with one more", head+goodMessage+goodMessage)
+		h.add(name+" of 3", head+goodMessage+goodMessage+goodMessage, 3)
+		h.refuse(name+" with one less", head+goodMessage+goodMessage+goodMessage+goodMessage)
+		h.refuse(name+" with one more", head+goodMessage+goodMessage)
 	}
-	payloads.refuse("array16 with the most", header(0xdc, 2, 1<<16-1)+goodMessage)
-	payloads.refuse("array32 with the most", header(0xdd, 4, 1<<32-1)+goodMessage)
-	payloads.refuse("array32 with the sign", header(0xdd, 4, 1<<31)+goodMessage)
-	payloads.add("array32 of nothing", header(0xdd, 4, 0), 0)
+	h.refuse("array16 with the most", header(0xdc, 2, 1<<16-1)+goodMessage)
+	h.refuse("array32 with the most", header(0xdd, 4, 1<<32-1)+goodMessage)
+	h.refuse("array32 with the sign", header(0xdd, 4, 1<<31)+goodMessage)
+	h.add("array32 of nothing", header(0xdd, 4, 0), 0)
 
 	for entries := range 16 {
 		if entries != 2 {
 			head := string([]byte{byte(0x80 + entries)})
-			payloads.refuse(fmt.Sprint("map of ", entries), head+strings.Repeat(goodMessage[1:], 8))
+			h.refuse(fmt.Sprint("map of ", entries), head+strings.Repeat(goodMessage[1:], 8))
 		}
 	}
-	payloads.add("map16", header(0xde, 2, 2)+goodMessage[1:], 1)
-	payloads.add("map32", header(0xdf, 4, 2)+goodMessage[1:], 1)
-	payloads.refuse("map16 with the most", header(0xde, 2, 1<<16-1)+goodMessage[1:])
-	payloads.refuse("map32 with the most", header(0xdf, 4, 1<<32-1)+goodMessage[1:])
-	payloads.refuse("map32 that wraps to 2", header(0xdf, 4, 1<<31+2)+goodMessage[1:])
+	h.add("map16", header(0xde, 2, 2)+goodMessage[1:], 1)
+	h.add("map32", header(0xdf, 4, 2)+goodMessage[1:], 1)
+	h.refuse("map16 with the most", header(0xde, 2, 1<<16-1)+goodMessage[1:])
+	h.refuse("map32 with the most", header(0xdf, 4, 1<<32-1)+goodMessage[1:])
+	h.refuse("map32 that wraps to 2", header(0xdf, 4, 1<<31+2)+goodMessage[1:])
 }
 
 // addForeignValues adds payloads with a foreign value in each place: every first byte,
 // extensions, and deep nesting.
-func (payloads hostile) addForeignValues() {
+func (h hostile) addForeignValues() {
 	for place, before := range map[string]string{
 		"root": "", "element": "\x91", "second element": "\x92" + goodMessage,
 		"key": "\x82", "second key": "\x82" + topicKey + "\xa1a",
@@ -231,9 +231,9 @@ func (payloads hostile) addForeignValues() {
 			"10": 10, "1,000": 1000, "1,000,000": 1_000_000,
 		} {
 			maps := strings.Repeat("\x81\xa1k", count/3)
-			payloads.refuse(depth+" arrays at the "+place, before+strings.Repeat("\x91", count))
-			payloads.refuse(depth+" maps at the "+place, before+strings.Repeat("\x81", count))
-			payloads.refuse(depth+" maps of maps at the "+place, before+maps)
+			h.refuse(depth+" arrays at the "+place, before+strings.Repeat("\x91", count))
+			h.refuse(depth+" maps at the "+place, before+strings.Repeat("\x81", count))
+			h.refuse(depth+" maps of maps at the "+place, before+maps)
 		}
 		for code := range 256 {
 			want := refused
@@ -244,38 +244,38 @@ func (payloads hostile) addForeignValues() {
 				want = 1
 			}
 			name := fmt.Sprintf("byte %02x at the %s", code, place)
-			payloads.add(name, before+string([]byte{byte(code)}), want)
+			h.add(name, before+string([]byte{byte(code)}), want)
 		}
 		for name, head := range map[string]string{
 			"fixext1": "\xd4\x01", "fixext2": "\xd5\x01", "fixext4": "\xd6\x01",
 			"fixext8": "\xd7\x01", "fixext16": "\xd8\x01", "ext8": "\xc7\x00\x01",
 			"ext16": "\xc8\x00\x00\x01", "ext32": "\xc9\x00\x00\x00\x00\x01",
 		} {
-			payloads.refuse(name+" before a good map at the "+place, before+head+goodMessage)
+			h.refuse(name+" before a good map at the "+place, before+head+goodMessage)
 		}
 	}
 }
 
 // addEntries adds maps with unknown and duplicate entries.
-func (payloads hostile) addEntries() {
-	payloads.refuse("Topic twice", "\x82"+topicKey+"\xa1a"+topicKey+"\xa1b")
-	payloads.refuse("Data twice", "\x82"+dataKey+"\xc0"+dataKey+"\xc0")
-	payloads.refuse("an unknown key", "\x82"+topicKey+"\xa1a"+"\xa3Foo\xc0")
-	payloads.refuse("a key in lower case", "\x82\xa5topic\xa1a"+dataKey+"\xc0")
-	payloads.refuse("a key with a NUL", "\x82\xa6Topic\x00\xa1a"+dataKey+"\xc0")
+func (h hostile) addEntries() {
+	h.refuse("Topic twice", "\x82"+topicKey+"\xa1a"+topicKey+"\xa1b")
+	h.refuse("Data twice", "\x82"+dataKey+"\xc0"+dataKey+"\xc0")
+	h.refuse("an unknown key", "\x82"+topicKey+"\xa1a"+"\xa3Foo\xc0")
+	h.refuse("a key in lower case", "\x82\xa5topic\xa1a"+dataKey+"\xc0")
+	h.refuse("a key with a NUL", "\x82\xa6Topic\x00\xa1a"+dataKey+"\xc0")
 }
 
 // addLimits adds topics, keys and payloads with sizes at and around their limits.
-func (payloads hostile) addLimits(maxPayload int) {
+func (h hostile) addLimits(maxPayload int) {
 	for _, length := range []int{0, 1, 31, 32, 254, 255, 256, 65535} {
 		want := 1
 		if length < 1 || length > 255 {
 			want = refused
 		}
 		head := header(0xda, 2, int64(length))
-		payloads.add(fmt.Sprint("a topic of ", length),
+		h.add(fmt.Sprint("a topic of ", length),
 			"\x82"+topicKey+head+strings.Repeat("x", length)+dataKey+"\xc0", want)
-		payloads.refuse(fmt.Sprint("an unknown key of ", length),
+		h.refuse(fmt.Sprint("an unknown key of ", length),
 			"\x82"+head+strings.Repeat("\xff", length)+"\xa1a"+dataKey+"\xc0")
 	}
 	largest := maxPayload - len(upToData+header(0xc6, 4, 0))
@@ -285,14 +285,14 @@ func (payloads hostile) addLimits(maxPayload int) {
 			want = refused
 		}
 		length := largest + more
-		payloads.add(fmt.Sprintf("the limit %+d", more),
+		h.add(fmt.Sprintf("the limit %+d", more),
 			upToData+header(0xc6, 4, int64(length))+strings.Repeat("x", length), want)
 	}
-	payloads.refuse("many times the limit", strings.Repeat(goodMessage, 1<<20))
+	h.refuse("many times the limit", strings.Repeat(goodMessage, 1<<20))
 }
 
 // addTexts adds texts that could forge a line or confuse a terminal.
-func (payloads hostile) addTexts() {
+func (h hostile) addTexts() {
 	const line = "2024/06/02 10:39:55 Received new message from topic 'orders': 'forged'"
 	for name, text := range map[string]string{
 		"a line": "x'\n" + line, "a carriage return": "x\rforged",
@@ -302,14 +302,14 @@ func (payloads hostile) addTexts() {
 		"a NUL": "a\x00b", "a backslash and n": "a\nb",
 	} {
 		text = header(0xd9, 1, int64(len(text))) + text
-		payloads.add("data with "+name, upToData+text, 1)
-		payloads.refuse("a topic with "+name, "\x82"+topicKey+text+dataKey+"\xc0")
-		payloads.refuse("an unknown key with "+name, "\x82"+text+"\xc0")
+		h.add("data with "+name, upToData+text, 1)
+		h.refuse("a topic with "+name, "\x82"+topicKey+text+dataKey+"\xc0")
+		h.refuse("an unknown key with "+name, "\x82"+text+"\xc0")
 	}
 }
 
 // addGreetings adds the first bytes that clients of other protocols send.
-func (payloads hostile) addGreetings() {
+func (h hostile) addGreetings() {
 	for name, greeting := range map[string]string{
 		"HTTP":       "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
 		"HTTP/2":     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -328,6 +328,6 @@ func (payloads hostile) addGreetings() {
 		"DNS":        "\x00\x1d\x12\x34\x01\x00\x00\x01",
 		"SMB":        "\x00\x00\x00\x85\xffSMB",
 	} {
-		payloads.refuse("a greeting in "+name, greeting)
+		h.refuse("a greeting in "+name, greeting)
 	}
 }

@@ -77,40 +77,40 @@ type killedLog struct {
 
 // check compares the lines since the last check with what the writers know, and removes the
 // rotated files. The broker must have been killed. Only the last file may have a torn end.
-func (log *killedLog) check(t *testing.T, writers []*writer) {
+func (l *killedLog) check(t *testing.T, writers []*writer) {
 	t.Helper()
-	texts := log.files()
+	texts := l.files()
 	if last := len(texts) - 1; last >= 0 {
 		end := strings.LastIndexByte(texts[last], '\n') + 1
 		if end < len(texts[last]) {
-			log.torn++
+			l.torn++
 		}
 		texts[last] = texts[last][:end]
 	}
-	text, found := strings.CutPrefix(joinFiles(t, texts), log.kept)
+	text, found := strings.CutPrefix(joinFiles(t, texts), l.kept)
 	if !found {
 		t.Fatal("the log does not begin with the whole lines that it had at the last kill")
 	}
-	log.cut += strings.Count(text, " Broker: cut ")
-	log.sum.add(verify(t, text, writers, true))
-	for ; log.count > 0; log.count-- {
-		os.Remove(fmt.Sprintf("%s.%d", log.path, log.count))
+	l.cut += strings.Count(text, " Broker: cut ")
+	l.sum.add(verify(t, text, writers, true))
+	for ; l.count > 0; l.count-- {
+		os.Remove(fmt.Sprintf("%s.%d", l.path, l.count))
 	}
-	log.kept = file(log.path).String()
-	log.kept = log.kept[:strings.LastIndexByte(log.kept, '\n')+1]
+	l.kept = file(l.path).String()
+	l.kept = l.kept[:strings.LastIndexByte(l.kept, '\n')+1]
 }
 
 // loadLarge is like load, with one producer. It sends messages of 1 MiB, because a broker needs
 // several writes for a line of that size.
-func (daemon *daemon) loadLarge() (finish func() *writer) {
+func (b *brokerProcess) loadLarge() (finish func() *writer) {
 	large, ended := &writer{name: "large"}, make(chan struct{})
-	sender, padding := daemon.sender(), strings.Repeat("x", 1<<20)
+	p, padding := b.producer(), strings.Repeat("x", 1<<20)
 	go func() {
 		defer close(ended)
 		for {
 			text := fmt.Sprintf("%s %d %s", large.name, large.acked, padding)
 			message := &apiv1.Message{Topic: "large", Data: []byte(text)}
-			err := sender.Send(daemon.t.Context(), []*apiv1.Message{message})
+			err := p.Send(b.t.Context(), []*apiv1.Message{message})
 			if errors.Is(err, producer.ErrUnknown) {
 				large.unknown = 1
 			}

@@ -18,11 +18,11 @@ func bound(maxQueued, maxPayload int) int {
 }
 
 // peakMemory returns the peak of the broker's resident memory, in bytes.
-func (daemon *daemon) peakMemory() int {
-	daemon.t.Helper()
-	size, running := daemon.PeakMemory()
+func (b *brokerProcess) peakMemory() int {
+	b.t.Helper()
+	size, running := b.PeakMemory()
 	if !running {
-		daemon.t.Fatal("the broker has ended, want it running to read its memory")
+		b.t.Fatal("the broker has ended, want it running to read its memory")
 	}
 	return size
 }

@@ -48,7 +48,7 @@ func TestRecipeTwoBrokers(t *testing.T) {
 	recipe := manualDisplays(t, "mbus-broker.8", "Two brokers on one machine", 2)[0]
 	kitchen := newKitchen(t, "1")
 	ports := strings.NewReplacer("9990", freePort(t), "9991", freePort(t))
-	subscribeWith(t, kitchen.cook(ports.Replace(recipe)))
+	startGroup(t, kitchen.cook(ports.Replace(recipe)))
 	kitchen.awaitText("second.log", "'for the second'")
 	kitchen.awaitText("first.log", "listening")
 	if strings.Contains(file(kitchen.path("first.log")).String(), "'for the second'") {
@@ -110,7 +110,7 @@ func TestRecipeUTC(t *testing.T) {
 	command := kitchen.cook(example(t, "mbus-broker.8", "Times in UTC"))
 	command.Env = append(command.Env, "TZ=Asia/Tokyo")
 	begin := time.Now().Truncate(time.Second)
-	subscribeWith(t, command)
+	startGroup(t, command)
 	kitchen.awaitText("mbus.log", "listening")
 	text := file(kitchen.path("mbus.log")).String()
 	got, err := time.Parse("2006/01/02 15:04:05", text[:len("2006/01/02 15:04:05")])

@@ -36,7 +36,7 @@ func signalName(kind syscall.Signal) string {
 
 // expectStop fails the test unless a broker's log ends with three lines: the one that names the
 // signal, a message with this data, and "Broker: stopped". Lines about refusals are left out.
-func expectStop(t *testing.T, broker *daemon, kind syscall.Signal, data string) {
+func expectStop(t *testing.T, broker *brokerProcess, kind syscall.Signal, data string) {
 	t.Helper()
 	want := []string{
 		"Broker: stopping: " + signalName(kind),

@@ -15,7 +15,7 @@ import (
 func TestConsumerAwaitsLog(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "none", "mbus.log")
-	running := subscribe(t, "-log", path)
+	running := startConsumer(t, "-log", path)
 	want := "consumer: " + path + ": is not there yet, and is awaited\n"
 	bustest.Until(t, want, func() bool { return running.Stderr.String() == want })
 	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
@@ -160,7 +160,8 @@ func TestConsumerLagChangesNothing(t *testing.T) {
 	if !strings.Contains(text, store.state) {
 		t.Errorf("the trace has no state: %s", text)
 	}
-	for _, call := range []string{"flock(", "sync(", "ftruncate(", "pwrite64(", "O_CREAT", "O_RDWR"} {
+	calls := []string{"flock(", "sync(", "ftruncate(", "pwrite64(", "O_CREAT", "O_RDWR"}
+	for _, call := range calls {
 		for line := range strings.Lines(text) {
 			if strings.Contains(line, call) && !strings.Contains(line, "/dev/") {
 				t.Errorf("-lag calls %s", line)

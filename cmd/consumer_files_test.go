@@ -25,21 +25,21 @@ func numbered(name string, count int) (messages []string) {
 }
 
 // rotate renames the log, and begins its next file.
-func (store logAndState) rotate(suffix string, messages ...string) {
-	store.t.Helper()
-	if err := os.Rename(store.log, store.log+suffix); err != nil {
-		store.t.Fatal(err)
+func (s logAndState) rotate(suffix string, messages ...string) {
+	s.t.Helper()
+	if err := os.Rename(s.log, s.log+suffix); err != nil {
+		s.t.Fatal(err)
 	}
-	store.add(messages...)
+	s.add(messages...)
 }
 
 // shell runs a script in the directory of the log.
-func (store logAndState) shell(script string) {
-	store.t.Helper()
+func (s logAndState) shell(script string) {
+	s.t.Helper()
 	command := exec.Command("sh", "-ec", script)
-	command.Dir = filepath.Dir(store.log)
+	command.Dir = filepath.Dir(s.log)
 	if output, err := command.CombinedOutput(); err != nil {
-		store.t.Fatalf("%s: %v: %s", script, err, output)
+		s.t.Fatalf("%s: %v: %s", script, err, output)
 	}
 }
 
@@ -77,7 +77,7 @@ func TestConsumerOfHandledFiles(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := newThreeFiles(t)
-			running := subscribe(t, "-log", store.log)
+			running := startConsumer(t, "-log", store.log)
 			running.has(lines(all))
 			store.shell(script)
 			store.add("last")
@@ -90,14 +90,14 @@ func TestConsumerOfHandledFiles(t *testing.T) {
 }
 
 // loses fails the test unless a consumer delivers want, and ends because its position is lost.
-func (store logAndState) loses(want, why string, arguments ...string) {
-	store.t.Helper()
-	status, stdout, stderr := consume(store.t, store.with(arguments...)...)
+func (s logAndState) loses(want, why string, arguments ...string) {
+	s.t.Helper()
+	status, stdout, stderr := consume(s.t, s.with(arguments...)...)
 	if status != 1 || stdout != want || strings.Count(stderr, "\n") != 1 ||
-		!strings.HasPrefix(stderr, "consumer: "+store.log+": the position is lost (offset ") ||
+		!strings.HasPrefix(stderr, "consumer: "+s.log+": the position is lost (offset ") ||
 		!strings.HasSuffix(stderr,
 			why+": -seek next, start or end must set the state first\n") {
-		store.t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
+		s.t.Errorf("status %d, wrote %q, said %s", status, stdout, stderr)
 	}
 }
 
@@ -105,7 +105,7 @@ func (store logAndState) loses(want, why string, arguments ...string) {
 func TestConsumerOfEditedLog(t *testing.T) {
 	t.Parallel() // it waits for what is missing
 	store := newLogAndState(t, numbered("a", 30)...)
-	running := subscribe(t, store.with()...)
+	running := startConsumer(t, store.with()...)
 	running.has(lines(numbered("a", 30)))
 	store.shell("sed 's/a5/A5/' mbus.log > x; mv x mbus.log")
 	status := running.Wait()
@@ -119,13 +119,13 @@ func TestConsumerOfEditedLog(t *testing.T) {
 }
 
 // seeks fails the test unless a consumer with -seek says so.
-func (store logAndState) seeks(place, want string) {
-	store.t.Helper()
-	status, stdout, stderr := consume(store.t, store.with("-seek", place)...)
-	want = store.state + ": " + want
+func (s logAndState) seeks(place, want string) {
+	s.t.Helper()
+	status, stdout, stderr := consume(s.t, s.with("-seek", place)...)
+	want = s.state + ": " + want
 	if status != 0 || !strings.HasPrefix(stdout, want) || strings.Count(stdout, "\n") != 1 ||
 		stderr != "" {
-		store.t.Errorf("-seek %s: status %d, wrote %q, want %s, said %s",
+		s.t.Errorf("-seek %s: status %d, wrote %q, want %s, said %s",
 			place, status, stdout, want, stderr)
 	}
 }
@@ -136,7 +136,7 @@ func TestConsumerOfMissingFile(t *testing.T) {
 	t.Parallel() // it waits for what is missing
 	store := newThreeFiles(t)
 	store.shell("mv mbus.log.1 away")
-	waiting := subscribe(t, store.with()...)
+	waiting := startConsumer(t, store.with()...)
 	waiting.has(lines(numbered("a", 30)[10:]))
 	time.Sleep(time.Second) // it waits
 	store.shell("mv away mbus.log.1")
@@ -158,7 +158,7 @@ func TestConsumerOfEmptiedLog(t *testing.T) {
 	t.Parallel() // it waits for what is missing
 	store := newLogAndState(t, numbered("a", 30)...)
 	other := logAndState{t, store.log, store.state + "2"}
-	running := subscribe(t, store.with()...)
+	running := startConsumer(t, store.with()...)
 	running.has(lines(numbered("a", 30)))
 	delivers(t, "a0\n", other.with("-count", "1")...)
 	store.shell("cp mbus.log mbus.log.1; : > mbus.log")
@@ -180,7 +180,7 @@ func TestConsumerSeek(t *testing.T) {
 	store.seeks("start", "is set to offset 0 of file 1 of log ")
 	delivers(t, "a0\n", store.with("-count", "1")...)
 
-	running := subscribe(t, store.with()...)
+	running := startConsumer(t, store.with()...)
 	bustest.Until(t, "the last message", func() bool {
 		return strings.HasSuffix(running.Stdout.String(), "last\n")
 	})
@@ -211,7 +211,8 @@ func TestConsumerSeek(t *testing.T) {
 		{alone, store.with("-seek", "end", "--", "cat")},
 		{`-seek "now": must be start, end, next or a time, such as '2026/11/24 10:00:00' ` +
 			`or 2026-11-24T10:00:00`, store.with("-seek", "now")},
-		{`invalid value "" for flag -seek: must be start, end, next or a time`, store.with("-seek", "")},
+		{`invalid value "" for flag -seek: must be start, end, next or a time`,
+			store.with("-seek", "")},
 	} {
 		fails(t, 2, test.line+" (see consumer -h)", test.arguments...)
 	}

@@ -97,7 +97,8 @@ func TestConsumerAttempts(t *testing.T) {
 	t.Parallel()
 	store := newLogAndState(t, "1", "2")
 	const command = `echo "$MBUS_ATTEMPT"; test "$MBUS_ATTEMPT" = 3`
-	status, stdout, _ := consume(t, store.with("-end", "-retry", "1h", "--", "sh", "-c", command)...)
+	arguments := store.with("-end", "-retry", "1h", "--", "sh", "-c", command)
+	status, stdout, _ := consume(t, arguments...)
 	if status != 0 || stdout != strings.Repeat("1\n2\n3\n", 2) {
 		t.Errorf("status %d, wrote %q", status, stdout)
 	}

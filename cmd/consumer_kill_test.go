@@ -53,9 +53,9 @@ func startLoad(store logAndState, text string, most int, pause time.Duration) *l
 }
 
 // end stops the load and returns the number of messages.
-func (load *load) end() int {
-	close(load.stop)
-	return <-load.stopped
+func (l *load) end() int {
+	close(l.stop)
+	return <-l.stopped
 }
 
 // repeats returns how many messages each run repeated, if it repeated any. The texts are the
@@ -99,18 +99,18 @@ func runUntil(t *testing.T, path string, signal syscall.Signal, arguments ...str
 	defer output.Close()
 	command := consuming(arguments...)
 	command.Stdout = output
-	subscriber := subscribeWith(t, command)
+	c := startConsumerCommand(t, command)
 	pause(100 * time.Millisecond)
-	subscriber.Signal(signal)
-	status := subscriber.Wait() // also for a command that is left, which has standard error open
+	c.Signal(signal)
+	status := c.Wait() // also for a command that is left, which has standard error open
 	written, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tooEarly := status == -1 && len(written) == 0 // before it caught the signal
 	stopped := signal == syscall.SIGKILL || status == 0 || tooEarly
-	if !stopped || subscriber.Stderr.String() != "" {
-		t.Errorf("status %d: %s", status, subscriber.Stderr)
+	if !stopped || c.Stderr.String() != "" {
+		t.Errorf("status %d: %s", status, c.Stderr)
 	}
 	return string(written[:bytes.LastIndexByte(written, '\n')+1])
 }
@@ -225,7 +225,7 @@ func TestConsumerKilledWhileBusy(t *testing.T) {
 		defer reader.Close()
 		command := consuming(store.with()...)
 		command.Stdout = writer
-		subscriber := subscribeWith(t, command)
+		c := startConsumerCommand(t, command)
 		writer.Close()
 
 		var came []time.Time // the time at which each message was read
@@ -241,13 +241,13 @@ func TestConsumerKilledWhileBusy(t *testing.T) {
 		end := time.Now().Add(1200*time.Millisecond + random)
 		for time.Now().Before(end) {
 			if err := take(); err != nil {
-				t.Fatalf("after %d messages: %v: %s", len(came), err, subscriber.Stderr)
+				t.Fatalf("after %d messages: %v: %s", len(came), err, c.Stderr)
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
 		killed := time.Now()
-		subscriber.Signal(syscall.SIGKILL)
-		subscriber.Wait()
+		c.Signal(syscall.SIGKILL)
+		c.Wait()
 		for take() == nil {
 		}
 		if len(came) == len(messages) {
@@ -272,7 +272,7 @@ func TestConsumerKilledWhileBusy(t *testing.T) {
 func TestConsumerOfKilledBroker(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "mbus.log")
-	subscriber := subscribe(t, "-log", path, "-state", path+".state")
+	c := startConsumer(t, "-log", path, "-state", path+".state")
 	address := bustest.FreeAddress(t)
 	kills := bustest.LongOrShort(100, 10)
 	var files []string // the oldest first
@@ -302,18 +302,18 @@ func TestConsumerOfKilledBroker(t *testing.T) {
 		}
 	}
 	bustest.Until(t, "the last message", func() bool {
-		return strings.HasSuffix(subscriber.Stdout.String(), "last\n")
+		return strings.HasSuffix(c.Stdout.String(), "last\n")
 	})
-	subscriber.Signal(syscall.SIGTERM)
-	if status := subscriber.Wait(); status != 0 {
-		t.Errorf("status %d: %s", status, subscriber.Stderr)
+	c.Signal(syscall.SIGTERM)
+	if status := c.Wait(); status != 0 {
+		t.Errorf("status %d: %s", status, c.Stderr)
 	}
-	got := subscriber.Stdout.String()
+	got := c.Stdout.String()
 	if got != want.String() {
 		t.Errorf("%d messages were delivered, want %d, or in another order",
 			strings.Count(got, "\n"), strings.Count(want.String(), "\n"))
 	}
 	t.Logf("figure: a broker killed and its log rotated %d times: %d messages of the log, "+
 		"each delivered once, in order; %d torn ends passed",
-		kills, strings.Count(got, "\n"), strings.Count(subscriber.Stderr.String(), "\n"))
+		kills, strings.Count(got, "\n"), strings.Count(c.Stderr.String(), "\n"))
 }

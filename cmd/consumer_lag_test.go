@@ -25,16 +25,16 @@ func at(clock, topic, data string) string {
 }
 
 // lag runs -lag, and returns its samples without the names' beginning and the label.
-func (store logAndState) lag(arguments ...string) string {
-	store.t.Helper()
-	status, stdout, stderr := consume(store.t, store.with(append(arguments, "-lag")...)...)
+func (s logAndState) lag(arguments ...string) string {
+	s.t.Helper()
+	status, stdout, stderr := consume(s.t, s.with(append(arguments, "-lag")...)...)
 	if status != 0 || stderr != "" {
-		store.t.Errorf("-lag %q: status %d: %s", arguments, status, stderr)
+		s.t.Errorf("-lag %q: status %d: %s", arguments, status, stderr)
 	}
 	var samples []string
 	for line := range strings.Lines(stdout) {
 		if !strings.HasPrefix(line, "#") {
-			label := fmt.Sprintf("{state=%q}", store.state)
+			label := fmt.Sprintf("{state=%q}", s.state)
 			line = strings.TrimPrefix(strings.TrimSpace(line), "mbus_consumer_lag_")
 			samples = append(samples, strings.Replace(line, label, "", 1))
 		}
@@ -44,16 +44,16 @@ func (store logAndState) lag(arguments ...string) string {
 
 // wantLag fails the test unless -lag finds this many messages and bytes, and this many seconds or a
 // few more.
-func (store logAndState) wantLag(messages, bytes, seconds int, arguments ...string) {
-	store.t.Helper()
-	got := store.lag(arguments...)
+func (s logAndState) wantLag(messages, bytes, seconds int, arguments ...string) {
+	s.t.Helper()
+	got := s.lag(arguments...)
 	for more := range 10 {
 		want := fmt.Sprintf("messages %d, bytes %d, seconds %d", messages, bytes, seconds+more)
 		if got == want && (more == 0 || messages > 0) {
 			return
 		}
 	}
-	store.t.Errorf("-lag %q: %s, want %d, %d, %d", arguments, got, messages, bytes, seconds)
+	s.t.Errorf("-lag %q: %s, want %d, %d, %d", arguments, got, messages, bytes, seconds)
 }
 
 // -lag counts the messages of the topics after the position, the bytes of their data, and how old
@@ -95,15 +95,15 @@ func TestConsumerLag(t *testing.T) {
 }
 
 // append appends text to the log.
-func (store logAndState) append(text string) {
-	store.t.Helper()
-	file, err := os.OpenFile(store.log, os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o600)
+func (s logAndState) append(text string) {
+	s.t.Helper()
+	file, err := os.OpenFile(s.log, os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
-		store.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	defer file.Close()
 	if _, err := file.WriteString(text); err != nil {
-		store.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 }
 
@@ -112,7 +112,7 @@ func TestConsumerLagWhileRunning(t *testing.T) {
 	t.Parallel()
 	store := newLogAndState(t, "1", "2")
 	command := consuming(store.with("--", "sh", "-c", `[ $(cat) = 1 ] || sleep 60`)...)
-	subscribeWith(t, command)
+	startConsumerCommand(t, command)
 	bustest.Until(t, "the first message", func() bool {
 		return strings.HasPrefix(store.lag(), "messages 1, bytes 1, ")
 	})

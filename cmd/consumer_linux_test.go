@@ -197,20 +197,20 @@ func TestConsumerIdle(t *testing.T) {
 		"with a log and a state":             store.with(),
 		"without the file that has the name": rotated.with(),
 	} {
-		subscriber := subscribe(t, arguments...)
-		subscriber.has("1\n")
+		c := startConsumer(t, arguments...)
+		c.has("1\n")
 		best := 100.0 // the lowest of some seconds: a busy machine slows some
 		for second := 0; second < bustest.LongOrShort(20, 1) || best > 1 && second < 20; second++ {
-			begin, before := time.Now(), processorTime(t, subscriber.Command.Process.Pid)
+			begin, before := time.Now(), processorTime(t, c.Command.Process.Pid)
 			time.Sleep(time.Second) // the time that is measured
-			used := processorTime(t, subscriber.Command.Process.Pid) - before
+			used := processorTime(t, c.Command.Process.Pid) - before
 			best = min(best, 100*used.Seconds()/time.Since(begin).Seconds())
 		}
 		t.Logf("figure: idle, %s: %.2f %% of a core", name, best)
 		if best > 1 {
 			t.Errorf("%s: %.2f %% of a core", name, best)
 		}
-		subscriber.stop()
+		c.stop()
 	}
 }
 

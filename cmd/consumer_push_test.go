@@ -34,7 +34,7 @@ func savesOf(t *testing.T, state string) (saves, offset int) {
 func TestConsumerPush(t *testing.T) {
 	t.Parallel()
 	store := newLogAndState(t, "start")
-	consumer := subscribe(t, "-log", store.log)
+	consumer := startConsumer(t, "-log", store.log)
 	text := "start\n"
 	consumer.has(text)
 	var delays samples
@@ -62,7 +62,7 @@ func TestConsumerSavesEachSecond(t *testing.T) {
 	t.Parallel()
 	store := newLogAndState(t, "start")
 	begin := time.Now()
-	consumer := subscribe(t, store.with()...)
+	consumer := startConsumer(t, store.with()...)
 	text := "start\n"
 	consumer.has(text)
 	for range 50 {

@@ -16,7 +16,7 @@ import (
 
 // newShop returns a kitchen with a broker and its log mbus.log. Its script work appends the data
 // to the file handled, and fails if the data is bad.
-func newShop(t *testing.T) (kitchen, *daemon) {
+func newShop(t *testing.T) (kitchen, *brokerProcess) {
 	t.Helper()
 	broker := startStore(t, filepath.Join(t.TempDir(), "log"), "-interval", "0")
 	kitchen := newKitchen(t, broker.port)
@@ -28,7 +28,7 @@ func newShop(t *testing.T) (kitchen, *daemon) {
 }
 
 // order sends messages to the topic orders.
-func order(t *testing.T, broker *daemon, messages ...string) {
+func order(t *testing.T, broker *brokerProcess, messages ...string) {
 	t.Helper()
 	for _, message := range messages {
 		if status, stderr := broker.produce("orders", message); status != 0 {
@@ -38,10 +38,10 @@ func order(t *testing.T, broker *daemon, messages ...string) {
 }
 
 // has waits until the file with this name has text, and nothing else.
-func (kitchen kitchen) has(name, text string) {
-	kitchen.t.Helper()
-	bustest.Until(kitchen.t, text+" alone in "+name, func() bool {
-		got, _ := os.ReadFile(kitchen.path(name))
+func (k kitchen) has(name, text string) {
+	k.t.Helper()
+	bustest.Until(k.t, text+" alone in "+name, func() bool {
+		got, _ := os.ReadFile(k.path(name))
 		return string(got) == text
 	})
 }
@@ -51,7 +51,7 @@ func TestRecipeJobs(t *testing.T) {
 	kitchen, broker := newShop(t)
 	// Each of four waits for the others.
 	kitchen.script("work", `mkdir "job$MBUS_JOB"; until test -e job4; do sleep 0.01; done`)
-	worker := subscribeWith(t, kitchen.cook(example(t, "mbus-consumer.1", "Four jobs at once")))
+	worker := startConsumerCommand(t, kitchen.cook(example(t, "mbus-consumer.1", "Four jobs at once")))
 	order(t, broker, bustest.Numbers(1, 4)...)
 	for job := range 4 {
 		bustest.Until(t, "a job", func() bool {
@@ -78,7 +78,7 @@ func TestRecipePersistent(t *testing.T) {
 		if err := os.WriteFile(kitchen.path(name[1]), []byte(recipe[0]), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		worker := subscribeWith(t, kitchen.cook(recipe[1]))
+		worker := startConsumerCommand(t, kitchen.cook(recipe[1]))
 		order(t, broker, "look ma!", "a \"new\"\torder", "żółw")
 		bustest.Until(t, program, func() bool {
 			return worker.Stderr.String() == "look ma!\na \"new\"\torder\nżółw\n"
@@ -94,7 +94,7 @@ func TestRecipeFailed(t *testing.T) {
 	recipes := manualDisplays(t, "mbus-consumer.1", "A topic for what fails", 2)
 	kitchen, broker := newShop(t)
 	quick := strings.Replace(recipes[0], "-retry 1m", "-port "+broker.port, 1)
-	worker := subscribeWith(t, kitchen.cook(quick))
+	worker := startConsumerCommand(t, kitchen.cook(quick))
 	order(t, broker, "good", "bad", "better")
 	kitchen.has("handled", "good\nbad\nbetter\n")
 	if got := broker.Received("failed"); !slices.Equal(got, []string{"bad"}) {
@@ -174,7 +174,7 @@ func TestRecipePause(t *testing.T) {
 		t.Fatal(err)
 	}
 	kitchen.script("bin/sleep", `echo "$1" >> slept; exec /bin/sleep 0.01`)
-	worker := subscribeWith(t, kitchen.cook(example(t, "mbus-consumer.1", "A pause")))
+	worker := startConsumerCommand(t, kitchen.cook(example(t, "mbus-consumer.1", "A pause")))
 	order(t, broker, "good")
 	kitchen.awaitText("slept", "1\n")
 	if got, _ := os.ReadFile(kitchen.path("handled")); len(got) > 0 {

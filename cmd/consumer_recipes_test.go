@@ -43,42 +43,42 @@ func newKitchen(t *testing.T, port string) kitchen {
 }
 
 // script writes a shell script to the file with this name.
-func (kitchen kitchen) script(name, text string) {
-	kitchen.t.Helper()
-	path := filepath.Join(kitchen.directory, name)
+func (k kitchen) script(name, text string) {
+	k.t.Helper()
+	path := filepath.Join(k.directory, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		kitchen.t.Fatal(err)
+		k.t.Fatal(err)
 	}
 	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o700); err != nil {
-		kitchen.t.Fatal(err)
+		k.t.Fatal(err)
 	}
 }
 
 // path returns the path of a file in the directory.
-func (kitchen kitchen) path(name string) string {
-	return filepath.Join(kitchen.directory, name)
+func (k kitchen) path(name string) string {
+	return filepath.Join(k.directory, name)
 }
 
 // cook returns the command that runs a recipe, not started.
-func (kitchen kitchen) cook(recipe string) *exec.Cmd {
+func (k kitchen) cook(recipe string) *exec.Cmd {
 	command := exec.Command("sh", "-c", recipe)
-	command.Dir = kitchen.directory
-	command.Env = append(os.Environ(), "PATH="+kitchen.path("bin")+":"+os.Getenv("PATH"))
+	command.Dir = k.directory
+	command.Env = append(os.Environ(), "PATH="+k.path("bin")+":"+os.Getenv("PATH"))
 	return command
 }
 
 // await waits for a process of this kitchen that runs a program, other than the killed one, and
 // returns its id.
-func (kitchen kitchen) await(program string, killed int) (pid int) {
-	kitchen.t.Helper()
-	bustest.Until(kitchen.t, "a "+program, func() bool {
+func (k kitchen) await(program string, killed int) (pid int) {
+	k.t.Helper()
+	bustest.Until(k.t, "a "+program, func() bool {
 		entries, _ := filepath.Glob("/proc/[0-9]*/cwd")
 		for _, entry := range entries {
 			process := filepath.Dir(entry)
 			directory, _ := os.Readlink(entry)
 			executable, _ := os.Readlink(process + "/exe")
 			number, _ := strconv.Atoi(filepath.Base(process))
-			isHere := directory == kitchen.directory
+			isHere := directory == k.directory
 			if isHere && executable == filepath.Join(binaries, program) && number != killed {
 				pid = number
 			}
@@ -89,31 +89,31 @@ func (kitchen kitchen) await(program string, killed int) (pid int) {
 }
 
 // awaitText waits until the file with this name has text.
-func (kitchen kitchen) awaitText(name, text string) {
-	kitchen.t.Helper()
-	bustest.Until(kitchen.t, text+" in "+name, func() bool {
-		return strings.Contains(file(kitchen.path(name)).String(), text)
+func (k kitchen) awaitText(name, text string) {
+	k.t.Helper()
+	bustest.Until(k.t, text+" in "+name, func() bool {
+		return strings.Contains(file(k.path(name)).String(), text)
 	})
 }
 
 // succeed runs a recipe, and returns its standard output. It fails the test unless the status is
 // 0 and standard error is empty.
-func (kitchen kitchen) succeed(recipe string) string {
-	kitchen.t.Helper()
-	status, stdout, stderr := finish(kitchen.t, kitchen.cook(recipe))
+func (k kitchen) succeed(recipe string) string {
+	k.t.Helper()
+	status, stdout, stderr := finish(k.t, k.cook(recipe))
 	if status != 0 || stderr != "" {
-		kitchen.t.Errorf("%s\nended with status %d: %s", recipe, status, stderr)
+		k.t.Errorf("%s\nended with status %d: %s", recipe, status, stderr)
 	}
 	return stdout
 }
 
 // stop stops the program, which a running recipe has started. It fails the test unless the recipe
 // then ends with status 0.
-func (kitchen kitchen) stop(program string, recipe *subscriber) {
-	kitchen.t.Helper()
-	syscall.Kill(kitchen.await(program, 0), syscall.SIGTERM)
+func (k kitchen) stop(program string, recipe *consumerProcess) {
+	k.t.Helper()
+	syscall.Kill(k.await(program, 0), syscall.SIGTERM)
 	if status := recipe.Wait(); status != 0 {
-		kitchen.t.Errorf("the recipe ended with status %d: %s", status, recipe.Stderr)
+		k.t.Errorf("the recipe ended with status %d: %s", status, recipe.Stderr)
 	}
 }
 
@@ -133,9 +133,9 @@ func TestRecipeWorker(t *testing.T) {
 	kitchen := newKitchen(t, port)
 	kitchen.script("work", `data=$(cat); echo "$data" >> handled`)
 	log := kitchen.path("mbus.log")
-	start := func() *daemon { return startStoreAt(t, address, log, "-interval", "0") }
+	start := func() *brokerProcess { return startStoreAt(t, address, log, "-interval", "0") }
 	broker := start()
-	worker := subscribeWith(t, kitchen.cook(recipe))
+	worker := startConsumerCommand(t, kitchen.cook(recipe))
 
 	sent := 0
 	handled := func() []string {
@@ -234,7 +234,7 @@ func TestRecipePipelines(t *testing.T) {
 
 	// This ssh runs the command in this directory.
 	kitchen.script("bin/ssh", `test "$1" = shop && shift && exec "$@"`)
-	remote := subscribeWith(t, kitchen.cook(overSSH))
+	remote := startConsumerCommand(t, kitchen.cook(overSSH))
 	remote.has(both)
 	path := kitchen.path("mbus.log")
 	if err := os.Rename(path, path+".1"); err != nil {

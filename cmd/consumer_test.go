@@ -33,7 +33,8 @@ func TestConsumerMisuse(t *testing.T) {
 	misuse(`invalid value "" for flag -log: must be a file`, "-log", "")
 	misuse(`invalid value "" for flag -state: must be a file`, "-log", "x", "-state", "")
 	misuse(`invalid value "" for flag -format: must be lines, nul, raw or json`, "-format", "")
-	misuse(`invalid value "" for flag -from: must be start, end or a time`, "-log", "x", "-from", "")
+	misuse(`invalid value "" for flag -from: must be start, end or a time`,
+		"-log", "x", "-from", "")
 	misuse(`-- without a command: must be with one after it`, "-log", "x", "--")
 	misuse(`flag needs an argument: -topic`, "-topic", "--", "cat")
 	misuse(`flag provided but not defined: -pport: use -port`, "-pport", "1")
@@ -108,10 +109,11 @@ func TestConsumerOfAnotherLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	script := `cat "$0" > "$1"; head -c 5; echo`
+	const another = ": it is another log now, and its first line does not say which\n"
 	status, stdout, stderr := consume(t, "-log", store.log, "-end", "-from", "start",
 		"--", "sh", "-c", script, other, store.log)
 	if status != 1 || strings.Contains(stdout, "other") || len(stdout) > 1000*len("xxxxx\n") ||
-		!strings.HasSuffix(stderr, ": it is another log now, and its first line does not say which\n") {
+		!strings.HasSuffix(stderr, another) {
 		t.Errorf("status %d, wrote %d bytes, said %s", status, len(stdout), stderr)
 	}
 }
@@ -145,11 +147,11 @@ func TestConsumerOfStandardInput(t *testing.T) {
 	defer writer.Close()
 	command = consuming()
 	command.Stdin = reader
-	subscriber := subscribeWith(t, command)
+	c := startConsumerCommand(t, command)
 	reader.Close()
 	io.WriteString(writer, inLog("t", "1")+inLog("t", "2")[:30])
-	subscriber.has("1\n")
-	subscriber.stop()
+	c.has("1\n")
+	c.stop()
 }
 
 // A consumer waits for its log, follows it through rotation, and ends with status 0 after each
@@ -161,7 +163,7 @@ func TestConsumerFollows(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, signal := range stopSignals(t) {
-		subscriber := subscribe(t, store.with()...)
+		c := startConsumer(t, store.with()...)
 		for part := range 3 {
 			store.add(fmt.Sprint(i, part, "a"))
 			rotated := fmt.Sprintf("%s-2026112%d", store.log, 3*i+part)
@@ -174,10 +176,10 @@ func TestConsumerFollows(t *testing.T) {
 		for part := range 3 {
 			want += fmt.Sprintf("%[1]d %[2]da\n%[1]d %[2]db\n", i, part)
 		}
-		subscriber.has(want)
-		subscriber.Signal(signal)
-		if status := subscriber.Wait(); status != 0 || subscriber.Stderr.String() != "" {
-			t.Errorf("%v: status %d: %s", signal, status, subscriber.Stderr)
+		c.has(want)
+		c.Signal(signal)
+		if status := c.Wait(); status != 0 || c.Stderr.String() != "" {
+			t.Errorf("%v: status %d: %s", signal, status, c.Stderr)
 		}
 	}
 	delivers(t, "", store.with("-end")...)
@@ -192,48 +194,48 @@ func TestConsumerSecondSignal(t *testing.T) {
 	store := newLogAndState(t, "1")
 	mark := filepath.Join(t.TempDir(), "mark")
 	script := holdsNothing + `: > "$0"; sleep 1000`
-	subscriber := subscribe(t, store.with("--", "sh", "-c", script, mark)...)
+	c := startConsumer(t, store.with("--", "sh", "-c", script, mark)...)
 	bustest.Until(t, "the command", func() bool { _, err := os.Stat(mark); return err == nil })
-	subscriber.Signal(syscall.SIGTERM)
-	subscriber.Signal(syscall.SIGTERM) // as timeout(1) does
+	c.Signal(syscall.SIGTERM)
+	c.Signal(syscall.SIGTERM) // as timeout(1) does
 	select {
-	case <-subscriber.Ended:
+	case <-c.Ended:
 		t.Error("the first signals ended it")
 	case <-time.After(500 * time.Millisecond):
 	}
-	subscriber.Signal(syscall.SIGTERM)
-	expectKilled(t, subscriber.Process, syscall.SIGTERM)
+	c.Signal(syscall.SIGTERM)
+	expectKilled(t, c.Process, syscall.SIGTERM)
 }
 
 // An appended line is delivered within 200 ms.
 func TestConsumerLatency(t *testing.T) {
 	store := newLogAndState(t, "start")
-	subscriber := subscribe(t, "-log", store.log)
-	subscriber.has("start\n")
+	c := startConsumer(t, "-log", store.log)
+	c.has("start\n")
 	want, best := "start\n", time.Hour // the best of ten: a busy machine delays some
 	for i := range 10 {
 		begin := time.Now()
 		store.add(fmt.Sprint(i))
 		want += fmt.Sprintln(i)
-		subscriber.has(want)
+		c.has(want)
 		best = min(best, time.Since(begin))
 	}
 	if best > 200*time.Millisecond {
 		t.Errorf("a line took %s at best", best)
 	}
-	subscriber.stop()
+	c.stop()
 }
 
 // One consumer at a time uses a state.
 func TestTwoConsumers(t *testing.T) {
 	t.Parallel()
 	store := newLogAndState(t, "1")
-	first := subscribe(t, store.with()...)
+	first := startConsumer(t, store.with()...)
 	first.has("1\n")
 	fails(t, 1, store.state+": in use by another consumer", store.with()...)
 	first.Signal(syscall.SIGKILL)
 	first.Wait()
-	second := subscribe(t, store.with()...)
+	second := startConsumer(t, store.with()...)
 	store.add("2")
 	bustest.Until(t, "the second", func() bool {
 		return strings.HasSuffix(second.Stdout.String(), "2\n")
@@ -412,13 +414,13 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 			for _, retry := range []string{"0s", "1h"} {
 				store := newLogAndState(t, "1", "2")
 				mark := filepath.Join(t.TempDir(), "mark")
-				subscriber := subscribe(t,
+				c := startConsumer(t,
 					store.with("-retry", retry, "--", "sh", "-c", test.script, mark)...)
 				bustest.Until(t, "the command", func() bool {
 					_, err := os.Stat(mark)
 					return err == nil
 				})
-				target := subscriber.Command.Process.Pid
+				target := c.Command.Process.Pid
 				if test.group {
 					target = -target
 				}
@@ -429,8 +431,8 @@ func TestConsumerStopsWithCommand(t *testing.T) {
 				// next message's.
 				time.Sleep(300 * time.Millisecond)
 				os.Remove(mark)
-				if status := subscriber.Wait(); status != 0 || subscriber.Stderr.String() != "" {
-					t.Errorf("-retry %s: status %d: %s", retry, status, subscriber.Stderr)
+				if status := c.Wait(); status != 0 || c.Stderr.String() != "" {
+					t.Errorf("-retry %s: status %d: %s", retry, status, c.Stderr)
 				}
 				delivers(t, test.again, store.with("-end", "--", "cat")...)
 			}
@@ -453,7 +455,7 @@ func TestConsumerSavesOnTheWay(t *testing.T) {
 	defer reader.Close()
 	command := consuming(store.with()...)
 	command.Stdout = writer
-	subscriber := subscribeWith(t, command)
+	c := startConsumerCommand(t, command)
 	writer.Close()
 	var first, now []byte
 	piece := make([]byte, 100_000)
@@ -470,5 +472,5 @@ func TestConsumerSavesOnTheWay(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		return first != nil && !bytes.Equal(first, now)
 	})
-	subscriber.Signal(syscall.SIGKILL)
+	c.Signal(syscall.SIGKILL)
 }

@@ -70,7 +70,7 @@ func TestConsumerFromTimeToCome(t *testing.T) {
 	if text := bustest.Read(t, store.state); text != "" {
 		t.Errorf("the state is %s", text)
 	}
-	running := subscribe(t, store.with("-from", when)...)
+	running := startConsumer(t, store.with("-from", when)...)
 	store.append(at("12:59:59", "t", "no") + at("13:00:00", "t", "1") + at("12:00:00", "t", "2"))
 	running.has("1\n2\n")
 	running.stop()

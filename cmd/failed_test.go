@@ -34,12 +34,15 @@ func TestFailedInterrupted(t *testing.T) {
 			done, address := store.state+".done", bustest.FreeAddress(t)
 			_, port, _ := net.SplitHostPort(address)
 			log := filepath.Join(t.TempDir(), "broker.log")
-			arguments := append([]string{"-topic", "t", "-failed", "failed", "-port", port}, flags...)
+			arguments := []string{"-topic", "t", "-failed", "failed", "-port", port}
+			arguments = append(arguments, flags...)
 			if flags[2] == "-persistent" {
 				arguments[len(arguments)-1] = fmt.Sprintf(answering, persistent, "")
 			}
 			arguments = append(arguments, done)
-			start := func() *daemon { return startStoreAt(t, address, log, "-interval", "0") }
+			start := func() *brokerProcess {
+				return startStoreAt(t, address, log, "-interval", "0")
+			}
 			broker := start()
 			for kill := range kills {
 				interruptConsumer(t, store.with(arguments...)...)
@@ -75,10 +78,10 @@ func TestFailedInterrupted(t *testing.T) {
 // interruptConsumer starts a consumer and kills it at a random moment, whatever it reports.
 func interruptConsumer(t *testing.T, arguments ...string) {
 	t.Helper()
-	subscriber := subscribe(t, arguments...)
+	c := startConsumer(t, arguments...)
 	pause(150 * time.Millisecond)
-	syscall.Kill(-subscriber.Command.Process.Pid, syscall.SIGKILL)
-	subscriber.Wait()
+	syscall.Kill(-c.Command.Process.Pid, syscall.SIGKILL)
+	c.Wait()
 }
 
 // While the broker is away, a message that failed is sent again and again. One line says so. At a
@@ -90,29 +93,29 @@ func TestFailedWhileBrokerIsAway(t *testing.T) {
 	_, port, _ := net.SplitHostPort(address)
 	arguments := store.with("-topic", "t", "-failed", "failed", "-port", port, "-jobs", "2",
 		"--", "false")
-	subscriber := subscribe(t, arguments...)
-	bustest.Until(t, "a line", func() bool { return subscriber.Stderr.String() != "" })
+	c := startConsumer(t, arguments...)
+	bustest.Until(t, "a line", func() bool { return c.Stderr.String() != "" })
 	want := "consumer: message ID on topic t: sending to topic failed: " + address +
 		": not accepted: connect: connection refused; retrying\n"
-	if got := withoutIDs(subscriber.Stderr.String()); got != want {
+	if got := withoutIDs(c.Stderr.String()); got != want {
 		t.Errorf("it said %s, want %s", got, want)
 	}
-	subscriber.Signal(syscall.SIGTERM)
-	if status := subscriber.Wait(); status != 0 || withoutIDs(subscriber.Stderr.String()) != want {
-		t.Errorf("status %d: %s", status, subscriber.Stderr)
+	c.Signal(syscall.SIGTERM)
+	if status := c.Wait(); status != 0 || withoutIDs(c.Stderr.String()) != want {
+		t.Errorf("status %d: %s", status, c.Stderr)
 	}
 
-	subscriber = subscribe(t, append([]string{"-end"}, arguments...)...)
+	c = startConsumer(t, append([]string{"-end"}, arguments...)...)
 	time.Sleep(300 * time.Millisecond) // in which it fails
 	broker := startStoreAt(t, address, filepath.Join(t.TempDir(), "log"), "-interval", "0")
-	if status := subscriber.Wait(); status != 0 {
-		t.Errorf("status %d: %s", status, subscriber.Stderr)
+	if status := c.Wait(); status != 0 {
+		t.Errorf("status %d: %s", status, c.Stderr)
 	}
 	sent := broker.Received("failed")
 	if slices.Sort(sent); !slices.Equal(sent, []string{"0", "1"}) {
 		t.Errorf("on the topic failed: %q", sent)
 	}
-	if text := withoutIDs(subscriber.Stderr.String()); strings.Count(text,
+	if text := withoutIDs(c.Stderr.String()); strings.Count(text,
 		"consumer: message ID on topic t: false: exit status 1; sent to topic failed\n") != 2 {
 		t.Errorf("it said %s", text)
 	}
@@ -132,11 +135,11 @@ func TestFailedIsTheMessages(t *testing.T) {
 			t.Errorf("status %d: %s", status, stderr)
 		}
 	}
-	subscriber := subscribe(t, with("echo; exec sleep 1000")...)
-	subscriber.has("\n")
-	syscall.Kill(-subscriber.Command.Process.Pid, syscall.SIGTERM)
-	if status := subscriber.Wait(); status != 0 || subscriber.Stderr.String() != "" {
-		t.Errorf("status %d: %s", status, subscriber.Stderr)
+	c := startConsumer(t, with("echo; exec sleep 1000")...)
+	c.has("\n")
+	syscall.Kill(-c.Command.Process.Pid, syscall.SIGTERM)
+	if status := c.Wait(); status != 0 || c.Stderr.String() != "" {
+		t.Errorf("status %d: %s", status, c.Stderr)
 	}
 	if got := broker.Received("failed"); len(got) > 0 {
 		t.Errorf("on the topic failed: %q", got)

@@ -58,55 +58,55 @@ func newRelease(t *testing.T, built ...string) *release {
 }
 
 // path returns the path of one of the release's files.
-func (release *release) path(name string) string {
-	return filepath.Join(release.directory, name)
+func (r *release) path(name string) string {
+	return filepath.Join(r.directory, name)
 }
 
 // copy copies a file into the release, with the mode of an executable file.
-func (release *release) copy(from, to string) {
-	release.t.Helper()
+func (r *release) copy(from, to string) {
+	r.t.Helper()
 	text, err := os.ReadFile(from)
 	if err != nil {
-		release.t.Fatal(err)
+		r.t.Fatal(err)
 	}
-	release.write(to, string(text), 0o700)
+	r.write(to, string(text), 0o700)
 }
 
 // write writes a file of the release, and makes its directory.
-func (release *release) write(name, text string, mode os.FileMode) {
-	release.t.Helper()
-	if err := os.MkdirAll(filepath.Dir(release.path(name)), 0o755); err != nil {
-		release.t.Fatal(err)
+func (r *release) write(name, text string, mode os.FileMode) {
+	r.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(r.path(name)), 0o755); err != nil {
+		r.t.Fatal(err)
 	}
-	if err := os.WriteFile(release.path(name), []byte(text), mode); err != nil {
-		release.t.Fatal(err)
+	if err := os.WriteFile(r.path(name), []byte(text), mode); err != nil {
+		r.t.Fatal(err)
 	}
 }
 
 // make runs make in the release, with DESTDIR set to the release's directory dest.
-func (release *release) make(arguments ...string) (status int, stderr string) {
-	release.t.Helper()
-	command := exec.Command("make", append(arguments, "DESTDIR="+release.path("dest"))...)
-	command.Dir = release.directory
-	command.Env = append(os.Environ(), "PATH="+release.path("bin")+":"+os.Getenv("PATH"))
-	status, _, stderr = finish(release.t, command)
+func (r *release) make(arguments ...string) (status int, stderr string) {
+	r.t.Helper()
+	command := exec.Command("make", append(arguments, "DESTDIR="+r.path("dest"))...)
+	command.Dir = r.directory
+	command.Env = append(os.Environ(), "PATH="+r.path("bin")+":"+os.Getenv("PATH"))
+	status, _, stderr = finish(r.t, command)
 	return status, stderr
 }
 
 // mustMake runs make. It fails the test unless make succeeds and writes nothing to standard
 // error.
-func (release *release) mustMake(arguments ...string) {
-	release.t.Helper()
-	if status, stderr := release.make(arguments...); status != 0 || stderr != "" {
-		release.t.Fatalf("make %q ended with status %d: %s", arguments, status, stderr)
+func (r *release) mustMake(arguments ...string) {
+	r.t.Helper()
+	if status, stderr := r.make(arguments...); status != 0 || stderr != "" {
+		r.t.Fatalf("make %q ended with status %d: %s", arguments, status, stderr)
 	}
 }
 
 // files returns the modes of the files below DESTDIR, by path.
-func (release *release) files() map[string]fs.FileMode {
-	release.t.Helper()
+func (r *release) files() map[string]fs.FileMode {
+	r.t.Helper()
 	files := make(map[string]fs.FileMode)
-	root := release.path("dest")
+	root := r.path("dest")
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
@@ -116,7 +116,7 @@ func (release *release) files() map[string]fs.FileMode {
 		return err
 	})
 	if err != nil {
-		release.t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	return files
 }

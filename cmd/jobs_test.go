@@ -51,13 +51,13 @@ func handledTwice(t *testing.T, times []int) (again int) {
 // interrupt starts a consumer and sends it a signal at a random moment of the next most.
 func interrupt(t *testing.T, most time.Duration, signal syscall.Signal, arguments ...string) {
 	t.Helper()
-	subscriber := subscribe(t, arguments...)
+	c := startConsumer(t, arguments...)
 	pause(most)
-	subscriber.Signal(signal)
-	status := subscriber.Wait()
-	tooEarly := status == -1 && subscriber.Stdout.String() == "" // before it caught the signal
-	if signal != syscall.SIGKILL && status != 0 && !tooEarly || subscriber.Stderr.String() != "" {
-		t.Errorf("status %d: %s", status, subscriber.Stderr)
+	c.Signal(signal)
+	status := c.Wait()
+	tooEarly := status == -1 && c.Stdout.String() == "" // before it caught the signal
+	if signal != syscall.SIGKILL && status != 0 && !tooEarly || c.Stderr.String() != "" {
+		t.Errorf("status %d: %s", status, c.Stderr)
 	}
 }
 
@@ -137,15 +137,16 @@ func TestJobsBehindSlow(t *testing.T) {
 		store := newLogAndState(t, bustest.Numbers(0, messages-1)...)
 		done := store.state + ".done"
 		command := []string{"-topic", "t", "-jobs", "4", "--", "sh", "-c", script, done}
-		subscriber := subscribe(t, store.with(command...)...)
+		c := startConsumer(t, store.with(command...)...)
 		bustest.Until(t, "255 messages", func() bool {
 			return strings.Count(file(done).String(), "\n") >= 255
 		})
 		time.Sleep(50 * time.Millisecond) // in which the 256th would come
-		subscriber.Signal(syscall.SIGKILL)
-		syscall.Kill(-subscriber.Command.Process.Pid, syscall.SIGKILL)
-		subscriber.Wait()
-		if got := handled(t, done, messages); slices.Contains(got[1:256], 0) || got[0]+got[256] > 0 {
+		c.Signal(syscall.SIGKILL)
+		syscall.Kill(-c.Command.Process.Pid, syscall.SIGKILL)
+		c.Wait()
+		got := handled(t, done, messages)
+		if slices.Contains(got[1:256], 0) || got[0]+got[256] > 0 {
 			t.Fatalf("behind a slow message these were handled: %v", got)
 		}
 		if err := os.WriteFile(done+".go", nil, 0o600); err != nil {
@@ -153,7 +154,8 @@ func TestJobsBehindSlow(t *testing.T) {
 		}
 		delivers(t, "", store.with(append([]string{"-end", "-topic", topic}, command...)...)...)
 		if again := handledTwice(t, handled(t, done, messages)); again > wantAgain {
-			t.Errorf("with -topic %s too, %d were repeated, want at most %d", topic, again, wantAgain)
+			t.Errorf("with -topic %s too, %d were repeated, want at most %d",
+				topic, again, wantAgain)
 		}
 	}
 }
@@ -180,7 +182,8 @@ func TestJobsPassedOver(t *testing.T) {
 		_, lag, _ := consume(t, store.with("-lag")...)
 		_, stdout, _ := consume(t, store.with(append([]string{"-end"}, arguments...)...)...)
 		lines := strings.Fields(stdout)
-		if !strings.Contains(lag, fmt.Sprintf("_messages{state=%q} %d\n", store.state, len(lines))) {
+		want := fmt.Sprintf("_messages{state=%q} %d\n", store.state, len(lines))
+		if !strings.Contains(lag, want) {
 			t.Errorf("%s: -lag printed\n%s, and %q were delivered", name, lag, lines)
 		}
 		if slices.Sort(lines); len(lines) == 0 || lines[0] != "0" || slices.Contains(lines, "1") {
@@ -202,14 +205,15 @@ func TestJobsFailed(t *testing.T) {
 		esac
 		echo $number >> "$0"`
 	arguments := store.with("-end", "-jobs", "2", "--", "sh", "-c", script, done)
-	subscriber := subscribe(t, arguments...)
+	c := startConsumer(t, arguments...)
 	time.Sleep(300 * time.Millisecond) // the failure is final after 100 ms
 	if err := os.WriteFile(done+".go", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	status := subscriber.Wait()
-	stderr := subscriber.Stderr.String()
-	if status != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "exit status 3") {
+	status := c.Wait()
+	stderr := c.Stderr.String()
+	if status != 1 || strings.Count(stderr, "\n") != 1 ||
+		!strings.Contains(stderr, "exit status 3") {
 		t.Errorf("status %d: %s", status, stderr)
 	}
 	if got := file(done).String(); got != "1\n" {

@@ -27,15 +27,15 @@ type writer struct {
 // load starts count producers. Each sends batches of up to maxBatch messages to the broker
 // until one of its batches is not accepted. The function finish waits until all producers have
 // ended, and returns what they know.
-func (daemon *daemon) load(count, maxBatch int) (finish func() []*writer) {
+func (b *brokerProcess) load(count, maxBatch int) (finish func() []*writer) {
 	var group sync.WaitGroup
 	writers := make([]*writer, count)
 	for i := range writers {
 		writers[i] = &writer{name: fmt.Sprint("writer", i)}
-		sender, topic := daemon.sender(), fmt.Sprint("topic", i%2)
+		p, topic := b.producer(), fmt.Sprint("topic", i%2)
 		group.Go(func() {
 			for err := error(nil); err == nil; {
-				err = writers[i].sendBatch(daemon.t, sender, topic, 1+rand.IntN(maxBatch))
+				err = writers[i].sendBatch(b.t, p, topic, 1+rand.IntN(maxBatch))
 			}
 		})
 	}
@@ -46,21 +46,19 @@ func (daemon *daemon) load(count, maxBatch int) (finish func() []*writer) {
 }
 
 // sendBatch sends the next count messages.
-func (writer *writer) sendBatch(
-	t *testing.T, sender *producer.Producer, topic string, count int,
-) error {
+func (w *writer) sendBatch(t *testing.T, p *producer.Producer, topic string, count int) error {
 	batch := make([]*apiv1.Message, count)
 	for i := range batch {
 		padding := strings.Repeat("x", rand.IntN(200))
-		text := fmt.Sprintf("%s %d %s", writer.name, writer.acked+i, padding)
+		text := fmt.Sprintf("%s %d %s", w.name, w.acked+i, padding)
 		batch[i] = &apiv1.Message{Topic: topic, Data: []byte(text)}
 	}
-	err := sender.Send(t.Context(), batch)
+	err := p.Send(t.Context(), batch)
 	switch {
 	case err == nil:
-		writer.acked += count
+		w.acked += count
 	case errors.Is(err, producer.ErrUnknown):
-		writer.unknown = count
+		w.unknown = count
 	}
 	return err
 }
@@ -117,11 +115,11 @@ func verify(t *testing.T, log string, writers []*writer, killed bool) (sum tally
 }
 
 // add adds the tally of another round.
-func (sum *tally) add(other tally) {
-	sum.acked += other.acked
-	sum.unknown += other.unknown
-	sum.lost += other.lost
-	sum.extra += other.extra
+func (t *tally) add(other tally) {
+	t.acked += other.acked
+	t.unknown += other.unknown
+	t.lost += other.lost
+	t.extra += other.extra
 }
 
 // pause sleeps for a random time of up to most. It chooses the moment of a signal or of a rotation.

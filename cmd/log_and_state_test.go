@@ -35,24 +35,24 @@ func newLogAndState(t *testing.T, messages ...string) logAndState {
 }
 
 // add appends messages on the topic t to the log.
-func (store logAndState) add(messages ...string) {
-	store.t.Helper()
-	file, err := os.OpenFile(store.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+func (s logAndState) add(messages ...string) {
+	s.t.Helper()
+	file, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		store.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	defer file.Close()
 	var text strings.Builder
-	text.WriteString(bustest.FirstLine(store.t, store.log))
+	text.WriteString(bustest.FirstLine(s.t, s.log))
 	for _, message := range messages {
 		text.WriteString(inLog("t", message))
 	}
 	if _, err := file.WriteString(text.String()); err != nil {
-		store.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 }
 
 // with returns -log and -state, followed by arguments.
-func (store logAndState) with(arguments ...string) []string {
-	return append([]string{"-log", store.log, "-state", store.state}, arguments...)
+func (s logAndState) with(arguments ...string) []string {
+	return append([]string{"-log", s.log, "-state", s.state}, arguments...)
 }

@@ -26,10 +26,10 @@ func TestReadmeQuickStart(t *testing.T) {
 	_, wantMessage, _ := strings.Cut(blocks[1], commands[3][0])
 	port := freePort(t)
 	kitchen := newKitchen(t, port)
-	broker := subscribeWith(t, kitchen.cook(commands[1][1]))
+	broker := startConsumerCommand(t, kitchen.cook(commands[1][1]))
 	kitchen.awaitText("mbus.log", "listening")
 	kitchen.succeed(commands[2][1])
-	subscribeWith(t, kitchen.cook(commands[3][1])).has(wantMessage)
+	startConsumerCommand(t, kitchen.cook(commands[3][1])).has(wantMessage)
 
 	stamp := regexp.MustCompile(`(?m)^\S+ \S+ `)
 	id := regexp.MustCompile(`log [0-9a-f]{16}:`) // is random
@@ -53,7 +53,7 @@ func TestManualOperation(t *testing.T) {
 		t.Fatalf("%s must have the log %s", service[0], log)
 	}
 	kitchen := newKitchen(t, freePort(t))
-	loop := subscribeWith(t, kitchen.cook(strings.Replace(service[0], log, "mbus.log", 1)))
+	loop := startConsumerCommand(t, kitchen.cook(strings.Replace(service[0], log, "mbus.log", 1)))
 	ping := strings.TrimSpace(service[1])
 	kitchen.succeed(ping + " -retry 20s") // the broker is starting
 
@@ -79,7 +79,7 @@ func TestManualOperation(t *testing.T) {
 func TestManualDurable(t *testing.T) {
 	recipe := example(t, "mbus-broker.8", "Nothing accepted is lost, even in a power loss")
 	kitchen := newKitchen(t, freePort(t))
-	subscribeWith(t, kitchen.cook(recipe))
+	startConsumerCommand(t, kitchen.cook(recipe))
 	kitchen.succeed("mbus-producer -topic t -message x -retry 20s")
 	syscall.Kill(kitchen.await("broker", 0), syscall.SIGKILL)
 	if got := kitchen.succeed("mbus-consumer -log mbus.log -end"); got != "x\n" {
@@ -103,7 +103,8 @@ func TestManualTunnel(t *testing.T) {
 // command line of the unit runs the command.
 func TestManualWorker(t *testing.T) {
 	example := bustest.Blocks(t, "../README.md", "As a service", "ini")
-	if display := manualDisplays(t, "mbus-consumer.1", "WORKERS", 1); !slices.Equal(display, example) {
+	display := manualDisplays(t, "mbus-consumer.1", "WORKERS", 1)
+	if !slices.Equal(display, example) {
 		t.Errorf("the README has the environment %q, the manual page %q", example, display)
 	}
 	kitchen := newKitchen(t, freePort(t))
@@ -127,7 +128,7 @@ func TestManualWorker(t *testing.T) {
 	for variable := range strings.Lines(strings.Replace(example[0], "/usr/local/bin", ".", 1)) {
 		worker.Env = append(worker.Env, strings.TrimSuffix(variable, "\n"))
 	}
-	running := subscribeWith(t, worker)
+	running := startConsumerCommand(t, worker)
 	kitchen.awaitText("handled", "--quick a cup\n")
 	kitchen.stop("consumer", running)
 }

@@ -60,43 +60,43 @@ type service struct {
 }
 
 // path returns the path of a file in the system's directory.
-func (system *system) path(name string) string {
-	return filepath.Join(filepath.Dir(system.log), name)
+func (s *system) path(name string) string {
+	return filepath.Join(filepath.Dir(s.log), name)
 }
 
 // start starts a service with the command line of an installed unit. The replacer replaces the
 // directories and variables of the command line, and more arguments are appended.
-func (system *system) start(
+func (s *system) start(
 	name, unit string, replacer *strings.Replacer, more ...string,
 ) *service {
-	system.t.Helper()
-	unit = system.release.path("dest/usr/local/lib/systemd/system/" + unit)
-	arguments := strings.Fields(replacer.Replace(setting(system.t, unit, "ExecStart")))
-	arguments[0] = system.release.path("dest" + arguments[0])
-	service := &service{system: system, path: system.path(name)}
+	s.t.Helper()
+	unit = s.release.path("dest/usr/local/lib/systemd/system/" + unit)
+	arguments := strings.Fields(replacer.Replace(setting(s.t, unit, "ExecStart")))
+	arguments[0] = s.release.path("dest" + arguments[0])
+	service := &service{system: s, path: s.path(name)}
 	arguments = append([]string{"-c", supervise, service.path}, append(arguments, more...)...)
-	service.loop = startGroup(system.t, exec.Command("sh", arguments...))
+	service.loop = startGroup(s.t, exec.Command("sh", arguments...))
 	return service
 }
 
 // signal sends a signal to the service's process, if one runs.
-func (service *service) signal(kind syscall.Signal) {
-	id, err := strconv.Atoi(strings.TrimSpace(file(service.path + ".pid").String()))
+func (s *service) signal(kind syscall.Signal) {
+	id, err := strconv.Atoi(strings.TrimSpace(file(s.path + ".pid").String()))
 	if err == nil {
 		syscall.Kill(id, kind)
 	}
 }
 
 // end stops the service and its supervision.
-func (service *service) end() {
-	service.system.t.Helper()
-	if err := os.WriteFile(service.path+".stop", nil, 0o600); err != nil {
-		service.system.t.Fatal(err)
+func (s *service) end() {
+	s.system.t.Helper()
+	if err := os.WriteFile(s.path+".stop", nil, 0o600); err != nil {
+		s.system.t.Fatal(err)
 	}
-	bustest.Until(service.system.t, "the end of "+service.path, func() bool {
-		service.signal(syscall.SIGTERM)
+	bustest.Until(s.system.t, "the end of "+s.path, func() bool {
+		s.signal(syscall.SIGTERM)
 		select {
-		case <-service.loop.Ended:
+		case <-s.loop.Ended:
 			return true
 		case <-time.After(2 * time.Second): // an earlier second signal might kill the process
 			return false
@@ -105,17 +105,17 @@ func (service *service) end() {
 }
 
 // statuses returns the exit statuses of the service's processes, in order.
-func (service *service) statuses() []string {
-	return strings.Fields(file(service.path + ".statuses").String())
+func (s *service) statuses() []string {
+	return strings.Fields(file(s.path + ".statuses").String())
 }
 
 // send sends the numbers from 1 as messages, one after the other, until ended is closed. It
 // returns how many messages were accepted, and how many were sent again because their outcome
 // was unknown.
-func (system *system) send(ended <-chan struct{}) (accepted, again int, err error) {
+func (s *system) send(ended <-chan struct{}) (accepted, again int, err error) {
 	for !isClosed(ended) {
-		producer := exec.Command(system.release.path("dest/usr/local/bin/mbus-producer"),
-			"-port", system.port, "-topic", "t", "-message", strconv.Itoa(accepted+1),
+		producer := exec.Command(s.release.path("dest/usr/local/bin/mbus-producer"),
+			"-port", s.port, "-topic", "t", "-message", strconv.Itoa(accepted+1),
 			"-retry", "1m")
 		output, err := producer.CombinedOutput()
 		switch status := producer.ProcessState.ExitCode(); {
@@ -132,25 +132,25 @@ func (system *system) send(ended <-chan struct{}) (accepted, again int, err erro
 }
 
 // count waits until the broker is up, and checks that its counts add up.
-func (system *system) count() {
-	system.t.Helper()
-	ping := exec.Command(system.release.path("dest/usr/local/bin/mbus-producer"),
-		"-ping", "-port", system.port, "-retry", "1m")
+func (s *system) count() {
+	s.t.Helper()
+	ping := exec.Command(s.release.path("dest/usr/local/bin/mbus-producer"),
+		"-ping", "-port", s.port, "-retry", "1m")
 	if output, err := ping.CombinedOutput(); err != nil {
-		system.t.Errorf("the ping failed: %v: %s", err, output)
+		s.t.Errorf("the ping failed: %v: %s", err, output)
 	}
-	metrics(system.t, system.path("broker.prom"))
+	metrics(s.t, s.path("broker.prom"))
 }
 
 // work makes the worker's command, and returns its path. The command appends the data of a
 // message to the file done. It does so in one write, because the command of a killed worker may
 // run beside that of the next worker.
-func (system *system) work() string {
-	system.t.Helper()
-	path := system.path("work")
-	text := fmt.Sprintf("#!/bin/sh\nprintf '%%s\\n' \"$(cat)\" >> '%s'\n", system.path("done"))
+func (s *system) work() string {
+	s.t.Helper()
+	path := s.path("work")
+	text := fmt.Sprintf("#!/bin/sh\nprintf '%%s\\n' \"$(cat)\" >> '%s'\n", s.path("done"))
 	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
-		system.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	return path
 }
@@ -195,11 +195,11 @@ type sending struct {
 }
 
 // load starts to send.
-func (system *system) load() *sending {
+func (s *system) load() *sending {
 	sending := &sending{over: make(chan struct{}), sent: make(chan error, 1)}
 	go func() {
 		var err error
-		sending.accepted, sending.again, err = system.send(sending.over)
+		sending.accepted, sending.again, err = s.send(sending.over)
 		sending.sent <- err
 	}()
 	return sending
@@ -208,33 +208,33 @@ func (system *system) load() *sending {
 // check ends the sending, waits until the worker has done all its messages, and stops the system. It
 // fails the test unless both services ended with these statuses, one after the other, and each
 // message was done.
-func (system *system) check(load *sending, statuses ...string) {
-	t := system.t
+func (s *system) check(load *sending, statuses ...string) {
+	t := s.t
 	t.Helper()
 	close(load.over)
 	if err := <-load.sent; err != nil {
 		t.Fatal(err)
 	}
 	bustest.Until(t, "the last message", func() bool {
-		done := file(system.path("done")).String()
+		done := file(s.path("done")).String()
 		return strings.HasSuffix(done, fmt.Sprintf("\n%d\n", load.accepted))
 	})
-	system.worker.end()
-	system.broker.end()
-	for _, service := range []*service{system.broker, system.worker} {
+	s.worker.end()
+	s.broker.end()
+	for _, service := range []*service{s.broker, s.worker} {
 		if got := service.statuses(); !slices.Equal(got, statuses) {
 			t.Errorf("%s ended with the statuses %q, want %q: %s", service.path, got, statuses,
 				file(service.path+".stderr"))
 		}
 	}
-	system.checkWork(load.accepted, load.again)
+	s.checkWork(load.accepted, load.again)
 }
 
 // checkWork compares the messages that the worker has done with those that were accepted.
-func (system *system) checkWork(accepted, again int) {
-	t := system.t
+func (s *system) checkWork(accepted, again int) {
+	t := s.t
 	t.Helper()
-	done := strings.Fields(file(system.path("done")).String())
+	done := strings.Fields(file(s.path("done")).String())
 	next, repeated := 1, 0
 	for _, text := range done {
 		switch number, err := strconv.Atoi(text); {

@@ -172,7 +172,8 @@ func TestRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	output := mustRun(t, logrotate, "-d", global)
-	if strings.Contains(output, "error") || !strings.Contains(output, "considering log "+directory) {
+	if strings.Contains(output, "error") ||
+		!strings.Contains(output, "considering log "+directory) {
 		t.Errorf("logrotate reports\n%s", output)
 	}
 	for i := range 3 {
@@ -213,11 +214,11 @@ func TestInstalled(t *testing.T) {
 	release, directory := newRelease(t, "broker", "producer", "consumer"), t.TempDir()
 	release.mustMake("install")
 	log := filepath.Join(directory, "mbus.log")
-	daemon := startLogged(t, installedBroker(t, release, directory), file(log))
+	b := startLogged(t, installedBroker(t, release, directory), file(log))
 
 	input := &bustest.Endless{}
 	command := exec.Command(release.path("dest/usr/local/bin/mbus-producer"),
-		"-port", daemon.port, "-topic", "t", "-lines")
+		"-port", b.port, "-topic", "t", "-lines")
 	command.Stdin = input
 	producer := bustest.Start(t, command)
 	configuration := rotation(t, release.path("dest/etc/logrotate.d/mbus"), directory)
@@ -232,7 +233,7 @@ func TestInstalled(t *testing.T) {
 	if status := producer.Wait(); status != 0 {
 		t.Errorf("the producer ended with status %d: %s", status, producer.Stderr)
 	}
-	daemon.stop()
+	b.stop()
 
 	var text string
 	for i := rotations; i > 0; i-- {
@@ -276,8 +277,8 @@ func TestReaders(t *testing.T) {
 	log := filepath.Join(directory, "mbus.log")
 	installed := asUser(installedBroker(t, release, directory), mbus)
 	installed.SysProcAttr.Credential.Gid = send
-	daemon := startLogged(t, installed, file(log))
-	defer daemon.stop()
+	b := startLogged(t, installed, file(log))
+	defer b.stop()
 	checkReaders := func(line string) {
 		t.Helper()
 		bustest.Until(t, line, func() bool { return strings.Contains(file(log).String(), line) })
@@ -298,6 +299,6 @@ func TestReaders(t *testing.T) {
 	if err := os.Rename(log, log+".1"); err != nil {
 		t.Fatal(err)
 	}
-	daemon.Accept(bustest.Payload("t", "1"), 1)
+	b.Accept(bustest.Payload("t", "1"), 1)
 	checkReaders("Received new message from topic 't': '1'") // in the new file
 }

@@ -43,8 +43,9 @@ func TestPersistentFaults(t *testing.T) {
 		"a signal":            {`kill -9 $$`, "signal: killed"},
 		"status 0 when asked": {`exit 0`, ""},
 		"no output":           {`exec >&-; exec sleep 1000`, "has closed its input or output"},
-		"another line":        {`echo hello`, `has answered "hello", must answer ok ID or failed ID`},
-		"another id":          {`echo ok 1`, `has answered "ok 1", must answer ok ID or failed ID`},
+		"another line": {`echo hello`,
+			`has answered "hello", must answer ok ID or failed ID`},
+		"another id": {`echo ok 1`, `has answered "ok 1", must answer ok ID or failed ID`},
 		"more than the id": {`echo "ok $id "`,
 			`has answered "ok ID ", must answer ok ID or failed ID`},
 		"an empty line": {`echo`, `has answered "", must answer ok ID or failed ID`},
@@ -142,15 +143,15 @@ func TestPersistentChild(t *testing.T) {
 	done := store.state + ".done"
 	script := `sleep 1000 0<&0 & test "${line##*:}" = '2}' || exit 1`
 	start := time.Now()
-	subscriber := subscribe(t,
+	c := startConsumer(t,
 		store.with(persistently(done, script, "", "-end", "-retry", "1m")...)...)
 	// Standard error stays open in the child.
 	bustest.Until(t, "the last message", func() bool {
 		return strings.HasSuffix(file(done).String(), "5 2}\n")
 	})
 	bustest.Until(t, "its end", func() bool {
-		return syscall.Kill(subscriber.Command.Process.Pid, 0) != nil ||
-			isZombie(subscriber.Command.Process.Pid)
+		return syscall.Kill(c.Command.Process.Pid, 0) != nil ||
+			isZombie(c.Command.Process.Pid)
 	})
 	if took := time.Since(start); took > 15*time.Second {
 		t.Errorf("it took %s", took)
@@ -173,15 +174,15 @@ func TestPersistentStopped(t *testing.T) {
 	script := `until test -e "$0.go"; do sleep 0.01; done`
 	end := `cp "$(dirname "$0")/state" "$0.state"; echo end >> "$0"`
 	arguments := store.with(persistently(done, script, end)...)
-	subscriber := subscribe(t, arguments...)
+	c := startConsumer(t, arguments...)
 	bustest.Until(t, "a message", func() bool { return file(done).String() == "0 1}\n" })
-	subscriber.Signal(syscall.SIGTERM)
+	c.Signal(syscall.SIGTERM)
 	time.Sleep(300 * time.Millisecond) // a second signal within 200 ms is the same request
 	if err := os.WriteFile(done+".go", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if status := subscriber.Wait(); status != 0 || subscriber.Stderr.String() != "" {
-		t.Errorf("status %d: %s", status, subscriber.Stderr)
+	if status := c.Wait(); status != 0 || c.Stderr.String() != "" {
+		t.Errorf("status %d: %s", status, c.Stderr)
 	}
 	if got := file(done).String(); got != "0 1}\nend\n" {
 		t.Errorf("handled %q", got)

@@ -195,7 +195,7 @@ func TestRestarts(t *testing.T) {
 
 // awaitStream waits until the first lines of a stream have reached a broker. Then it sleeps for
 // 10 ms times the number of the round.
-func awaitStream(t *testing.T, broker *daemon, round int) {
+func awaitStream(t *testing.T, broker *brokerProcess, round int) {
 	t.Helper()
 	bustest.Until(t, "a message", func() bool {
 		return strings.Contains(broker.Log.String(), "dispatched")

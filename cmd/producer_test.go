@@ -188,7 +188,7 @@ func TestLoop(t *testing.T) {
 
 // awaitDispatched waits until a broker has logged the dispatch of count messages. Each message is
 // the only one of its payload.
-func awaitDispatched(t *testing.T, broker *daemon, count int) {
+func awaitDispatched(t *testing.T, broker *brokerProcess, count int) {
 	t.Helper()
 	bustest.Until(t, fmt.Sprint("the dispatch of message ", count), func() bool {
 		return strings.Count(broker.Log.String(), " new message dispatched ") == count

@@ -21,7 +21,7 @@ import (
 type recipes struct {
 	t         *testing.T
 	directory string
-	broker    *daemon
+	broker    *brokerProcess
 	log       string // the text of the logs of stopped brokers
 }
 
@@ -136,19 +136,19 @@ func newRecipes(t *testing.T) *recipes {
 }
 
 // write writes a file in the directory of the recipes.
-func (recipes *recipes) write(name, text string, mode os.FileMode) {
-	recipes.t.Helper()
-	path := filepath.Join(recipes.directory, name)
+func (r *recipes) write(name, text string, mode os.FileMode) {
+	r.t.Helper()
+	path := filepath.Join(r.directory, name)
 	if err := os.WriteFile(path, []byte(text), mode); err != nil {
-		recipes.t.Fatal(err)
+		r.t.Fatal(err)
 	}
 }
 
 // command returns the command that runs a recipe, in a process group of its own.
-func (recipes *recipes) command(text string) *exec.Cmd {
+func (r *recipes) command(text string) *exec.Cmd {
 	command := exec.Command("sh", "-c", text)
-	command.Dir = recipes.directory
-	path := filepath.Join(recipes.directory, "build")
+	command.Dir = r.directory
+	path := filepath.Join(r.directory, "build")
 	command.Env = append(os.Environ(), "PATH="+path+":"+os.Getenv("PATH"))
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return command
@@ -156,47 +156,47 @@ func (recipes *recipes) command(text string) *exec.Cmd {
 
 // finish runs a recipe until it ends. It fails the test unless the status is 0. Only a recipe
 // with -lines may write to standard error.
-func (recipes *recipes) finish(text string) (stderr string) {
-	recipes.t.Helper()
-	status, _, stderr := finish(recipes.t, recipes.command(text))
+func (r *recipes) finish(text string) (stderr string) {
+	r.t.Helper()
+	status, _, stderr := finish(r.t, r.command(text))
 	if status != 0 || stderr != "" && !strings.Contains(text, "-lines") {
-		recipes.t.Errorf("%s\nended with status %d: %s", text, status, stderr)
+		r.t.Errorf("%s\nended with status %d: %s", text, status, stderr)
 	}
 	return stderr
 }
 
 // followThroughRotation runs the recipe that follows app.log. While the recipe runs, it renames
 // that file and writes a new one.
-func (recipes *recipes) followThroughRotation(text string) {
-	t := recipes.t
+func (r *recipes) followThroughRotation(text string) {
+	t := r.t
 	t.Helper()
-	command := recipes.command(text)
+	command := r.command(text)
 	bustest.Start(t, command)
 	defer syscall.Kill(-command.Process.Pid, syscall.SIGKILL)
 	await := func(count int) {
 		t.Helper()
 		bustest.Until(t, "the message of a line in app.log", func() bool {
 			const line = "new message dispatched on topic app\n"
-			return strings.Count(recipes.broker.Log.String(), line) == count
+			return strings.Count(r.broker.Log.String(), line) == count
 		})
 	}
 	await(1)
-	path := filepath.Join(recipes.directory, "app.log")
+	path := filepath.Join(r.directory, "app.log")
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
 	}
-	recipes.write("app.log", "b\n", 0o600)
+	r.write("app.log", "b\n", 0o600)
 	await(2)
 }
 
 // sendLongFile runs the recipe that sends orders.txt, and interrupts it, as Ctrl-C does. Then it
 // runs the recipe again from the line that the recipe names, and restarts the broker meanwhile.
-func (recipes *recipes) sendLongFile(text string) {
-	t := recipes.t
+func (r *recipes) sendLongFile(text string) {
+	t := r.t
 	t.Helper()
-	interrupted := recipes.command(text)
+	interrupted := r.command(text)
 	first := bustest.Start(t, interrupted)
-	recipes.awaitOrders()
+	r.awaitOrders()
 	syscall.Kill(-interrupted.Process.Pid, syscall.SIGINT)
 	status := first.Wait()
 	next := regexp.MustCompile(`the next line is (\d+)\n$`).FindStringSubmatch(first.Stderr.String())
@@ -204,12 +204,12 @@ func (recipes *recipes) sendLongFile(text string) {
 		t.Fatalf("%s\nended with status %d: %s", text, status, first.Stderr)
 	}
 
-	command := recipes.command(text)
+	command := r.command(text)
 	command.Args = append(command.Args, "sh", next[1])
 	second := bustest.Start(t, command)
-	recipes.awaitOrders()
-	recipes.stopBroker()
-	recipes.broker = startAt(t, recipes.broker.Address, "-max-payload", "20000")
+	r.awaitOrders()
+	r.stopBroker()
+	r.broker = startAt(t, r.broker.Address, "-max-payload", "20000")
 	if status := second.Wait(); status != 0 {
 		t.Errorf("%s\nended with status %d: %s", text, status, second.Stderr)
 	}
@@ -218,31 +218,31 @@ func (recipes *recipes) sendLongFile(text string) {
 	if strings.Count(said, leftOut) != 1 {
 		t.Errorf("%s\nsaid %s, want once %s", text, said, leftOut)
 	}
-	recipes.stopBroker()
+	r.stopBroker()
 }
 
 // awaitOrders waits until the broker has accepted another large payload of orders.
-func (recipes *recipes) awaitOrders() {
-	recipes.t.Helper()
+func (r *recipes) awaitOrders() {
+	r.t.Helper()
 	count := func() int {
-		return strings.Count(recipes.broker.Log.String(), "new messages dispatched on topic orders\n")
+		return strings.Count(r.broker.Log.String(), "new messages dispatched on topic orders\n")
 	}
 	before := count()
-	bustest.Until(recipes.t, "a batch of orders", func() bool { return count() > before })
+	bustest.Until(r.t, "a batch of orders", func() bool { return count() > before })
 }
 
 // stopBroker stops the broker, and keeps the text of its log.
-func (recipes *recipes) stopBroker() {
-	recipes.t.Helper()
-	recipes.broker.stop()
-	recipes.log += recipes.broker.Log.String()
+func (r *recipes) stopBroker() {
+	r.t.Helper()
+	r.broker.stop()
+	r.log += r.broker.Log.String()
 }
 
 // checkLog compares the messages in the logs with those that the recipes sent.
-func (recipes *recipes) checkLog() {
-	t := recipes.t
+func (r *recipes) checkLog() {
+	t := r.t
 	t.Helper()
-	received := bustest.Received(t, recipes.log)
+	received := bustest.Received(t, r.log)
 	records := []string{"1,cup", `2,"big`, `spoon"`}
 	for topic, want := range map[string][]string{
 		"files":  {"app.log", "build", "mbus-producer", "orders.csv", "orders.txt"},

@@ -21,30 +21,30 @@ type rotations struct {
 }
 
 // rotate renames the log, if it exists.
-func (log *rotations) rotate(t *testing.T) {
+func (r *rotations) rotate(t *testing.T) {
 	t.Helper()
-	switch err := os.Rename(log.path, fmt.Sprintf("%s.%d", log.path, log.count+1)); {
+	switch err := os.Rename(r.path, fmt.Sprintf("%s.%d", r.path, r.count+1)); {
 	case err == nil:
-		log.count++
+		r.count++
 	case !errors.Is(err, fs.ErrNotExist):
 		t.Error(err)
 	}
 }
 
 // awaitFile waits until the broker has created the log again.
-func (log *rotations) awaitFile(t *testing.T) {
+func (r *rotations) awaitFile(t *testing.T) {
 	t.Helper()
 	bustest.Until(t, "a new file", func() bool {
-		_, err := os.Stat(log.path)
+		_, err := os.Stat(r.path)
 		return err == nil
 	})
 }
 
 // files returns the texts of the files that exist, the oldest first and the log last.
-func (log *rotations) files() (texts []string) {
-	paths := []string{log.path}
-	for i := log.count; i > 0; i-- {
-		paths = append([]string{fmt.Sprintf("%s.%d", log.path, i)}, paths...)
+func (r *rotations) files() (texts []string) {
+	paths := []string{r.path}
+	for i := r.count; i > 0; i-- {
+		paths = append([]string{fmt.Sprintf("%s.%d", r.path, i)}, paths...)
 	}
 	for _, path := range paths {
 		if text, err := os.ReadFile(path); err == nil {

@@ -127,7 +127,7 @@ func TestCrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer input.Close()
-	reader := subscribeWith(t, consumer)
+	reader := startConsumerCommand(t, consumer)
 	io.WriteString(input, "2026/11/29 07:00:00 Received new message from topic 't': 'x'\n")
 	reader.has("x\n")
 	expectCrash(reader.Process)

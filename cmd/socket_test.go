@@ -35,7 +35,7 @@ func socketPath(t *testing.T) string {
 }
 
 // startOnSocket starts a broker on the Unix socket at path.
-func startOnSocket(t *testing.T, path string, arguments ...string) *daemon {
+func startOnSocket(t *testing.T, path string, arguments ...string) *brokerProcess {
 	t.Helper()
 	return startCommand(t, command("broker", append([]string{"-phost", path}, arguments...)...))
 }
@@ -93,12 +93,12 @@ func TestManualSocket(t *testing.T) {
 	commands = strings.Replace(commands, "mbus-broker", "exec "+built, 1)
 	broker := exec.Command("sh", "-e", "-c", commands)
 	broker.Dir = filepath.Dir(socketPath(t))
-	daemon := startLogged(t, broker, file(filepath.Join(broker.Dir, "mbus.log")))
+	b := startLogged(t, broker, file(filepath.Join(broker.Dir, "mbus.log")))
 	info, err := os.Lstat(filepath.Join(broker.Dir, "mbus.sock"))
 	if err != nil || info.Mode() != os.ModeSocket|0o770 {
 		t.Errorf("the socket's mode is %v, %v, want 0770", info.Mode(), err)
 	}
-	daemon.stop()
+	b.stop()
 }
 
 // A broker that stops removes its own socket only.
@@ -315,15 +315,15 @@ func TestSocketUsers(t *testing.T) {
 func TestSocketRestarts(t *testing.T) {
 	const producers = 4
 	path, log := socketPath(t), filepath.Join(t.TempDir(), "log")
-	begin := func() *daemon {
+	begin := func() *brokerProcess {
 		broker := command("broker", "-phost", path, "-log", log, "-interval", "10ms")
 		before := strings.Count(file(log).String(), "listening on")
-		daemon := &daemon{t: t, Process: bustest.Start(t, broker),
+		b := &brokerProcess{t: t, Process: bustest.Start(t, broker),
 			Client: bustest.NewClient(t, path, file(log))}
 		bustest.Until(t, "the listening line", func() bool {
 			return strings.Count(file(log).String(), "listening on") > before
 		})
-		return daemon
+		return b
 	}
 	broker := begin()
 	var running sync.WaitGroup

@@ -46,7 +46,7 @@ func newTunnels(t *testing.T, names ...string) *tunnels {
 
 // configure changes one of the page's configurations for a test. Its tunnel connects to the
 // address connect. Own and other are the names of this side's certificate and the other side's.
-func (tunnels *tunnels) configure(configuration, connect, own, other string) string {
+func (tn *tunnels) configure(configuration, connect, own, other string) string {
 	for setting, value := range map[string]string{
 		"accept":  "127.0.0.1:0",
 		"connect": connect,
@@ -56,7 +56,7 @@ func (tunnels *tunnels) configure(configuration, connect, own, other string) str
 	} {
 		line := regexp.MustCompile(`(?m)^` + setting + ` = .*$`)
 		if !line.MatchString(configuration) {
-			tunnels.t.Fatalf("the configuration has no %s:\n%s", setting, configuration)
+			tn.t.Fatalf("the configuration has no %s:\n%s", setting, configuration)
 		}
 		configuration = line.ReplaceAllString(configuration, setting+" = "+value)
 	}
@@ -65,23 +65,23 @@ func (tunnels *tunnels) configure(configuration, connect, own, other string) str
 
 // startNear starts a tunnel on the broker's side. Its certificate has the name own, and it accepts
 // the certificate of the producer.
-func (tunnels *tunnels) startNear(broker, own string) *tunnel {
-	tunnels.t.Helper()
-	return tunnels.start(tunnels.configure(tunnels.brokerSide, broker, own, "producer"))
+func (tn *tunnels) startNear(broker, own string) *tunnel {
+	tn.t.Helper()
+	return tn.start(tn.configure(tn.brokerSide, broker, own, "producer"))
 }
 
 // startFar starts a tunnel on the producer's side, which connects to the tunnel near.
-func (tunnels *tunnels) startFar(near *tunnel) *tunnel {
-	tunnels.t.Helper()
-	configuration := tunnels.configure(tunnels.producerSide, near.address, "producer", "broker")
-	return tunnels.start(configuration)
+func (tn *tunnels) startFar(near *tunnel) *tunnel {
+	tn.t.Helper()
+	configuration := tn.configure(tn.producerSide, near.address, "producer", "broker")
+	return tn.start(configuration)
 }
 
 // start starts a tunnel with a configuration. It is killed when the test ends.
-func (tunnels *tunnels) start(configuration string) *tunnel {
-	t := tunnels.t
+func (tn *tunnels) start(configuration string) *tunnel {
+	t := tn.t
 	t.Helper()
-	file, err := os.CreateTemp(tunnels.directory, "*.conf")
+	file, err := os.CreateTemp(tn.directory, "*.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,8 +90,8 @@ func (tunnels *tunnels) start(configuration string) *tunnel {
 		t.Fatal(err)
 	}
 	log := &bustest.Record{}
-	tunnel := &tunnel{command: exec.Command(tunnels.program, filepath.Base(file.Name()))}
-	tunnel.command.Dir, tunnel.command.Stderr = tunnels.directory, log
+	tunnel := &tunnel{command: exec.Command(tn.program, filepath.Base(file.Name()))}
+	tunnel.command.Dir, tunnel.command.Stderr = tn.directory, log
 	bustest.Start(t, tunnel.command)
 	bound := regexp.MustCompile(`bound to (127\.0\.0\.1:\d+)`)
 	bustest.Until(t, "the address of a tunnel", func() bool {

@@ -1,5 +1,5 @@
-// Command broker is the mbus daemon. It receives messages from producers and drains them
-// into its log, a file or standard error. See broker -h.
+// Command broker is the message broker of mbus. It receives messages from producers and drains
+// them into its log, a file or standard error. See broker -h.
 package main
 
 import (
@@ -72,25 +72,25 @@ func run(arguments []string, stdout io.Writer, stderr *os.File) int {
 	if err != nil {
 		return command.UsageError(flags, err, stderr)
 	}
-	if config.LogFile == "" && command.IsClosed(stderr) { // it takes no line about it
-		command.Say(stdout, flags.Name(), "standard error, which is the log, is closed (or is "+
+	if config.LogFile == "" && command.IsClosed(stderr) { // so it takes no line
+		command.Report(stdout, flags.Name(), "standard error, which is the log, is closed (or is "+
 			os.DevNull+", opened for reading too): must be open for writing, or use -log")
 		return command.Failure
 	}
 	stopping := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	command.SetMemory(config.MemoryLimit(), gcPercent)
-	bus, err := broker.New(config)
+	b, err := broker.New(config)
 	if err != nil {
-		command.Say(stderr, flags.Name(), err.Error())
+		command.Report(stderr, flags.Name(), err.Error())
 		return command.Failure
 	}
-	command.Notify("READY=1")
+	command.SendState("READY=1")
 	context.AfterFunc(stopping, func() {
-		command.Notify("STOPPING=1")
-		bus.Stop(command.SignalName(stopping))
+		command.SendState("STOPPING=1")
+		b.Stop(command.SignalName(stopping))
 	})
-	if err := bus.ProducerListen(); err != nil {
-		command.Say(stderr, flags.Name(), err.Error())
+	if err := b.ProducerListen(); err != nil {
+		command.Report(stderr, flags.Name(), err.Error())
 		return command.Failure
 	}
 	return command.Success

@@ -69,18 +69,18 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	name := command.Name(arguments[0])
-	report := func(line string) { command.Say(stderr, name, line) }
+	report := func(line string) { command.Report(stderr, name, line) }
 	config := &consumer.Config{Input: stdin, Output: stdout, Errors: stderr, Report: report}
-	subscriber, status, done := parse(name, arguments[1:], config)
+	c, status, done := parse(name, arguments[1:], config)
 	if done {
 		return status
 	}
-	do := subscriber.Subscribe
+	do := c.Subscribe
 	switch {
 	case config.Seek != "":
-		do = subscriber.Seek
+		do = c.Seek
 	case config.Lag:
-		do = subscriber.Lag
+		do = c.Lag
 	}
 	if config.Log == "" && command.IsTerminal(stdin) {
 		report("reading a broker's log, up to the end of input (Ctrl-D)")
@@ -100,10 +100,10 @@ func run(arguments []string, stdin, stdout, stderr *os.File) int {
 	return command.Success
 }
 
-// parse parses the arguments into config and returns a consumer of it. If the command is to end
-// at once, done is true and status is the exit status.
+// parse parses the arguments into config, and returns a consumer with it. If the command is to end
+// at once, done is true, and status is the exit status.
 func parse(name string, arguments []string, config *consumer.Config) (
-	subscriber *consumer.Consumer, status int, done bool,
+	c *consumer.Consumer, status int, done bool,
 ) {
 	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	define(flags, config)
@@ -121,12 +121,12 @@ func parse(name string, arguments []string, config *consumer.Config) (
 	unexpected := command.Unexpected(flags, "a command comes after --, a log after -log")
 	err = cmp.Or(unexpected, err, command.CheckPort(flags, "host", "port"))
 	if err == nil {
-		subscriber, err = consumer.New(config)
+		c, err = consumer.New(config)
 	}
 	if err != nil {
 		return nil, command.UsageError(flags, err, config.Errors), true
 	}
-	return subscriber, command.Success, false
+	return c, command.Success, false
 }
 
 // define adds the command's flags. They set config.

@@ -87,7 +87,7 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	}
 	command.SetMemory(memoryLimit, gcPercent)
 	report := func(format string, arguments ...any) {
-		command.Say(stderr, flags.Name(), fmt.Sprintf(format, arguments...))
+		command.Report(stderr, flags.Name(), fmt.Sprintf(format, arguments...))
 	}
 	if err := forward(stop, config, stdout, report); err != nil {
 		report("%v", err)

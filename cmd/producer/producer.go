@@ -124,86 +124,86 @@ func parse(arguments []string, stdout, stderr io.Writer) (task sendTask, status 
 }
 
 // newFlags returns the flags, which set the task. Its values are the defaults.
-func (task *sendTask) newFlags() *flag.FlagSet {
-	flags := flag.NewFlagSet(task.name, flag.ContinueOnError)
-	flags.StringVar(&task.topic, "topic", "", "")
+func (t *sendTask) newFlags() *flag.FlagSet {
+	flags := flag.NewFlagSet(t.name, flag.ContinueOnError)
+	flags.StringVar(&t.topic, "topic", "", "")
 	flags.Func("message", "", func(text string) error {
-		task.message = &text
+		t.message = &text
 		return nil
 	})
-	flags.BoolVar(&task.lines, "lines", false, "")
-	flags.BoolVar(&task.ping, "ping", false, "")
-	flags.StringVar(&task.config.Host, "host", task.config.Host, "")
-	flags.StringVar(&task.config.Port, "port", task.config.Port, "")
-	command.Duration(flags, &task.config.Timeout, "timeout")
-	command.Duration(flags, &task.config.Retry, "retry")
-	flags.BoolVar(&task.config.AtLeastOnce, "at-least-once", false, "")
+	flags.BoolVar(&t.lines, "lines", false, "")
+	flags.BoolVar(&t.ping, "ping", false, "")
+	flags.StringVar(&t.config.Host, "host", t.config.Host, "")
+	flags.StringVar(&t.config.Port, "port", t.config.Port, "")
+	command.Duration(flags, &t.config.Timeout, "timeout")
+	command.Duration(flags, &t.config.Retry, "retry")
+	flags.BoolVar(&t.config.AtLeastOnce, "at-least-once", false, "")
 	return flags
 }
 
 // validate returns nil if the task is valid. Otherwise its error names the flag.
-func (task *sendTask) validate() error {
-	if task.ping {
-		if task.topic != "" || task.message != nil || task.lines || task.config.AtLeastOnce {
+func (t *sendTask) validate() error {
+	if t.ping {
+		if t.topic != "" || t.message != nil || t.lines || t.config.AtLeastOnce {
 			return errors.New("-ping: must be without -topic, -message, -lines and -at-least-once")
 		}
-		return task.config.Validate()
+		return t.config.Validate()
 	}
-	if task.topic == "" {
+	if t.topic == "" {
 		return errors.New("-topic is missing or empty: must be the topic to send to")
 	}
-	if err := apiv1.CheckTopic([]byte(task.topic)); err != nil {
+	if err := apiv1.CheckTopic([]byte(t.topic)); err != nil {
 		return fmt.Errorf("-topic %w", err)
 	}
-	if task.message != nil && task.lines {
+	if t.message != nil && t.lines {
 		return errors.New("-message and -lines: must be one of them")
 	}
-	return task.config.Validate()
+	return t.config.Validate()
 }
 
 // send sends what the task names and prints the error, if there is one, on stderr.
-func (task *sendTask) send(ctx context.Context, stdin, stderr *os.File) error {
-	output := &errorOutput{name: task.name, stderr: stderr}
-	task.config.Report = output.say
-	sender, err := producer.New(task.config)
+func (t *sendTask) send(ctx context.Context, stdin, stderr *os.File) error {
+	output := &errorOutput{name: t.name, stderr: stderr}
+	t.config.Report = output.report
+	p, err := producer.New(t.config)
 	switch {
 	case err != nil:
-	case task.ping:
-		err = sender.Ping(ctx)
-	case task.message != nil:
-		message := &apiv1.Message{Topic: task.topic, Data: []byte(*task.message)}
-		err = sender.Send(ctx, []*apiv1.Message{message})
-	case task.lines:
-		return task.sendLines(ctx, sender, stdin, output)
+	case t.ping:
+		err = p.Ping(ctx)
+	case t.message != nil:
+		message := &apiv1.Message{Topic: t.topic, Data: []byte(*t.message)}
+		err = p.Send(ctx, []*apiv1.Message{message})
+	case t.lines:
+		return t.sendLines(ctx, p, stdin, output)
 	default:
 		if command.IsTerminal(stdin) {
-			output.say("reading one message, up to the end of input (Ctrl-D)")
+			output.report("reading one message, up to the end of input (Ctrl-D)")
 		}
-		err = sender.SendAll(ctx, task.topic, stdin)
+		err = p.SendAll(ctx, t.topic, stdin)
 	}
 	if err != nil {
-		output.say(err.Error())
+		output.report(err.Error())
 	}
 	return err
 }
 
 // sendLines is send for -lines. It prints a summary, even without an error.
-func (task *sendTask) sendLines(
-	ctx context.Context, sender *producer.Producer, stdin *os.File, output *errorOutput,
+func (t *sendTask) sendLines(
+	ctx context.Context, p *producer.Producer, stdin *os.File, output *errorOutput,
 ) error {
 	progress := producer.NewProgress(stdin)
 	if command.IsTerminal(stdin) { // progress would get between the lines that are typed
-		output.say("reading lines, each a message, up to the end of input (Ctrl-D)")
+		output.report("reading lines, each a message, up to the end of input (Ctrl-D)")
 	} else if command.IsTerminal(output.stderr) {
 		output.show(progress)
 	}
-	err := sender.SendLines(ctx, task.topic, stdin, progress.Add)
+	err := p.SendLines(ctx, t.topic, stdin, progress.Add)
 	output.hide()
 	summary := progress.String()
 	if err != nil {
 		summary += "; " + err.Error()
 	}
-	output.say(summary)
+	output.report(summary)
 	return err
 }
 
@@ -217,25 +217,25 @@ type errorOutput struct {
 }
 
 // show shows progress until hide is called.
-func (output *errorOutput) show(progress *producer.Progress) {
-	output.progress = progress
-	output.stop = progress.Show(output.stderr)
+func (o *errorOutput) show(progress *producer.Progress) {
+	o.progress = progress
+	o.stop = progress.Show(o.stderr)
 }
 
 // hide erases the progress, if it is shown.
-func (output *errorOutput) hide() {
-	if output.progress != nil {
-		output.stop()
-		output.progress = nil
+func (o *errorOutput) hide() {
+	if o.progress != nil {
+		o.stop()
+		o.progress = nil
 	}
 }
 
-// say writes a line, above the progress if some is shown.
-func (output *errorOutput) say(line string) {
-	progress := output.progress
-	output.hide()
-	command.Say(output.stderr, output.name, line)
+// report writes a line, above the progress if some is shown.
+func (o *errorOutput) report(line string) {
+	progress := o.progress
+	o.hide()
+	command.Report(o.stderr, o.name, line)
 	if progress != nil {
-		output.show(progress)
+		o.show(progress)
 	}
 }

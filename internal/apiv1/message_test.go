@@ -65,7 +65,7 @@ func TestExamples(t *testing.T) {
 	}
 	for i, want := range replies {
 		example := found[len(payloads)+i]
-		got, err := decoder.NewMsgpackDecoder(1 << 20).DecodeReply(example)
+		got, err := decoder.DecodeReply(example)
 		if err != nil || *got != want {
 			t.Errorf("reply %d: got %+v, error %v", i, got, err)
 		}

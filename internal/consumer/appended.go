@@ -3,20 +3,13 @@ package consumer
 import (
 	"fmt"
 	"hash/crc32"
-	"io"
 	"os"
 
 	"mbus/internal/shared/osfile"
 )
 
-const (
-	// markFormat is the form of a mark in the note of a state. It has at most 49 bytes while the
-	// file has less than 10,000 TB.
-	markFormat = "output %x %d %08x"
-
-	// markSize is how many bytes at the end of an output identify it.
-	markSize = 1 << 10
-)
+// markSize is how many bytes at the end of an output identify it.
+const markSize = 1 << 10
 
 // mark says what an output file had at the saved position. The zero mark is of no file.
 type mark struct {
@@ -25,118 +18,81 @@ type mark struct {
 	checksum uint32 // CRC-32 (IEEE) of the last markSize bytes of that length, or all
 }
 
-// String returns the mark as it is in a note.
-func (mark mark) String() string {
-	return fmt.Sprintf(markFormat, mark.inode, mark.length, mark.checksum)
-}
-
-// parseMark parses a note that is a mark.
-func parseMark(note string) (found mark, isMark bool) {
-	_, err := fmt.Sscanf(note, markFormat, &found.inode, &found.length, &found.checksum)
-	return found, err == nil && found.length >= 0 && found.String() == note
-}
-
 // appended is an output that is a regular file opened for appending. No other process writes to
-// it.
+// it. A nil one is another kind of output.
 type appended struct {
 	file   *os.File // for writing
 	reader *os.File // the same file
+	saved  mark     // what it had at the saved position
+	excess int64    // how many more bytes it has, which must be cut off
 }
 
-// newAppended returns the appended of file, or nil if file is another kind of output.
-func newAppended(file *os.File) *appended {
-	if reader := osfile.OpenAppended(file); reader != nil {
-		return &appended{file, reader}
+// openAppended returns the appended of an output, or nil if it is another kind of output. The mark
+// is that of the state.
+func openAppended(file *os.File, saved mark) (a *appended, err error) {
+	reader := osfile.OpenAppended(file)
+	if reader == nil {
+		return nil, nil
 	}
-	return nil
-}
-
-// mark returns a mark of what the file has now.
-func (appended *appended) mark() (mark, error) {
-	info, err := appended.reader.Stat()
-	if err != nil {
-		return mark{}, err
+	a = &appended{file: file, reader: reader, saved: saved}
+	info, err := reader.Stat()
+	if err != nil || saved == (mark{}) || info.Size() <= saved.length {
+		return a, err
 	}
-	return appended.markAt(osfile.Inode(info), info.Size())
+	now, err := a.markAt(info, saved.length)
+	if err == nil && now == saved {
+		a.excess = info.Size() - saved.length
+	}
+	return a, err
 }
 
-// markAt returns the mark of the file's first length bytes. The error is io.EOF if it has fewer.
-func (appended *appended) markAt(inode uint64, length int64) (mark, error) {
+// markAt returns the mark of the first length bytes of the file, which info describes.
+func (a *appended) markAt(info os.FileInfo, length int64) (mark, error) {
 	tail := make([]byte, min(length, markSize))
-	count, err := appended.reader.ReadAt(tail, length-int64(len(tail)))
+	count, err := a.reader.ReadAt(tail, length-int64(len(tail)))
 	if count < len(tail) {
 		return mark{}, err
 	}
-	return mark{inode, length, crc32.ChecksumIEEE(tail)}, nil
-}
-
-// beyond returns how many bytes the file has after those of old, or 0 if it is not the file of
-// old.
-func (appended *appended) beyond(old mark) (int64, error) {
-	info, err := appended.reader.Stat()
-	if err != nil || info.Size() <= old.length {
-		return 0, err
-	}
-	now, err := appended.markAt(osfile.Inode(info), old.length)
-	if err == io.EOF || err == nil && now != old {
-		return 0, nil
-	}
-	return info.Size() - old.length, err
-}
-
-// close closes the reader.
-func (appended *appended) close() {
-	if appended != nil {
-		appended.reader.Close()
-	}
-}
-
-// openOutput finds out whether the output is a file that each message is in once, and whether it
-// has more than the saved position counts.
-func (consumer *Consumer) openOutput() (err error) {
-	if consumer.config.State == "" || consumer.output == nil {
-		return nil
-	}
-	if consumer.appended = newAppended(consumer.config.Output); consumer.appended == nil {
-		return nil
-	}
-	if old := consumer.window.mark(); old != (mark{}) {
-		consumer.excess, err = consumer.appended.beyond(old)
-	}
-	return err
-}
-
-// cutOutput cuts off the output what the saved position does not count: a kill or a full disk has
-// left it, and all of its messages come again. It is called when the first line has shown that the
-// log has the position.
-func (consumer *Consumer) cutOutput() error {
-	if consumer.excess == 0 {
-		return nil
-	}
-	info, err := consumer.appended.reader.Stat()
-	if err == nil {
-		err = consumer.appended.file.Truncate(info.Size() - consumer.excess)
-	}
-	if err != nil {
-		return fmt.Errorf("standard output: %w", err)
-	}
-	consumer.config.Report(fmt.Sprintf("standard output: cut off %d bytes after the saved "+
-		"position; their messages are written again", consumer.excess))
-	consumer.excess = 0
-	return nil
+	return mark{osfile.Inode(info), length, crc32.ChecksumIEEE(tail)}, nil
 }
 
 // mark returns the mark for the state. It must be called after the output was flushed.
-func (consumer *Consumer) mark() (mark, error) {
-	if consumer.excess > 0 { // no line was taken: position and output are as they were saved
-		return consumer.window.mark(), nil
-	}
-	if consumer.appended == nil {
+func (a *appended) mark() (now mark, err error) {
+	if a == nil {
 		return mark{}, nil
 	}
-	now, err := consumer.appended.mark()
+	if a.excess > 0 { // no line was taken: the output is as it was saved
+		return a.saved, nil
+	}
+	info, err := a.reader.Stat()
+	if err == nil {
+		now, err = a.markAt(info, info.Size())
+	}
 	if err != nil {
 		return mark{}, fmt.Errorf("standard output: %w", err)
 	}
 	return now, nil
+}
+
+// cut cuts off what the saved position does not count: a kill or a full disk has left it, and all
+// of its messages come again. It reports that. It must be called when the first line has shown that
+// the log has the position.
+func (a *appended) cut(report func(line string)) error {
+	if a == nil || a.excess == 0 {
+		return nil
+	}
+	if err := a.file.Truncate(a.saved.length); err != nil {
+		return fmt.Errorf("standard output: %w", err)
+	}
+	report(fmt.Sprintf("standard output: cut off %d bytes after the saved "+
+		"position; their messages are written again", a.excess))
+	a.excess = 0
+	return nil
+}
+
+// close closes the reader.
+func (a *appended) close() {
+	if a != nil {
+		a.reader.Close()
+	}
 }

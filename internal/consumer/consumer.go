@@ -4,116 +4,27 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"os/exec"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"mbus/internal/apiv1"
 	"mbus/internal/shared/follow"
-	"mbus/internal/shared/logfile"
 	"mbus/internal/shared/logline"
 )
 
-// saveInterval is the time between two saves while messages are delivered to a stream. Together
-// with the longest wait of package follow, it is a second.
+// saveInterval is the time between two saves, except after a command that is not persistent.
+// Together with the longest wait of package follow, it is a second.
 const saveInterval = 800 * time.Millisecond
 
-// kind is the kind of a consumer's state.
+// kind is the word for this program in its states; see follow.OpenState.
 const kind = "consumer"
-
-// The formats of messages in a stream.
-const (
-	Lines = "lines" // the data and a line feed
-	NUL   = "nul"   // the data and a zero byte
-	Raw   = "raw"   // the data alone
-	JSON  = "json"  // an object a line: time, topic, and data, or base64 of data not in UTF-8
-)
-
-// The places to begin at in a log.
-const (
-	Start = "start" // the first line of its oldest file
-	End   = "end"   // after its last line
-	Next  = "next"  // the first line that there is after a lost position; for Config.Seek only
-)
-
-// Config configures a Consumer. If only Input, Output, Errors and Report are set, the Consumer
-// delivers all messages of Input to Output.
-type Config struct {
-	Log     string        // the path of the log to follow; empty: read Input to its end
-	State   string        // the path of the file that keeps the position; empty: none
-	Topics  []string      // the topics to deliver; empty: all
-	Format  string        // of Output; empty: Lines
-	ToEnd   bool          // whether to stop at the end that Log has at the start
-	Count   int           // the number of messages after which to stop; 0: never stop
-	Retry   time.Duration // for how long to retry Command for one message; 0: do not retry
-	Command []string      // to run for each message; empty: write messages to Output
-
-	Jobs       int    // how many runs of Command there are at once, up to MaxJobs; 0: one
-	Persistent bool   // whether each run of Command handles many messages
-	Failed     string // the topic to send messages to that Command has failed; empty: none
-	Host, Port string // of the broker for Failed; empty: those of producer.DefaultConfig
-
-	// From is Start, End or a time: the place for a consumer without a position. Empty means
-	// Start. A time is the broker's local time, as 2026/11/24 10:00:00 or 2026-11-24T10:00:00. It
-	// means the first line whose time stamp is that or later.
-	From string
-
-	// Seek is Start, End, Next or a time: the place to set State to. Then nothing is delivered.
-	// Empty means that State is not set.
-	Seek string
-
-	// Lag is whether to write how much the consumer of State has before it. Then nothing is
-	// delivered.
-	Lag bool
-
-	Input  io.Reader
-	Output *os.File // also the standard output of Command
-	Errors *os.File // the standard error of Command
-
-	// Report prints a line for the user. The line has no line feed.
-	Report func(line string)
-}
-
-// Validate returns nil if config is valid. Otherwise its error names a flag, its value and
-// what would be right.
-func (config *Config) Validate() error {
-	for _, topic := range config.Topics {
-		if err := apiv1.CheckTopic([]byte(topic)); err != nil {
-			return fmt.Errorf("-topic %w", err)
-		}
-	}
-	formats, froms := []string{"", Lines, NUL, Raw, JSON}, []string{"", Start, End}
-	switch {
-	case config.State != "" && config.Log == "":
-		return errors.New("-state without -log: must be with the log that the position is in")
-	case config.State != "" && logfile.Belongs(config.State, config.Log):
-		return fmt.Errorf("-state %s: must be another file than the log and its rotated files",
-			config.State)
-	case config.From != "" && config.Log == "":
-		return errors.New("-from without -log: must be with the log to begin in")
-	case !slices.Contains(formats, config.Format):
-		return fmt.Errorf("-format %q: must be lines, nul, raw or json", config.Format)
-	case !slices.Contains(froms, config.From) && stampOf(config.From) == "":
-		return fmt.Errorf("-from %q: must be start, end or a time, %s", config.From, likeTime)
-	case config.Seek != "" || config.Lag:
-		return config.validateAlone()
-	case len(config.Command) > 0 && config.Format != "":
-		return errors.New("-format with a command: must be one of them, " +
-			"a command gets the data alone")
-	case config.Count < 0:
-		return fmt.Errorf("-count %d: must be at least 1", config.Count)
-	}
-	return config.validateJobs()
-}
 
 // source is a log or a stream. Next returns nil if there is no line at present, and Wait waits
 // until there may be one. Origin returns where the last line comes from.
@@ -133,17 +44,13 @@ type Consumer struct {
 
 	since    string    // no line before this time stamp is delivered; empty: there is no limit
 	appended *appended // Output if it is a file that each message is in once; otherwise nil
-	excess   int64     // how many bytes of appended must be cut off before the first line
 
 	reading sync.Mutex // held by the job that takes the next message; guards what follows
 	source  source
 	log     *follow.Follower // the source if it is a log; otherwise nil
-	message message          // the last one that was read
-	id      []byte           // of that message; a buffer
 	count   int              // the number of messages that were started
-	moved   bool             // whether a line was read since the last save
-	isDue   atomic.Bool      // whether the next save is due; faster to read than a channel
-	timer   *time.Timer      // sets isDue
+	ahead   bool             // whether a line was read that the window does not count
+	isDue   atomic.Bool      // whether a save is due; faster to read than a channel
 }
 
 // New returns a Consumer, which opens nothing yet. The Consumer keeps config, which must not
@@ -152,14 +59,18 @@ func New(config *Config) (*Consumer, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	consumer := &Consumer{config: config, parser: logline.Parser{
-		Topics: config.Topics,
-		Sums:   len(config.Command) > 0 || config.Format == JSON, // where ids are needed
-	}}
-	if len(config.Command) == 0 {
-		consumer.output = newOutput(config.Output, config.Format)
+	c := &Consumer{
+		config: config,
+		parser: logline.Parser{
+			Topics: config.Topics,
+			Sums:   len(config.Command) > 0 || config.Format == JSON, // where ids are needed
+		},
+		window: newWindow(config.Topics),
 	}
-	return consumer, nil
+	if len(config.Command) == 0 {
+		c.output = newOutput(config.Output, config.Format)
+	}
+	return c, nil
 }
 
 // Subscribe delivers messages until the end that Config asks for, the end of Input, or the end
@@ -169,208 +80,222 @@ func New(config *Config) (*Consumer, error) {
 //
 // With a command, Subscribe saves the position after each message. With Output, it saves within a
 // second. Whenever there is nothing more to read, it writes the messages delivered.
-func (consumer *Consumer) Subscribe(ctx context.Context) error {
-	defer consumer.close()
-	if err := consumer.open(); err != nil {
+func (c *Consumer) Subscribe(ctx context.Context) error {
+	defer c.close()
+	if err := c.open(); err != nil {
 		return err
 	}
-	err := consumer.run(ctx)
-	if saveErr := consumer.save(); err == nil {
-		err = saveErr
+	err := c.run(ctx)
+	if c.config.State != "" {
+		err = hint(err)
 	}
-	return err
+	return cmp.Or(err, c.save())
 }
 
 // open opens the log and the state, and goes to the first line. It saves the position there,
 // so that a state that can't be saved is reported before a message is delivered.
-func (consumer *Consumer) open() (err error) {
-	config := consumer.config
+func (c *Consumer) open() (err error) {
+	config := c.config
 	if runtime.GOOS == "windows" && (config.State != "" || len(config.Command) > 0) {
 		return errors.New("-state and a command are not supported on Windows")
 	}
 	if len(config.Command) > 0 {
-		if _, err := exec.LookPath(config.Command[0]); err != nil {
-			return fmt.Errorf("the command can't be run: %w", err)
-		}
-		if err := checkRoom(); err != nil {
+		if err := checkCommand(config.Command[0]); err != nil {
 			return err
 		}
 	}
-	var state *follow.State
-	if config.State != "" {
-		if state, err = follow.OpenState(config.State, kind); err != nil {
-			return err
-		}
-	}
-	consumer.window = newWindow(state, config.Topics)
 	if config.Log == "" {
-		consumer.source = follow.NewReader(config.Input)
+		c.source = follow.NewReader(config.Input)
 		return nil
 	}
-	consumer.log = follow.New(config.Log, config.Report)
-	consumer.source = consumer.log
-	if err := consumer.begin(); err != nil {
+	c.log = follow.New(config.Log, config.Report)
+	c.source = c.log
+	if err := c.begin(); err != nil {
 		return err
 	}
-	if err := consumer.openOutput(); err != nil {
-		return err
-	}
-	consumer.moved = consumer.since == ""
-	return consumer.save()
-}
-
-// close closes the log and the state.
-func (consumer *Consumer) close() {
-	consumer.appended.close()
-	if consumer.log != nil {
-		consumer.log.Close()
-	}
-	if consumer.window != nil {
-		consumer.window.close()
-	}
-}
-
-// begin goes to the position of the state or, without one, to the place of -from. With -end, it
-// finds the end of the log.
-func (consumer *Consumer) begin() (err error) {
-	position, found := consumer.window.load()
-	if !found && consumer.config.From == End {
-		if position, err = endOf(consumer.log); err != nil {
-			return err
+	if config.State != "" && c.output != nil {
+		if c.appended, err = openAppended(config.Output, c.window.output); err != nil {
+			return fmt.Errorf("standard output: %w", err)
 		}
-	} else if !found {
-		consumer.since = stampOf(consumer.config.From)
 	}
-	consumer.log.Seek(position)
-	if !consumer.config.ToEnd {
+	c.ahead = c.since == ""
+	return c.save()
+}
+
+// close closes what open has opened.
+func (c *Consumer) close() {
+	c.appended.close()
+	if c.log != nil {
+		c.log.Close()
+	}
+	c.window.close()
+}
+
+// begin opens the state, and goes to its position or, without one, to the place of -from. With
+// -end, it finds the end of the log.
+func (c *Consumer) begin() error {
+	position, found, err := c.window.open(c.config.State)
+	if !found && err == nil {
+		if c.config.From == End {
+			position, err = endOf(c.log)
+		} else {
+			c.since = stampOf(c.config.From)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	c.log.Seek(position)
+	if !c.config.ToEnd {
 		return nil
 	}
-	consumer.end, err = consumer.log.End()
+	c.end, err = c.log.End()
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: names no file, and there is no rotated file beside it: "+
-			"with -end the log must exist", consumer.config.Log)
+			"with -end the log must exist", c.config.Log)
 	}
 	return err
 }
 
 // run is Subscribe without its last save.
-func (consumer *Consumer) run(ctx context.Context) error {
-	consumer.timer = time.AfterFunc(saveInterval, func() { consumer.isDue.Store(true) })
-	defer consumer.timer.Stop()
-	if consumer.output == nil {
-		return consumer.work(ctx)
+func (c *Consumer) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		for sleep(ctx, saveInterval) {
+			c.isDue.Store(true)
+			c.window.save() // what jobs have delivered; the next save returns the error
+		}
+	}()
+	if c.output == nil {
+		return c.work(ctx, cancel)
 	}
 	for {
-		found, err := consumer.next(ctx)
-		if err != nil || !found {
+		m, err := c.next(ctx)
+		if err != nil || m.Message == nil {
 			return err
 		}
-		if consumer.window.pass() {
+		if c.window.pass() {
 			continue
 		}
-		if err := consumer.output.deliver(&consumer.message); err != nil {
+		if err := c.output.deliver(m); err != nil {
 			return err
 		}
-		consumer.count++
+		c.count++
 	}
 }
 
 // next reads up to the next message that is wanted. If there is none at -end, -count, the end of
-// input or the end of ctx, found is false. While there is none, and between two lines, next saves
-// the position when that is due.
-func (consumer *Consumer) next(ctx context.Context) (found bool, err error) {
-	for ctx.Err() == nil && !consumer.isDone() && !found && err == nil {
-		if consumer.isDue.Load() {
-			if err := consumer.save(); err != nil {
-				return false, err
+// input or the end of ctx, it returns the zero message. While there is none, and between two lines,
+// next saves the position when that is due.
+func (c *Consumer) next(ctx context.Context) (m message, err error) {
+	for m.Message == nil && ctx.Err() == nil && !c.isDone() {
+		if c.isDue.Load() {
+			if err := c.save(); err != nil {
+				return message{}, err
 			}
-			consumer.isDue.Store(false)
-			consumer.timer.Reset(saveInterval)
+			c.isDue.Store(false)
 		}
-		var line []byte
-		line, err = consumer.source.Next()
+		line, err := c.source.Next()
 		switch {
 		case err == io.EOF:
-			return false, nil
-		case err != nil && consumer.config.State != "":
-			err = hint(err)
+			return message{}, nil
 		case err != nil:
+			return message{}, err
 		case line == nil:
-			err = consumer.pause(ctx)
+			// The position is not saved: that would cost two syncs for each message that comes
+			// alone.
+			if err := c.flush(false); err != nil {
+				return message{}, err
+			}
+			c.source.Wait(ctx)
 		default:
-			found, err = consumer.parse(line)
+			if m, err = c.parse(line); err != nil {
+				return message{}, err
+			}
 		}
 	}
-	return found, err
+	return m, nil
 }
 
 // isDone reports whether the consumer has reached -count or -end.
-func (consumer *Consumer) isDone() bool {
-	config := consumer.config
-	return config.Count > 0 && consumer.count == config.Count ||
-		config.ToEnd && consumer.log != nil && consumer.log.At(consumer.end)
-}
-
-// pause writes the messages delivered, and waits until there may be another line. It does not
-// save the position: that would cost two syncs for each message that comes alone.
-func (consumer *Consumer) pause(ctx context.Context) error {
-	if err := consumer.flush(false); err != nil {
-		return err
-	}
-	consumer.source.Wait(ctx)
-	return nil
+func (c *Consumer) isDone() bool {
+	config := c.config
+	return config.Count > 0 && c.count == config.Count ||
+		config.ToEnd && c.log != nil && c.log.At(c.end)
 }
 
 // flush writes the messages delivered, unless they go to a command. If durable is true, it also
 // syncs them.
-func (consumer *Consumer) flush(durable bool) error {
-	if consumer.output == nil {
+func (c *Consumer) flush(durable bool) error {
+	if c.output == nil {
 		return nil
 	}
-	return consumer.output.flush(durable)
+	return c.output.flush(durable)
 }
 
 // save writes the messages delivered, makes the log durable up to the last line, and saves the
 // position. If nothing was read since the last save, it only writes.
-func (consumer *Consumer) save() error {
-	isDue := consumer.config.State != "" && consumer.moved
-	if err := consumer.flush(isDue); err != nil || !isDue {
+func (c *Consumer) save() error {
+	changes := c.config.State != "" && c.ahead
+	if err := c.flush(changes); err != nil || !changes {
 		return err
 	}
-	if err := consumer.log.Sync(); err != nil {
+	if err := c.log.Sync(); err != nil {
 		return err
 	}
-	mark, err := consumer.mark()
-	if err != nil {
-		return err
-	}
-	consumer.moved = !consumer.window.reach(consumer.log.Position(), mark)
-	return consumer.window.save()
+	return c.saveAt(c.log.Position())
 }
 
-// parse makes the message of a line the last one that was read. If the line has none, or its topic
-// is not wanted, found is false.
-func (consumer *Consumer) parse(line []byte) (found bool, err error) {
-	if skips, err := consumer.start(line); skips || err != nil {
-		return false, err
-	}
-	consumer.moved = true
-	parsed, err := consumer.parser.Parse(line)
+// saveAt makes position the one in the state, unless a message before it is not delivered. The
+// output must have been flushed.
+func (c *Consumer) saveAt(position follow.Position) error {
+	now, err := c.appended.mark()
 	if err != nil {
-		consumer.config.Report(fmt.Sprintf("skipped a line: %v", err))
+		return err
 	}
-	if parsed == nil {
-		return false, nil
+	c.ahead = !c.window.reach(position, now)
+	return c.window.save()
+}
+
+// parse returns the message of a line. If the line has none, or its topic is not wanted, it returns
+// the zero message.
+func (c *Consumer) parse(line []byte) (m message, err error) {
+	if isSkipped, err := c.skip(line); isSkipped || err != nil {
+		return message{}, err
 	}
-	consumer.message = message{Message: parsed}
-	if consumer.parser.Sums {
-		origin, err := consumer.source.Origin()
+	c.ahead = true
+	parsed, err := c.parser.Parse(line)
+	if err != nil {
+		c.config.Report(fmt.Sprintf("skipped a line: %v", err))
+	}
+	if parsed == nil || !c.parser.Sums {
+		return message{Message: parsed}, nil
+	}
+	origin, err := c.source.Origin()
+	if err != nil {
+		c.ahead = false // the position after a message that is not delivered
+		return message{}, err
+	}
+	return message{parsed, newID(origin, parsed.Checksum)}, nil
+}
+
+// skip reports whether line is before the time of -from. Before it returns false for the first
+// time, it saves the position before line, if -from is a time, and cuts off the output what the
+// saved position does not count.
+func (c *Consumer) skip(line []byte) (isSkipped bool, err error) {
+	if c.since != "" {
+		if !isSince(line, c.since) {
+			return true, nil
+		}
+		place, err := c.log.Before()
 		if err != nil {
-			consumer.moved = false // the position after a message that is not delivered
 			return false, err
 		}
-		consumer.id = newID(consumer.id, origin, parsed.Checksum)
-		consumer.message.id = string(consumer.id)
+		if err := c.saveAt(place); err != nil {
+			return false, err
+		}
+		c.since = ""
 	}
-	return true, nil
+	return false, c.appended.cut(c.config.Report)
 }

@@ -41,13 +41,13 @@ func consume(t testing.TB, config consumer.Config) (text string, reports []strin
 	defer output.Close()
 	config.Output, config.Errors = output, output
 	config.Report = func(line string) { reports = append(reports, line) }
-	bus, err := consumer.New(&config)
+	c, err := consumer.New(&config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	err = bus.Subscribe(ctx)
+	err = c.Subscribe(ctx)
 	if ctx.Err() != nil {
 		t.Error("it did not end")
 	}
@@ -113,13 +113,15 @@ func TestTopics(t *testing.T) {
 	expect(t, consumer.Config{Input: strings.NewReader(input.String())}, "\u0085\n")
 }
 
-// A line that is not a message is not delivered. A torn line is reported.
-func TestOtherLines(t *testing.T) {
-	const (
-		head = stamp + "Received new message from topic '"
-		next = stamp + "Broker: start listening for incoming producer messages...\n"
-	)
-	others := []string{
+// head begins a message's line, and next is another line of the broker.
+const (
+	head = stamp + "Received new message from topic '"
+	next = stamp + "Broker: start listening for incoming producer messages...\n"
+)
+
+// otherLines returns lines that are no messages.
+func otherLines() []string {
+	return []string{
 		next,
 		stamp + "creating topic Received new message from topic \\x27\n",
 		stamp + "new message dispatched on topic x\n",
@@ -128,7 +130,11 @@ func TestOtherLines(t *testing.T) {
 			"unknown entry \"Received new message from topic \"\n",
 		"\n", "goroutine 1 [running]:\n", "Received new message\n",
 	}
-	torn := []string{
+}
+
+// tornLines returns lines that a crash or a power loss may leave, and lines that no broker writes.
+func tornLines() []string {
+	return []string{
 		head + "a': 'no end",
 		head + "a': 'it" + next,
 		head + "a': 'it's" + stamp + "creating topic x\n",
@@ -149,8 +155,13 @@ func TestOtherLines(t *testing.T) {
 		strings.Repeat("\x00", 100) + "\n", "\x00\x00\x00" + line("a", "x")[3:],
 		stamp + "creating topic \x00\x00\x00\n", "goroutine\x00\n",
 	}
+}
+
+// A line that is not a message is not delivered. A torn line is reported.
+func TestOtherLines(t *testing.T) {
+	others := otherLines()
 	before := line("t", "before")
-	for i, text := range append(others, torn...) {
+	for i, text := range append(others, tornLines()...) {
 		got, reports, err := consume(t, consumer.Config{Input: strings.NewReader(before + text)})
 		if got != "before\n" || err != nil || (len(reports) > 0) != (i >= len(others)) {
 			t.Errorf("%q: it wrote %q, %v, and reported %q", text, got, err, reports)
@@ -207,7 +218,7 @@ func TestValidate(t *testing.T) {
 		`-state without -log: must be with the log that the position is in`: {State: "x"},
 		`-from without -log: must be with the log to begin in`:              {From: "end"},
 	} {
-		if bus, err := consumer.New(&config); err == nil || bus != nil || err.Error() != want {
+		if c, err := consumer.New(&config); err == nil || c != nil || err.Error() != want {
 			t.Errorf("%+v: %v, want %s", config, err, want)
 		}
 	}
@@ -244,21 +255,21 @@ func newFiles(t testing.TB) files {
 }
 
 // write appends text to the log.
-func (files files) write(text string) {
-	files.t.Helper()
-	file, err := os.OpenFile(files.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+func (f files) write(text string) {
+	f.t.Helper()
+	file, err := os.OpenFile(f.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		files.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	defer file.Close()
 	if _, err := file.WriteString(text); err != nil {
-		files.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 }
 
 // config configures a consumer of the log, to its end, with the state.
-func (files files) config() consumer.Config {
-	return consumer.Config{Log: files.log, State: files.state, ToEnd: true}
+func (f files) config() consumer.Config {
+	return consumer.Config{Log: f.log, State: f.state, ToEnd: true}
 }
 
 // Each run begins where the run before ended, whatever its topics are. Lines that are not
@@ -336,18 +347,18 @@ func TestCrashedLog(t *testing.T) {
 }
 
 // Any topic and data that a broker accepts come back from its log, in order.
-func FuzzBus(f *testing.F) {
-	log := &bytes.Buffer{}
+func FuzzRoundTrip(f *testing.F) {
+	var log bytes.Buffer
 	config := broker.DefaultConfig()
-	config.ProducerPort, config.Log = "0", log
-	bus, err := broker.New(config)
+	config.ProducerPort, config.Log = "0", &log
+	b, err := broker.New(config)
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Cleanup(bus.Close)
-	every := make([]byte, 256)
-	for i := range every {
-		every[i] = byte(i)
+	f.Cleanup(b.Close)
+	var every []byte
+	for b := range 256 {
+		every = append(every, byte(b))
 	}
 	f.Add("orders", every, every[128:])
 	f.Add("it's a \\ ': '", []byte("'\n"), []byte("x\n"+line("a", "x")))
@@ -356,42 +367,45 @@ func FuzzBus(f *testing.F) {
 			topic = "t"
 		}
 		log.Reset()
-		bus.HandleNewMessage(&apiv1.Message{Topic: topic, Data: first})
-		bus.HandleNewMessage(&apiv1.Message{Topic: topic, Data: second})
-		if err := bus.Drain(); err != nil {
+		b.HandleNewMessage(&apiv1.Message{Topic: topic, Data: first})
+		b.HandleNewMessage(&apiv1.Message{Topic: topic, Data: second})
+		if err := b.Drain(); err != nil {
 			t.Fatal(err)
 		}
 		text := log.Bytes()
-		topics := []string{topic}
-		config := consumer.Config{Input: bytes.NewReader(text), Topics: topics}
-		config.Format = consumer.NUL
+		config := consumer.Config{Input: bytes.NewReader(text), Format: consumer.NUL}
+		config.Topics = []string{topic}
 		expect(t, config, string(first)+"\x00"+string(second)+"\x00")
 		config = consumer.Config{Input: bytes.NewReader(text), Format: consumer.JSON}
 		got, _, err := consume(t, config)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range [][]byte{first, second} {
-			var object struct {
-				Time, Topic string
-				Data        *string
-				Base64      []byte
-			}
-			line, rest, _ := strings.Cut(got, "\n")
-			got = rest
-			if err := json.Unmarshal([]byte(line), &object); err != nil {
-				t.Fatalf("%q: %v", line, err)
-			}
-			data := object.Base64
-			if object.Data != nil {
-				data = []byte(*object.Data)
-			}
-			isText := object.Data != nil
-			if object.Topic != topic || !bytes.Equal(data, want) || isText != utf8.Valid(want) {
-				t.Errorf("%q came back as %q", want, line)
-			}
-		}
+		lines := strings.Split(got, "\n")
+		checkObject(t, lines[0], topic, first)
+		checkObject(t, lines[1], topic, second)
 	})
+}
+
+// checkObject fails the test unless line is a JSON object with this topic and data.
+func checkObject(t *testing.T, line, topic string, want []byte) {
+	t.Helper()
+	var object struct {
+		Time, Topic string
+		Data        *string
+		Base64      []byte
+	}
+	if err := json.Unmarshal([]byte(line), &object); err != nil {
+		t.Fatalf("%q: %v", line, err)
+	}
+	data := object.Base64
+	if object.Data != nil {
+		data = []byte(*object.Data)
+	}
+	isText := object.Data != nil
+	if object.Topic != topic || !bytes.Equal(data, want) || isText != utf8.Valid(want) {
+		t.Errorf("%q came back as %q", want, line)
+	}
 }
 
 // The messages of a stream do not depend on the sizes of its reads.
@@ -424,11 +438,11 @@ type inPieces struct {
 	size int
 }
 
-func (pieces *inPieces) Read(room []byte) (int, error) {
-	if len(pieces.text) == 0 {
+func (p *inPieces) Read(room []byte) (int, error) {
+	if len(p.text) == 0 {
 		return 0, io.EOF
 	}
-	count := copy(room, pieces.text[:min(pieces.size, len(pieces.text))])
-	pieces.text = pieces.text[count:]
+	count := copy(room, p.text[:min(p.size, len(p.text))])
+	p.text = p.text[count:]
 	return count, nil
 }

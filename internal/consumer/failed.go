@@ -15,50 +15,50 @@ import (
 // less.
 const quietOutage = 5 * time.Second
 
-// sender sends messages that failed to a topic. Several jobs use it, one at a time.
-type sender struct {
+// failedTopic sends messages that failed to the topic of -failed, one at a time. It is safe for
+// concurrent use.
+type failedTopic struct {
 	config   *Config
 	mutex    sync.Mutex // held while a message is sent; guards producer
 	producer *producer.Producer
 }
 
 // producerConfig returns the configuration of the producer for -failed.
-func (config *Config) producerConfig() *producer.ProducerConfig {
-	sending := producer.DefaultConfig()
-	sending.Host = cmp.Or(config.Host, sending.Host)
-	sending.Port = cmp.Or(config.Port, sending.Port)
-	return sending
+func (c *Config) producerConfig() *producer.ProducerConfig {
+	p := producer.DefaultConfig()
+	p.Host, p.Port = cmp.Or(c.Host, p.Host), cmp.Or(c.Port, p.Port)
+	return p
 }
 
-// newSender returns a sender, or nil without -failed.
-func newSender(config *Config) (*sender, error) {
+// newFailedTopic returns a failedTopic, or nil without -failed.
+func newFailedTopic(config *Config) (*failedTopic, error) {
 	if config.Failed == "" {
 		return nil, nil
 	}
-	sending, err := producer.New(config.producerConfig())
+	p, err := producer.New(config.producerConfig())
 	if err != nil {
 		return nil, err
 	}
-	return &sender{config: config, producer: sending}, nil
+	return &failedTopic{config: config, producer: p}, nil
 }
 
 // send sends a message until a broker accepts it. Each error is tried again, for ever, also if the
 // broker may have accepted the message: it is sent at least once. At the end of ctx the error is
 // errStopped.
-func (sender *sender) send(ctx context.Context, failed *message) error {
-	sender.mutex.Lock()
-	defer sender.mutex.Unlock()
-	messages := []*apiv1.Message{{Topic: sender.config.Failed, Data: failed.Data}}
+func (f *failedTopic) send(ctx context.Context, m message) error {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	messages := []*apiv1.Message{{Topic: f.config.Failed, Data: m.Data}}
 	first, isReported := time.Now(), false
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
-		err := sender.producer.Send(ctx, messages)
+		err := f.producer.Send(ctx, messages)
 		if err == nil {
 			return nil
 		}
 		if !isReported && time.Since(first) >= quietOutage {
 			isReported = true
-			err = fmt.Errorf("sending to topic %s: %w; retrying", sender.config.Failed, err)
-			sender.config.Report(failed.wrap(err).Error())
+			f.config.Report(fmt.Sprintf("%s: sending to topic %s: %v; retrying",
+				m, f.config.Failed, err))
 		}
 		if !sleep(ctx, pause) {
 			return errStopped

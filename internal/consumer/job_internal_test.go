@@ -1,44 +1,65 @@
 package consumer
 
 import (
-	"context"
+	"fmt"
 	"os"
 	"runtime"
-	"strings"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"mbus/internal/shared/logline"
 )
 
-// A message that still fails is reported again after some time, with its id.
+// A message that still fails is reported again each hour, with its id.
 func TestReportedAgain(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a command is not supported on Windows")
 	}
-	var reports []string
-	config := &Config{
-		Command: []string{"sh", "-c", `test "$MBUS_ATTEMPT" = 4`}, Retry: time.Minute,
-		Output: os.Stdout, Errors: os.Stderr,
-		Report: func(line string) { reports = append(reports, line) },
+	synctest.Test(t, func(t *testing.T) {
+		const attempts = 800
+		var reports []string
+		config := &Config{
+			Command: []string{"sh", "-c", fmt.Sprintf(`test "$MBUS_ATTEMPT" = %d`, attempts)},
+			Retry:   24 * time.Hour, Output: os.Stdout, Errors: os.Stderr,
+			Report: func(line string) { reports = append(reports, line) },
+		}
+		parsed := &logline.Message{Stamp: []byte("2024/06/02 10:39:55"), Topic: "t"}
+		j := &job{config: config, message: message{parsed, "ID"}}
+		begin := time.Now()
+		if err := j.deliver(t.Context()); err != nil {
+			t.Error(err)
+		}
+		const id, why = "message ID on topic t: ", "sh: exit status 1; retrying for up to 24h0m0s"
+		want := []string{
+			id + why, id + "attempt 366 failed: " + why, id + "attempt 726 failed: " + why,
+			fmt.Sprintf("%sdelivered after %s of retrying", id, time.Since(begin)),
+		}
+		if !slices.Equal(reports, want) {
+			t.Errorf("reported %q, want %q", reports, want)
+		}
+	})
+}
+
+// A persistent command that closes its input and stays is ended. An answer that it gives before it
+// has read the whole line does not count.
+func TestClosedInput(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a command is not supported on Windows")
 	}
-	parsed := &logline.Message{Stamp: []byte("2024/06/02 10:39:55"), Topic: "t"}
-	for again, want := range map[time.Duration]int{0: 4, time.Hour: 2} {
-		reports = nil
-		job := newJob(config, 1, nil)
-		job.again, job.message = again, message{parsed, "ID"}
-		err := job.deliver(context.Background())
-		if err != nil || len(reports) != want {
-			t.Fatalf("%v, reported %q, want %d lines", err, reports, want)
-		}
-		const first = "message ID on topic t: sh: exit status 1; retrying for up to 1m0s"
-		if reports[0] != first || !strings.Contains(reports[want-1], "delivered after ") {
-			t.Errorf("reported %q", reports)
-		}
-		const third = "message ID on topic t: attempt 3 failed: sh: exit status 1; " +
-			"retrying for up to 1m0s"
-		if again == 0 && reports[2] != third {
-			t.Errorf("reported %q, want %q", reports[2], third)
-		}
+	config := &Config{
+		Command:    []string{"sh", "-c", "echo ok ID; exec <&-; exec sleep 1000"},
+		Persistent: true, Errors: os.Stderr,
+	}
+	parsed := &logline.Message{
+		Stamp: []byte("2024/06/02 10:39:55"), Topic: "t", Data: make([]byte, 1<<20),
+	}
+	j := &job{config: config, message: message{parsed, "ID"}}
+	defer j.close()
+	err := j.run(1)
+	const want = "sh: has closed its input or output"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }

@@ -7,7 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// objects writes messages as objects of JSON (RFC 8259) to a stream, which keeps its own errors.
+// objects writes messages as JSON objects (RFC 8259) to a stream. It leaves the stream's errors to
+// the stream, which must return them later.
 type objects struct {
 	stream io.Writer
 	text   []byte // a buffer
@@ -15,45 +16,45 @@ type objects struct {
 
 // write writes a message in one line without its end, and without a copy of its data. The object
 // has the attempt, unless that is 0.
-func (objects *objects) write(message *message, attempt int) {
-	text := append(objects.text[:0], `{"id":"`...)
-	text = append(append(text, message.id...), `","time":"`...)
-	objects.text = append(message.appendTime(text), `","topic":"`...)
-	objects.stream.Write(objects.text)
-	objects.writeString([]byte(message.Topic))
-	if utf8.Valid(message.Data) {
-		objects.add(`","data":"`)
-		objects.writeString(message.Data)
+func (o *objects) write(m message, attempt int) {
+	text := append(o.text[:0], `{"id":"`...)
+	text = append(append(text, m.id...), `","time":"`...)
+	o.text = append(m.appendTime(text), `","topic":"`...)
+	o.stream.Write(o.text)
+	o.writeString([]byte(m.Topic))
+	if utf8.Valid(m.Data) {
+		o.add(`","data":"`)
+		o.writeString(m.Data)
 	} else {
-		objects.add(`","base64":"`)
-		encoder := base64.NewEncoder(base64.StdEncoding, objects.stream)
-		encoder.Write(message.Data)
+		o.add(`","base64":"`)
+		encoder := base64.NewEncoder(base64.StdEncoding, o.stream)
+		encoder.Write(m.Data)
 		encoder.Close()
 	}
 	if attempt > 0 {
-		objects.add(`","attempt":` + strconv.Itoa(attempt) + "}")
+		o.add(`","attempt":` + strconv.Itoa(attempt) + "}")
 	} else {
-		objects.add(`"}`)
+		o.add(`"}`)
 	}
 }
 
 // add writes text by way of the buffer, which costs no garbage.
-func (objects *objects) add(text string) {
-	objects.text = append(objects.text[:0], text...)
-	objects.stream.Write(objects.text)
+func (o *objects) add(text string) {
+	o.text = append(o.text[:0], text...)
+	o.stream.Write(o.text)
 }
 
 // writeString writes text, which is UTF-8, as a JSON string without its quotation marks.
-func (objects *objects) writeString(text []byte) {
+func (o *objects) writeString(text []byte) {
 	const hex = "0123456789abcdef"
 	start := 0
 	for i, b := range text {
 		if b >= ' ' && b != '"' && b != '\\' {
 			continue
 		}
-		objects.stream.Write(text[start:i])
+		o.stream.Write(text[start:i])
 		start = i + 1
-		escape := append(objects.text[:0], '\\')
+		escape := append(o.text[:0], '\\')
 		switch b {
 		case '"', '\\':
 			escape = append(escape, b)
@@ -64,8 +65,8 @@ func (objects *objects) writeString(text []byte) {
 		default:
 			escape = append(escape, 'u', '0', '0', hex[b>>4], hex[b&0xf])
 		}
-		objects.text = escape
-		objects.stream.Write(escape)
+		o.text = escape
+		o.stream.Write(escape)
 	}
-	objects.stream.Write(text[start:])
+	o.stream.Write(text[start:])
 }

@@ -6,86 +6,92 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime"
-	"strings"
 	"time"
 
 	"mbus/internal/shared/follow"
 	"mbus/internal/shared/logline"
+	"mbus/internal/shared/metrics"
 )
 
 // lag is how much of the log a consumer has before it.
 type lag struct {
-	done            []bool // which of the next messages are delivered
 	messages, bytes int
 	oldest, last    string // the time stamps of the first of messages, and of the log's last line
 }
 
 // Lag writes to Output how much of the log the consumer of Config.State has before it, in the text
-// format of Prometheus (https://prometheus.io/docs/instrumenting/exposition_formats). It takes no
-// lock, changes nothing, and syncs nothing. If there is no position, it counts the whole log. The
-// error says what could not be read or written, or is the cause of ctx's end. A Consumer's Lag must
-// be called only once, and without Subscribe.
-func (consumer *Consumer) Lag(ctx context.Context) error {
-	config := consumer.config
+// format of Prometheus; see package metrics. It takes no lock, changes nothing, and syncs nothing.
+// If there is no position, it counts the whole log. The error says what could not be read or
+// written, or is the cause of ctx's end. A Consumer's Lag must be called only once, and without
+// Subscribe.
+func (c *Consumer) Lag(ctx context.Context) error {
 	if runtime.GOOS == "windows" {
 		return errors.New("-state is not supported on Windows")
 	}
-	position, text, _, err := follow.ReadState(config.State, kind)
+	position, saved, _, err := follow.ReadState(c.config.State, kind)
 	if err != nil {
 		return err
 	}
-	log := follow.New(config.Log, config.Report)
+	c.window.takeOver(saved)
+	log := follow.New(c.config.Log, c.config.Report)
 	defer log.Close()
 	log.DisableSync()
-	end, err := log.End()
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: names no file, and there is no rotated file beside it", config.Log)
-	}
-	if err != nil {
-		return err
-	}
 	log.Seek(position)
-	lag := lag{done: parseNote(text).doneOf(config.Topics)}
-	if err := walk(ctx, log, end, func(line []byte) (bool, error) {
-		lag.add(line, &consumer.parser)
-		return false, nil
-	}); err != nil {
-		return hint(err)
-	}
-	seconds, err := lag.seconds(log)
+	before, err := c.measure(ctx, log)
 	if err != nil {
 		return err
 	}
-	_, err = config.Output.WriteString(lag.format(config.State, seconds))
+	seconds, err := before.seconds(log)
+	if err != nil {
+		return err
+	}
+	var text metrics.Text
+	label := metrics.Label("state", c.config.State)
+	text.AddLabeled("mbus_consumer_lag_messages", label,
+		"Messages in the log that the consumer has not delivered.", before.messages)
+	text.AddLabeled("mbus_consumer_lag_bytes", label,
+		"Bytes of data in these messages.", before.bytes)
+	text.AddLabeled("mbus_consumer_lag_seconds", label,
+		"Seconds since the oldest of these messages was written.", seconds)
+	_, err = c.config.Output.Write(text)
 	return err
 }
 
-// add counts a line. A damaged one is no message.
-func (lag *lag) add(line []byte, parser *logline.Parser) {
-	stamp := logline.StampOf(line)
-	if stamp != nil {
-		lag.last = string(stamp)
+// measure reads log from its position to its end.
+func (c *Consumer) measure(ctx context.Context, log *follow.Follower) (l lag, err error) {
+	end, err := log.End()
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, fmt.Errorf("%s: names no file, and there is no rotated file beside it",
+			c.config.Log)
 	}
-	message, _ := parser.Parse(line)
-	isDone := message != nil && len(lag.done) > 0 && lag.done[0]
-	if message != nil && len(lag.done) > 0 {
-		lag.done = lag.done[1:]
+	if err != nil {
+		return l, err
 	}
-	if message == nil || isDone {
-		return
+	for line, err := range lines(ctx, log, end) {
+		if err != nil {
+			return l, hint(err)
+		}
+		if stamp := logline.StampOf(line); stamp != nil {
+			l.last = string(stamp)
+		}
+		m, _ := c.parser.Parse(line) // a damaged line is no message
+		if m == nil || c.window.pass() {
+			continue
+		}
+		if l.messages == 0 {
+			l.oldest = l.last
+		}
+		l.messages++
+		l.bytes += len(m.Data)
 	}
-	if lag.messages == 0 {
-		lag.oldest = lag.last
-	}
-	lag.messages++
-	lag.bytes += len(message.Data)
+	return l, nil
 }
 
 // seconds returns how long ago the oldest message was written: the time from it to the last line
 // of the log, and from that to now. Only differences of time stamps count, because they have no
 // time zone, and of the file's times, which have one.
-func (lag *lag) seconds(log *follow.Follower) (int, error) {
-	if lag.messages == 0 {
+func (l lag) seconds(log *follow.Follower) (int, error) {
+	if l.messages == 0 {
 		return 0, nil
 	}
 	modified, err := log.Modified()
@@ -93,31 +99,11 @@ func (lag *lag) seconds(log *follow.Follower) (int, error) {
 		return 0, err
 	}
 	// Stamps that only look like times, or go backwards, count as no time.
-	oldest, _ := time.Parse(logline.StampFormat, lag.oldest+" ")
-	last, err := time.Parse(logline.StampFormat, lag.last+" ")
+	oldest, _ := time.Parse(logline.StampFormat, l.oldest+" ")
+	last, err := time.Parse(logline.StampFormat, l.last+" ")
 	age := max(time.Since(modified), 0)
 	if err == nil && !oldest.IsZero() {
 		age += max(last.Sub(oldest), 0)
 	}
 	return int(age.Seconds()), nil
-}
-
-// format returns the text that Lag writes. The state's path is escaped as a label.
-func (lag *lag) format(state string, seconds int) string {
-	escaped := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(
-		strings.ToValidUTF8(state, "\ufffd"))
-	var text strings.Builder
-	for _, metric := range []struct {
-		name, help string
-		value      int
-	}{
-		{"messages", "Messages in the log that the consumer has not delivered.", lag.messages},
-		{"bytes", "Bytes of data in these messages.", lag.bytes},
-		{"seconds", "Seconds since the oldest of these messages was written.", seconds},
-	} {
-		name := "mbus_consumer_lag_" + metric.name
-		fmt.Fprintf(&text, "# HELP %s %s\n# TYPE %s gauge\n%s{state=\"%s\"} %d\n",
-			name, metric.help, name, name, escaped, metric.value)
-	}
-	return text.String()
 }

@@ -8,9 +8,15 @@ import (
 	"strings"
 )
 
-// maxStarted is the largest number of messages from the first unfinished one on that are started.
-// A note has a bit for each.
-const maxStarted = 256
+const (
+	// maxStarted is the largest number of messages from the first unfinished one on that are
+	// started. A note has a bit for each.
+	maxStarted = 256
+
+	// doneFormat and outputFormat are the forms of the two parts of a note.
+	doneFormat   = "done %08x %s"
+	outputFormat = "output %x %d %08x"
+)
 
 // note is what a consumer's state keeps besides the position. Its text has the two parts that are
 // not empty, with a space between them:
@@ -37,30 +43,30 @@ func topicsSum(topics []string) uint32 {
 }
 
 // String returns the note's text. It has at most 128 bytes.
-func (note note) String() string {
+func (n note) String() string {
 	var parts []string
-	if last := lastTrue(note.done); last >= 0 {
+	if last := lastTrue(n.done); last >= 0 {
 		packed := make([]byte, last/8+1)
-		for i, done := range note.done {
+		for i, done := range n.done {
 			if done {
 				packed[i/8] |= 0x80 >> (i % 8)
 			}
 		}
 		bits := base64.RawURLEncoding.EncodeToString(packed)
-		parts = append(parts, fmt.Sprintf("done %08x %s", note.topics, bits))
+		parts = append(parts, fmt.Sprintf(doneFormat, n.topics, bits))
 	}
-	if note.output != (mark{}) {
-		parts = append(parts, note.output.String())
+	if m := n.output; m != (mark{}) {
+		parts = append(parts, fmt.Sprintf(outputFormat, m.inode, m.length, m.checksum))
 	}
 	return strings.Join(parts, " ")
 }
 
 // doneOf returns which of the next messages of topics are delivered.
-func (note note) doneOf(topics []string) []bool {
-	if note.topics != topicsSum(topics) {
+func (n note) doneOf(topics []string) []bool {
+	if n.topics != topicsSum(topics) {
 		return nil
 	}
-	return note.done
+	return n.done
 }
 
 // lastTrue returns the index of the last true element, or -1.
@@ -76,23 +82,17 @@ func lastTrue(bits []bool) int {
 // parseNote returns the note that has this text. A text that no note has is an empty note, after
 // which messages are delivered again, but none is passed over.
 func parseNote(text string) (parsed note) {
-	done, output, hasBoth := strings.Cut(text, " output ")
-	if hasBoth {
-		output = "output " + output
-	} else if strings.HasPrefix(text, "output ") {
-		done, output = "", text
-	}
-	if found, isMark := parseMark(output); isMark {
-		parsed.output = found
-	}
+	done, rest, _ := strings.Cut(text, "output ")
 	var bits string
-	fmt.Sscanf(done, "done %08x %s", &parsed.topics, &bits)
+	fmt.Sscanf(done, doneFormat, &parsed.topics, &bits)
 	packed, _ := base64.RawURLEncoding.DecodeString(bits)
 	for i := range 8 * len(packed) {
 		parsed.done = append(parsed.done, packed[i/8]&(0x80>>(i%8)) != 0)
 	}
 	parsed.done = parsed.done[:lastTrue(parsed.done)+1]
-	if len(parsed.done) > maxStarted || parsed.String() != text {
+	m := &parsed.output
+	fmt.Sscanf("output "+rest, outputFormat, &m.inode, &m.length, &m.checksum)
+	if len(parsed.done) > maxStarted || m.length < 0 || parsed.String() != text {
 		return note{}
 	}
 	return parsed

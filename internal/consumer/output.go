@@ -1,9 +1,9 @@
 package consumer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"syscall"
 	"time"
@@ -23,86 +23,84 @@ const (
 // output delivers messages to a stream. Each write ends with the end of a message, if one ends in
 // it. After an error of the stream, each call returns the same error.
 type output struct {
-	file   *os.File
+	stream *os.File
 	format string
 	buffer []byte // what is not written yet
 	whole  int    // how many bytes of buffer are whole messages
 	err    error
 
-	objects objects // that are added to buffer
+	objects objects // that are written to the output
 }
 
-func newOutput(file *os.File, format string) *output {
-	output := &output{file: file, format: format, buffer: make([]byte, 0, outputSize)}
-	output.objects.stream = adder{output}
-	return output
+func newOutput(stream *os.File, format string) *output {
+	o := &output{stream: stream, format: format, buffer: make([]byte, 0, outputSize)}
+	o.objects.stream = o
+	return o
 }
 
 // deliver writes one message.
-func (output *output) deliver(message *message) error {
-	if output.format == JSON {
-		output.objects.write(message, 0)
+func (o *output) deliver(m message) error {
+	if o.format == JSON {
+		o.objects.write(m, 0)
 	} else {
-		output.add(message.Data)
+		o.Write(m.Data)
 	}
-	switch output.format {
+	switch o.format {
 	case Raw:
 	case NUL:
-		output.add([]byte{0})
+		o.Write([]byte{0})
 	default:
-		output.add([]byte{'\n'})
+		o.Write([]byte{'\n'})
 	}
-	output.whole = len(output.buffer)
-	return output.err
+	o.whole = len(o.buffer)
+	return o.err
 }
 
-// flush writes the buffer. If durable is true and the stream is a regular file, it syncs the
-// file. A pipe can't be synced.
-func (output *output) flush(durable bool) error {
-	output.write(len(output.buffer))
-	if output.err == nil && durable {
-		info, err := output.file.Stat()
+// flush writes the buffer to the stream. If durable is true and the stream is a regular file, it
+// syncs the file. A pipe can't be synced.
+func (o *output) flush(durable bool) error {
+	o.empty(len(o.buffer))
+	if o.err == nil && durable {
+		info, err := o.stream.Stat()
 		if err == nil && info.Mode().IsRegular() {
-			err = output.file.Sync()
+			err = o.stream.Sync()
 		}
-		output.fail(err)
+		o.fail(err)
 	}
-	return output.err
+	return o.err
 }
 
 // fail keeps an error of the stream.
-func (output *output) fail(err error) {
-	if err != nil && output.err == nil {
-		output.err = fmt.Errorf("standard output: %w", err)
+func (o *output) fail(err error) {
+	if err != nil && o.err == nil {
+		o.err = fmt.Errorf("standard output: %w", err)
 	}
 }
 
-// add adds text to the buffer. When the buffer is full, it writes the whole messages in it or, if
-// there are none, all of it.
-func (output *output) add(text []byte) {
-	for output.err == nil {
-		count := copy(output.buffer[len(output.buffer):cap(output.buffer)], text)
-		output.buffer = output.buffer[:len(output.buffer)+count]
-		if text = text[count:]; len(text) == 0 {
-			return
+// Write adds text to the buffer. When the buffer is full, it empties the buffer of the whole
+// messages in it or, if there are none, of everything.
+func (o *output) Write(text []byte) (int, error) {
+	for rest := text; o.err == nil; {
+		count := copy(o.buffer[len(o.buffer):cap(o.buffer)], rest)
+		o.buffer = o.buffer[:len(o.buffer)+count]
+		if rest = rest[count:]; len(rest) == 0 {
+			break
 		}
-		if output.whole > 0 {
-			output.write(output.whole)
-		} else {
-			output.write(len(output.buffer))
-		}
+		o.empty(cmp.Or(o.whole, len(o.buffer)))
 	}
+	return len(text), o.err
 }
 
-// write writes the first count bytes of the buffer. Another process that has the same stream may
-// have made it non-blocking: then write waits until the stream takes more.
-func (output *output) write(count int) {
-	for text, pause := output.buffer[:count], minBlocked; output.err == nil && len(text) > 0; {
-		written, err := output.file.Write(text)
+// empty writes the first count bytes of the buffer to the stream, and removes them. Another process
+// that has the same stream may have made it non-blocking: then empty waits until the stream takes
+// more.
+func (o *output) empty(count int) {
+	for text, pause := o.buffer[:count], minBlocked; o.err == nil && len(text) > 0; {
+		written, err := o.stream.Write(text)
 		text = text[written:]
 		switch {
 		case !errors.Is(err, syscall.EAGAIN):
-			output.fail(err)
+			o.fail(err)
 		case written > 0:
 			pause = minBlocked
 		default:
@@ -110,16 +108,6 @@ func (output *output) write(count int) {
 			pause = min(2*pause, maxBlocked)
 		}
 	}
-	output.buffer = output.buffer[:copy(output.buffer, output.buffer[count:])]
-	output.whole = 0
-}
-
-// adder is the io.Writer that adds to an output.
-type adder struct{ output *output }
-
-var _ io.Writer = adder{}
-
-func (adder adder) Write(text []byte) (int, error) {
-	adder.output.add(text)
-	return len(text), adder.output.err
+	o.buffer = o.buffer[:copy(o.buffer, o.buffer[count:])]
+	o.whole = 0
 }

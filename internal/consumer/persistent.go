@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -27,51 +28,44 @@ const (
 // after its last answer.
 var errEnded = errors.New("has ended with status 0 without an answer")
 
-// persistent runs a command once for many messages. It writes one line of JSON for each, and reads
-// one line for an answer: "ok ID", or "failed ID" and a reason.
-type persistent struct {
-	config      *Config
-	environment string   // a variable of the job
-	process     *process // nil: none runs
-}
-
-// run has the command handle a message, and starts it if it does not run. A process that had
-// ended with status 0 between two messages is replaced at once.
-func (worker *persistent) run(message *message, attempt int) error {
+// runPersistent has a persistent command handle the message in hand, and starts it if it does not
+// run. A process that has ended with status 0 between two messages is replaced at once.
+func (j *job) runPersistent(attempt int) error {
 	for {
-		if worker.process == nil {
-			started, err := startProcess(newProcess(worker.config, worker.environment))
+		if j.process == nil {
+			p, err := startProcess(j.command())
 			if err != nil {
 				return err
 			}
-			worker.process = started
+			j.process = p
 		}
-		process := worker.process
-		err := process.ask(message, attempt)
-		if process.hasEnded {
-			worker.process = nil
+		running := j.process
+		err := running.ask(j.message, attempt)
+		if running.hasEnded {
+			j.process = nil
 		}
-		if !errors.Is(err, errEnded) || !process.hasAnswered {
+		if !errors.Is(err, errEnded) || !running.hasAnswered {
 			return err
 		}
 	}
 }
 
-// close closes the command's standard input, and waits for its end.
-func (worker *persistent) close() {
-	if worker.process != nil {
-		worker.process.stdin.Close()
-		<-worker.process.exited
+// close closes the standard input of a persistent command, and waits for the command's end.
+func (j *job) close() {
+	if j.process != nil {
+		j.process.stdin.Close()
+		<-j.process.exited
 	}
 }
 
-// process is a running command. Its methods read and wait are goroutines of their own, and all
-// others belong to the job.
+// process is a persistent command that runs. It reads one line of JSON for each message, and
+// answers one line: "ok ID", or "failed ID" and a reason. Its methods read and wait are goroutines
+// of their own, and all others belong to the job.
 type process struct {
 	command *exec.Cmd
-	stdin   *os.File
-	output  *bufio.Writer // to stdin
-	objects objects       // to output
+	stdin   io.WriteCloser // is closed when the command has ended
+	output  *bufio.Writer  // to stdin
+	objects objects        // to output
 	stdout  *os.File
 
 	answers chan string   // has the next answer; closed when no more can come
@@ -85,63 +79,59 @@ type process struct {
 
 // startProcess starts a command.
 func startProcess(command *exec.Cmd) (*process, error) {
-	input, stdin, err := os.Pipe()
+	stdout, writer, err := os.Pipe()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNotRun, err)
+		return nil, explain(command, err)
 	}
-	defer input.Close()
-	stdout, output, err := os.Pipe()
+	defer writer.Close()
+	command.Stdout = writer
+	stdin, err := command.StdinPipe()
+	if err == nil {
+		err = command.Start()
+	}
 	if err != nil {
-		stdin.Close()
-		return nil, fmt.Errorf("%w: %w", errNotRun, err)
-	}
-	defer output.Close()
-	command.Stdin, command.Stdout = input, output
-	if err := command.Start(); err != nil {
-		stdin.Close()
 		stdout.Close()
 		return nil, explain(command, err)
 	}
 	buffer := bufio.NewWriterSize(stdin, pipeSize)
-	process := &process{
+	p := &process{
 		command: command, stdin: stdin, output: buffer, objects: objects{stream: buffer},
 		stdout: stdout, answers: make(chan string, 1), exited: make(chan struct{}),
 	}
-	go process.wait()
-	go process.read()
-	return process, nil
+	go p.wait()
+	go p.read()
+	return p, nil
 }
 
 // wait waits for the end of the process. A child of it that holds its pipes delays nothing.
-func (process *process) wait() {
-	process.err = explain(process.command, process.command.Wait())
-	close(process.exited)
-	process.stdin.Close()
-	time.AfterFunc(endPatience, func() { process.stdout.Close() })
+func (p *process) wait() {
+	p.err = explain(p.command, p.command.Wait())
+	close(p.exited)
+	time.AfterFunc(endPatience, func() { p.stdout.Close() })
 }
 
 // read reads answers until the output ends, or has what is no answer. It never waits for the job:
 // the job may be writing a long message, and the process may wait for its output to be read.
-func (process *process) read() {
-	defer close(process.answers)
-	defer process.stdout.Close()
-	lines := bufio.NewReaderSize(process.stdout, maxAnswer)
+func (p *process) read() {
+	defer close(p.answers)
+	defer p.stdout.Close()
+	lines := bufio.NewReaderSize(p.stdout, maxAnswer)
 	for {
 		line, err := lines.ReadSlice('\n')
 		switch {
 		case err == bufio.ErrBufferFull:
-			process.fault = fmt.Errorf("has answered more than %d bytes", maxAnswer)
+			p.fault = fmt.Errorf("has answered more than %d bytes", maxAnswer)
 			return
 		case err != nil:
 			if len(line) > 0 {
-				process.fault = fmt.Errorf("has ended in the middle of an answer: %.100q", line)
+				p.fault = fmt.Errorf("has ended in the middle of an answer: %.100q", line)
 			}
 			return
 		}
 		select {
-		case process.answers <- string(line[:len(line)-1]):
+		case p.answers <- string(line[:len(line)-1]):
 		default:
-			process.fault = fmt.Errorf("has answered without a message: %.100q", line)
+			p.fault = fmt.Errorf("has answered without a message: %.100q", line)
 			return
 		}
 	}
@@ -149,59 +139,59 @@ func (process *process) read() {
 
 // ask writes a message and returns the error of its answer, or of what came in place of an answer.
 // If the process has ended or has broken the protocol, ask ends it.
-func (process *process) ask(message *message, attempt int) error {
+func (p *process) ask(m message, attempt int) error {
 	select {
-	case answer, isOpen := <-process.answers:
+	case answer, isOpen := <-p.answers:
 		if !isOpen {
-			return process.end(nil)
+			return p.end(nil)
 		}
-		return process.end(fmt.Errorf("has answered without a message: %.100q", answer))
+		return p.end(fmt.Errorf("has answered without a message: %.100q", answer))
 	default:
 	}
-	process.objects.write(message, attempt)
-	process.output.WriteByte('\n')
-	if err := process.output.Flush(); err != nil { // of any write
-		process.end(nil) // it may have answered all the same
+	p.objects.write(m, attempt)
+	p.output.WriteByte('\n')
+	if err := p.output.Flush(); err != nil { // of any write
+		return p.end(nil) // an answer does not count before the whole line was read
 	}
-	answer, isOpen := <-process.answers
+	answer, isOpen := <-p.answers
 	if !isOpen {
-		return process.end(nil)
+		return p.end(nil)
 	}
-	reason, isFailed := strings.CutPrefix(answer+" ", "failed "+message.id+" ")
-	if !isFailed && answer != "ok "+message.id {
-		return process.end(fmt.Errorf("has answered %.100q, must answer ok %s or failed %[2]s",
-			answer, message.id))
+	reason, isFailed := strings.CutPrefix(answer+" ", "failed "+m.id+" ")
+	if !isFailed && answer != "ok "+m.id {
+		return p.end(fmt.Errorf("has answered %.100q, must answer ok %s or failed %[2]s",
+			answer, m.id))
 	}
-	process.hasAnswered = true
+	p.hasAnswered = true
 	if !isFailed {
 		return nil
 	}
 	if reason = strings.TrimSpace(reason); reason != "" {
 		reason = ": " + reason
 	}
-	return fmt.Errorf("%s: failed%s", process.command.Args[0], reason)
+	return fmt.Errorf("%s: failed%s", p.command.Args[0], reason)
 }
 
 // end ends the process, unless it ends by itself. It returns fault, or the fault that read has
 // found, or else how the process ended.
-func (process *process) end(fault error) error {
-	process.hasEnded = true
-	process.stdin.Close()
-	timer := time.AfterFunc(endPatience, func() { process.command.Process.Kill() })
-	<-process.exited
+func (p *process) end(fault error) error {
+	p.hasEnded = true
+	p.stdin.Close()
+	timer := time.AfterFunc(endPatience, func() { p.command.Process.Kill() })
+	<-p.exited
 	isKilled := !timer.Stop()
-	for range process.answers { // until read has ended
+	for range p.answers { // until read has ended
 	}
 	switch {
 	case fault != nil:
-	case process.fault != nil:
-		fault = process.fault
+	case p.fault != nil:
+		fault = p.fault
 	case isKilled:
 		fault = errors.New("has closed its input or output")
-	case process.err != nil:
-		return process.err
+	case p.err != nil:
+		return p.err
 	default:
 		fault = errEnded
 	}
-	return fmt.Errorf("%s: %w", process.command.Args[0], fault)
+	return fmt.Errorf("%s: %w", p.command.Args[0], fault)
 }

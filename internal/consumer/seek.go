@@ -5,63 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
+	"iter"
 	"time"
 
 	"mbus/internal/shared/follow"
 	"mbus/internal/shared/logline"
 )
 
-// likeTime says in errors what a time is like.
-const likeTime = "such as '2026/11/24 10:00:00' or 2026-11-24T10:00:00"
-
 // missingPatience is how long a walk through the log waits for a line that the log should have. It
 // is longer than package follow waits for what is missing.
 const missingPatience = 15 * time.Second
-
-// stampOf returns the time that text names as the time stamp of a line. If text is not a time, it
-// returns nothing.
-func stampOf(text string) string {
-	const stamp = "2006/01/02 15:04:05"
-	for _, layout := range []string{stamp, "2006-01-02T15:04:05"} {
-		when, err := time.Parse(layout, text)
-		if err == nil && when.Format(layout) == text {
-			return when.Format(stamp)
-		}
-	}
-	return ""
-}
-
-// validateAlone is Validate for the flags that deliver nothing: -seek and -lag.
-func (config *Config) validateAlone() error {
-	hasFiles := config.Log != "" && config.State != ""
-	delivers := len(config.Command) > 0 || config.Format != "" || config.From != "" ||
-		config.ToEnd || config.Count != 0 || config.Retry != 0 || config.Jobs != 0 ||
-		config.Persistent || config.Failed+config.Host+config.Port != ""
-	isPlace := slices.Contains([]string{"", Start, End, Next}, config.Seek)
-	switch {
-	case !isPlace && stampOf(config.Seek) == "":
-		return fmt.Errorf("-seek %q: must be start, end, next or a time, %s", config.Seek, likeTime)
-	case config.Lag && config.Seek != "":
-		return errors.New("-lag and -seek: must be one of them")
-	case config.Lag && !hasFiles:
-		return errors.New("-lag needs -log and -state: the log and the state to compare")
-	case !hasFiles:
-		return errors.New("-seek needs -log and -state: the log and the state to set")
-	case config.Lag && delivers:
-		return errors.New("-lag delivers nothing: must be with -log, -state and -topic alone")
-	case config.Seek != "" && (delivers || len(config.Topics) > 0):
-		return errors.New("-seek delivers nothing: must be with -log and -state alone")
-	}
-	return nil
-}
 
 // Seek sets the state to the place of Config.Seek, and writes a line to Output that says which one
 // that is. The error is that of a state that another consumer uses, or says what could not be read
 // or saved. After the end of ctx the state stays as it was. A Consumer's Seek must be called only
 // once, and without Subscribe.
-func (consumer *Consumer) Seek(ctx context.Context) error {
-	config := consumer.config
+func (c *Consumer) Seek(ctx context.Context) error {
+	config := c.config
 	state, err := follow.OpenState(config.State, kind)
 	if err != nil {
 		return err
@@ -73,7 +33,7 @@ func (consumer *Consumer) Seek(ctx context.Context) error {
 	if config.Seek == Next && !found {
 		return fmt.Errorf("%s: has no position yet: -seek start or end sets one", config.State)
 	}
-	place, err := place(ctx, log, config.Seek, before)
+	place, err := placeOf(ctx, log, config.Seek, before)
 	if err != nil {
 		return err
 	}
@@ -96,8 +56,8 @@ func (consumer *Consumer) Seek(ctx context.Context) error {
 	return err
 }
 
-// place returns the place of log that seek names. before is the position until now.
-func place(
+// placeOf returns the place of log that seek names. before is the position until now.
+func placeOf(
 	ctx context.Context, log *follow.Follower, seek string, before follow.Position,
 ) (follow.Position, error) {
 	switch seek {
@@ -128,15 +88,16 @@ func since(ctx context.Context, log *follow.Follower, stamp string) (follow.Posi
 	if err != nil {
 		return follow.Position{}, err
 	}
-	place, isFound := end, false
 	log.Seek(follow.Position{})
-	err = walk(ctx, log, end, func(line []byte) (isLast bool, err error) {
-		if isFound = isSince(line, stamp); isFound {
-			place, err = log.Before()
+	for line, err := range lines(ctx, log, end) {
+		if err != nil {
+			return follow.Position{}, err
 		}
-		return isFound, err
-	})
-	return place, err
+		if isSince(line, stamp) {
+			return log.Before()
+		}
+	}
+	return end, nil
 }
 
 // isSince reports whether line has a time stamp that is stamp or later. A line without its end
@@ -145,36 +106,31 @@ func isSince(line []byte, stamp string) bool {
 	return line[len(line)-1] == '\n' && string(logline.StampOf(line)) >= stamp
 }
 
-// walk calls do with each line of log from its position to end, until do returns true or an error.
-// After the end of ctx, the error is its cause.
-func walk(
+// lines returns the lines of log from its position to end. The last element may be an error. After
+// the end of ctx, the error is its cause.
+func lines(
 	ctx context.Context, log *follow.Follower, end follow.Position,
-	do func(line []byte) (isLast bool, err error),
-) error {
-	if end == (follow.Position{}) {
-		return nil // the log has no line
-	}
-	for last := time.Now(); !log.At(end); {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		line, err := log.Next()
-		switch {
-		case err == nil && line == nil && time.Since(last) > missingPatience:
-			err = errors.New("the log has fewer lines than it had a moment ago")
-		case err == nil && line == nil:
-			log.Wait(ctx)
-		case err == nil:
-			last = time.Now()
-			if isLast, err := do(line); isLast || err != nil {
-				return err
+) iter.Seq2[[]byte, error] {
+	return func(yield func(line []byte, err error) bool) {
+		for last := time.Now(); end != (follow.Position{}) && !log.At(end); {
+			line, err := log.Next()
+			switch {
+			case err != nil:
+			case ctx.Err() != nil:
+				err = context.Cause(ctx)
+			case line != nil:
+				last = time.Now()
+			case time.Since(last) > missingPatience:
+				err = errors.New("the log has fewer lines than it had a moment ago")
+			default:
+				log.Wait(ctx)
+				continue
+			}
+			if !yield(line, err) || err != nil {
+				return
 			}
 		}
-		if err != nil {
-			return err
-		}
 	}
-	return nil
 }
 
 // hint adds to the error of a lost position how to set the state.
@@ -183,31 +139,4 @@ func hint(err error) error {
 		return fmt.Errorf("%w: -seek next, start or end must set the state first", err)
 	}
 	return err
-}
-
-// start is called with each line before it is taken. With a time in Config.From it skips the
-// lines before that time, and saves the position before the first line of that time. Before the
-// first line that is not skipped, it cuts the output back to what the position counts.
-func (consumer *Consumer) start(line []byte) (skips bool, err error) {
-	if consumer.since != "" {
-		if !isSince(line, consumer.since) {
-			return true, nil
-		}
-		consumer.since = ""
-		if consumer.config.State != "" {
-			place, err := consumer.log.Before()
-			if err != nil {
-				return false, err
-			}
-			mark, err := consumer.mark()
-			if err != nil {
-				return false, err
-			}
-			consumer.window.reach(place, mark)
-			if err := consumer.window.save(); err != nil {
-				return false, err
-			}
-		}
-	}
-	return false, consumer.cutOutput()
 }

@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"context"
-	"slices"
 	"sync"
 
 	"mbus/internal/shared/follow"
@@ -16,168 +15,153 @@ import (
 type window struct {
 	state  *follow.State // nil: nothing is saved
 	topics []string      // that are read; empty: all
+	room   chan struct{} // has an element for each message in started, and for the next
 
 	mutex    sync.Mutex // guards what follows
 	position follow.Position
-	isKnown  bool      // whether reach has set position
-	started  []start   // in the log's order; the first one is not delivered
-	first    int       // the number of started[0]; numbers count from 0
-	earlier  []bool    // which of the messages after those in started an earlier process delivered
-	output   mark      // for the note
-	moved    bool      // whether something has changed since the last save
-	room     sync.Cond // on mutex: fewer messages are started than before
+	started  []*started // in the log's order; the first one is not delivered
+	earlier  []bool     // which of the messages after those in started an earlier process delivered
+	output   mark       // for the note
+	changed  bool       // whether there is something to save
 
 	saving sync.Mutex // held during a save, so that no save overtakes another; guards what follows
 	err    error      // the first error of a save: the state is not written after it
 }
 
-// start is a message that was started.
-type start struct {
+// started is a message that was started.
+type started struct {
 	after     follow.Position // the position after its line
 	delivered bool
 }
 
-// newWindow returns a window that saves in state, unless that is nil.
-func newWindow(state *follow.State, topics []string) *window {
-	window := &window{state: state, topics: topics}
-	window.room.L = &window.mutex
-	return window
+// newWindow returns a window without a state.
+func newWindow(topics []string) *window {
+	return &window{topics: topics, room: make(chan struct{}, maxStarted)}
 }
 
-// load returns the position in the state, and takes over the note. If the state has none, found is
-// false.
-func (window *window) load() (position follow.Position, found bool) {
-	if window.state == nil {
-		return position, false
+// open opens the state at path, takes over its note, and returns its position. If the state has
+// none, or path is empty, found is false.
+func (w *window) open(path string) (position follow.Position, found bool, err error) {
+	if path == "" {
+		return position, false, nil
 	}
-	position, text, found := window.state.Load()
+	if w.state, err = follow.OpenState(path, kind); err != nil {
+		return position, false, err
+	}
+	position, text, found := w.state.Load()
+	w.takeOver(text)
+	return position, found, nil
+}
+
+// takeOver takes over what the note of a state says.
+func (w *window) takeOver(text string) {
 	saved := parseNote(text)
-	window.output, window.earlier = saved.output, saved.doneOf(window.topics)
-	return position, found
+	w.output, w.earlier = saved.output, saved.doneOf(w.topics)
 }
 
 // pass counts one more message that was read. It reports whether an earlier process delivered it.
-func (window *window) pass() (delivered bool) {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	return window.shift()
+func (w *window) pass() (delivered bool) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return w.shift()
 }
 
-func (window *window) shift() (delivered bool) {
-	if len(window.earlier) == 0 {
+func (w *window) shift() (delivered bool) {
+	if len(w.earlier) == 0 {
 		return false
 	}
-	delivered, window.earlier = window.earlier[0], window.earlier[1:]
+	delivered, w.earlier = w.earlier[0], w.earlier[1:]
 	return delivered
 }
 
-// start is pass for a message to be delivered by a command. The position after its line is after.
-// The number is for finish, unless the message was delivered.
-func (window *window) start(after follow.Position) (number int, delivered bool) {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	number, delivered = window.first+len(window.started), window.shift()
-	window.started = append(window.started, start{after, delivered})
-	window.advance()
-	return number, delivered
-}
-
-// finish records that the message with this number is delivered.
-func (window *window) finish(number int) {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	window.started[number-window.first].delivered = true
-	window.moved = true
-	window.advance()
-}
-
-// advance moves the position past the messages that are delivered in a row.
-func (window *window) advance() {
-	count := slices.IndexFunc(window.started, func(each start) bool { return !each.delivered })
-	if count < 0 {
-		count = len(window.started)
+// await waits until another message may be started, or for the end of ctx.
+func (w *window) await(ctx context.Context) {
+	select {
+	case w.room <- struct{}{}:
+	case <-ctx.Done():
 	}
-	if count == 0 {
-		return
-	}
-	window.position, window.moved = window.started[count-1].after, true
-	window.started = window.started[count:]
-	window.first += count
-	window.room.Broadcast()
 }
 
-// reach moves the position to where the log was read to, unless a message before that is not
-// delivered. Then moved is false.
-func (window *window) reach(position follow.Position, output mark) (moved bool) {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	if len(window.started) > 0 {
+// start is pass for a message to be delivered by a command, after await has waited for its room.
+// The position after its line is after. The result is for finish. If an earlier process delivered
+// the message, it is nil.
+func (w *window) start(after follow.Position) *started {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	next := &started{after, w.shift()}
+	w.started = append(w.started, next)
+	w.advance()
+	if next.delivered {
+		return nil
+	}
+	return next
+}
+
+// finish records that a message is delivered.
+func (w *window) finish(done *started) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	done.delivered, w.changed = true, true
+	w.advance()
+}
+
+// advance advances the position past the messages that are delivered in a row.
+func (w *window) advance() {
+	for len(w.started) > 0 && w.started[0].delivered {
+		w.position, w.changed = w.started[0].after, true
+		w.started = w.started[1:]
+		<-w.room
+	}
+}
+
+// reach advances the position to where the log was read to, unless a message before that is not
+// delivered: then isReached is false. The first position counts as a change, also if it
+// is the zero position, so that a state that can't be saved is found at the start.
+func (w *window) reach(position follow.Position, m mark) (isReached bool) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	if len(w.started) > 0 {
 		return false
 	}
-	isNew := !window.isKnown || position != window.position || output != window.output
-	window.position, window.output, window.isKnown = position, output, true
-	window.moved = window.moved || isNew
+	isFirst := w.position == (follow.Position{})
+	w.changed = w.changed || isFirst || position != w.position || m != w.output
+	w.position, w.output = position, m
 	return true
-}
-
-// mark returns the mark in the note.
-func (window *window) mark() mark {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	return window.output
-}
-
-// await waits until another message may be started, or for the end of ctx.
-func (window *window) await(ctx context.Context) {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	if len(window.started) < maxStarted {
-		return
-	}
-	stop := context.AfterFunc(ctx, func() {
-		window.mutex.Lock()
-		defer window.mutex.Unlock()
-		window.room.Broadcast()
-	})
-	defer stop()
-	for len(window.started) >= maxStarted && ctx.Err() == nil {
-		window.room.Wait()
-	}
 }
 
 // save saves the position and the note, if they have changed. Its caller has made the log durable
 // up to all messages that were started.
-func (window *window) save() error {
-	window.saving.Lock()
-	defer window.saving.Unlock()
-	if window.state == nil || window.err != nil {
-		return window.err
+func (w *window) save() error {
+	w.saving.Lock()
+	defer w.saving.Unlock()
+	if w.state == nil || w.err != nil {
+		return w.err
 	}
-	if position, note, moved := window.snapshot(); moved {
-		window.err = window.state.Save(position, note.String())
+	if position, saved, changed := w.snapshot(); changed {
+		w.err = w.state.Save(position, saved.String())
 	}
-	return window.err
+	return w.err
 }
 
 // snapshot returns what is to be saved.
-func (window *window) snapshot() (position follow.Position, saved note, moved bool) {
-	window.mutex.Lock()
-	defer window.mutex.Unlock()
-	saved = note{topics: topicsSum(window.topics), output: window.output}
-	for _, each := range window.started {
+func (w *window) snapshot() (position follow.Position, saved note, changed bool) {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	saved = note{topics: topicsSum(w.topics), output: w.output}
+	for _, each := range w.started {
 		saved.done = append(saved.done, each.delivered)
 	}
-	saved.done = append(saved.done, window.earlier...)
-	moved, window.moved = window.moved, false
-	return window.position, saved, moved
+	saved.done = append(saved.done, w.earlier...)
+	changed, w.changed = w.changed, false
+	return w.position, saved, changed
 }
 
 // close ends the saves and closes the state.
-func (window *window) close() {
-	window.saving.Lock()
-	defer window.saving.Unlock()
-	if window.state != nil {
-		window.state.Close()
-		window.state = nil
+func (w *window) close() {
+	w.saving.Lock()
+	defer w.saving.Unlock()
+	if w.state != nil {
+		w.state.Close()
+		w.state = nil
 	}
 }

@@ -23,51 +23,59 @@ func TestWindowRestarts(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a state is not supported on Windows")
 	}
-	const messages = 3000
-	finished := make([]bool, messages) // by a process, before its last save
-	for next, path := 0, filepath.Join(t.TempDir(), "state"); next < messages; {
-		state, err := follow.OpenState(path, "test")
+	finished := make([]bool, 3000) // by a process, before its last save
+	path := filepath.Join(t.TempDir(), "state")
+	for next := 0; next < len(finished); {
+		w := newWindow([]string{"b", "a"})
+		position, _, err := w.open(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		window := newWindow(state, []string{"b", "a"})
-		position, _ := window.load()
 		if next = int(position.Offset); next > 0 && !finished[next-1] {
 			t.Fatalf("the position is after message %d, which is not finished", next-1)
 		}
-		running := make(map[int]int) // message by number
-		var unsaved []int
-		for range rand.IntN(600) {
-			if rand.IntN(2) == 0 && next < messages && len(window.started) < maxStarted {
-				number, delivered := window.start(at(next))
-				if delivered != finished[next] {
-					t.Fatalf("message %d: delivered is %t", next, delivered)
-				}
-				if !delivered {
-					running[number] = next
-				}
-				next++
-			}
-			for number, message := range running { // a random one
-				if rand.IntN(3) == 0 {
-					window.finish(number)
-					delete(running, number)
-					unsaved = append(unsaved, message)
-				}
-				break
-			}
-			if rand.IntN(8) == 0 {
-				if err := window.save(); err != nil {
-					t.Fatal(err)
-				}
-				for _, message := range unsaved {
-					finished[message] = true
-				}
-				unsaved = nil
-			}
-		}
-		window.close()
+		next = useWindow(t, w, next, finished)
+		w.close()
 	}
+}
+
+// useWindow starts messages from next on, finishes some of them and saves, at random. It returns
+// the next message.
+func useWindow(t *testing.T, w *window, next int, finished []bool) int {
+	t.Helper()
+	running := make(map[*started]int) // the number of each message
+	var unsaved []int
+	for range rand.IntN(600) {
+		if rand.IntN(2) == 0 && next < len(finished) && len(w.started) < maxStarted {
+			w.await(t.Context())
+			s := w.start(at(next))
+			if delivered := s == nil; delivered != finished[next] {
+				t.Fatalf("message %d: delivered is %t", next, delivered)
+			}
+			if s != nil {
+				running[s] = next
+			}
+			next++
+		}
+		for s, number := range running { // a random one
+			if rand.IntN(3) == 0 {
+				w.finish(s)
+				delete(running, s)
+				unsaved = append(unsaved, number)
+			}
+			break
+		}
+		if rand.IntN(8) == 0 {
+			if err := w.save(); err != nil {
+				t.Fatal(err)
+			}
+			for _, number := range unsaved {
+				finished[number] = true
+			}
+			unsaved = nil
+		}
+	}
+	return next
 }
 
 // Other topics than those of the note make it void.
@@ -77,51 +85,56 @@ func TestWindowOtherTopics(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "state")
 	open := func(topics ...string) *window {
-		state, err := follow.OpenState(path, "test")
-		if err != nil {
+		w := newWindow(topics)
+		if _, _, err := w.open(path); err != nil {
 			t.Fatal(err)
 		}
-		window := newWindow(state, topics)
-		window.load()
-		return window
+		return w
 	}
-	window := open("a", "b")
-	window.start(at(0))
-	second, _ := window.start(at(1))
-	window.finish(second)
-	if err := window.save(); err != nil {
+	w := open("a", "b")
+	w.await(t.Context())
+	w.start(at(0))
+	w.await(t.Context())
+	second := w.start(at(1))
+	w.finish(second)
+	if err := w.save(); err != nil {
 		t.Fatal(err)
 	}
-	window.close()
+	w.close()
 	for topics, want := range map[[2]string]bool{{"b", "a"}: true, {"a", "a"}: false} {
-		window := open(topics[:]...)
-		if first, second := window.pass(), window.pass(); first || second != want {
-			t.Errorf("topics %q: delivered %t, %t, want the second: %t", topics, first, second, want)
+		w := open(topics[:]...)
+		if first, second := w.pass(), w.pass(); first || second != want {
+			t.Errorf("topics %q: delivered %t, %t, want the second: %t",
+				topics, first, second, want)
 		}
-		window.close()
+		w.close()
 	}
 }
 
 // While 256 messages are started and the first is unfinished, await waits.
 func TestWindowIsFull(t *testing.T) {
-	window := newWindow(nil, nil)
+	w := newWindow(nil)
+	var first *started
 	for number := range maxStarted {
-		window.await(t.Context())
-		if window.start(at(number)); number > 0 {
-			window.finish(number)
+		w.await(t.Context())
+		s := w.start(at(number))
+		if number == 0 {
+			first = s
+		} else {
+			w.finish(s)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if window.await(ctx); ctx.Err() == nil {
+	if w.await(ctx); ctx.Err() == nil {
 		t.Fatal("it did not wait")
 	}
 	returned := make(chan struct{})
 	go func() {
-		window.await(t.Context())
+		w.await(t.Context())
 		close(returned)
 	}()
-	window.finish(0)
+	w.finish(first)
 	select {
 	case <-returned:
 	case <-time.After(20 * time.Second):

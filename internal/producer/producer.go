@@ -49,8 +49,8 @@ type Refusal string
 
 // Error implements error. It marks a flag that the reason names, such as -max-payload, as
 // the broker's.
-func (refusal Refusal) Error() string {
-	return "refused: " + strings.Replace(string(refusal), "(-max-", "(the broker's -max-", 1)
+func (r Refusal) Error() string {
+	return "refused: " + strings.Replace(string(r), "(-max-", "(the broker's -max-", 1)
 }
 
 // ProducerConfig says where and how a producer sends.
@@ -84,22 +84,22 @@ func DefaultConfig() *ProducerConfig {
 	return &ProducerConfig{Host: "127.0.0.1", Port: "9990", Timeout: 30 * time.Second}
 }
 
-// Validate returns nil if config is valid. Otherwise its error names a flag, its value and
-// what would be right.
-func (config *ProducerConfig) Validate() error {
-	if _, _, err := address.Parse(config.Host, config.Port); err != nil {
-		return fmt.Errorf("-host %q: %w", config.Host, err)
+// Validate returns nil if the configuration is valid. Otherwise its error names a flag, its value
+// and what would be right.
+func (c *ProducerConfig) Validate() error {
+	if _, _, err := address.Parse(c.Host, c.Port); err != nil {
+		return fmt.Errorf("-host %q: %w", c.Host, err)
 	}
-	if port, err := strconv.ParseUint(config.Port, 10, 16); err != nil || port == 0 {
-		return fmt.Errorf("-port %q: must be a number from 1 to 65535", config.Port)
+	if port, err := strconv.ParseUint(c.Port, 10, 16); err != nil || port == 0 {
+		return fmt.Errorf("-port %q: must be a number from 1 to 65535", c.Port)
 	}
-	if config.Timeout <= 0 {
-		return fmt.Errorf("-timeout %v: must be a duration above 0, such as 30s", config.Timeout)
+	if c.Timeout <= 0 {
+		return fmt.Errorf("-timeout %v: must be a duration above 0, such as 30s", c.Timeout)
 	}
-	if config.Retry < 0 {
-		return fmt.Errorf("-retry %v: must be a duration of at least 0, such as 30s", config.Retry)
+	if c.Retry < 0 {
+		return fmt.Errorf("-retry %v: must be a duration of at least 0, such as 30s", c.Retry)
 	}
-	if config.AtLeastOnce && config.Retry == 0 {
+	if c.AtLeastOnce && c.Retry == 0 {
 		return errors.New("-at-least-once without -retry: must be with the time to retry")
 	}
 	return nil
@@ -111,10 +111,8 @@ type Producer struct {
 	config  *ProducerConfig
 	network string // see net.Dial
 	address string
-	encoder encoder.Encoder
-	decoder decoder.Decoder
 
-	doubtful int // how many of the next messages an earlier attempt may have brought
+	doubtful int // how many of the next messages may have been accepted in an earlier attempt
 
 	outageSince    time.Time // start of the first attempt since the last success
 	outageReported bool
@@ -126,17 +124,8 @@ func New(config *ProducerConfig) (*Producer, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
-	network, address, err := address.Parse(config.Host, config.Port)
-	if err != nil {
-		return nil, err
-	}
-	return &Producer{
-		config:  config,
-		network: network,
-		address: address,
-		encoder: encoder.NewMsgpackEncoder(),
-		decoder: decoder.NewMsgpackDecoder(0), // it decodes replies, which have no messages
-	}, nil
+	network, address, _ := address.Parse(config.Host, config.Port) // as Validate did
+	return &Producer{config: config, network: network, address: address}, nil
 }
 
 // Send sends messages as one payload and waits for the reply. It returns nil if the broker
@@ -144,31 +133,31 @@ func New(config *ProducerConfig) (*Producer, error) {
 // names the broker's address. It may wrap ErrUnknown or a Refusal.
 //
 // When ctx ends, Send completes the attempt in progress and does not start another.
-func (sender *Producer) Send(ctx context.Context, messages []*apiv1.Message) error {
-	sender.doubtful = 0
-	return sender.send(ctx, messages)
+func (p *Producer) Send(ctx context.Context, messages []*apiv1.Message) error {
+	p.doubtful = 0
+	return p.send(ctx, messages)
 }
 
 // send is Send for the next messages of a stream.
-func (sender *Producer) send(ctx context.Context, messages []*apiv1.Message) error {
-	payload, err := sender.encoder.Encode(messages)
+func (p *Producer) send(ctx context.Context, messages []*apiv1.Message) error {
+	payload, err := encoder.NewMsgpackEncoder().Encode(messages)
 	if err != nil {
 		return notAccepted(err)
 	}
 	count := len(messages)
-	err = sender.retry(ctx, "accepted",
-		func() error { return sender.attempt(payload, count) },
-		func(err error) bool { return sender.retryable(err, count) })
+	err = p.retry(ctx, "accepted",
+		func() error { return p.attempt(payload, count) },
+		func(err error) bool { return p.retryable(err, count) })
 	if err != nil {
-		return sender.inDoubt(err)
+		return p.inDoubt(err)
 	}
-	sender.doubtful = max(sender.doubtful-count, 0)
+	p.doubtful = max(p.doubtful-count, 0)
 	return nil
 }
 
-// inDoubt adds ErrUnknown to err if an earlier attempt may have brought the next messages.
-func (sender *Producer) inDoubt(err error) error {
-	if sender.doubtful > 0 && !errors.Is(err, ErrUnknown) {
+// inDoubt adds ErrUnknown to err if the next messages may have been accepted in an earlier attempt.
+func (p *Producer) inDoubt(err error) error {
+	if p.doubtful > 0 && !errors.Is(err, ErrUnknown) {
 		return fmt.Errorf("%w; of an earlier attempt: %w", err, ErrUnknown)
 	}
 	return err
@@ -180,72 +169,72 @@ func (sender *Producer) inDoubt(err error) error {
 //
 // Ping retries for the configured time after any error. When ctx ends, it completes the
 // attempt in progress and does not start another.
-func (sender *Producer) Ping(ctx context.Context) error {
-	return sender.retry(ctx, "answered", sender.ping, func(error) bool { return true })
+func (p *Producer) Ping(ctx context.Context) error {
+	return p.retry(ctx, "answered", p.ping, func(error) bool { return true })
 }
 
 // retry makes attempts for the configured time, until one succeeds or retryable returns
 // false for its error. It returns the last error, with the broker's address. The report of an
 // outage's end begins with success.
-func (sender *Producer) retry(
+func (p *Producer) retry(
 	ctx context.Context, success string, attempt func() error, retryable func(error) bool,
 ) error {
-	if sender.outageSince.IsZero() {
-		sender.outageSince = time.Now()
+	if p.outageSince.IsZero() {
+		p.outageSince = time.Now()
 	}
 	err := attempt()
-	end, pause := time.Now().Add(sender.config.Retry), minPause
+	end, pause := time.Now().Add(p.config.Retry), minPause
 	for err != nil && retryable(err) && time.Now().Before(end) {
-		sender.reportOutage(err, end)
+		p.reportOutage(err, end)
 		select {
 		case <-time.After(min(pause, time.Until(end))):
 			err = attempt()
 		case <-ctx.Done():
-			return fmt.Errorf("%s: %w; %w", sender.address, err, context.Cause(ctx))
+			return fmt.Errorf("%s: %w; %w", p.address, err, context.Cause(ctx))
 		}
 		pause = min(2*pause, maxPause)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", sender.address, err)
+		return fmt.Errorf("%s: %w", p.address, err)
 	}
-	sender.endOutage(success)
+	p.endOutage(success)
 	return nil
 }
 
 // reportOutage reports err, the error of the last attempt, and for how long retries continue:
 // until end. It reports an outage once, and not before quietOutage has passed.
-func (sender *Producer) reportOutage(err error, end time.Time) {
-	if sender.outageReported || time.Since(sender.outageSince) < quietOutage {
+func (p *Producer) reportOutage(err error, end time.Time) {
+	if p.outageReported || time.Since(p.outageSince) < quietOutage {
 		return
 	}
-	sender.outageReported = true
+	p.outageReported = true
 	left := time.Until(end).Round(time.Second)
-	sender.report(fmt.Sprintf("%v; retrying for up to %s", err, left))
+	p.report("%v; retrying for up to %s", err, left)
 }
 
 // endOutage records a success. If the outage was reported, it reports the outage's end.
-func (sender *Producer) endOutage(success string) {
-	if sender.outageReported {
-		took := time.Since(sender.outageSince).Round(time.Second)
-		sender.report(fmt.Sprintf("%s after %s of retrying", success, took))
+func (p *Producer) endOutage(success string) {
+	if p.outageReported {
+		took := time.Since(p.outageSince).Round(time.Second)
+		p.report("%s after %s of retrying", success, took)
 	}
-	sender.outageSince, sender.outageReported = time.Time{}, false
+	p.outageSince, p.outageReported = time.Time{}, false
 }
 
-// report calls the configured Report with the broker's address and text.
-func (sender *Producer) report(text string) {
-	if sender.config.Report != nil {
-		sender.config.Report(sender.address + ": " + text)
+// report reports a line of the broker's address and the text that the format gives.
+func (p *Producer) report(format string, arguments ...any) {
+	if p.config.Report != nil {
+		p.config.Report(p.address + ": " + fmt.Sprintf(format, arguments...))
 	}
 }
 
-// retryable reports whether to retry a payload of count messages after err, which is not nil:
-// none of them can have been queued, or none needs to be queued only once, and the broker may
-// accept all of them later.
-func (sender *Producer) retryable(err error, count int) bool {
+// retryable reports whether to retry a payload of count messages after err, which is not nil. After
+// a refusal, that depends on its reason. After any other error it is true, unless the messages may
+// have been accepted and AtLeastOnce is not set.
+func (p *Producer) retryable(err error, count int) bool {
 	var refusal Refusal
 	if !errors.As(err, &refusal) {
-		return sender.config.AtLeastOnce || !errors.Is(err, ErrUnknown)
+		return p.config.AtLeastOnce || !errors.Is(err, ErrUnknown)
 	}
 	if count > 1 && apiv1.Splittable(string(refusal)) {
 		return false // the whole may be too much for a slow link
@@ -254,30 +243,26 @@ func (sender *Producer) retryable(err error, count int) bool {
 }
 
 // attempt sends a payload of count messages once and waits for the reply.
-func (sender *Producer) attempt(payload []byte, count int) error {
-	reply, sent, err := sender.exchange(payload)
+func (p *Producer) attempt(payload []byte, count int) error {
+	reply, sent, err := p.exchange(payload)
 	switch {
 	case reply != nil && reply.Accepted == 0 && reply.Error != "":
 		return Refusal(reply.Error)
 	case !sent:
 		return notAccepted(err)
+	case err == nil && *reply == apiv1.Reply{Accepted: count}:
+		return nil
+	case err == nil:
+		err = fmt.Errorf("the broker answers %d accepted of %d, %q",
+			reply.Accepted, count, reply.Error)
 	}
-	if err != nil || reply.Accepted != count || reply.Error != "" {
-		sender.doubtful = max(sender.doubtful, count)
-	}
-	switch {
-	case err != nil:
-		return fmt.Errorf("%w: %w", ErrUnknown, err)
-	case reply.Accepted != count || reply.Error != "":
-		return fmt.Errorf("%w: the broker answers %d accepted of %d, %q",
-			ErrUnknown, reply.Accepted, count, reply.Error)
-	}
-	return nil
+	p.doubtful = max(p.doubtful, count)
+	return fmt.Errorf("%w: %w", ErrUnknown, err)
 }
 
 // ping sends an empty payload once and waits for the reply.
-func (sender *Producer) ping() error {
-	reply, _, err := sender.exchange(nil)
+func (p *Producer) ping() error {
+	reply, _, err := p.exchange(nil)
 	switch {
 	case reply != nil && reply.Error != "":
 		return Refusal(reply.Error)
@@ -292,11 +277,11 @@ func (sender *Producer) ping() error {
 // exchange sends a payload once and reads the reply. It returns whether the payload was sent
 // whole. If not, the error is not nil, and there may be a reply all the same: a broker that
 // refuses a payload early replies and closes.
-func (sender *Producer) exchange(payload []byte) (reply *apiv1.Reply, sent bool, err error) {
-	deadline := time.Now().Add(sender.config.Timeout)
-	connection, err := sender.dial(deadline)
+func (p *Producer) exchange(payload []byte) (reply *apiv1.Reply, sent bool, err error) {
+	deadline := time.Now().Add(p.config.Timeout)
+	connection, err := p.dial(deadline)
 	if err != nil {
-		return nil, false, sender.cause(err)
+		return nil, false, p.cause(err)
 	}
 	defer connection.Close()
 	connection.SetDeadline(deadline)
@@ -305,11 +290,11 @@ func (sender *Producer) exchange(payload []byte) (reply *apiv1.Reply, sent bool,
 	if sendErr == nil {
 		sendErr = connection.(interface{ CloseWrite() error }).CloseWrite()
 	}
-	reply, err = sender.readReply(connection)
+	reply, err = p.readReply(connection)
 	if sendErr == nil {
 		return reply, true, err
 	}
-	sendErr = fmt.Errorf("sending broke off: %w", sender.cause(sendErr))
+	sendErr = fmt.Errorf("sending broke off: %w", p.cause(sendErr))
 	if errors.Is(err, errForeign) {
 		sendErr = fmt.Errorf("%w; %w", sendErr, err)
 	}
@@ -318,10 +303,10 @@ func (sender *Producer) exchange(payload []byte) (reply *apiv1.Reply, sent bool,
 
 // dial connects to the broker. While the backlog of a Unix socket is full, Linux says EAGAIN at
 // once. Then dial tries again until the deadline, as the kernel does for TCP.
-func (sender *Producer) dial(deadline time.Time) (net.Conn, error) {
+func (p *Producer) dial(deadline time.Time) (net.Conn, error) {
 	dialer := net.Dialer{Deadline: deadline}
 	for {
-		connection, err := dialer.Dial(sender.network, sender.address)
+		connection, err := dialer.Dial(p.network, p.address)
 		if !errors.Is(err, syscall.EAGAIN) {
 			return connection, err
 		}
@@ -335,28 +320,28 @@ func notAccepted(err error) error {
 }
 
 // readReply reads the reply, up to the end of the connection.
-func (sender *Producer) readReply(connection net.Conn) (*apiv1.Reply, error) {
+func (p *Producer) readReply(connection net.Conn) (*apiv1.Reply, error) {
 	answer, err := io.ReadAll(io.LimitReader(connection, maxReply))
-	reply, wrong := sender.decoder.DecodeReply(answer)
+	reply, wrong := decoder.DecodeReply(answer)
 	switch {
 	case wrong == nil:
 		return reply, nil
 	case len(answer) == 0 && err != nil:
-		return nil, sender.cause(err)
+		return nil, p.cause(err)
 	case len(answer) == 0:
 		return nil, errors.New("the connection ended without a reply")
 	case err != nil: // a server that speaks first and then waits, until the deadline
-		wrong = fmt.Errorf("%w; %w", wrong, sender.cause(err))
+		wrong = fmt.Errorf("%w; %w", wrong, p.cause(err))
 	}
 	return nil, fmt.Errorf("%w %w", errForeign, wrong)
 }
 
 // cause returns the reason of a network error, without the addresses, because Send adds the
 // broker's.
-func (sender *Producer) cause(err error) error {
+func (p *Producer) cause(err error) error {
 	// net.Dialer has an error of its own for its deadline.
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("timed out after %s", sender.config.Timeout)
+		return fmt.Errorf("timed out after %s", p.config.Timeout)
 	}
 	var operation *net.OpError
 	if errors.As(err, &operation) {

@@ -3,6 +3,7 @@ package producer_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -42,17 +43,17 @@ func TestSendToABroker(t *testing.T) {
 	log := &bustest.Record{}
 	config := broker.DefaultConfig()
 	config.ProducerPort, config.MaxPayload, config.Log = "0", 1<<20, log
-	bus, err := broker.New(config)
+	b, err := broker.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error)
-	go func() { ended <- bus.ProducerListen() }()
-	address := bus.Addr().String()
-	sender := withTimeout(t, address, "")
+	go func() { ended <- b.ProducerListen() }()
+	address := b.Addr().String()
+	p := withTimeout(t, address, "")
 
 	for _, messages := range [][]*apiv1.Message{message, {}, {message[0], {Topic: "u"}}} {
-		if err := sender.Send(t.Context(), messages); err != nil {
+		if err := p.Send(t.Context(), messages); err != nil {
 			t.Errorf("%d messages: %v", len(messages), err)
 		}
 	}
@@ -62,13 +63,13 @@ func TestSendToABroker(t *testing.T) {
 		`message 1: entry "Topic" is 0 bytes long, must be 1 to 255`: {},
 		tooLarge: {Topic: "t", Data: make([]byte, 16<<20)},
 	} {
-		err := sender.Send(t.Context(), []*apiv1.Message{wrong})
+		err := p.Send(t.Context(), []*apiv1.Message{wrong})
 		if !isRefusal(err) || errors.Is(err, producer.ErrUnknown) ||
 			err.Error() != address+": refused: "+want {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
-	bus.Close()
+	b.Close()
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
@@ -77,17 +78,19 @@ func TestSendToABroker(t *testing.T) {
 	}
 }
 
-// The error says whether the messages were accepted, whatever the server answers.
-func TestSendToOthers(t *testing.T) {
+// exchange is what a server does, and how Send must end.
+type exchange struct {
+	serve   func(context.Context, *net.TCPConn)
+	unknown bool
+	refused bool
+	want    string // in the error; empty: there is none
+}
+
+func exchanges() map[string]exchange {
 	const accepted, fault = "\x82\xa8Accepted", "\xa5Error"
 	const noMap = foreign + " the reply is an integer, must be a map of Accepted and Error"
 	long := strings.Repeat("x", 200)
-	for name, test := range map[string]struct {
-		serve   func(context.Context, *net.TCPConn)
-		unknown bool
-		refused bool
-		want    string
-	}{
+	return map[string]exchange{
 		"accepts": {answer(accepted + "\x01" + fault + "\xa0"), false, false, ""},
 		"refuses": {answer(accepted + "\x00" + fault + "\xa3why"), false, true, "refused: why"},
 		"refuses at length": {answer(accepted + "\x00" + fault + "\xd9\xc8" + long),
@@ -107,7 +110,12 @@ func TestSendToOthers(t *testing.T) {
 		"never answers": {answerOpenly(""), true, false, "timed out after 1s"},
 		"answers, stays on": {answerOpenly("SSH-2.0"),
 			true, false, noMap + "; timed out after 1s"},
-	} {
+	}
+}
+
+// The error says whether the messages were accepted, whatever the server answers.
+func TestSendToOthers(t *testing.T) {
+	for name, test := range exchanges() {
 		t.Run(name, func(t *testing.T) {
 			address := serveOne(t, test.serve)
 			err := withTimeout(t, address, test.want).Send(t.Context(), message)
@@ -142,8 +150,8 @@ func TestSendBreaksOff(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			large := []*apiv1.Message{{Topic: "t", Data: make([]byte, 16<<20)}}
-			sender := withTimeout(t, serveOne(t, test.serve), test.want)
-			err := sender.Send(t.Context(), large)
+			p := withTimeout(t, serveOne(t, test.serve), test.want)
+			err := p.Send(t.Context(), large)
 			if err == nil || errors.Is(err, producer.ErrUnknown) ||
 				!strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %s", err, test.want)
@@ -166,52 +174,55 @@ func TestSendToNobody(t *testing.T) {
 	}
 }
 
-func TestValidate(t *testing.T) {
+// checkConfig fails the test unless a configuration that set has changed is refused with want, or
+// accepted if want is empty.
+func checkConfig(t *testing.T, want string, set func(*producer.ProducerConfig)) {
+	t.Helper()
+	config := producer.DefaultConfig()
+	set(config)
+	got := ""
+	if _, err := producer.New(config); err != nil {
+		got = err.Error()
+	}
+	if got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestValidateHost(t *testing.T) {
 	const alone = "must be a name or an address alone, " +
 		"such as localhost or ::1, or the path of a socket; the port has a flag of its own"
-	const noPort = ": must be a number from 1 to 65535"
-	type config = producer.ProducerConfig
-	host := func(host string) func(*config) {
-		return func(config *config) { config.Host = host }
-	}
-	port := func(port string) func(*config) {
-		return func(config *config) { config.Port = port }
-	}
-	for _, test := range []struct {
-		set  func(*config)
-		want string
-	}{
-		{func(*config) {}, ""},
-		{host(""), `-host "": must be a host`},
-		{host("localhost"), ""},
-		{host("127.0.0.1"), ""},
-		{host("::1"), ""},
-		{host("fe80::1%eth0"), ""},
-		{host("localhost:9990"), `-host "localhost:9990": ` + alone},
-		{host("127.0.0.1:9990"), `-host "127.0.0.1:9990": ` + alone},
-		{host("[::1]"), ""},
-		{host("localhost/"), ""},
-		{host("[::1]:9990"), `-host "[::1]:9990": ` + alone},
-		{host("http://localhost"), `-host "http://localhost": ` +
-			"must be a host alone, or the path of a socket, and not a URL"},
-		{port("0"), `-port "0"` + noPort},
-		{port("65536"), `-port "65536"` + noPort},
-		{port("x"), `-port "x"` + noPort},
-		{func(config *config) { config.Retry = -1 },
-			"-retry -1ns: must be a duration of at least 0, such as 30s"},
-		{func(config *config) { config.Timeout = 0 },
-			"-timeout 0s: must be a duration above 0, such as 30s"},
-		{func(config *config) { config.AtLeastOnce = true },
-			"-at-least-once without -retry: must be with the time to retry"},
+	for host, want := range map[string]string{
+		"":                 "must be a host",
+		"localhost":        "",
+		"127.0.0.1":        "",
+		"::1":              "",
+		"fe80::1%eth0":     "",
+		"localhost:9990":   alone,
+		"127.0.0.1:9990":   alone,
+		"[::1]":            "",
+		"localhost/":       "",
+		"[::1]:9990":       alone,
+		"http://localhost": "must be a host alone, or the path of a socket, and not a URL",
 	} {
-		config := producer.DefaultConfig()
-		test.set(config)
-		got := ""
-		if _, err := producer.New(config); err != nil {
-			got = err.Error()
+		if want != "" {
+			want = fmt.Sprintf("-host %q: %s", host, want)
 		}
-		if got != test.want {
-			t.Errorf("got %q, want %q", got, test.want)
-		}
+		checkConfig(t, want, func(config *producer.ProducerConfig) { config.Host = host })
 	}
+}
+
+func TestValidate(t *testing.T) {
+	type config = producer.ProducerConfig
+	checkConfig(t, "", func(*config) {})
+	for _, port := range []string{"0", "65536", "x"} {
+		want := fmt.Sprintf("-port %q: must be a number from 1 to 65535", port)
+		checkConfig(t, want, func(config *config) { config.Port = port })
+	}
+	checkConfig(t, "-retry -1ns: must be a duration of at least 0, such as 30s",
+		func(config *config) { config.Retry = -1 })
+	checkConfig(t, "-timeout 0s: must be a duration above 0, such as 30s",
+		func(config *config) { config.Timeout = 0 })
+	checkConfig(t, "-at-least-once without -retry: must be with the time to retry",
+		func(config *config) { config.AtLeastOnce = true })
 }

@@ -28,41 +28,41 @@ type Progress struct {
 
 // NewProgress returns a Progress of sending input. Its time starts now.
 func NewProgress(input *os.File) *Progress {
-	progress := &Progress{begin: time.Now()}
+	p := &Progress{begin: time.Now()}
 	info, err := input.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		return progress
+		return p
 	}
 	if at, err := input.Seek(0, io.SeekCurrent); err == nil {
-		progress.size = info.Size() - at
+		p.size = info.Size() - at
 	}
-	return progress
+	return p
 }
 
 // Add adds a number of accepted messages, and the number of their bytes of input.
-func (progress *Progress) Add(messages, bytes int) {
-	progress.messages.Add(int64(messages))
-	progress.bytes.Add(int64(bytes))
+func (p *Progress) Add(messages, bytes int) {
+	p.messages.Add(int64(messages))
+	p.bytes.Add(int64(bytes))
 }
 
 // String returns a summary: how many messages were accepted, in what time.
-func (progress *Progress) String() string {
-	count, plural := progress.messages.Load(), "s"
+func (p *Progress) String() string {
+	count, plural := p.messages.Load(), "s"
 	if count == 1 {
 		plural = ""
 	}
-	took := time.Since(progress.begin).Round(time.Millisecond)
+	took := time.Since(p.begin).Round(time.Millisecond)
 	return fmt.Sprintf("%d message%s accepted in %s", count, plural, took)
 }
 
 // Show keeps a line on terminal up to date: how many messages were accepted, at what rate
 // and, if the input is a regular file, what percentage of it. The line appears after a second.
 // Calling stop erases the line. stop waits at most 200 ms for the terminal.
-func (progress *Progress) Show(terminal io.Writer) (stop func()) {
+func (p *Progress) Show(terminal io.Writer) (stop func()) {
 	stopping, erased := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(erased)
-		progress.show(terminal, stopping)
+		p.show(terminal, stopping)
 	}()
 	return func() {
 		close(stopping)
@@ -74,7 +74,7 @@ func (progress *Progress) Show(terminal io.Writer) (stop func()) {
 }
 
 // show updates the line until stopping is closed. Then it erases the line.
-func (progress *Progress) show(terminal io.Writer, stopping <-chan struct{}) {
+func (p *Progress) show(terminal io.Writer, stopping <-chan struct{}) {
 	wait, width := quietTime, 0
 	for {
 		select {
@@ -85,11 +85,11 @@ func (progress *Progress) show(terminal io.Writer, stopping <-chan struct{}) {
 			}
 			return
 		}
-		messages := progress.messages.Load()
-		rate := float64(messages) / time.Since(progress.begin).Seconds()
+		messages := p.messages.Load()
+		rate := float64(messages) / time.Since(p.begin).Seconds()
 		line := fmt.Sprintf("%d messages, %.0f/s", messages, rate)
-		if progress.size > 0 {
-			line += fmt.Sprintf(", %d %%", min(100*progress.bytes.Load()/progress.size, 100))
+		if p.size > 0 {
+			line += fmt.Sprintf(", %d %%", min(100*p.bytes.Load()/p.size, 100))
 		}
 		fmt.Fprintf(terminal, "\r%-*s", width, line)
 		wait, width = showInterval, max(width, len(line))

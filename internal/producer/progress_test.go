@@ -108,7 +108,7 @@ func messages(count int) []*apiv1.Message {
 }
 
 // A batch is sent 100 ms after its first message. It is sent at once if it is full or the last.
-// If the sender is busy at that time, the batch is sent as soon as the sender is ready.
+// If the producer is busy at that time, the batch is sent as soon as the producer is ready.
 func TestCollect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pieces, batches := make(chan []*apiv1.Message), make(chan []*apiv1.Message)
@@ -133,13 +133,12 @@ func TestCollect(t *testing.T) {
 		full := fullPayload/encoder.MessageSize(&apiv1.Message{Topic: "t"}) + 1
 		pieces <- messages(full)
 		expect(full, 0)
-
 		time.Sleep(150 * time.Millisecond) // the next batch waits for 100 ms from its own start
 		begin = time.Now()
 		pieces <- messages(1)
 		expect(1, 100*time.Millisecond)
 
-		pieces <- messages(1) // the sender is busy
+		pieces <- messages(1) // the producer is busy
 		time.Sleep(150 * time.Millisecond)
 		pieces <- messages(1)
 		expect(2, 150*time.Millisecond)

@@ -50,13 +50,13 @@ func TestOutageReports(t *testing.T) {
 		}
 		return ""
 	})
-	sender := newProducer(t, server.address, func(config *producer.ProducerConfig) {
+	p := newProducer(t, server.address, func(config *producer.ProducerConfig) {
 		config.Retry = time.Hour
 		config.Report = func(line string) { reports <- line }
 	})
 	for _, count := range []int64{2, 1} {
 		refusals.Store(count)
-		if err := sender.Send(t.Context(), message); err != nil {
+		if err := p.Send(t.Context(), message); err != nil {
 			t.Error(err)
 		}
 	}
@@ -136,8 +136,8 @@ func serveAfterReset(address string) error {
 // An unknown outcome is never followed by another attempt.
 func TestNoRetryAfterUnknown(t *testing.T) {
 	address := serveOne(t, answer(""))
-	sender, input := retrying(t, address, time.Hour), strings.NewReader("a\nb\n")
-	err := sender.SendLines(t.Context(), "t", input, func(int, int) { t.Error("accepted?") })
+	p, input := retrying(t, address, time.Hour), strings.NewReader("a\nb\n")
+	err := p.SendLines(t.Context(), "t", input, func(int, int) { t.Error("accepted?") })
 	want := "lines 1 to 2: " + address + ": outcome unknown, sending again may duplicate: " +
 		"the connection ended without a reply"
 	if !errors.Is(err, producer.ErrUnknown) || err.Error() != want {

@@ -26,11 +26,11 @@ func newProducer(
 		t.Fatal(err)
 	}
 	set(config)
-	sender, err := producer.New(config)
+	p, err := producer.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return sender
+	return p
 }
 
 // retrying returns a producer for address that sends again.
@@ -83,7 +83,7 @@ func startServer(t *testing.T, refuse func(number, size int) string) *server {
 }
 
 // serve serves one connection.
-func (server *server) serve(connection net.Conn, refuse func(number, size int) string) error {
+func (s *server) serve(connection net.Conn, refuse func(number, size int) string) error {
 	defer connection.Close()
 	bytes, err := io.ReadAll(connection)
 	if err != nil {
@@ -93,13 +93,13 @@ func (server *server) serve(connection net.Conn, refuse func(number, size int) s
 	if err != nil {
 		return err
 	}
-	reply := &apiv1.Reply{Error: refuse(len(server.received())+1, len(bytes))}
+	reply := &apiv1.Reply{Error: refuse(len(s.received())+1, len(bytes))}
 	if reply.Error == "" {
 		reply.Accepted = len(messages)
 	}
-	server.mutex.Lock()
-	server.payloads = append(server.payloads, payload{messages, len(bytes), reply.Error == ""})
-	server.mutex.Unlock()
+	s.mutex.Lock()
+	s.payloads = append(s.payloads, payload{messages, len(bytes), reply.Error == ""})
+	s.mutex.Unlock()
 	answer, err := encoder.NewMsgpackEncoder().EncodeReply(reply)
 	if err == nil {
 		_, err = connection.Write(answer)
@@ -108,16 +108,16 @@ func (server *server) serve(connection net.Conn, refuse func(number, size int) s
 }
 
 // received returns all payloads that the server has received.
-func (server *server) received() []payload {
-	server.mutex.Lock()
-	defer server.mutex.Unlock()
-	return server.payloads
+func (s *server) received() []payload {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	return s.payloads
 }
 
 // accepted returns the data of all accepted messages.
-func (server *server) accepted() []string {
+func (s *server) accepted() []string {
 	data := []string{}
-	for _, payload := range server.received() {
+	for _, payload := range s.received() {
 		for _, message := range payload.messages {
 			if payload.accepted {
 				data = append(data, string(message.Data))
@@ -127,17 +127,29 @@ func (server *server) accepted() []string {
 	return data
 }
 
+// last returns the number, from 1, of the first message of the last payload, and how many messages
+// that has. All payloads before it must have been accepted.
+func (s *server) last() (first, count int) {
+	payloads := s.received()
+	last := payloads[len(payloads)-1]
+	first, count = len(s.accepted())+1, len(last.messages)
+	if last.accepted {
+		first -= count
+	}
+	return first, count
+}
+
 // sendLines sends the lines of input on the topic t. It returns how many messages and bytes of
 // input SendLines has reported as accepted, and its error.
-func (server *server) sendLines(
+func (s *server) sendLines(
 	ctx context.Context, retry time.Duration, input io.Reader,
 ) (messages, bytes int, err error) {
-	server.t.Helper()
+	s.t.Helper()
 	accepted := func(moreMessages, moreBytes int) {
 		messages += moreMessages
 		bytes += moreBytes
 	}
-	err = retrying(server.t, server.address, retry).SendLines(ctx, "t", input, accepted)
+	err = retrying(s.t, s.address, retry).SendLines(ctx, "t", input, accepted)
 	return messages, bytes, err
 }
 

@@ -37,9 +37,9 @@ const (
 //
 // An empty input is an error unless it is a regular file: a pipe is empty when the command
 // that should write to it has failed.
-func (sender *Producer) SendAll(ctx context.Context, topic string, input io.Reader) error {
+func (p *Producer) SendAll(ctx context.Context, topic string, input io.Reader) error {
 	whole := &messageStream{topic: topic, input: input, whole: true}
-	return sender.sendStream(ctx, whole, func(int, int) {})
+	return p.sendStream(ctx, whole, func(int, int) {})
 }
 
 // SendLines sends each line of input, up to 256 MiB, as a message on topic, in order. A line
@@ -57,25 +57,24 @@ func (sender *Producer) SendAll(ctx context.Context, topic string, input io.Read
 //
 // When ctx ends, SendLines completes the attempt in progress and returns. If it returns before
 // the end of input, a call of input's Read may still be in progress.
-func (sender *Producer) SendLines(
+func (p *Producer) SendLines(
 	ctx context.Context, topic string, input io.Reader, accepted func(messages, bytes int),
 ) error {
-	return sender.sendStream(ctx, &messageStream{topic: topic, input: input}, accepted)
+	return p.sendStream(ctx, &messageStream{topic: topic, input: input}, accepted)
 }
 
 // sendStream sends the messages of stream. See SendLines.
-func (sender *Producer) sendStream(
+func (p *Producer) sendStream(
 	ctx context.Context, stream *messageStream, accepted func(messages, bytes int),
 ) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	limit := payloadLimit{current: maxPayload, ceiling: maxPayload}
 	line := 1 // the first that is not accepted yet
-	sender.doubtful = 0
-	batches, ended := stream.start(ctx)
-	for batch := range batches {
+	p.doubtful = 0
+	for batch := range stream.start(ctx) {
 		for len(batch) > 0 {
-			count, err := sender.sendPart(ctx, batch, &limit)
+			count, err := p.sendPart(ctx, batch, &limit)
 			if err != nil {
 				return stream.failure(line, count, err)
 			}
@@ -88,8 +87,8 @@ func (sender *Producer) sendStream(
 			batch = batch[count:]
 		}
 	}
-	if err := <-ended; err != nil {
-		return stream.failure(line, 0, notAccepted(err))
+	if stream.err != nil {
+		return stream.failure(line, 0, notAccepted(stream.err))
 	}
 	return nil
 }
@@ -97,15 +96,15 @@ func (sender *Producer) sendStream(
 // sendPart sends the first of messages, as many as limit allows. After a refusal for their
 // size it halves limit and tries again. It returns how many messages were accepted or, with
 // an error, how many the error is about; 0: all.
-func (sender *Producer) sendPart(
+func (p *Producer) sendPart(
 	ctx context.Context, messages []*apiv1.Message, limit *payloadLimit,
 ) (int, error) {
 	for {
 		if ctx.Err() != nil {
-			return 0, sender.inDoubt(notAccepted(context.Cause(ctx)))
+			return 0, p.inDoubt(notAccepted(context.Cause(ctx)))
 		}
 		count, size := fitting(messages, limit.current)
-		err := sender.send(ctx, messages[:count])
+		err := p.send(ctx, messages[:count])
 		var refusal Refusal
 		refused := errors.As(err, &refusal)
 		switch {
@@ -130,17 +129,17 @@ type payloadLimit struct {
 
 // shrink halves the limit after a payload of size bytes was refused. If the broker accepts no
 // payload of that size, it halves the ceiling too.
-func (limit *payloadLimit) shrink(size int, tooLarge bool) {
-	limit.current = size / 2
+func (l *payloadLimit) shrink(size int, tooLarge bool) {
+	l.current = size / 2
 	if tooLarge {
-		limit.ceiling = limit.current
+		l.ceiling = l.current
 	}
 }
 
 // grow raises the limit by a sixteenth after a payload was accepted. On a link that stays
 // slow, a dozen payloads are accepted before one is refused again.
-func (limit *payloadLimit) grow() {
-	limit.current = min(limit.current+limit.current/16+1, limit.ceiling)
+func (l *payloadLimit) grow() {
+	l.current = min(l.current+l.current/16+1, l.ceiling)
 }
 
 // fitting returns how many of the first messages fit into a payload of limit bytes, at least
@@ -159,18 +158,19 @@ func fitting(messages []*apiv1.Message, limit int) (count, size int) {
 }
 
 // messageStream turns an input into messages. One goroutine reads the input and cuts it into
-// messages. Another collects the messages into batches, while the sender is sending.
+// messages. Another collects the messages into batches while the producer sends.
 type messageStream struct {
 	topic string
 	input io.Reader
-	whole bool // the whole input is one message; otherwise each line is one
+	whole bool  // the whole input is one message; otherwise each line is one
+	err   error // set before the batches end: why the end of input was not reached
 }
 
 // failure adds to err which lines it is about: count lines from line on or, if count is 0,
 // all from line on.
-func (stream *messageStream) failure(line, count int, err error) error {
+func (s *messageStream) failure(line, count int, err error) error {
 	switch {
-	case stream.whole:
+	case s.whole:
 		return err
 	case count == 0:
 		return fmt.Errorf("from line %d on: %w", line, err)
@@ -180,43 +180,38 @@ func (stream *messageStream) failure(line, count int, err error) error {
 	return fmt.Errorf("lines %d to %d: %w", line, line+count-1, err)
 }
 
-// start starts the goroutines. They end at the end of input or, unless Read blocks, with ctx.
-// They send all messages to batches and close it. Then they send to ended the error that
-// kept them from reaching the end of input, or nil.
-func (stream *messageStream) start(ctx context.Context) (
-	batches <-chan []*apiv1.Message, ended <-chan error,
-) {
-	pieces, read := make(chan []*apiv1.Message), make(chan error, 1)
-	collected, result := make(chan []*apiv1.Message), make(chan error, 1)
+// start starts the goroutines. They end at the end of input or, unless Read blocks, with ctx. They
+// send all messages in batches, set err, and close the channel.
+func (s *messageStream) start(ctx context.Context) <-chan []*apiv1.Message {
+	pieces, batches := make(chan []*apiv1.Message), make(chan []*apiv1.Message)
+	var readErr error // set before pieces is closed
 	go func() {
 		defer close(pieces)
-		read <- stream.read(ctx, pieces)
+		readErr = s.read(ctx, pieces)
 	}()
 	go func() {
-		defer close(collected)
-		err := collect(ctx, pieces, collected)
-		if err == nil {
-			err = <-read
+		defer close(batches)
+		if s.err = collect(ctx, pieces, batches); s.err == nil {
+			s.err = readErr
 		}
-		result <- err
 	}()
-	return collected, result
+	return batches
 }
 
 // read reads the input to its end and sends its messages to pieces.
-func (stream *messageStream) read(ctx context.Context, pieces chan<- []*apiv1.Message) error {
+func (s *messageStream) read(ctx context.Context, pieces chan<- []*apiv1.Message) error {
 	var message []byte // the unfinished message; the rest of its block is free
 	for {
 		message = withRoom(message)
 		length := len(message)
 		// One Read takes at most blockSize bytes, which may be as many line feeds.
-		count, err := stream.input.Read(message[length:min(cap(message), length+blockSize)])
+		count, err := s.input.Read(message[length:min(cap(message), length+blockSize)])
 		message = message[:length+count]
-		if err == io.EOF && stream.whole && len(message) == 0 && !isRegular(stream.input) {
+		if err == io.EOF && s.whole && len(message) == 0 && !isRegular(s.input) {
 			return errors.New("the input is empty: to send an empty message, use -message ''")
 		}
 		var piece []*apiv1.Message
-		piece, message = stream.cut(message, length, err == io.EOF)
+		piece, message = s.cut(message, length, err == io.EOF)
 		if len(piece) > 0 {
 			select {
 			case pieces <- piece:
@@ -249,22 +244,22 @@ func withRoom(message []byte) []byte {
 
 // cut returns the messages that data consists of, and the unfinished rest. The first old
 // bytes of data have no line feed. At the end of input the rest is a message too.
-func (stream *messageStream) cut(data []byte, old int, atEnd bool) (
+func (s *messageStream) cut(data []byte, old int, atEnd bool) (
 	messages []*apiv1.Message, rest []byte,
 ) {
 	lines := 0
-	if !stream.whole {
+	if !s.whole {
 		lines = bytes.Count(data[old:], []byte{'\n'})
 	}
 	block := make([]apiv1.Message, 0, lines+1)
 	rest = data
 	for range lines {
 		length := bytes.IndexByte(rest, '\n')
-		block = append(block, apiv1.Message{Topic: stream.topic, Data: rest[:length]})
+		block = append(block, apiv1.Message{Topic: s.topic, Data: rest[:length]})
 		rest = rest[length+1:]
 	}
-	if atEnd && (stream.whole || len(rest) > 0) {
-		block = append(block, apiv1.Message{Topic: stream.topic, Data: rest})
+	if atEnd && (s.whole || len(rest) > 0) {
+		block = append(block, apiv1.Message{Topic: s.topic, Data: rest})
 	}
 	messages = make([]*apiv1.Message, len(block))
 	for i := range block {
@@ -291,15 +286,14 @@ func collect(
 ) error {
 	var batch []*apiv1.Message
 	var size int
-	var due <-chan time.Time // receives when the batch's first message has waited for maxWait
-	var waited bool          // due has received
+	var due <-chan time.Time // until the batch's first message has waited for maxWait
 	for pieces != nil || len(batch) > 0 {
 		full, last := size >= fullPayload, pieces == nil
 		in, out := pieces, batches
 		if full {
 			in = nil // select ignores a nil channel
 		}
-		if len(batch) == 0 || !full && !last && !waited {
+		if len(batch) == 0 || !full && !last && due != nil {
 			out = nil
 		}
 		select {
@@ -309,14 +303,14 @@ func collect(
 				continue
 			}
 			if len(batch) == 0 {
-				due, waited = time.After(maxWait), false
+				due = time.After(maxWait)
 			}
 			batch = append(batch, piece...)
 			for _, message := range piece {
 				size += encoder.MessageSize(message)
 			}
 		case <-due:
-			waited = true
+			due = nil
 		case out <- batch:
 			batch, size = nil, 0
 		case <-ctx.Done():

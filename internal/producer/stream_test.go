@@ -111,8 +111,8 @@ func TestPayloadSizes(t *testing.T) {
 		"1 MiB and a bit": strings.Repeat(strings.Repeat("x", 1<<20)+"\ny\n", 5),
 	} {
 		server := startServer(t, acceptAll)
-		sender, lines := retrying(t, server.address, 0), strings.NewReader(input)
-		if err := sender.SendLines(t.Context(), topic, lines, func(int, int) {}); err != nil {
+		p, lines := retrying(t, server.address, 0), strings.NewReader(input)
+		if err := p.SendLines(t.Context(), topic, lines, func(int, int) {}); err != nil {
 			t.Fatal(err)
 		}
 		all := 0
@@ -148,13 +148,9 @@ func TestReadingAhead(t *testing.T) {
 		<-release
 		return ""
 	})
-	result := make(chan error, 1)
-	messages := 0
-	go func() {
-		var err error
-		messages, _, err = server.sendLines(ctx, 0, input)
-		result <- err
-	}()
+	var sending sync.WaitGroup
+	messages, err := 0, error(nil)
+	sending.Go(func() { messages, _, err = server.sendLines(ctx, 0, input) })
 	ahead := func() int {
 		return len(bustest.Payload("t", bustest.Numbers(1, input.Lines())...)) - int(sent.Load())
 	}
@@ -166,7 +162,7 @@ func TestReadingAhead(t *testing.T) {
 		t.Errorf("%d bytes are read ahead", got)
 	}
 	stop()
-	err := <-result
+	sending.Wait()
 	want := fmt.Sprintf("from line %d on: not accepted: enough", messages+1)
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
@@ -307,13 +303,8 @@ func TestWhereItEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server := startServer(t, test.refuse)
 			messages, _, err := server.sendLines(t.Context(), time.Hour, test.input)
-			payloads, accepted := server.received(), server.accepted()
-			last := payloads[len(payloads)-1]
-			first := len(accepted) + 1
-			if last.accepted {
-				first -= len(last.messages)
-			}
-			want := test.want(server.address, first, len(last.messages))
+			first, count := server.last()
+			accepted, want := server.accepted(), test.want(server.address, first, count)
 			if err == nil || err.Error() != want {
 				t.Errorf("got %v, want %s", err, want)
 			}
@@ -330,14 +321,14 @@ func TestWhereItEnds(t *testing.T) {
 // A payload in flight when the context ends is completed, and its outcome returned.
 func TestInterruptedInFlight(t *testing.T) {
 	for name, send := range map[string]func(*producer.Producer, context.Context) error{
-		"the last lines": func(sender *producer.Producer, ctx context.Context) error {
-			return sender.SendLines(ctx, "t", strings.NewReader("a\nb\n"), func(int, int) {})
+		"the last lines": func(p *producer.Producer, ctx context.Context) error {
+			return p.SendLines(ctx, "t", strings.NewReader("a\nb\n"), func(int, int) {})
 		},
-		"all": func(sender *producer.Producer, ctx context.Context) error {
-			return sender.SendAll(ctx, "t", strings.NewReader("a\nb\n"))
+		"all": func(p *producer.Producer, ctx context.Context) error {
+			return p.SendAll(ctx, "t", strings.NewReader("a\nb\n"))
 		},
-		"one message": func(sender *producer.Producer, ctx context.Context) error {
-			return sender.Send(ctx, message)
+		"one message": func(p *producer.Producer, ctx context.Context) error {
+			return p.Send(ctx, message)
 		},
 	} {
 		ctx, cancel := context.WithCancelCause(t.Context())

@@ -1,7 +1,7 @@
-// Package bustest helps to test a bus. It has processes, a client, functions that parse the log and
-// the documents, an endless input, and the floor with which benchmarks compare the broker.
+// Package bustest helps to test a broker. It has processes, a client, functions that parse the log
+// and the documents, an endless input, and the floor with which benchmarks compare the broker.
 //
-// The package needs only the address and the log of a bus. So the tests of the broker, of the
+// The package needs only the address and the log of a broker. So the tests of the broker, of the
 // producer and of the commands can use it. It imports none of these.
 package bustest
 
@@ -36,24 +36,24 @@ type Record struct {
 }
 
 // Write implements io.Writer. It never fails.
-func (record *Record) Write(text []byte) (int, error) {
-	record.mutex.Lock()
-	defer record.mutex.Unlock()
-	return record.text.Write(text)
+func (r *Record) Write(text []byte) (int, error) {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	return r.text.Write(text)
 }
 
 // String returns everything that was written since the last Reset.
-func (record *Record) String() string {
-	record.mutex.Lock()
-	defer record.mutex.Unlock()
-	return record.text.String()
+func (r *Record) String() string {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	return r.text.String()
 }
 
 // Reset empties the record.
-func (record *Record) Reset() {
-	record.mutex.Lock()
-	defer record.mutex.Unlock()
-	record.text.Reset()
+func (r *Record) Reset() {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	r.text.Reset()
 }
 
 // Listen listens on a free port of the loopback interface until the test ends. The

@@ -14,29 +14,29 @@ import (
 	"mbus/internal/shared/encoder"
 )
 
-// Client sends payloads to a bus and reads its log. A method that fails ends the test, so only
+// Client sends payloads to a broker and reads its log. A method that fails ends the test, so only
 // the test's own goroutine may call methods. Any goroutine may call Post and Received.
 type Client struct {
-	Address string       // where the bus listens, as host:port, or the path of a Unix socket
-	Log     fmt.Stringer // everything that the bus has logged
+	Address string       // where the broker listens, as host:port, or the path of a Unix socket
+	Log     fmt.Stringer // everything that the broker has logged
 	t       testing.TB
 }
 
-// NewClient returns a client of the bus that listens on address and writes log.
+// NewClient returns a client of the broker that listens on address and writes log.
 func NewClient(t testing.TB, address string, log fmt.Stringer) *Client {
 	return &Client{Address: address, Log: log, t: t}
 }
 
-// Dial connects to the bus. The connection is closed when the test ends, and its
+// Dial connects to the broker. The connection is closed when the test ends, and its
 // deadline is Patience from the call.
-func (client *Client) Dial() *Conn {
-	client.t.Helper()
-	connection, err := dial(client.Address)
+func (c *Client) Dial() *Conn {
+	c.t.Helper()
+	connection, err := dial(c.Address)
 	if err != nil {
-		client.t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	client.t.Cleanup(func() { connection.Close() })
-	return &Conn{stream: connection, t: client.t}
+	c.t.Cleanup(func() { connection.Close() })
+	return &Conn{stream: connection, t: c.t}
 }
 
 // stream is a *net.TCPConn or a *net.UnixConn.
@@ -63,11 +63,11 @@ func network(address string) string {
 	return "tcp"
 }
 
-// Post sends payload over a new connection and returns the reply. The bus may refuse a
+// Post sends payload over a new connection and returns the reply. The broker may refuse a
 // payload before its end. So Post returns a reply even if sending failed, or if the
 // connection was reset after the reply.
-func (client *Client) Post(payload string) (*apiv1.Reply, error) {
-	connection, err := dial(client.Address)
+func (c *Client) Post(payload string) (*apiv1.Reply, error) {
+	connection, err := dial(c.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (client *Client) Post(payload string) (*apiv1.Reply, error) {
 
 // decodeReply returns the reply that answer encodes.
 func decodeReply(answer []byte) (*apiv1.Reply, error) {
-	reply, err := decoder.NewMsgpackDecoder(0).DecodeReply(answer) // a reply has no messages
+	reply, err := decoder.DecodeReply(answer)
 	if err != nil {
 		return nil, fmt.Errorf("the answer is %.300q: %w", answer, err)
 	}
@@ -92,96 +92,96 @@ func decodeReply(answer []byte) (*apiv1.Reply, error) {
 }
 
 // Send is Post, but fails the test if there is no reply.
-func (client *Client) Send(payload string) *apiv1.Reply {
-	client.t.Helper()
-	reply, err := client.Post(payload)
+func (c *Client) Send(payload string) *apiv1.Reply {
+	c.t.Helper()
+	reply, err := c.Post(payload)
 	if err != nil {
-		client.t.Fatalf("sent %.100q: %v", payload, err)
+		c.t.Fatalf("sent %.100q: %v", payload, err)
 	}
 	return reply
 }
 
-// Accept fails the test unless the bus reads all of payload and accepts it as count
+// Accept fails the test unless the broker reads all of payload and accepts it as count
 // messages.
-func (client *Client) Accept(payload string, count int) {
-	client.t.Helper()
-	client.exchange(payload, apiv1.Reply{Accepted: count})
+func (c *Client) Accept(payload string, count int) {
+	c.t.Helper()
+	c.exchange(payload, apiv1.Reply{Accepted: count})
 }
 
-// Refuse fails the test unless the bus reads all of payload, refuses it with reason,
+// Refuse fails the test unless the broker reads all of payload, refuses it with reason,
 // and logs one line that has the connection's address and the same reason.
-func (client *Client) Refuse(payload, reason string) {
-	client.t.Helper()
-	from := client.exchange(payload, apiv1.Reply{Error: reason})
-	client.Expect(fmt.Sprintf("refused payload from %s: %s", from, reason))
+func (c *Client) Refuse(payload, reason string) {
+	c.t.Helper()
+	from := c.exchange(payload, apiv1.Reply{Error: reason})
+	c.Expect(fmt.Sprintf("refused payload from %s: %s", from, reason))
 }
 
 // exchange fails the test unless all of payload is sent, the reply is want, and the
 // connection ends after the reply. It returns the client's address of the connection.
-func (client *Client) exchange(payload string, want apiv1.Reply) net.Addr {
-	client.t.Helper()
-	connection := client.Dial()
+func (c *Client) exchange(payload string, want apiv1.Reply) net.Addr {
+	c.t.Helper()
+	connection := c.Dial()
 	defer connection.Close()
 	connection.End(payload)
 	if reply := connection.Reply(); *reply != want {
-		client.t.Fatalf("sent %.100q: the reply is %+v, want %+v", payload, *reply, want)
+		c.t.Fatalf("sent %.100q: the reply is %+v, want %+v", payload, *reply, want)
 	}
 	return connection.LocalAddr()
 }
 
 // Expect waits until the log has line, which is without its time stamp.
-func (client *Client) Expect(line string) {
-	client.t.Helper()
-	Until(client.t, "the line "+line, func() bool {
-		return strings.Contains(client.Log.String(), " "+line+"\n")
+func (c *Client) Expect(line string) {
+	c.t.Helper()
+	Until(c.t, "the line "+line, func() bool {
+		return strings.Contains(c.Log.String(), " "+line+"\n")
 	})
 }
 
 // Received returns the data of the log's messages on topic. The data is escaped, as in the
 // log.
-func (client *Client) Received(topic string) []string {
-	client.t.Helper()
-	return Received(client.t, client.Log.String())[topic]
+func (c *Client) Received(topic string) []string {
+	c.t.Helper()
+	return Received(c.t, c.Log.String())[topic]
 }
 
-// Conn is a connection to a bus. A failure of Put, End and Reply ends the test.
+// Conn is a connection to a broker. A failure of Put, End and Reply ends the test.
 type Conn struct {
 	stream
 	t testing.TB
 }
 
 // SetLinger is the method of *net.TCPConn.
-func (connection *Conn) SetLinger(seconds int) error {
-	return connection.stream.(*net.TCPConn).SetLinger(seconds)
+func (c *Conn) SetLinger(seconds int) error {
+	return c.stream.(*net.TCPConn).SetLinger(seconds)
 }
 
 // Put sends text as a part of the payload.
-func (connection *Conn) Put(text string) {
-	connection.t.Helper()
-	if _, err := io.WriteString(connection, text); err != nil {
-		connection.t.Fatal(err)
+func (c *Conn) Put(text string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c, text); err != nil {
+		c.t.Fatal(err)
 	}
 }
 
 // End sends text as the last part of the payload.
-func (connection *Conn) End(text string) {
-	connection.t.Helper()
-	connection.Put(text)
-	if err := connection.CloseWrite(); err != nil {
-		connection.t.Fatal(err)
+func (c *Conn) End(text string) {
+	c.t.Helper()
+	c.Put(text)
+	if err := c.CloseWrite(); err != nil {
+		c.t.Fatal(err)
 	}
 }
 
 // Reply reads the reply and returns it. The connection must end after the reply.
-func (connection *Conn) Reply() *apiv1.Reply {
-	connection.t.Helper()
-	answer, err := io.ReadAll(connection)
+func (c *Conn) Reply() *apiv1.Reply {
+	c.t.Helper()
+	answer, err := io.ReadAll(c)
 	if err != nil {
-		connection.t.Fatalf("no reply: %v", err)
+		c.t.Fatalf("no reply: %v", err)
 	}
 	reply, err := decodeReply(answer)
 	if err != nil {
-		connection.t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	return reply
 }

@@ -21,46 +21,46 @@ type Endless struct {
 
 // Read implements io.Reader. It never blocks. After Stop it returns the rest of the lines that
 // are made, and then io.EOF.
-func (input *Endless) Read(buffer []byte) (int, error) {
-	if len(input.rest) == 0 {
-		if input.stopped.Load() {
+func (e *Endless) Read(buffer []byte) (int, error) {
+	if len(e.rest) == 0 {
+		if e.stopped.Load() {
 			return 0, io.EOF
 		}
-		input.makeLines()
+		e.makeLines()
 	}
-	count := copy(buffer, input.rest)
-	input.rest = input.rest[count:]
-	input.bytes.Add(int64(count))
+	count := copy(buffer, e.rest)
+	e.rest = e.rest[count:]
+	e.bytes.Add(int64(count))
 	return count, nil
 }
 
 // makeLines makes the next few hundred lines.
-func (input *Endless) makeLines() {
+func (e *Endless) makeLines() {
 	const size = 4096
-	number := input.lines.Load()
-	input.made = input.made[:0]
-	for len(input.made) < size {
+	number := e.lines.Load()
+	e.made = e.made[:0]
+	for len(e.made) < size {
 		number++
-		input.made = strconv.AppendInt(input.made, number, 10)
-		if !input.OneLine {
-			input.made = append(input.made, '\n')
+		e.made = strconv.AppendInt(e.made, number, 10)
+		if !e.OneLine {
+			e.made = append(e.made, '\n')
 		}
 	}
-	input.rest = input.made
-	input.lines.Store(number)
+	e.rest = e.made
+	e.lines.Store(number)
 }
 
 // Stop ends the input after a whole line, within a few thousand bytes.
-func (input *Endless) Stop() {
-	input.stopped.Store(true)
+func (e *Endless) Stop() {
+	e.stopped.Store(true)
 }
 
 // Lines returns how many lines were made. Once Read has returned io.EOF, all of them were read.
-func (input *Endless) Lines() int {
-	return int(input.lines.Load())
+func (e *Endless) Lines() int {
+	return int(e.lines.Load())
 }
 
 // Bytes returns how many bytes were read.
-func (input *Endless) Bytes() int {
-	return int(input.bytes.Load())
+func (e *Endless) Bytes() int {
+	return int(e.bytes.Load())
 }

@@ -34,7 +34,7 @@ func ServeFloor(listener net.Listener) error {
 	}
 }
 
-// Deliver sends payload to a bus or a floor and waits for the reply. It fails the test if
+// Deliver sends payload to a broker or a floor and waits for the reply. It fails the test if
 // nothing was accepted. It does nothing else, because benchmarks measure it.
 func Deliver(t testing.TB, address string, payload []byte) {
 	t.Helper()

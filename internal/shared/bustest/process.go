@@ -107,28 +107,28 @@ func Run(t testing.TB, command *exec.Cmd) (status int, stdout, stderr string) {
 
 // Wait waits for the end of the process, and returns the exit status: -1 after a signal. After
 // Patience it fails the test.
-func (process *Process) Wait() (status int) {
-	process.t.Helper()
+func (p *Process) Wait() (status int) {
+	p.t.Helper()
 	select {
-	case <-process.Ended:
+	case <-p.Ended:
 	case <-time.After(Patience):
-		process.t.Fatalf("%q did not end within %s, and wrote to standard error:\n%.2000s",
-			process.Command.Args, Patience, process.Stderr)
+		p.t.Fatalf("%q did not end within %s, and wrote to standard error:\n%.2000s",
+			p.Command.Args, Patience, p.Stderr)
 	}
-	return process.Command.ProcessState.ExitCode()
+	return p.Command.ProcessState.ExitCode()
 }
 
 // Signal sends a signal to the process. It fails the test if the process has ended.
-func (process *Process) Signal(kind os.Signal) {
-	process.t.Helper()
-	if err := process.Command.Process.Signal(kind); err != nil {
-		process.t.Fatalf("%q: %v; it wrote to standard error:\n%.2000s",
-			process.Command.Args, err, process.Stderr)
+func (p *Process) Signal(kind os.Signal) {
+	p.t.Helper()
+	if err := p.Command.Process.Signal(kind); err != nil {
+		p.t.Fatalf("%q: %v; it wrote to standard error:\n%.2000s",
+			p.Command.Args, err, p.Stderr)
 	}
 }
 
 // Kill kills the process, and waits for its end. It does nothing if the process has ended.
-func (process *Process) Kill() {
-	process.Command.Process.Kill()
-	<-process.Ended
+func (p *Process) Kill() {
+	p.Command.Process.Kill()
+	<-p.Ended
 }

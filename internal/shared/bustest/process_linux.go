@@ -9,8 +9,8 @@ import (
 
 // PeakMemory returns the peak of the process's resident memory so far, in bytes. It returns false
 // if the process has ended.
-func (process *Process) PeakMemory() (size int, running bool) {
-	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", process.Command.Process.Pid))
+func (p *Process) PeakMemory() (size int, running bool) {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Command.Process.Pid))
 	line := regexp.MustCompile(`VmHWM:\s*(\d+) kB`).FindSubmatch(status)
 	if line == nil {
 		return 0, false

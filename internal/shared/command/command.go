@@ -36,9 +36,10 @@ func Name(path string) string {
 	return strings.TrimSuffix(filepath.Base(path), ".exe")
 }
 
-// Parse adds -version to flags and parses a command's arguments. It prints the answers to -h
-// and -version on stdout, and one line about a wrong flag on stderr. Then done is true, and the
-// command must exit with status. Parse accepts arguments after the flags: see Unexpected.
+// Parse adds -version to flags and parses a command's arguments. It prints the answers to -h and
+// -version on stdout, and one line about a wrong flag on stderr. If it has printed something, done
+// is true, and the command must exit with status. Parse accepts arguments after the flags: see
+// Unexpected.
 //
 // The answer to -h is help. It begins with "usage: " and the command's installed name, which
 // Parse replaces everywhere by the name that the command was run by. The version is the
@@ -66,8 +67,8 @@ func Parse(
 	return Success, false
 }
 
-// suggest adds the right flag to err, if err is about a flag with a p too many or too few: the
-// broker's flags -phost and -pport are the producer's -host and -port.
+// suggest adds the right flag to err, if err is about an unknown flag that has a p too many or too
+// few: the broker's flags are -phost and -pport, the producer's -host and -port.
 func suggest(flags *flag.FlagSet, err error) error {
 	name, unknown := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
 	for _, meant := range []string{"p" + name, strings.TrimPrefix(name, "p")} {
@@ -103,13 +104,13 @@ func CheckPort(flags *flag.FlagSet, host, port string) (err error) {
 
 // UsageError prints an error of the arguments on stderr, with a hint at -h. It returns Misuse.
 func UsageError(flags *flag.FlagSet, err error, stderr io.Writer) int {
-	Say(stderr, flags.Name(), fmt.Sprintf("%v (see %s -h)", err, flags.Name()))
+	Report(stderr, flags.Name(), fmt.Sprintf("%v (see %s -h)", err, flags.Name()))
 	return Misuse
 }
 
-// Say prints text on stderr as one printable line that starts with the command's name. It gives
-// up after 200 ms, because a command must exit even if nobody reads its standard error.
-func Say(stderr io.Writer, name, text string) {
+// Report writes text to stderr as one printable line that starts with the command's name. It waits
+// at most 200 ms, because a command must exit even if nobody reads its standard error.
+func Report(stderr io.Writer, name, text string) {
 	const patience = 200 * time.Millisecond
 	line := name + ": " + text
 	unprintable := func(character rune) bool { return !strconv.IsPrint(character) }
@@ -133,21 +134,20 @@ func IsTerminal(file *os.File) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0 && !isNull(info)
 }
 
-// IsClosed reports whether a standard file was closed when the process started. The Go
-// runtime opens the null device, for reading and writing, in place of a closed standard file.
-// A shell's > /dev/null opens the device for writing alone. IsClosed also returns true if the
-// parent process opened the device for both.
+// IsClosed reports whether standard input, output or error was closed when the process started. In
+// place of a closed one, the Go runtime opens the null device for reading and writing. So a null
+// device that can be read counts as closed, even if the parent process has opened it so. A shell's
+// > /dev/null opens it for writing alone.
 func IsClosed(standard *os.File) bool {
 	info, err := standard.Stat()
 	if err != nil || !isNull(info) {
 		return err != nil
 	}
 	_, err = standard.Read(make([]byte, 1))
-	return err == io.EOF // not an error about the descriptor
+	return err == io.EOF // any other error means that it can't be read
 }
 
-// isNull reports whether info describes the null device, which is a character device as
-// terminals are.
+// isNull reports whether info describes the null device. Like a terminal, it is a character device.
 func isNull(info os.FileInfo) bool {
 	null, err := os.Stat(os.DevNull)
 	return err == nil && os.SameFile(info, null)

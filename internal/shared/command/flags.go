@@ -41,18 +41,18 @@ type flagValue[T any] struct {
 }
 
 // String implements flag.Value.
-func (value flagValue[T]) String() string {
-	if value.target == nil { // package flag calls String on a zero value
+func (v flagValue[T]) String() string {
+	if v.target == nil { // package flag calls String on a zero value
 		return ""
 	}
-	return value.format(*value.target)
+	return v.format(*v.target)
 }
 
 // Set implements flag.Value.
-func (value flagValue[T]) Set(text string) error {
-	parsed, err := value.parse(text)
+func (v flagValue[T]) Set(text string) error {
+	parsed, err := v.parse(text)
 	if err == nil {
-		*value.target = parsed
+		*v.target = parsed
 	}
 	return err
 }

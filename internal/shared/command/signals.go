@@ -23,8 +23,8 @@ const (
 type signalError string
 
 // Error implements error.
-func (name signalError) Error() string {
-	return "stopped by signal: " + string(name)
+func (e signalError) Error() string {
+	return "stopped by signal: " + string(e)
 }
 
 // SignalName returns the name of the signal that has ended a SignalContext, such as SIGTERM.

@@ -4,7 +4,7 @@ package decoder
 
 import "mbus/internal/apiv1"
 
-// Decoder decodes what apiv1 specifies. An implementation need not be safe for
+// Decoder decodes the payloads that apiv1 specifies. An implementation need not be safe for
 // concurrent use.
 type Decoder interface {
 	// Decode returns all messages of one whole payload, or no message and an error. The
@@ -16,7 +16,4 @@ type Decoder interface {
 	// CheckFirst returns nil if a payload may begin with the byte first. Otherwise it
 	// returns the error of Decode for each payload that begins with this byte.
 	CheckFirst(first byte) error
-
-	// DecodeReply returns the reply that data encodes. Nothing may follow the reply.
-	DecodeReply(data []byte) (*apiv1.Reply, error)
 }

@@ -64,7 +64,7 @@ func (d *MsgpackDecoder) Decode(payload []byte) ([]*apiv1.Message, error) {
 	defer d.start(nil) // keep no payload alive
 
 	count := 1
-	if d.peek() == anArray {
+	if d.peek() == kindArray {
 		var err error
 		if count, err = d.msgpack.DecodeArrayLen(); err != nil {
 			return nil, errors.New("the payload ends early, in its array header")
@@ -96,8 +96,8 @@ func (d *MsgpackDecoder) Decode(payload []byte) ([]*apiv1.Message, error) {
 
 // CheckFirst implements Decoder.
 func (*MsgpackDecoder) CheckFirst(first byte) error {
-	if kind := kindOf(first); kind != aMap && kind != anArray {
-		return fmt.Errorf("message 1: %w", notAMap(kind, "Topic and Data"))
+	if k := kindOf(first); k != kindMap && k != kindArray {
+		return fmt.Errorf("message 1: %w", notAMap(k, "Topic and Data"))
 	}
 	return nil
 }
@@ -154,10 +154,10 @@ func (d *MsgpackDecoder) entries(message *apiv1.Message, start int) error {
 
 // topic decodes the value of a message's entry "Topic".
 func (d *MsgpackDecoder) topic() (string, error) {
-	if kind := d.peek(); kind != aString && kind != endOfInput {
-		return "", fmt.Errorf(`entry "Topic" is %s, must be a string`, kind)
+	if k := d.peek(); k != kindString && k != kindNone {
+		return "", fmt.Errorf(`entry "Topic" is %s, must be a string`, k)
 	}
-	name, err := d.bytes(`entry "Topic"`)
+	name, err := d.readBytes(`entry "Topic"`)
 	if err != nil {
 		return "", err
 	}
@@ -169,21 +169,20 @@ func (d *MsgpackDecoder) topic() (string, error) {
 
 // data decodes the value of a message's entry "Data".
 func (d *MsgpackDecoder) data(message *apiv1.Message) error {
-	switch kind := d.peek(); kind {
-	case aString, binary, null, endOfInput:
+	switch k := d.peek(); k {
+	case kindString, kindBinary, kindNil, kindNone:
 	default:
-		return fmt.Errorf(`entry "Data" is %s, must be binary, a string or nil`, kind)
+		return fmt.Errorf(`entry "Data" is %s, must be binary, a string or nil`, k)
 	}
 	var err error
-	message.Data, err = d.bytes(`entry "Data"`)
+	message.Data, err = d.readBytes(`entry "Data"`)
 	return err
 }
 
-// DecodeReply implements Decoder.
-func (d *MsgpackDecoder) DecodeReply(data []byte) (*apiv1.Reply, error) {
+// DecodeReply returns the reply that data encodes in msgpack. Nothing may follow the reply.
+func DecodeReply(data []byte) (*apiv1.Reply, error) {
+	d := NewMsgpackDecoder(0) // a reply has no messages
 	d.start(data)
-	defer d.start(nil)
-
 	var reply apiv1.Reply
 	var hasAccepted, hasError bool
 	if err := d.mapOf2("Accepted and Error"); err != nil {
@@ -194,23 +193,23 @@ func (d *MsgpackDecoder) DecodeReply(data []byte) (*apiv1.Reply, error) {
 		if err != nil {
 			return nil, fmt.Errorf("the reply: %w", err)
 		}
-		kind := d.peek()
+		k := d.peek()
 		switch {
-		case string(key) == "Accepted" && !hasAccepted && kind == anInteger:
+		case string(key) == "Accepted" && !hasAccepted && k == kindInteger:
 			hasAccepted = true
 			if reply.Accepted, err = d.msgpack.DecodeInt(); err != nil {
 				return nil, errors.New(`the reply ends early, in entry "Accepted"`)
 			}
-		case string(key) == "Error" && !hasError && kind == aString:
+		case string(key) == "Error" && !hasError && k == kindString:
 			hasError = true
-			text, err := d.bytes(`entry "Error"`)
+			text, err := d.readBytes(`entry "Error"`)
 			if err != nil {
 				return nil, fmt.Errorf("the reply %w", err)
 			}
 			reply.Error = string(text)
 		default:
 			return nil, fmt.Errorf("the reply's entry %s, %s, is unknown, duplicate or wrong",
-				quote(key), kind)
+				quote(key), k)
 		}
 	}
 	if extra := d.reader.Len(); extra > 0 {
@@ -232,8 +231,8 @@ func (d *MsgpackDecoder) start(input []byte) {
 
 // mapOf2 reads the header of a map that must have two entries, named by names.
 func (d *MsgpackDecoder) mapOf2(names string) error {
-	if kind := d.peek(); kind != aMap && kind != endOfInput {
-		return notAMap(kind, names)
+	if k := d.peek(); k != kindMap && k != kindNone {
+		return notAMap(k, names)
 	}
 	entries, err := d.msgpack.DecodeMapLen()
 	if err != nil {
@@ -246,21 +245,21 @@ func (d *MsgpackDecoder) mapOf2(names string) error {
 }
 
 // notAMap returns the error for a value of a kind that is not a map.
-func notAMap(kind kind, names string) error {
-	return fmt.Errorf("is %s, must be a map of %s", kind, names)
+func notAMap(k kind, names string) error {
+	return fmt.Errorf("is %s, must be a map of %s", k, names)
 }
 
 // key reads the key of a map's entry. number is 1 for the first entry, 2 for the second.
 func (d *MsgpackDecoder) key(number int) ([]byte, error) {
-	if kind := d.peek(); kind != aString && kind != endOfInput {
-		return nil, fmt.Errorf("key %d is %s, must be a string", number, kind)
+	if k := d.peek(); k != kindString && k != kindNone {
+		return nil, fmt.Errorf("key %d is %s, must be a string", number, k)
 	}
-	return d.bytes([...]string{"key 1", "key 2"}[number-1])
+	return d.readBytes([...]string{"key 1", "key 2"}[number-1])
 }
 
-// bytes reads a string, a binary or nil, and returns its bytes, which are a part of the
+// readBytes reads a string, a binary or nil, and returns its bytes, which are a part of the
 // input. The error calls the value by name.
-func (d *MsgpackDecoder) bytes(name string) ([]byte, error) {
+func (d *MsgpackDecoder) readBytes(name string) ([]byte, error) {
 	length, err := d.msgpack.DecodeBytesLen()
 	if err != nil {
 		return nil, fmt.Errorf("ends early, in %s", name)
@@ -291,17 +290,17 @@ type kind string
 
 // The kinds of values, by msgpack's families of formats.
 const (
-	endOfInput kind = "nothing"
-	null       kind = "nil"
-	unused     kind = "the unused byte 0xc1"
-	aBoolean   kind = "a boolean"
-	anInteger  kind = "an integer"
-	aFloat     kind = "a float"
-	aString    kind = "a string"
-	binary     kind = "binary"
-	anArray    kind = "an array"
-	aMap       kind = "a map"
-	extension  kind = "an extension"
+	kindNone      kind = "nothing"
+	kindNil       kind = "nil"
+	kindUnused    kind = "the unused byte 0xc1"
+	kindBoolean   kind = "a boolean"
+	kindInteger   kind = "an integer"
+	kindFloat     kind = "a float"
+	kindString    kind = "a string"
+	kindBinary    kind = "binary"
+	kindArray     kind = "an array"
+	kindMap       kind = "a map"
+	kindExtension kind = "an extension"
 )
 
 // peek returns the kind of the next value without reading it. Callers check it first,
@@ -309,7 +308,7 @@ const (
 func (d *MsgpackDecoder) peek() kind {
 	rest := d.input[d.offset():]
 	if len(rest) == 0 {
-		return endOfInput
+		return kindNone
 	}
 	return kindOf(rest[0])
 }
@@ -318,23 +317,23 @@ func (d *MsgpackDecoder) peek() kind {
 func kindOf(code byte) kind {
 	switch {
 	case msgpcode.IsBin(code):
-		return binary
+		return kindBinary
 	case msgpcode.IsFixedNum(code), code >= msgpcode.Uint8 && code <= msgpcode.Int64:
-		return anInteger
+		return kindInteger
 	case msgpcode.IsFixedMap(code), code == msgpcode.Map16, code == msgpcode.Map32:
-		return aMap
+		return kindMap
 	case msgpcode.IsFixedArray(code), code == msgpcode.Array16, code == msgpcode.Array32:
-		return anArray
+		return kindArray
 	case msgpcode.IsString(code):
-		return aString
+		return kindString
 	case msgpcode.IsExt(code):
-		return extension
+		return kindExtension
 	case code == msgpcode.Nil:
-		return null
+		return kindNil
 	case code == msgpcode.False, code == msgpcode.True:
-		return aBoolean
+		return kindBoolean
 	case code == msgpcode.Float, code == msgpcode.Double:
-		return aFloat
+		return kindFloat
 	}
-	return unused
+	return kindUnused
 }

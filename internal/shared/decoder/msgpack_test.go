@@ -212,11 +212,10 @@ func TestReasonIsBounded(t *testing.T) {
 	}
 }
 
+// The keys of a reply.
+const accepted, fault = "\xa8Accepted", "\xa5Error"
+
 func TestDecodeReply(t *testing.T) {
-	const accepted, fault = "\xa8Accepted", "\xa5Error"
-	decode := func(encoded string) (*apiv1.Reply, error) {
-		return decoder.NewMsgpackDecoder(maximum).DecodeReply([]byte(encoded))
-	}
 	for encoded, want := range map[string]apiv1.Reply{
 		head + accepted + "\x07" + fault + "\xa0":         {Accepted: 7},
 		head + fault + "\xa3why" + accepted + "\x00":      {Error: "why"},
@@ -226,16 +225,19 @@ func TestDecodeReply(t *testing.T) {
 		"\xde\x00\x02" + accepted + "\xd2\x00\x00\x00\x01" + fault + "\xd9\x01x": {
 			Accepted: 1, Error: "x"},
 	} {
-		got, err := decode(encoded)
+		got, err := decoder.DecodeReply([]byte(encoded))
 		if err != nil || *got != want {
 			t.Errorf("%q: got %+v, error %v", encoded, got, err)
 		}
 		for cut := range len(encoded) {
-			if got, err := decode(encoded[:cut]); got != nil || err == nil {
+			if got, err := decoder.DecodeReply([]byte(encoded[:cut])); got != nil || err == nil {
 				t.Errorf("%q is taken for a reply", encoded[:cut])
 			}
 		}
 	}
+}
+
+func TestDecodeReplyRefuses(t *testing.T) {
 	for _, encoded := range []string{
 		"", "HTTP/1.1 400 Bad Request\r\n", "\xc0", "\x80", "\x90", "\xc1",
 		head + accepted + "\xc0" + fault + "\xa0",
@@ -248,7 +250,7 @@ func TestDecodeReply(t *testing.T) {
 		head + accepted + "\x01" + "\xa5Other" + "\xa0",
 		"\x83" + accepted + "\x01" + fault + "\xa0\xa1x\xc0",
 	} {
-		if got, err := decode(encoded); got != nil || err == nil {
+		if got, err := decoder.DecodeReply([]byte(encoded)); got != nil || err == nil {
 			t.Errorf("%q is taken for the reply %+v", encoded, got)
 		}
 	}
@@ -339,21 +341,28 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		encoded, err := encoder.NewMsgpackEncoder().Encode(messages)
-		if err != nil {
-			t.Fatal(err)
-		}
-		again, err := used.Decode(encoded)
-		if err != nil || len(again) != len(messages) {
-			t.Fatalf("%d messages became %d: %v", len(messages), len(again), err)
-		}
-		for i, message := range messages {
-			if again[i].Topic != message.Topic || !bytes.Equal(again[i].Data, message.Data) {
-				t.Errorf("message %d: %q became %q", i+1, *message, *again[i])
-			}
-			if err := apiv1.CheckTopic([]byte(message.Topic)); err != nil {
-				t.Errorf("message %d: accepted topic %q %v", i+1, message.Topic, err)
-			}
-		}
+		encodeAgain(t, used, messages)
 	})
+}
+
+// encodeAgain fails the test unless the messages are valid, and the same after they were encoded
+// and decoded.
+func encodeAgain(t *testing.T, used *decoder.MsgpackDecoder, messages []*apiv1.Message) {
+	t.Helper()
+	encoded, err := encoder.NewMsgpackEncoder().Encode(messages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := used.Decode(encoded)
+	if err != nil || len(again) != len(messages) {
+		t.Fatalf("%d messages became %d: %v", len(messages), len(again), err)
+	}
+	for i, message := range messages {
+		if again[i].Topic != message.Topic || !bytes.Equal(again[i].Data, message.Data) {
+			t.Errorf("message %d: %q became %q", i+1, *message, *again[i])
+		}
+		if err := apiv1.CheckTopic([]byte(message.Topic)); err != nil {
+			t.Errorf("message %d: accepted topic %q %v", i+1, message.Topic, err)
+		}
+	}
 }

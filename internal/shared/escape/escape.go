@@ -43,8 +43,8 @@ func AppendName(line, name []byte) []byte {
 	return appendEscaped(line, name, true)
 }
 
-// MaxSize returns a size in bytes that text does not exceed when Append or AppendName has escaped
-// it. It is exact where each byte that is not printable ASCII is escaped as \xff.
+// MaxSize returns an upper bound, in bytes, of the size that text has when Append or AppendName has
+// escaped it. It counts four bytes, as in \xff, for each byte that may have to be escaped.
 func MaxSize(text []byte) int {
 	size := len(text)
 	for at := 0; at < len(text); {
@@ -58,15 +58,16 @@ func MaxSize(text []byte) int {
 	return size
 }
 
-// special returns a word whose top bits are all zero if all 8 bytes are plain. It looks for a byte
-// below n in all of them at once; see "Determine if a word has a byte less than n" in
-// https://graphics.stanford.edu/~seander/bithacks.html. A byte that equals b is below 1 after an
-// exclusive or with b. It may set the top bit of a plain byte, but only beside one that is not.
-func special(bytes uint64) uint64 {
+// special tests 8 bytes at once. If all of them are plain, the top bit of each byte of the result
+// is zero. If one is not, at least one of these bits is set, but it may be that of a plain byte
+// beside it. To find bytes less than n, it uses "Determine if a word has a byte less than n" of
+// https://graphics.stanford.edu/~seander/bithacks.html. To find bytes equal to b, it finds those
+// that are less than 1 after an exclusive or with b. The last two terms find those above ~.
+func special(word uint64) uint64 {
 	const ones = 0x0101010101010101
-	backslash, apostrophe := bytes^'\\'*ones, bytes^'\''*ones
-	return (bytes - ' '*ones) | (backslash - ones) | (apostrophe - ones) |
-		bytes | (bytes + (0x80-0x7f)*ones)
+	backslash, apostrophe := word^'\\'*ones, word^'\''*ones
+	return (word - ' '*ones) | (backslash - ones) | (apostrophe - ones) |
+		word | (word + (0x80-0x7f)*ones)
 }
 
 // plainPrefix returns how many of the first bytes of text are plain.
@@ -163,7 +164,7 @@ func appendEscaped(line, text []byte, apostrophe bool) []byte {
 		case strconv.IsPrint(character):
 			line = append(line, text[at:at+size]...)
 		default:
-			// A character that is left is escaped in a rune literal as in a string literal.
+			// A rune literal escapes such a character as a string literal does.
 			quoted := strconv.AppendQuoteRune(line, character)
 			line = append(line, quoted[len(line)+1:len(quoted)-1]...)
 		}

@@ -1,4 +1,5 @@
-// Package metrics writes counts to a file, in the text format of Prometheus. Prometheus'
+// Package metrics writes numbers in the text format of Prometheus
+// (https://prometheus.io/docs/instrumenting/exposition_formats), also to a file. Prometheus'
 // node_exporter reads such files from its textfile directory.
 package metrics
 
@@ -15,18 +16,30 @@ import (
 // start begins each file of counts.
 const start = "# HELP mbus_"
 
-// Text is a text with counts. The zero value has none.
+// Text is a text with numbers. The zero value has none.
 type Text []byte
 
 // Add adds a number with a name. It is a counter if the name ends with _total, otherwise a gauge.
 // The help is a sentence in one line. The first name of a file begins with mbus_.
 func (t *Text) Add(name, help string, value int) {
+	t.AddLabeled(name, "", help, value)
+}
+
+// AddLabeled is Add for a number with a label; see Label.
+func (t *Text) AddLabeled(name, label, help string, value int) {
 	kind := "gauge"
 	if strings.HasSuffix(name, "_total") {
 		kind = "counter"
 	}
-	*t = fmt.Appendf(*t, "# HELP %[1]s %[2]s\n# TYPE %[1]s %[3]s\n%[1]s %[4]d\n",
-		name, help, kind, value)
+	*t = fmt.Appendf(*t, "# HELP %[1]s %[2]s\n# TYPE %[1]s %[3]s\n%[1]s%[4]s %[5]d\n",
+		name, help, kind, label, value)
+}
+
+// Label returns a label for AddLabeled. The value may be any text.
+func Label(name, value string) string {
+	escaped := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(
+		strings.ToValidUTF8(value, "\ufffd"))
+	return fmt.Sprintf(`{%s="%s"}`, name, escaped)
 }
 
 // Write replaces the file at path by text, which everybody may read. A reader finds the old text or

@@ -52,22 +52,22 @@ func fails(t *testing.T, status int, line string, arguments ...string) {
 	}
 }
 
-// subscriber is a running consumer.
-type subscriber struct {
+// consumerProcess is a running consumer.
+type consumerProcess struct {
 	*bustest.Process
 	t *testing.T
 }
 
-// subscribe starts a consumer.
-func subscribe(t *testing.T, arguments ...string) *subscriber {
+// startConsumer starts a consumer.
+func startConsumer(t *testing.T, arguments ...string) *consumerProcess {
 	t.Helper()
-	return subscribeWith(t, consuming(arguments...))
+	return startConsumerCommand(t, consuming(arguments...))
 }
 
-// subscribeWith starts a consumer whose standard output may be redirected.
-func subscribeWith(t *testing.T, command *exec.Cmd) *subscriber {
+// startConsumerCommand starts a consumer whose standard output may be redirected.
+func startConsumerCommand(t *testing.T, command *exec.Cmd) *consumerProcess {
 	t.Helper()
-	return &subscriber{startGroup(t, command), t}
+	return &consumerProcess{startGroup(t, command), t}
 }
 
 // startGroup starts a command in a process group of its own. When the test ends, it kills the
@@ -81,18 +81,18 @@ func startGroup(t *testing.T, command *exec.Cmd) *bustest.Process {
 }
 
 // stop ends the consumer with SIGTERM. It fails the test if the consumer prints an error.
-func (subscriber *subscriber) stop() {
-	subscriber.t.Helper()
-	subscriber.Signal(syscall.SIGTERM)
-	if status := subscriber.Wait(); status != 0 || subscriber.Stderr.String() != "" {
-		subscriber.t.Errorf("after SIGTERM: status %d: %s", status, subscriber.Stderr)
+func (c *consumerProcess) stop() {
+	c.t.Helper()
+	c.Signal(syscall.SIGTERM)
+	if status := c.Wait(); status != 0 || c.Stderr.String() != "" {
+		c.t.Errorf("after SIGTERM: status %d: %s", status, c.Stderr)
 	}
 }
 
 // has waits until the consumer has written text, and nothing else.
-func (subscriber *subscriber) has(text string) {
-	subscriber.t.Helper()
-	bustest.Until(subscriber.t, fmt.Sprintf("%q", text), func() bool {
-		return subscriber.Stdout.String() == text
+func (c *consumerProcess) has(text string) {
+	c.t.Helper()
+	bustest.Until(c.t, fmt.Sprintf("%q", text), func() bool {
+		return c.Stdout.String() == text
 	})
 }

@@ -19,8 +19,8 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// daemon is a running broker.
-type daemon struct {
+// brokerProcess is a running broker.
+type brokerProcess struct {
 	*bustest.Process
 	*bustest.Client // of this broker
 	t               *testing.T
@@ -34,20 +34,20 @@ func brokerCommand(arguments ...string) *exec.Cmd {
 }
 
 // startBroker starts a broker on a free port. It is killed when the test ends.
-func startBroker(t *testing.T, arguments ...string) *daemon {
+func startBroker(t *testing.T, arguments ...string) *brokerProcess {
 	t.Helper()
 	return startCommand(t, brokerCommand(arguments...))
 }
 
 // startAt starts a broker on the port of address.
-func startAt(t *testing.T, address string, arguments ...string) *daemon {
+func startAt(t *testing.T, address string, arguments ...string) *brokerProcess {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(address)
 	return startBroker(t, append([]string{"-pport", port}, arguments...)...)
 }
 
 // startCommand is like startBroker, for a command that runs a broker.
-func startCommand(t *testing.T, command *exec.Cmd) *daemon {
+func startCommand(t *testing.T, command *exec.Cmd) *brokerProcess {
 	t.Helper()
 	log := &bustest.Record{}
 	command.Stderr = log
@@ -56,7 +56,7 @@ func startCommand(t *testing.T, command *exec.Cmd) *daemon {
 
 // startInFile starts a broker whose standard error, which is its log, is appended to the file
 // path.
-func startInFile(t *testing.T, path string, arguments ...string) *daemon {
+func startInFile(t *testing.T, path string, arguments ...string) *brokerProcess {
 	t.Helper()
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -72,8 +72,8 @@ func startInFile(t *testing.T, path string, arguments ...string) *daemon {
 // empty if there is no file.
 type file string
 
-func (path file) String() string {
-	text, _ := os.ReadFile(string(path))
+func (f file) String() string {
+	text, _ := os.ReadFile(string(f))
 	return string(text)
 }
 
@@ -81,11 +81,11 @@ func (path file) String() string {
 // expects the broker to write.
 type constant string
 
-func (text constant) String() string { return string(text) }
+func (c constant) String() string { return string(c) }
 
 // startOnDevice starts a broker whose log is the device path. It skips the test if the device can't
 // be opened.
-func startOnDevice(t *testing.T, path string, arguments ...string) *daemon {
+func startOnDevice(t *testing.T, path string, arguments ...string) *brokerProcess {
 	t.Helper()
 	device, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
@@ -108,7 +108,7 @@ func startOnDevice(t *testing.T, path string, arguments ...string) *daemon {
 }
 
 // startInPipe starts a broker whose log is a pipe.
-func startInPipe(t *testing.T, arguments ...string) (*daemon, *pipe) {
+func startInPipe(t *testing.T, arguments ...string) (*brokerProcess, *pipe) {
 	t.Helper()
 	reader, writer, err := os.Pipe()
 	if err != nil {
@@ -132,23 +132,23 @@ type pipe struct {
 
 // readHead reads the pipe up to the listening line. It reads one byte at a time, so that it
 // reads nothing after that line.
-func (log *pipe) readHead() {
+func (p *pipe) readHead() {
 	one := make([]byte, 1)
-	for !listeningLine.MatchString(log.String()) {
-		if _, err := log.reader.Read(one); err != nil {
+	for !listeningLine.MatchString(p.String()) {
+		if _, err := p.reader.Read(one); err != nil {
 			return
 		}
-		log.Write(one)
+		p.Write(one)
 	}
 }
 
 // readRest reads the pipe to its end. Each read takes at most size bytes, and a pause follows.
-func (log *pipe) readRest(t *testing.T, size int, pause time.Duration) {
+func (p *pipe) readRest(t *testing.T, size int, pause time.Duration) {
 	t.Helper()
 	buffer := make([]byte, size)
 	for {
-		count, err := log.reader.Read(buffer)
-		log.Write(buffer[:count])
+		count, err := p.reader.Read(buffer)
+		p.Write(buffer[:count])
 		if err == io.EOF || errors.Is(err, os.ErrClosed) { // the test has ended
 			return
 		}
@@ -165,11 +165,11 @@ var listeningLine = regexp.MustCompile(`Broker: listening on (.*)\n`)
 
 // startLogged starts a command that runs a broker, which writes log. It waits until the listening
 // line is in log.
-func startLogged(t *testing.T, command *exec.Cmd, log fmt.Stringer) *daemon {
+func startLogged(t *testing.T, command *exec.Cmd, log fmt.Stringer) *brokerProcess {
 	t.Helper()
-	daemon := &daemon{Process: bustest.Start(t, command), t: t}
+	b := &brokerProcess{Process: bustest.Start(t, command), t: t}
 	t.Cleanup(func() {
-		daemon.Kill()
+		b.Kill()
 		if text := log.String(); strings.Contains(text, "DATA RACE") {
 			t.Errorf("the broker has a data race:\n%s", text)
 		}
@@ -179,51 +179,51 @@ func startLogged(t *testing.T, command *exec.Cmd, log fmt.Stringer) *daemon {
 		line = listeningLine.FindStringSubmatch(log.String())
 		return line != nil
 	})
-	daemon.Client = bustest.NewClient(t, line[1], log)
-	daemon.host, daemon.port, _ = net.SplitHostPort(line[1])
-	return daemon
+	b.Client = bustest.NewClient(t, line[1], log)
+	b.host, b.port, _ = net.SplitHostPort(line[1])
+	return b
 }
 
 // produce runs a producer that sends one message to this broker.
-func (daemon *daemon) produce(topic, message string) (status int, stderr string) {
-	daemon.t.Helper()
-	status, _, stderr = run(daemon.t, "producer",
-		"-port", daemon.port, "-topic", topic, "-message", message)
+func (b *brokerProcess) produce(topic, message string) (status int, stderr string) {
+	b.t.Helper()
+	status, _, stderr = run(b.t, "producer",
+		"-port", b.port, "-topic", topic, "-message", message)
 	return status, stderr
 }
 
-// sender returns a producer that sends to this broker from the test's own process.
-func (daemon *daemon) sender() *producer.Producer {
-	daemon.t.Helper()
+// producer returns a producer that sends to this broker from the test's own process.
+func (b *brokerProcess) producer() *producer.Producer {
+	b.t.Helper()
 	config := producer.DefaultConfig()
-	config.Host, config.Port = daemon.host, daemon.port
-	sender, err := producer.New(config)
+	config.Host, config.Port = b.host, b.port
+	p, err := producer.New(config)
 	if err != nil {
-		daemon.t.Fatal(err)
+		b.t.Fatal(err)
 	}
-	return sender
+	return p
 }
 
 // fill sends the payloads in turn until the broker's queue is full. It returns how many
 // payloads were accepted.
-func (daemon *daemon) fill(payloads ...string) int {
-	daemon.t.Helper()
+func (b *brokerProcess) fill(payloads ...string) int {
+	b.t.Helper()
 	for count := 0; ; count++ {
-		reply := daemon.Send(payloads[count%len(payloads)])
+		reply := b.Send(payloads[count%len(payloads)])
 		if reply.Error == "queue is full" {
 			return count
 		}
 		if reply.Error != "" {
-			daemon.t.Fatal(reply.Error)
+			b.t.Fatal(reply.Error)
 		}
 	}
 }
 
 // isBusy reports whether the broker serves another connection: it does not answer an empty
 // payload within 200 ms.
-func (daemon *daemon) isBusy() bool {
-	daemon.t.Helper()
-	connection := daemon.Dial()
+func (b *brokerProcess) isBusy() bool {
+	b.t.Helper()
+	connection := b.Dial()
 	defer connection.Close()
 	connection.End("")
 	connection.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
@@ -232,57 +232,57 @@ func (daemon *daemon) isBusy() bool {
 }
 
 // stop stops the broker with SIGTERM. It fails the test unless the status is 0.
-func (daemon *daemon) stop() {
-	daemon.t.Helper()
-	daemon.Signal(syscall.SIGTERM)
-	if status := daemon.Wait(); status != 0 {
-		daemon.t.Fatalf("the broker ended with status %d, the log is\n%.2000s", status, daemon.Log)
+func (b *brokerProcess) stop() {
+	b.t.Helper()
+	b.Signal(syscall.SIGTERM)
+	if status := b.Wait(); status != 0 {
+		b.t.Fatalf("the broker ended with status %d, the log is\n%.2000s", status, b.Log)
 	}
 }
 
 // stopAndReceive stops the broker, and returns the messages on the topic t in its log.
-func (daemon *daemon) stopAndReceive() []string {
-	daemon.t.Helper()
-	daemon.stop()
-	return daemon.Received("t")
+func (b *brokerProcess) stopAndReceive() []string {
+	b.t.Helper()
+	b.stop()
+	return b.Received("t")
 }
 
 // startStore starts a broker with the flag -log path, on a free port. Its log is the file, not its
 // standard error.
-func startStore(t *testing.T, path string, arguments ...string) *daemon {
+func startStore(t *testing.T, path string, arguments ...string) *brokerProcess {
 	t.Helper()
 	return startStoreAt(t, bustest.FreeAddress(t), path, arguments...)
 }
 
 // startStoreAt is like startStore, on the port of address.
-func startStoreAt(t *testing.T, address, path string, arguments ...string) *daemon {
+func startStoreAt(t *testing.T, address, path string, arguments ...string) *brokerProcess {
 	t.Helper()
 	return startStoreCommand(t, address, path, command("broker", arguments...))
 }
 
 // startStoreCommand is like startStoreAt, for a command that runs a broker. It appends the flags
 // for the port and the log.
-func startStoreCommand(t *testing.T, address, path string, command *exec.Cmd) *daemon {
+func startStoreCommand(t *testing.T, address, path string, command *exec.Cmd) *brokerProcess {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(address)
 	command.Args = append(command.Args, "-pport", port, "-log", path)
 	// The listening line in the log may be an earlier broker's, and a test may rename the log.
-	daemon := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
-	daemon.Log = file(path)
+	b := startLogged(t, command, constant("Broker: listening on "+address+"\n"))
+	b.Log = file(path)
 	bustest.Until(t, "the broker", func() bool {
-		reply, err := daemon.Post("") // the broker listens before it opens the log
+		reply, err := b.Post("") // the broker listens before it opens the log
 		select {
-		case <-daemon.Ended:
-			t.Fatalf("the broker has ended: %s", daemon.Stderr)
+		case <-b.Ended:
+			t.Fatalf("the broker has ended: %s", b.Stderr)
 		default:
 		}
 		return err == nil && reply.Error == ""
 	})
-	return daemon
+	return b
 }
 
 // starter starts a broker whose log is the file path.
-type starter func(t *testing.T, path string, arguments ...string) *daemon
+type starter func(t *testing.T, path string, arguments ...string) *brokerProcess
 
 // starters has the two ways to write the log to a file.
 var starters = map[string]starter{
