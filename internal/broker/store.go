@@ -53,12 +53,11 @@ func (s *store) open() (err error) {
 			return err
 		}
 		s.changed("open", nil, 0)
-		moved, err := s.adopt()
-		if err == nil && !moved {
+		if err = s.adopt(); err == nil {
 			return nil
 		}
 		s.close()
-		if err != nil {
+		if err != logfile.ErrChanged {
 			return err
 		}
 	}
@@ -66,23 +65,28 @@ func (s *store) open() (err error) {
 }
 
 // adopt locks the file, which was just opened, and makes it fit for the next line: it cuts off a
-// line without an end, and writes the header if there is no line. If path names another file by
-// then, adopt returns that the name has moved.
-func (s *store) adopt() (moved bool, err error) {
+// line without an end, and writes the header if there is no line. The error is
+// logfile.ErrChanged if path names another file by then, or if a file of the log is renamed or cut
+// meanwhile.
+func (s *store) adopt() error {
 	if err := lock(s.file); err != nil {
-		return false, err
+		return err
 	}
 	list, err := logfile.NewLister(s.path).List()
-	if err != nil || !s.isNamed() || list.Named == nil {
-		return err == nil, err
+	info, wrong := s.file.Stat()
+	if err := cmp.Or(err, wrong); err != nil {
+		return err
+	}
+	if list.Named == nil || !os.SameFile(list.Named.Info, info) {
+		return logfile.ErrChanged
 	}
 	header, err := s.identify(list)
 	if err != nil {
-		return false, err
+		return err
 	}
 	whole, size, err := s.cutTornLine()
 	if err != nil {
-		return false, err
+		return err
 	}
 	if whole < size {
 		s.notify(fmt.Sprintf("Broker: cut %d bytes of a torn line off the end of the log", size-whole))
@@ -90,13 +94,13 @@ func (s *store) adopt() (moved bool, err error) {
 	s.size = whole
 	if whole == 0 {
 		if _, err := s.Write(header.Append(nil, time.Now())); err != nil {
-			return false, err
+			return err
 		}
 		s.progress.send()
 	}
 	s.last, s.whole = header, s.size
 	if !s.synced {
-		return false, nil
+		return nil
 	}
 	// Otherwise a power loss could leave blocks of the torn line between new lines.
 	return s.syncNamed()
@@ -115,7 +119,8 @@ func lock(file *os.File) error {
 }
 
 // identify returns the header of the file, which is FILE of list. If the file has no whole line, it
-// is the header that the file must get.
+// is the header of the file after the last one. At the start the last one is the file before FILE in
+// list, if there is one.
 func (s *store) identify(list *logfile.List) (logfile.Header, error) {
 	if err := list.CheckNamed(s.file, s.last); err != nil {
 		return logfile.Header{}, fmt.Errorf("%s: %w", s.path, err)
@@ -123,12 +128,6 @@ func (s *store) identify(list *logfile.List) (logfile.Header, error) {
 	if header := list.Named.Header; header.Number > 0 {
 		return header, nil
 	}
-	return s.next(list)
-}
-
-// next returns the header of the file after the last one. At the start this is the file before
-// FILE in list, if there is one.
-func (s *store) next(list *logfile.List) (logfile.Header, error) {
 	if before := list.Before(); s.last.Number == 0 && before != nil {
 		if err := s.resume(before); err != nil {
 			return logfile.Header{}, err
@@ -153,35 +152,29 @@ func (s *store) resume(before *logfile.File) error {
 	if err := lock(file); err != nil {
 		return err
 	}
-	s.whole, err = logfile.LineEnd(file, before.Info.Size())
-	if err == nil {
-		err = s.syncFile(file)
+	whole, err := logfile.LineEnd(file, before.Info.Size())
+	if err != nil {
+		return err
 	}
-	s.last = before.Header
-	return err
+	s.last, s.whole = before.Header, whole
+	return s.syncFile(file)
 }
 
-// syncNamed makes the file durable, and its name. If the file was renamed just now, moved is true.
-func (s *store) syncNamed() (moved bool, err error) {
+// syncNamed makes the file durable, and its name. The error is logfile.ErrChanged if the file has
+// lost its name.
+func (s *store) syncNamed() error {
 	if err := s.syncFile(s.file); err != nil {
-		return false, err
+		return err
 	}
-	err = osfile.SyncDirectory(s.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
-	}
-	if err == nil {
+	err := osfile.SyncDirectory(s.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return logfile.ErrChanged
+	case err == nil:
 		s.changed("sync directory", nil, 0)
 		s.progress.send()
 	}
-	return false, err
-}
-
-// isNamed reports whether path names the file.
-func (s *store) isNamed() bool {
-	named, err := os.Stat(s.path)
-	info, wrong := s.file.Stat()
-	return err == nil && wrong == nil && os.SameFile(named, info)
+	return err
 }
 
 // look checks whether path still names the store's file, and whether the file is as the store has
@@ -193,22 +186,23 @@ func (s *store) look(begun int) (moved bool, err error) {
 		return false, nil
 	}
 	if s.file != nil {
+		named, _ := os.Stat(s.path) // nil, which is not the same, if there is none
 		info, err := s.file.Stat()
-		if err == nil && info.Size() == s.size && s.isNamed() {
+		if err == nil && info.Size() == s.size && os.SameFile(named, info) {
 			return false, nil
 		}
-		s.whole = s.size - int64(begun)
-		if err := s.leave(); err != nil {
+		if err := s.leave(begun); err != nil {
 			return true, err
 		}
 	}
 	return true, s.open()
 }
 
-// leave cuts off a line without an end, syncs the file, and closes it. It ignores an error of the
-// cut, because readers skip a torn line.
-func (s *store) leave() error {
+// leave cuts off a line without an end, of which the store has written so many bytes, syncs the
+// file, and closes it. It ignores an error of the cut, because readers skip a torn line.
+func (s *store) leave(begun int) error {
 	defer s.close()
+	s.whole = s.size - int64(begun)
 	if whole, _, err := s.cutTornLine(); err == nil && whole > 0 { // 0: emptied
 		s.whole = whole
 	}

@@ -279,7 +279,7 @@ func TestNameMovesWhileOpening(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || !store.isNamed() {
+		if moved, _ := store.look(0); err != nil || moved {
 			t.Errorf("open opens another file, error %v", err)
 		}
 		store.close()
