@@ -15,15 +15,13 @@ const metricsInterval = 10 * time.Second
 // checkMetrics returns an error if config.Metrics is a file that must not be replaced.
 func (b *Broker) checkMetrics() error {
 	path := b.config.Metrics
-	found, missing := os.Lstat(path)
-	log, err := os.Stat(b.config.LogFile)
+	// After an error the result is nil, which is the same as no file.
+	found, _ := os.Lstat(path)
+	log, _ := os.Stat(b.config.LogFile)
 	if file, isFile := b.drainer.log.writer.(*os.File); isFile {
-		log, err = file.Stat()
+		log, _ = file.Stat()
 	}
-	switch {
-	case missing != nil:
-		return nil
-	case err == nil && os.SameFile(log, found):
+	if os.SameFile(log, found) {
 		return fmt.Errorf("-metrics %s: is the log, must be another file", path)
 	}
 	if err := metrics.Check(path); err != nil {
