@@ -78,26 +78,23 @@ func (c *BrokerConfig) Validate() error {
 	wrong := func(flag string, value any, want string) error {
 		return fmt.Errorf("-%s %v: must be %s", flag, value, want)
 	}
-	if _, _, err := address.Parse(c.ProducerHost, c.ProducerPort); err != nil {
-		return fmt.Errorf("-phost %q: %w", c.ProducerHost, err)
-	}
-	if _, err := strconv.ParseUint(c.ProducerPort, 10, 16); err != nil {
+	_, _, wrongHost := address.Parse(c.ProducerHost, c.ProducerPort)
+	_, wrongPort := strconv.ParseUint(c.ProducerPort, 10, 16)
+	switch {
+	case wrongHost != nil:
+		return fmt.Errorf("-phost %q: %w", c.ProducerHost, wrongHost)
+	case wrongPort != nil:
 		return wrong("pport", strconv.Quote(c.ProducerPort),
 			"a number from 0 to 65535, 0 for a free port")
-	}
-	if c.Interval < 0 {
+	case c.Interval < 0:
 		return wrong("interval", c.Interval, "a duration of at least 0, such as 3s")
-	}
-	if c.Timeout <= 0 {
+	case c.Timeout <= 0:
 		return wrong("timeout", c.Timeout, "a duration above 0, such as 5s")
-	}
-	if c.MaxPayload < 1 {
+	case c.MaxPayload < 1:
 		return wrong("max-payload", c.MaxPayload, "a count of bytes, at least 1")
-	}
-	if c.MaxQueued < 1 {
+	case c.MaxQueued < 1:
 		return wrong("max-queued", c.MaxQueued, "a count of bytes, at least 1")
-	}
-	if c.Sync && c.LogFile == "" {
+	case c.Sync && c.LogFile == "":
 		return errors.New("-sync without -log: must be with the log to sync")
 	}
 	return nil
