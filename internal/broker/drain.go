@@ -168,7 +168,7 @@ func (d *drainer) write() error {
 // write, and formats their lines. It returns true if more of these messages are left.
 func (d *drainer) fill(due int) bool {
 	d.formatting.Store(true)
-	notices, messages, more := d.queues.take(d.messages, due, gatherSize)
+	notices, messages, more := d.queues.take(d.messages, due)
 	d.log.addNotices(notices)
 	now := time.Now()
 	for i, message := range messages {

@@ -156,14 +156,11 @@ func (q *queues) awaitRoom(need int, deadline time.Time) error {
 	if need > q.limit {
 		return fmt.Errorf(apiv1.TooLarge+"more than an empty queue takes (-max-queued %d)", q.limit)
 	}
-	for {
+	for !q.ended {
 		if q.bytes+need > q.limit {
 			q.forgetTopics(0)
 		}
-		switch {
-		case q.ended:
-			return errors.New(apiv1.LogGone)
-		case q.bytes+need <= q.limit:
+		if q.bytes+need <= q.limit {
 			return nil
 		}
 		q.demand()
@@ -172,6 +169,7 @@ func (q *queues) awaitRoom(need int, deadline time.Time) error {
 		}
 		q.wait(time.Until(deadline))
 	}
+	return errors.New(apiv1.LogGone)
 }
 
 // awaitPlace returns true if another reply may wait. Otherwise it waits until it may be so, or the
@@ -269,11 +267,11 @@ func (q *queues) prepare() int {
 }
 
 // take takes all notices and the first messages, up to number due and about as many as fit into
-// size bytes of lines. It appends the messages to buffer. It takes both under one lock, so if the
+// gatherSize bytes of lines. It appends the messages to buffer. It takes both under one lock, so if the
 // notices are written first, no message is written before its notice. If more is true, messages up
 // to number due are left.
 func (q *queues) take(
-	buffer []*apiv1.Message, due, size int,
+	buffer []*apiv1.Message, due int,
 ) (notices []byte, messages []*apiv1.Message, more bool) {
 	const aroundData = 64 // bytes of a line without its data, roughly
 	q.mutex.Lock()
@@ -285,10 +283,10 @@ func (q *queues) take(
 	}
 	notices, messages = q.notices, buffer
 	q.notices, q.dropped = nil, 0
-	for q.taken < due && size > 0 {
+	for size := 0; q.taken < due && size < gatherSize; {
 		message := q.dequeue()
 		messages = append(messages, message)
-		size -= aroundData + len(message.Data)
+		size += aroundData + len(message.Data)
 	}
 	return notices, messages, q.taken < due
 }
