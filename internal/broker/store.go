@@ -186,7 +186,7 @@ func (s *store) look(begun int) (moved bool, err error) {
 		return false, nil
 	}
 	if s.file != nil {
-		named, _ := os.Stat(s.path) // nil, which is not the same, if there is none
+		named, _ := os.Stat(s.path) // after an error nil, which is the same as no file
 		info, err := s.file.Stat()
 		if err == nil && info.Size() == s.size && os.SameFile(named, info) {
 			return false, nil
