@@ -36,18 +36,14 @@ type drainer struct {
 	queues   *queues
 	log      logWriter
 	messages []*apiv1.Message // those that are being formatted
-	outage   outage
+
+	outage      string // the error with which the log began to fail, escaped; empty: the log works
+	outageBegin time.Time
 
 	formatting atomic.Bool // fill runs; see awaitEnd
 
-	stderr      io.Writer  // gets a line when a log with a path begins to fail
-	complaining sync.Mutex // locked while that line is being written
-}
-
-// outage is a time in which the log fails.
-type outage struct {
-	reason string // the first error, escaped; empty: the log works
-	since  time.Time
+	stderr    io.Writer  // gets a line when a log with a path begins to fail
+	reporting sync.Mutex // locked while that line is being written
 }
 
 // open prepares a drainer of queues. With config.LogFile it opens that file, otherwise writer is
@@ -155,12 +151,12 @@ func (d *drainer) write() error {
 			more = d.fill(due)
 		}
 		err = d.log.flush()
-		if !d.config.Sync || d.log.doneBytes >= settleBytes {
+		isEnd := !more || err != nil
+		if isEnd || !d.config.Sync || d.log.doneBytes >= settleBytes {
 			err = cmp.Or(d.settle(), err)
 		}
 	}
-	err = cmp.Or(d.settle(), err)
-	d.noteOutage(err)
+	d.trackOutage(err)
 	return err
 }
 
@@ -197,32 +193,31 @@ func (d *drainer) settle() error {
 	return nil
 }
 
-// noteOutage records whether the log works: err is the result of the last write. A line of the
-// log reports the end of an outage. With a store, a line on standard error reports its
-// beginning, unless the error ends the broker.
-func (d *drainer) noteOutage(err error) {
-	outage := &d.outage
+// trackOutage is called with the result of each write. An outage begins with an error, and ends
+// with the first success. A line of the log reports its end. If the log is a file, a line on
+// standard error reports its beginning, unless the error ends the broker.
+func (d *drainer) trackOutage(err error) {
 	switch {
-	case err != nil && outage.reason == "":
+	case err != nil && d.outage == "":
 		d.queues.logFailing.Store(1)
-		outage.reason, outage.since = string(escape.Append(nil, []byte(err.Error()))), time.Now()
+		d.outage, d.outageBegin = string(escape.Append(nil, []byte(err.Error()))), time.Now()
 		if d.config.LogFile != "" && !d.log.isPermanent(err) {
-			d.complain("Broker: the log fails, retrying: " + outage.reason)
+			d.report("Broker: the log fails, retrying: " + d.outage)
 		}
-	case err == nil && outage.reason != "":
+	case err == nil && d.outage != "":
 		d.queues.logFailing.Store(0)
-		took := time.Since(outage.since).Round(time.Millisecond)
-		d.queues.notify(fmt.Sprintf("Broker: the log took nothing for %s: %s", took, outage.reason))
-		outage.reason = ""
+		took := time.Since(d.outageBegin).Round(time.Millisecond)
+		d.queues.notify(fmt.Sprintf("Broker: the log took nothing for %s: %s", took, d.outage))
+		d.outage = ""
 	}
 }
 
-// complain writes a line to standard error, in the format of the log. It does not wait. It drops
-// the line while the line before is still being written.
-func (d *drainer) complain(line string) {
-	if d.complaining.TryLock() {
+// report writes a line to standard error, in the format of the log. It does not wait for the write.
+// While an earlier line is still being written, it drops the line.
+func (d *drainer) report(line string) {
+	if d.reporting.TryLock() {
 		go func() {
-			defer d.complaining.Unlock()
+			defer d.reporting.Unlock()
 			fmt.Fprintf(d.stderr, "%s%s\n", time.Now().Format(logline.StampFormat), line)
 		}()
 	}

@@ -159,19 +159,19 @@ func TestLogCantBeOpened(t *testing.T) {
 					t.Fatalf("Drain returns %v, want %s", err, reason)
 				}
 				bustest.Until(t, "standard error", func() bool {
-					if !stored.drainer.complaining.TryLock() {
+					if !stored.drainer.reporting.TryLock() {
 						return false
 					}
-					stored.drainer.complaining.Unlock()
+					stored.drainer.reporting.Unlock()
 					return true
 				})
 				if unwritten(stored.Broker) != kept {
 					t.Errorf("%d messages of %d count as queued", unwritten(stored.Broker), kept)
 				}
 			}
-			complaints := bustest.Lines(t, stored.stderr.String())
-			if !slices.Equal(complaints, []string{"Broker: the log fails, retrying: " + reason}) {
-				t.Errorf("standard error has %q", complaints)
+			reports := bustest.Lines(t, stored.stderr.String())
+			if !slices.Equal(reports, []string{"Broker: the log fails, retrying: " + reason}) {
+				t.Errorf("standard error has %q", reports)
 			}
 			obstacle.end(t, stored.path)
 			stored.must(stored.Drain())

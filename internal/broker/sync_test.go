@@ -35,7 +35,7 @@ func hasMessage(data []byte) bool {
 }
 
 // A sync that fails is final. The broker sends no reply, and ends with the reason. It writes no
-// complaint to standard error, because the command writes the reason.
+// report to standard error, because the command writes the reason.
 func TestFailedSync(t *testing.T) {
 	stored := newStored(t, func(config *BrokerConfig) { config.Interval, config.Sync = 0, true })
 	stored.store.observe = func(_ string, data []byte, _ int64) {
@@ -54,8 +54,8 @@ func TestFailedSync(t *testing.T) {
 	if !errors.Is(err, osfile.ErrNotOnDisk) || !strings.HasPrefix(err.Error(), words) {
 		t.Errorf("ProducerListen returns %v", err)
 	}
-	if complaints := stored.stderr.String(); complaints != "" {
-		t.Errorf("standard error has %q", complaints)
+	if report := stored.stderr.String(); report != "" {
+		t.Errorf("standard error has %q", report)
 	}
 }
 
