@@ -28,15 +28,15 @@ const (
 )
 
 // serveConnection serves one producer to the end, or leaves its reply to the ticker goroutine.
-// allowed is the time limit for reading the payload, waiting for room and draining together.
-// stopping changes the reason with which a payload that did not end in time is refused.
-func (b *Broker) serveConnection(connection net.Conn, allowed time.Duration, stopping bool) {
+// allowed is the time limit for reading the payload, waiting for room and draining together. It is
+// config.Timeout, or less if the broker stops.
+func (b *Broker) serveConnection(connection net.Conn, allowed time.Duration) {
 	deadline := time.Now().Add(allowed)
 	connection.SetReadDeadline(deadline)
 	messages, err := b.readMessages(connection)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = fmt.Errorf(apiv1.NoEnd+"%s: half-close after the last byte", b.config.Timeout)
-		if stopping {
+		if allowed < b.config.Timeout {
 			err = errors.New(apiv1.Stopping)
 		}
 	}

@@ -47,7 +47,7 @@ func (b *Broker) serve() {
 		switch {
 		case err == nil:
 			looks, pause = 0, 0
-			b.serveConnection(connection, allowed, stopping)
+			b.serveConnection(connection, allowed)
 		case errors.Is(err, net.ErrClosed):
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded) && stopping:
