@@ -14,8 +14,8 @@ const (
 
 	// No connection is left after emptyLooks waits without one. A single wait is not
 	// enough: if this goroutine is stalled, the wait is over before Accept asks the
-	// kernel.
-	emptyLooks = 3
+	// kernel. stopAccepting ends one of them early.
+	emptyLooks = 4
 
 	// After each Accept that fails, the pause doubles, from minBackoff to maxBackoff.
 	minBackoff = 5 * time.Millisecond
@@ -50,10 +50,8 @@ func (b *Broker) serve() {
 			b.serveConnection(connection, allowed)
 		case errors.Is(err, net.ErrClosed):
 			return
-		case errors.Is(err, os.ErrDeadlineExceeded) && stopping:
+		case errors.Is(err, os.ErrDeadlineExceeded): // the broker stops
 			looks++
-		case errors.Is(err, os.ErrDeadlineExceeded): // stopAccepting has set the deadline
-			<-b.stopping.Done()
 		default: // out of descriptors or memory
 			pause = b.retryLater(pause, err)
 		}
@@ -75,16 +73,14 @@ func (b *Broker) retryLater(pause time.Duration, err error) time.Duration {
 	return pause
 }
 
-// stopAccepting makes serve return soon. Two calls at the same time do no harm: the second may end
-// one of the waits for a connection early.
+// stopAccepting makes serve return soon. A second call at the same time does no harm: it may end one
+// more of the waits for a connection early.
 func (b *Broker) stopAccepting() {
 	if b.stopping.Err() != nil {
 		return
 	}
 	b.listener.Refuse()
-	// The deadline wakes the loop. It is set first: once stopping is done, only the loop sets
-	// deadlines.
-	b.listener.SetDeadline(time.Now())
 	b.stop()
+	b.listener.SetDeadline(time.Now()) // wakes the loop
 	b.freed.send()
 }
