@@ -12,10 +12,8 @@ import (
 
 // Listener accepts connections. Its implementations are tcpListener and socketListener.
 type Listener interface {
-	Accept() (net.Conn, error) // the connections are of the type Conn
-	Addr() net.Addr
-	Close() error
-	SetDeadline(time.Time) error
+	net.Listener                 // its connections are of the type Conn
+	SetDeadline(time.Time) error // for Accept
 
 	// Refuse makes the kernel refuse new connections, as far as it can. Those that were opened
 	// before can still be accepted. If the listener were closed instead, the kernel would reset
