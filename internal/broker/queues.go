@@ -337,17 +337,14 @@ func (q *queues) giveUp(waiting *waitingReply) {
 	q.freed.send()
 }
 
-// end records that the ticker goroutine has ended. It closes the connections of all replies that
-// wait.
+// end records that the ticker goroutine has ended. It makes the timers of all replies that wait
+// give up at once.
 func (q *queues) end() {
 	q.mutex.Lock()
+	defer q.mutex.Unlock()
 	q.ended = true
-	replies := q.replies
-	q.replies = nil
-	q.mutex.Unlock()
-	for _, waiting := range replies {
-		waiting.timer.Stop()
-		waiting.connection.Close()
+	for _, waiting := range q.replies {
+		waiting.timer.Reset(0)
 	}
 	q.freed.send()
 }
