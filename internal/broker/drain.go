@@ -76,23 +76,21 @@ func (d *drainer) tickLoop(loopEnded <-chan struct{}) error {
 	}
 	looks, noticed := time.Tick(lookInterval), d.queues.noticed
 	for {
-		var err error
+		write := d.write
 		select {
 		case <-ticks:
-			err = d.drain()
+			write = d.drain
 		case <-looks:
-			err = d.write()
 		case <-d.queues.urgent:
-			err = d.write()
 		case <-noticed:
 			noticesDue, noticed = time.After(noticeTime), nil
+			continue
 		case <-noticesDue:
 			noticesDue, noticed = nil, d.queues.noticed
-			err = d.write()
 		case <-loopEnded:
 			return d.lastDrain()
 		}
-		if d.log.isPermanent(err) {
+		if err := write(); d.log.isPermanent(err) {
 			return err
 		}
 	}
