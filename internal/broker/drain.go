@@ -56,10 +56,7 @@ func (d *drainer) open(config *BrokerConfig, queues *queues, writer io.Writer) e
 		notify:   queues.notify,
 		progress: newSignal(),
 	})
-	if config.LogFile == "" {
-		return nil
-	}
-	if err := d.log.store.open(); err != nil {
+	if _, err := d.log.store.look(0); err != nil { // opens the file, if there is one
 		return err
 	}
 	d.write() // what can't be written now is written later
