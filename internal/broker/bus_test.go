@@ -66,8 +66,8 @@ func accepted(broker *Broker) int {
 }
 
 // serve starts ProducerListen.
-func (bus *bus) serve() {
-	go func() { bus.ended <- bus.ProducerListen() }()
+func (b *bus) serve() {
+	go func() { b.ended <- b.ProducerListen() }()
 }
 
 // start returns a broker that serves until the test ends. Then all its messages must be written,

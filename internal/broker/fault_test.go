@@ -35,15 +35,15 @@ type faulty struct {
 // endless is a budget that no log uses up.
 const endless = 1 << 30
 
-func (faulty *faulty) Write(text []byte) (int, error) {
-	taken := min(int64(len(text)), faulty.budget.Load())
-	faulty.budget.Add(-taken)
-	faulty.Record.Write(text[:taken])
+func (f *faulty) Write(text []byte) (int, error) {
+	taken := min(int64(len(text)), f.budget.Load())
+	f.budget.Add(-taken)
+	f.Record.Write(text[:taken])
 	if taken < int64(len(text)) {
-		if faulty.hook != nil {
-			faulty.hook()
+		if f.hook != nil {
+			f.hook()
 		}
-		return int(taken), faulty.err
+		return int(taken), f.err
 	}
 	return int(taken), nil
 }
@@ -276,12 +276,12 @@ func TestDiskError(t *testing.T) {
 // pieces is a log that keeps the text of each write.
 type pieces []string
 
-func (pieces *pieces) Write(text []byte) (int, error) {
-	*pieces = append(*pieces, string(text))
+func (p *pieces) Write(text []byte) (int, error) {
+	*p = append(*p, string(text))
 	return len(text), nil
 }
 
-func (pieces *pieces) String() string { return strings.Join(*pieces, "") }
+func (p *pieces) String() string { return strings.Join(*p, "") }
 
 // Each write ends with the end of a line, unless a part of one line fills the write.
 func TestWritesEndWithALine(t *testing.T) {
@@ -317,9 +317,9 @@ type stuck struct {
 	released chan struct{}
 }
 
-func (stuck *stuck) Write(text []byte) (int, error) {
-	<-stuck.released
-	return stuck.Record.Write(text)
+func (s *stuck) Write(text []byte) (int, error) {
+	<-s.released
+	return s.Record.Write(text)
 }
 
 // While nobody reads the log, the broker accepts messages until the queue is full. It writes all
@@ -411,9 +411,9 @@ type sluggish struct {
 	pause time.Duration // for 4 KiB
 }
 
-func (sluggish *sluggish) Write(text []byte) (int, error) {
-	time.Sleep(sluggish.pause * time.Duration(len(text)) / (4 << 10))
-	return sluggish.Record.Write(text)
+func (s *sluggish) Write(text []byte) (int, error) {
+	time.Sleep(s.pause * time.Duration(len(text)) / (4 << 10))
+	return s.Record.Write(text)
 }
 
 // A broker that stops writes all messages to a slow log, however long that takes, as long as
@@ -556,11 +556,11 @@ type hooked struct {
 	hook func()
 }
 
-func (hooked *hooked) Write(text []byte) (int, error) {
+func (h *hooked) Write(text []byte) (int, error) {
 	if bytes.Contains(text, []byte("Received")) {
-		hooked.hook()
+		h.hook()
 	}
-	return hooked.Record.Write(text)
+	return h.Record.Write(text)
 }
 
 // A notice is written during a long drain, not after it.

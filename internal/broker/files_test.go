@@ -15,10 +15,10 @@ import (
 )
 
 // write queues texts and drains.
-func (stored *stored) write(texts ...string) {
-	stored.t.Helper()
-	stored.queue(texts...)
-	stored.must(stored.Drain())
+func (s *stored) write(texts ...string) {
+	s.t.Helper()
+	s.queue(texts...)
+	s.must(s.Drain())
 }
 
 // expectFile fails the test unless the file path is number of the same log as first, after the

@@ -34,24 +34,24 @@ func startStuck(t *testing.T, set func(*bus)) (bus *bus, released chan struct{})
 
 // sendAll sends count payloads of one message, each on a connection of its own, and returns the
 // connections. The broker has queued their messages.
-func (bus *bus) sendAll(t *testing.T, count int) []*bustest.Conn {
+func (b *bus) sendAll(t *testing.T, count int) []*bustest.Conn {
 	t.Helper()
 	var connections []*bustest.Conn
-	before := accepted(bus.Broker)
+	before := accepted(b.Broker)
 	for i := range count {
-		connection := bus.Dial()
+		connection := b.Dial()
 		connection.End(bustest.Payload("t", fmt.Sprint(i)))
 		connections = append(connections, connection)
 	}
-	bus.awaitAccepted(t, before+count)
+	b.awaitAccepted(t, before+count)
 	return connections
 }
 
 // awaitAccepted waits until the broker has accepted count messages.
-func (bus *bus) awaitAccepted(t *testing.T, count int) {
+func (b *bus) awaitAccepted(t *testing.T, count int) {
 	t.Helper()
 	bustest.Until(t, fmt.Sprint(count, " accepted messages"), func() bool {
-		return accepted(bus.Broker) >= count
+		return accepted(b.Broker) >= count
 	})
 }
 
@@ -227,8 +227,8 @@ type vanishing struct {
 	released chan struct{}
 }
 
-func (vanishing *vanishing) Write([]byte) (int, error) {
-	<-vanishing.released
+func (v *vanishing) Write([]byte) (int, error) {
+	<-v.released
 	return 0, syscall.EPIPE
 }
 

@@ -59,36 +59,36 @@ func newStored(t *testing.T, set func(*BrokerConfig)) *stored {
 
 // serve starts ProducerListen. When the test ends, serve closes the broker, which must write all
 // messages.
-func (stored *stored) serve() {
-	stored.t.Helper()
-	go func() { stored.ended <- stored.ProducerListen() }()
-	stored.t.Cleanup(func() {
-		stored.Close()
-		stored.must(receive(stored.t, stored.ended))
+func (s *stored) serve() {
+	s.t.Helper()
+	go func() { s.ended <- s.ProducerListen() }()
+	s.t.Cleanup(func() {
+		s.Close()
+		s.must(receive(s.t, s.ended))
 	})
-	stored.Expect("Broker: listening on " + stored.Address)
+	s.Expect("Broker: listening on " + s.Address)
 }
 
 // queue queues a payload of one message for each of texts on the topic t.
-func (stored *stored) queue(texts ...string) {
-	stored.t.Helper()
-	queueTexts(stored.t, stored.Broker, "t", texts...)
+func (s *stored) queue(texts ...string) {
+	s.t.Helper()
+	queueTexts(s.t, s.Broker, "t", texts...)
 }
 
 // must fails the test unless err is nil.
-func (stored *stored) must(err error) {
-	stored.t.Helper()
+func (s *stored) must(err error) {
+	s.t.Helper()
 	if err != nil {
-		stored.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 }
 
 // logFiles has the paths of a log in several files, the oldest first. Files may be missing.
 type logFiles []string
 
-func (paths logFiles) String() string {
+func (l logFiles) String() string {
 	var log strings.Builder
-	for _, path := range paths {
+	for _, path := range l {
 		text, _ := os.ReadFile(path)
 		log.Write(text)
 	}
@@ -337,10 +337,10 @@ type limited struct {
 	room int // in bytes
 }
 
-func (limited *limited) Write(text []byte) (int, error) {
-	taken := min(len(text), limited.room)
-	limited.room -= taken
-	if count, err := limited.store.Write(text[:taken]); err != nil || taken == len(text) {
+func (l *limited) Write(text []byte) (int, error) {
+	taken := min(len(text), l.room)
+	l.room -= taken
+	if count, err := l.store.Write(text[:taken]); err != nil || taken == len(text) {
 		return count, err
 	}
 	return taken, full

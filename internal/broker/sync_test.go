@@ -106,10 +106,10 @@ func TestSyncsPerDrain(t *testing.T) {
 }
 
 // slowSync makes each sync of messages send to begun, and last until the test sends to done.
-func (stored *stored) slowSync() (begun <-chan struct{}, done chan<- struct{}) {
+func (s *stored) slowSync() (begun <-chan struct{}, done chan<- struct{}) {
 	entered, leave := make(chan struct{}, 1), make(chan struct{}, 1)
 	unsynced := false
-	stored.store.observe = func(change string, data []byte, _ int64) {
+	s.store.observe = func(change string, data []byte, _ int64) {
 		if unsynced = unsynced || hasMessage(data); unsynced && change == "sync" {
 			unsynced = false
 			entered <- struct{}{}
