@@ -171,8 +171,8 @@ func TestHandleNewMessage(t *testing.T) {
 		t.Errorf("the log is %q", got)
 	}
 	if bus.topics["t"] != topic || topic.Queue.Len() != 0 ||
-		unwritten(bus.Broker) != 0 || bus.bytes != topicBytes("t") {
-		t.Errorf("left: %d messages, %d bytes", unwritten(bus.Broker), bus.bytes)
+		unwritten(bus.Broker) != 0 || bus.used != topicBytes("t") {
+		t.Errorf("left: %d messages, %d bytes", unwritten(bus.Broker), bus.used)
 	}
 }
 

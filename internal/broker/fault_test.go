@@ -89,10 +89,10 @@ func TestShortWrites(t *testing.T) {
 			t.Fatalf("%d bytes: wrote %d, error %v", budget, len(log.String()), err)
 		}
 		written := max(strings.Count(log.String(), "\n")-2, 0) // without the notices
-		if want := queuedBytes(texts[written:]); bus.bytes != want ||
+		if want := queuedBytes(texts[written:]); bus.used != want ||
 			unwritten(bus.Broker) != len(texts)-written {
 			t.Fatalf("%d bytes: %d messages, %d bytes count as queued, want %d, %d", budget,
-				unwritten(bus.Broker), bus.bytes, len(texts)-written, want)
+				unwritten(bus.Broker), bus.used, len(texts)-written, want)
 		}
 		log.budget.Store(endless)
 		// The line about the outage follows in another write.
@@ -104,9 +104,9 @@ func TestShortWrites(t *testing.T) {
 			!strings.HasPrefix(got[len(wantLines)], outageLine) {
 			t.Fatalf("%d bytes: %d lines, not those that were wanted", budget, len(got))
 		}
-		if unwritten(bus.Broker) != 0 || bus.bytes != topicBytes("t") {
+		if unwritten(bus.Broker) != 0 || bus.used != topicBytes("t") {
 			t.Fatalf("%d bytes: %d messages, %d bytes still count",
-				budget, unwritten(bus.Broker), bus.bytes)
+				budget, unwritten(bus.Broker), bus.used)
 		}
 		bus.Close()
 	}
@@ -429,10 +429,10 @@ func TestStopWithASlowLog(t *testing.T) {
 		for range 3 {
 			queueTexts(t, bus.Broker, "t", strings.Repeat("x", gatherSize))
 		}
-		served := make(chan struct{})
-		close(served)
+		loopEnded := make(chan struct{})
+		close(loopEnded)
 		result := make(chan error, 1)
-		go func() { result <- bus.drainer.tickLoop(served) }()
+		go func() { result <- bus.drainer.tickLoop(loopEnded) }()
 		if err := bus.drainer.awaitEnd(result); err != nil {
 			t.Error(err)
 		}
@@ -536,7 +536,7 @@ func TestPayloadLargerThanTheQueue(t *testing.T) {
 		for range 3 {
 			bus.Accept(messages, len(decoded))
 			bus.mutex.Lock()
-			if got := bus.bytes; got != need {
+			if got := bus.used; got != need {
 				t.Errorf("%s: %d bytes count, not %d", name, got, need)
 			}
 			bus.mutex.Unlock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -122,7 +123,8 @@ func TestOldFileInPlace(t *testing.T) {
 	stored.queue("3")
 	want := path + ": is file 1 of its log, but log.2 beside it is file 2"
 	if err := stored.Drain(); err == nil || err.Error() != want || file(path) != old {
-		t.Errorf("Drain returns %v, and the file has %d bytes of %d", err, len(file(path)), len(old))
+		t.Errorf("Drain returns %v, and the file has %d bytes of %d",
+			err, len(file(path)), len(old))
 	}
 	away := t.TempDir() + "/log.2"
 	rename(t, path+".2", away)
@@ -293,9 +295,9 @@ func TestOldFileIsSynced(t *testing.T) {
 			stored.must(err)
 			stored.Close()
 		}
-		at := strings.Join(changes, " ")
-		if sync, write := strings.Index(at, "sync"), strings.Index(at, "write"); sync < 0 || write < sync {
-			t.Errorf("restart %v: the changes are %s", restart, at)
+		sync, write := slices.Index(changes, "sync"), slices.Index(changes, "write")
+		if sync < 0 || write < sync {
+			t.Errorf("restart %v: the changes are %q", restart, changes)
 		}
 	}
 }

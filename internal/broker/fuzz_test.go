@@ -118,7 +118,7 @@ func (m *model) payload(what byte, much int) {
 // enqueue queues messages, which need so many bytes of an empty queue. It returns whether the
 // model accepts them, and fails the test if the bus does the opposite.
 func (m *model) enqueue(messages []*apiv1.Message, need int) bool {
-	before := m.bus.bytes
+	before := m.bus.used
 	err := m.bus.enqueue(messages, time.Now(), nil)
 	want := "<nil>"
 	if need > m.limit {
@@ -134,7 +134,7 @@ func (m *model) enqueue(messages []*apiv1.Message, need int) bool {
 		m.Fatalf("%d messages: %s, want %s", len(messages), got, want)
 	}
 	if err != nil {
-		if after := m.bus.bytes; after != before {
+		if after := m.bus.used; after != before {
 			m.Fatalf("a refused payload changed what counts from %d to %d", before, after)
 		}
 		return false
@@ -148,7 +148,7 @@ func (m *model) enqueue(messages []*apiv1.Message, need int) bool {
 			m.notices = append(m.notices, "creating topic "+message.Topic)
 		}
 	}
-	if queued := m.bus.bytes; queued > m.limit {
+	if queued := m.bus.used; queued > m.limit {
 		m.Fatalf("%d bytes are queued, over the limit %d", queued, m.limit)
 	}
 	return true
@@ -192,8 +192,8 @@ func (m *model) drain(budget int64) {
 	if got, want := len(m.bus.topics), len(m.topics); got != want {
 		m.Fatalf("%d topics are known, want %d", got, want)
 	}
-	if want := m.accountedBytes(written); m.bus.bytes != want {
-		m.Fatalf("%d bytes count as queued, want %d", m.bus.bytes, want)
+	if want := m.accountedBytes(written); m.bus.used != want {
+		m.Fatalf("%d bytes count as queued, want %d", m.bus.used, want)
 	}
 }
 

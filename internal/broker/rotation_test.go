@@ -22,8 +22,8 @@ import (
 func TestLookWhileIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stored := newStored(t, nil)
-		served, result := make(chan struct{}), make(chan error, 1)
-		go func() { result <- stored.drainer.tickLoop(served) }()
+		loopEnded, result := make(chan struct{}), make(chan error, 1)
+		go func() { result <- stored.drainer.tickLoop(loopEnded) }()
 		time.Sleep(lookInterval / 2)
 		stored.notify("a notice, before which the broker looks too")
 		time.Sleep(lookInterval / 4)
@@ -35,7 +35,7 @@ func TestLookWhileIdle(t *testing.T) {
 		if old := bustest.Lines(t, file(stored.path+".1")); len(old) != 2 {
 			t.Errorf("the old file has %q", old)
 		}
-		close(served)
+		close(loopEnded)
 		stored.must(<-result)
 	})
 }
@@ -209,8 +209,9 @@ func TestOutageOfALogWithAnOddName(t *testing.T) {
 	stored.must(stored.drainer.write()) // the line about the outage
 	const reason = `/it's\na log: must be a regular file`
 	lines := bustest.Lines(t, file(stored.path))
-	if last := lines[len(lines)-1]; !strings.HasSuffix(last, reason) || unwritten(stored.Broker) != 0 {
-		t.Errorf("%d messages count as queued, and the last line is %s", unwritten(stored.Broker), last)
+	last, queued := lines[len(lines)-1], unwritten(stored.Broker)
+	if !strings.HasSuffix(last, reason) || queued != 0 {
+		t.Errorf("%d messages count as queued, and the last line is %s", queued, last)
 	}
 	bustest.Until(t, "standard error", func() bool {
 		return strings.HasSuffix(stored.stderr.String(), reason+"\n")

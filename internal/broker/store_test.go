@@ -111,6 +111,9 @@ func writeFile(t *testing.T, path, text string) {
 	}
 }
 
+// cutReport is the line of the log about a torn line that was cut off, with %d for its size.
+const cutReport = "Broker: cut %d bytes of a torn line off the end of the log"
+
 // A torn line is cut off, whatever its length and its place in the file.
 func TestTornLineIsCut(t *testing.T) {
 	const block = 64 << 10
@@ -124,7 +127,7 @@ func TestTornLineIsCut(t *testing.T) {
 			writeFile(t, path, text+(logline.StampFormat + strings.Repeat("'", torn))[:torn])
 			cut, want := "", ""
 			if torn > 0 {
-				want = fmt.Sprintf("Broker: cut %d bytes of a torn line off the end of the log", torn)
+				want = fmt.Sprintf(cutReport, torn)
 			}
 			store := &store{path: path, notify: func(line string) { cut = line }}
 			if err := store.open(); err != nil {
@@ -134,7 +137,7 @@ func TestTornLineIsCut(t *testing.T) {
 			rest, found := strings.CutPrefix(file(path), text)
 			_, isHeader := logfile.Parse([]byte(rest))
 			if !found || isHeader != (whole == 0) || !isHeader && rest != "" || cut != want {
-				t.Errorf("of %d bytes and a torn line of %d: %d bytes and %q are left, and the line is %q",
+				t.Errorf("of %d bytes and a torn line of %d, %d bytes and %q are left: %q",
 					whole, torn, len(text), rest, cut)
 			}
 		}
@@ -166,15 +169,14 @@ func file(path string) string {
 func TestTornLineIsReported(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	const line = "2026/01/02 03:04:05 Received new message from topic 't': 'it'\n"
-	const report = "Broker: cut %d bytes of a torn line off the end of the log"
 	writeFile(t, path, line+line[:len(line)-2])
 	stored := openStored(t, path, nil)
 	stored.serve()
-	stored.Expect(fmt.Sprintf(report, len(line)-2))
+	stored.Expect(fmt.Sprintf(cutReport, len(line)-2))
 	writeFile(t, path+".new", line[:4])
 	rename(t, path, path+".1")
 	rename(t, path+".new", path)
-	stored.Expect(fmt.Sprintf(report, 4))
+	stored.Expect(fmt.Sprintf(cutReport, 4))
 	old := file(path + ".1")
 	if lines := bustest.Lines(t, old); len(lines) != 4 || !strings.HasPrefix(old, line) {
 		t.Errorf("the old file has %q", lines)
@@ -192,8 +194,8 @@ func TestCloseBeforeServingFreesTheLog(t *testing.T) {
 	first := openStored(t, path, nil)
 	first.Close()
 	first.Close() // a second time does no harm
-	const report = "Broker: cut 4 bytes of a torn line off the end of the log"
-	if got := bustest.Lines(t, file(path)); len(got) != 2 || got[1] != report {
+	want := fmt.Sprintf(cutReport, 4)
+	if got := bustest.Lines(t, file(path)); len(got) != 2 || got[1] != want {
 		t.Errorf("the log has %q", got)
 	}
 	openStored(t, path, nil).Close() // a second broker
@@ -263,23 +265,23 @@ func TestLogIsARegularFile(t *testing.T) {
 
 // A file that is renamed while it is opened is not the log. The file that has the name in the
 // end is.
-func TestNameMovesWhileOpening(t *testing.T) {
+func TestRenameWhileOpening(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	for _, moves := range []int{1, openAttempts - 1, openAttempts} {
+	for _, renames := range []int{1, openAttempts - 1, openAttempts} {
 		store := &store{path: path}
 		store.observe = func(change string, _ []byte, _ int64) {
-			if moves--; change == "open" && moves >= 0 {
+			if renames--; change == "open" && renames >= 0 {
 				rename(t, path, path+".1")
 			}
 		}
 		err := store.open()
-		if moves == 0 {
+		if renames == 0 {
 			if err == nil || err.Error() != path+": renamed faster than it can be opened" {
 				t.Errorf("open returns %v", err)
 			}
 			continue
 		}
-		if moved, _ := store.look(0); err != nil || moved {
+		if isNew, _ := store.look(0); err != nil || isNew {
 			t.Errorf("open opens another file, error %v", err)
 		}
 		store.close()
@@ -288,7 +290,7 @@ func TestNameMovesWhileOpening(t *testing.T) {
 
 // If the log's directory is renamed while the log is opened, the error is not that of a failed
 // sync, and opening can be tried again.
-func TestDirectoryMovesWhileOpening(t *testing.T) {
+func TestRenameOfTheDirectoryWhileOpening(t *testing.T) {
 	directory := filepath.Join(t.TempDir(), "directory")
 	if err := os.Mkdir(directory, 0o700); err != nil {
 		t.Fatal(err)

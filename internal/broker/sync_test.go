@@ -182,14 +182,17 @@ func TestSlowSync(t *testing.T) {
 	stored.Accept(bustest.Payload("t", "1"), 1)
 	receive(t, begun)
 	stored.Accept(bustest.Payload("t", "2", "3"), 2)
-	if got := stored.Received("t"); !slices.Equal(got, []string{"1"}) || unwritten(stored.Broker) != 3 {
-		t.Errorf("the log has %q, and %d messages count as queued", got, unwritten(stored.Broker))
+	expect := func(queued int, want ...string) {
+		t.Helper()
+		got, count := stored.Received("t"), unwritten(stored.Broker)
+		if !slices.Equal(got, want) || count != queued {
+			t.Errorf("the log has %q, and %d messages count as queued", got, count)
+		}
 	}
+	expect(3, "1")
 	done <- struct{}{}
 	receive(t, begun)
-	if got := stored.Received("t"); len(got) != 3 || unwritten(stored.Broker) != 2 {
-		t.Errorf("the log has %q, and %d messages count as queued", got, unwritten(stored.Broker))
-	}
+	expect(2, "1", "2", "3")
 	done <- struct{}{}
 	bustest.Until(t, "an empty queue", func() bool { return unwritten(stored.Broker) == 0 })
 }
@@ -208,10 +211,10 @@ func TestStopWithASlowDisk(t *testing.T) {
 		}
 		stored.queue("1", strings.Repeat("2", settleBytes), "3")
 		rename(t, stored.path, stored.path+".1")
-		served := make(chan struct{})
-		close(served)
+		loopEnded := make(chan struct{})
+		close(loopEnded)
 		result := make(chan error, 1)
-		go func() { result <- stored.drainer.tickLoop(served) }()
+		go func() { result <- stored.drainer.tickLoop(loopEnded) }()
 		if err := stored.drainer.awaitEnd(result); err != nil {
 			t.Error(err)
 			<-result

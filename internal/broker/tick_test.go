@@ -37,8 +37,8 @@ func TestNoticesDoNotWaitForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bus := listen(t, nil)
 		defer bus.Close()
-		stopping := make(chan struct{})
-		go func() { bus.ended <- bus.drainer.tickLoop(stopping) }()
+		loopEnded := make(chan struct{})
+		go func() { bus.ended <- bus.drainer.tickLoop(loopEnded) }()
 		const pause, bound = time.Millisecond, 100 * time.Millisecond
 		for count := 1; count <= 500; count++ {
 			bus.notify("a notice")
@@ -51,7 +51,7 @@ func TestNoticesDoNotWaitForOthers(t *testing.T) {
 			}
 			time.Sleep(pause)
 		}
-		close(stopping)
+		close(loopEnded)
 		if err := <-bus.ended; err != nil {
 			t.Error(err)
 		}
@@ -63,8 +63,8 @@ func TestTick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bus := listen(t, func(config *BrokerConfig) { config.Interval = 3 * time.Second })
 		defer bus.Close()
-		stopping := make(chan struct{})
-		go func() { bus.ended <- bus.drainer.tickLoop(stopping) }()
+		loopEnded := make(chan struct{})
+		go func() { bus.ended <- bus.drainer.tickLoop(loopEnded) }()
 		queue := func(text string) {
 			message := &apiv1.Message{Topic: "t", Data: []byte(text)}
 			if err := bus.enqueue([]*apiv1.Message{message}, time.Now(), nil); err != nil {
@@ -99,7 +99,7 @@ func TestTick(t *testing.T) {
 		time.Sleep(3*time.Second - time.Nanosecond)
 		expect(5, "1", "2", "3", "4")
 		queue("6")
-		close(stopping)
+		close(loopEnded)
 		expect(6, "1", "2", "3", "4", "5", "6")
 		if err := <-bus.ended; err != nil {
 			t.Error(err)
@@ -139,8 +139,8 @@ func TestTopicsAreForgotten(t *testing.T) {
 	for name := range bus.topics {
 		want += topicBytes(name)
 	}
-	if bus.bytes != want {
-		t.Errorf("%d bytes count, want %d", bus.bytes, want)
+	if bus.used != want {
+		t.Errorf("%d bytes count, want %d", bus.used, want)
 	}
 	// A topic with a message is never forgotten.
 	dispatch(0, 1)
@@ -167,8 +167,8 @@ func TestRetryOfADrain(t *testing.T) {
 		})
 		defer bus.Close()
 		log.budget.Store(0)
-		stopping := make(chan struct{})
-		go func() { bus.ended <- bus.drainer.tickLoop(stopping) }()
+		loopEnded := make(chan struct{})
+		go func() { bus.ended <- bus.drainer.tickLoop(loopEnded) }()
 		long := strings.Repeat("x", gatherSize) // one write takes one message, so one stays queued
 		queueTexts(t, bus.Broker, "t", long, long)
 		message := []*apiv1.Message{{Topic: "t", Data: []byte(long)}}
@@ -182,7 +182,7 @@ func TestRetryOfADrain(t *testing.T) {
 		if got := bus.Received("t"); len(got) != 2 {
 			t.Errorf("after a second the log has %d messages of 2", len(got))
 		}
-		close(stopping)
+		close(loopEnded)
 		if err := <-bus.ended; err != nil {
 			t.Error(err)
 		}

@@ -15,7 +15,7 @@ import (
 
 // A file that loses its name while its first line is synced has its number all the same: the file
 // that is made in its place has the next.
-func TestNameMovesAfterTheHeader(t *testing.T) {
+func TestRenameAfterTheHeader(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	store := &store{path: path, synced: true}
 	defer store.close()
@@ -43,7 +43,7 @@ func TestNameMovesAfterTheHeader(t *testing.T) {
 }
 
 // The broker reports all that it has cut off torn lines, also of a file that then loses its name.
-func TestCutOfAFileThatMoves(t *testing.T) {
+func TestCutOfAFileThatIsRenamed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	writeFile(t, path, "2026/11/29 06:00:00 a whole line\n2026/11/29 06:00:00 torn")
 	var lines []string
