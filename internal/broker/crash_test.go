@@ -78,7 +78,7 @@ type life struct {
 	rotateAt string              // rotate after the next change of this name
 }
 
-// crashes has the states after all power losses.
+// crashes has the states that power losses may leave, and what was found in them.
 type crashes struct {
 	*testing.T
 	directory string
@@ -143,8 +143,7 @@ func (l *life) Write(text []byte) (int, error) {
 	return count, err
 }
 
-// changed does to the life's inodes what the store has done to the files, and then tries all
-// power losses.
+// changed changes the inodes as the store has changed the files, and then tries all power losses.
 func (l *life) changed(change string, data []byte, size int64) {
 	current := l.names[len(l.names)-1]
 	switch change {
@@ -205,7 +204,7 @@ func (l *life) must(err error) {
 	}
 }
 
-// end closes the broker, and checks that the files are as the inodes.
+// end closes the broker, and checks that the files have the content of the inodes.
 func (l *life) end() {
 	l.Close()
 	l.store.close()
@@ -219,9 +218,9 @@ func (l *life) end() {
 
 // lose tries all contents that a power loss may leave of the files.
 func (l *life) lose() {
-	acked := slices.Clone(l.before)
+	acknowledged := slices.Clone(l.before)
 	for i := range l.sent - unwritten(l.Broker) {
-		acked = append(acked, l.first+i)
+		acknowledged = append(acknowledged, l.first+i)
 	}
 	stride, edge := l.crashes.sparse, 300
 	if !l.again {
@@ -238,11 +237,11 @@ func (l *life) lose() {
 						files[name] = remnant{data, synced}
 					}
 				}
-				l.crashes.recover(files, acked, l.again)
+				l.crashes.recover(files, acknowledged, l.again)
 			}
 		}
 		if len(names) == 0 {
-			l.crashes.recover(nil, acked, l.again)
+			l.crashes.recover(nil, acknowledged, l.again)
 		}
 	}
 }
@@ -250,13 +249,13 @@ func (l *life) lose() {
 // recover opens files with a store, as a broker does after a power loss, and checks the result.
 // If again is true, some of the states are the beginning of a second life, which loses power
 // too.
-func (c *crashes) recover(files map[string]remnant, acked []int, again bool) {
+func (c *crashes) recover(files map[string]remnant, acknowledged []int, again bool) {
 	var hash maphash.Hash
 	hash.SetSeed(c.seed)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		fmt.Fprintf(&hash, "%s %d %s", name, len(files[name].data), files[name].data)
 	}
-	fmt.Fprint(&hash, acked)
+	fmt.Fprint(&hash, acknowledged)
 	if c.states[hash.Sum64()] {
 		return
 	}
@@ -270,11 +269,11 @@ func (c *crashes) recover(files map[string]remnant, acked []int, again bool) {
 		c.Fatal(err)
 	}
 	store.close()
-	c.check(directory, files, acked)
+	c.check(directory, files, acknowledged)
 	os.RemoveAll(directory)
 	if again && isCut && len(c.states)%c.sparse == 0 {
 		c.lives++
-		life := c.begin(files, acked)
+		life := c.begin(files, acknowledged)
 		life.first = len(crashMessages) - lastMessages
 		life.open()
 		life.must(life.send(1))
@@ -300,7 +299,7 @@ func (c *crashes) make(files map[string]remnant) string {
 
 // check fails the test unless all files of directory together have only messages that were sent,
 // in order, each once, and have all messages that were acknowledged.
-func (c *crashes) check(directory string, files map[string]remnant, acked []int) {
+func (c *crashes) check(directory string, files map[string]remnant, acknowledged []int) {
 	c.last = logfile.Header{}
 	var found []int
 	for _, name := range []string{"log.1", "log.2", "log.3", "log"} {
@@ -315,9 +314,9 @@ func (c *crashes) check(directory string, files map[string]remnant, acked []int)
 	if !slices.IsSorted(found) || len(slices.Compact(slices.Clone(found))) < len(found) {
 		c.Fatalf("the order of the messages is %d", found)
 	}
-	for _, i := range acked {
+	for _, i := range acknowledged {
 		if !slices.Contains(found, i) {
-			c.Fatalf("messages %d were acknowledged, and the log has %d", acked, found)
+			c.Fatalf("messages %d were acknowledged, and the log has %d", acknowledged, found)
 		}
 	}
 }

@@ -22,8 +22,8 @@ func (s *stored) write(texts ...string) {
 	s.must(s.Drain())
 }
 
-// expectFile fails the test unless the file path is number of the same log as first, after the
-// file before.
+// expectFile fails the test unless the header of the file path is of the same log as first, has
+// number, and says how many bytes the file before has.
 func expectFile(t *testing.T, first logfile.Header, path string, number int64, before string) {
 	t.Helper()
 	want := logfile.Header{Log: first.Log, Number: number, Name: first.Name,
@@ -33,8 +33,8 @@ func expectFile(t *testing.T, first logfile.Header, path string, number int64, b
 	}
 }
 
-// Each file says which it is, over rotations and restarts: also if the broker was restarted after a
-// rename, and whatever copies are beside the log.
+// The first line of each file says which file it is, after rotations and after restarts, whatever
+// copies are beside the log.
 func TestFirstLines(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	stored := openStored(t, path, nil)
@@ -79,7 +79,7 @@ func TestFirstLines(t *testing.T) {
 	}
 }
 
-// A torn end of the file before does not count.
+// A torn line at the end of the file before does not count.
 func TestFirstLineAfterATornEnd(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	stored := openStored(t, path, nil)
@@ -167,8 +167,8 @@ func TestFileThatIsNoLog(t *testing.T) {
 	}
 }
 
-// A file of an earlier version is appended to, and counts as file 1 of a new log. It counts so
-// too if it is the last one beside the log.
+// A log of an earlier version is appended to, and counts as file 1 of a new log. If the log is
+// missing, the last file of an earlier version beside it counts as file 1.
 func TestFileOfAnEarlierVersion(t *testing.T) {
 	const line = "2026/11/29 10:00:00 Received new message from topic 't': 'old'\n"
 	path := filepath.Join(t.TempDir(), "log")
@@ -231,7 +231,7 @@ func TestEmptiedLog(t *testing.T) {
 	}
 }
 
-// A log that is emptied in the middle of a line is after the whole lines that it had.
+// If a log is emptied when it ends in the middle of a line, the next file is after its whole lines.
 func TestEmptiedLogWithALineInHand(t *testing.T) {
 	stored := newStored(t, nil)
 	stored.write("1")
@@ -252,8 +252,8 @@ func TestEmptiedLogWithALineInHand(t *testing.T) {
 	}
 }
 
-// The name and the neighbours of a log that is a symbolic link are those of its target, also while
-// that is missing.
+// If the log is a symbolic link, its name and the files beside it are those of the link's target,
+// also while that is missing.
 func TestLinkedLog(t *testing.T) {
 	directory := t.TempDir()
 	real, link := filepath.Join(directory, "real.log"), filepath.Join(t.TempDir(), "link.log")
@@ -272,8 +272,8 @@ func TestLinkedLog(t *testing.T) {
 	expectFile(t, first, real, 2, real+".1")
 }
 
-// The file before is on disk before the first line of the next says how many bytes it has, with
-// or without Sync, and after a restart too.
+// A file is synced before the first line of the next file says how many bytes it has. That is so
+// without Sync, and after a restart too.
 func TestOldFileIsSynced(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		path := filepath.Join(t.TempDir(), "log")

@@ -15,11 +15,11 @@ import (
 	"mbus/internal/shared/decoder"
 )
 
-// model is a simple model of the bus, made of slices and maps, and the bus that is compared
+// model is a simple model of the broker, made of slices and maps, and the broker that is compared
 // with it.
 type model struct {
 	*testing.T
-	bus      *bus
+	broker   *testBroker
 	log      *faulty
 	limit    int // MaxQueued
 	topics   map[string]bool
@@ -42,7 +42,7 @@ func (m *model) accountedBytes(written int) int {
 	return sum
 }
 
-// FuzzBus compares the bus with the model after each of a random sequence of payloads and
+// FuzzBus compares the broker with the model after each of a random sequence of payloads and
 // drains, with random limits and a log that fails sometimes. Every two bytes of steps are one
 // step: the first selects what to do, the second is a size.
 func FuzzBus(f *testing.F) {
@@ -58,11 +58,11 @@ func FuzzBus(f *testing.F) {
 			return
 		}
 		model := &model{T: t, limit: int(limit), topics: make(map[string]bool)}
-		model.bus = listen(t, func(config *BrokerConfig) {
+		model.broker = listen(t, func(config *BrokerConfig) {
 			model.log = faultyLog(config, full)
 			config.MaxQueued = int(limit)
 		})
-		defer model.bus.Close()
+		defer model.broker.Close()
 		for ; len(steps) >= 2; steps = steps[2:] {
 			if what, much := steps[0], int(steps[1]); what < 128 {
 				model.payload(what, much)
@@ -73,7 +73,7 @@ func FuzzBus(f *testing.F) {
 			}
 		}
 		model.drain(endless)
-		if queued := unwritten(model.bus.Broker); queued != 0 {
+		if queued := unwritten(model.broker.Broker); queued != 0 {
 			t.Errorf("%d messages are still queued", queued)
 		}
 	})
@@ -116,10 +116,10 @@ func (m *model) payload(what byte, much int) {
 }
 
 // enqueue queues messages, which need so many bytes of an empty queue. It returns whether the
-// model accepts them, and fails the test if the bus does the opposite.
+// model accepts them, and fails the test if the broker does the opposite.
 func (m *model) enqueue(messages []*apiv1.Message, need int) bool {
-	before := m.bus.used
-	err := m.bus.enqueue(messages, time.Now(), nil)
+	before := m.broker.used
+	err := m.broker.enqueue(messages, time.Now(), nil)
 	want := "<nil>"
 	if need > m.limit {
 		want = fmt.Sprintf("the payload is too large: "+
@@ -134,7 +134,7 @@ func (m *model) enqueue(messages []*apiv1.Message, need int) bool {
 		m.Fatalf("%d messages: %s, want %s", len(messages), got, want)
 	}
 	if err != nil {
-		if after := m.bus.used; after != before {
+		if after := m.broker.used; after != before {
 			m.Fatalf("a refused payload changed what counts from %d to %d", before, after)
 		}
 		return false
@@ -148,7 +148,7 @@ func (m *model) enqueue(messages []*apiv1.Message, need int) bool {
 			m.notices = append(m.notices, "creating topic "+message.Topic)
 		}
 	}
-	if queued := m.bus.used; queued > m.limit {
+	if queued := m.broker.used; queued > m.limit {
 		m.Fatalf("%d bytes are queued, over the limit %d", queued, m.limit)
 	}
 	return true
@@ -158,7 +158,7 @@ func (m *model) enqueue(messages []*apiv1.Message, need int) bool {
 // used.
 func (m *model) forgetTopics() (freed int) {
 	queued := make(map[string]bool)
-	for _, name := range m.order[m.bus.taken:] {
+	for _, name := range m.order[m.broker.taken:] {
 		queued[name] = true
 	}
 	for name := range m.topics {
@@ -174,10 +174,10 @@ func (m *model) forgetTopics() (freed int) {
 // counts as queued.
 func (m *model) drain(budget int64) {
 	m.log.budget.Store(budget)
-	err := m.bus.Drain()
+	err := m.broker.Drain()
 	accepted, noticed := len(m.accepted), len(m.notices)
 	written, notices := m.compareLog()
-	if queued := unwritten(m.bus.Broker); queued != accepted-written {
+	if queued := unwritten(m.broker.Broker); queued != accepted-written {
 		m.Fatalf("%d messages count as queued, and %d of %d were written",
 			queued, written, accepted)
 	}
@@ -189,11 +189,11 @@ func (m *model) drain(budget int64) {
 		m.Fatalf("%d of %d messages and %d of %d notices were written",
 			written, accepted, notices, noticed)
 	}
-	if got, want := len(m.bus.topics), len(m.topics); got != want {
+	if got, want := len(m.broker.topics), len(m.topics); got != want {
 		m.Fatalf("%d topics are known, want %d", got, want)
 	}
-	if want := m.accountedBytes(written); m.bus.used != want {
-		m.Fatalf("%d bytes count as queued, want %d", m.bus.used, want)
+	if want := m.accountedBytes(written); m.broker.used != want {
+		m.Fatalf("%d bytes count as queued, want %d", m.broker.used, want)
 	}
 }
 

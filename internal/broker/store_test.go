@@ -17,7 +17,7 @@ import (
 	"mbus/internal/shared/logline"
 )
 
-// stored is a broker whose log is a file of its own, and a client of it.
+// stored is a broker under test with LogFile, and a client of it.
 type stored struct {
 	*Broker
 	*bustest.Client // its Log is the file
@@ -147,8 +147,8 @@ func TestTornLineIsCut(t *testing.T) {
 // stampSize is the size of the time stamp that each line begins with.
 const stampSize = len(logline.StampFormat)
 
-// header returns the first line of the file path, and its size. It fails the test if that is no
-// header.
+// header returns the header of the file path, and the size of its line. It fails the test if there
+// is none.
 func header(t *testing.T, path string) (header logfile.Header, size int) {
 	t.Helper()
 	line, _, _ := strings.Cut(file(path), "\n")
@@ -186,8 +186,8 @@ func TestTornLineIsReported(t *testing.T) {
 	}
 }
 
-// A broker that is closed before it serves unlocks its log, which has the line about
-// what was cut off. If the closed broker serves after all, it opens the log anew.
+// A broker that is closed before it serves unlocks its log. By then the log has the line about a
+// torn line. If the closed broker serves after all, it opens the log anew.
 func TestCloseBeforeServingFreesTheLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	writeFile(t, path, "2026")
@@ -205,7 +205,7 @@ func TestCloseBeforeServingFreesTheLog(t *testing.T) {
 	first.Expect("Broker: stopped")
 }
 
-// The broker makes a log that its owner can write, and that its owner and group can read.
+// The owner of a new log can write it, and the owner and the group can read it.
 func TestLogMode(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0))
 	stored := newStored(t, nil)
@@ -263,8 +263,7 @@ func TestLogIsARegularFile(t *testing.T) {
 	refuseLog(t, missing, "open "+missing+": no such file or directory")
 }
 
-// A file that is renamed while it is opened is not the log. The file that has the name in the
-// end is.
+// If the log is renamed while it is opened, the file that then has the name is opened.
 func TestRenameWhileOpening(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	for _, renames := range []int{1, openAttempts - 1, openAttempts} {

@@ -29,13 +29,13 @@ func receive[T any](t *testing.T, channel <-chan T) (value T) {
 	return value
 }
 
-// hasMessage returns whether data, which are lines of a log, has a message.
+// hasMessage reports whether data, which is lines of a log, has a message.
 func hasMessage(data []byte) bool {
 	return strings.Contains(string(data), "Received")
 }
 
-// A sync that fails is final. The broker sends no reply, and ends with the reason. It writes no
-// report to standard error, because the command writes the reason.
+// A sync that fails is final. The broker sends no reply, and ends with the reason. It reports
+// nothing on standard error, because the command does.
 func TestFailedSync(t *testing.T) {
 	stored := newStored(t, func(config *BrokerConfig) { config.Interval, config.Sync = 0, true })
 	stored.store.observe = func(_ string, data []byte, _ int64) {
@@ -172,7 +172,7 @@ func TestOneSyncForManyProducers(t *testing.T) {
 	t.Logf("figure: %d messages of %d producers took %d syncs", producers*each, producers, syncs)
 }
 
-// During a sync the broker accepts messages. The messages that are synced count as queued.
+// The broker accepts messages during a sync. Those that are being synced still count as queued.
 func TestSlowSync(t *testing.T) {
 	stored := newStored(t, func(config *BrokerConfig) {
 		config.Interval, config.Sync, config.Timeout = 10*time.Millisecond, true, time.Hour
