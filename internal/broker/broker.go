@@ -150,5 +150,5 @@ func (b *Broker) HandleNewMessage(message *apiv1.Message) {
 // order of arrival. If it can't write a line, it returns the error. That message and those after it
 // stay queued, in their order. Drain must not be called while ProducerListen runs.
 func (b *Broker) Drain() error {
-	return b.drainer.drain()
+	return b.drainer.drain(true)
 }

@@ -61,7 +61,7 @@ func (d *drainer) open(config *BrokerConfig, queues *queues) error {
 	if _, err := d.log.store.look(0); err != nil { // look opens the file
 		return err
 	}
-	d.write() // what can't be written now is written later
+	d.drain(false) // what can't be written now is written later
 	return nil
 }
 
@@ -76,10 +76,10 @@ func (d *drainer) tickLoop(loopEnded <-chan struct{}) error {
 	}
 	looks, noticed := time.Tick(lookInterval), d.queues.noticed
 	for {
-		write := d.write
+		all := false
 		select {
 		case <-ticks:
-			write = d.drain
+			all = true
 		case <-looks:
 		case <-d.queues.urgent:
 		case <-noticed:
@@ -90,7 +90,7 @@ func (d *drainer) tickLoop(loopEnded <-chan struct{}) error {
 		case <-loopEnded:
 			return d.lastDrain()
 		}
-		if err := write(); d.log.isPermanent(err) {
+		if err := d.drain(all); d.log.isPermanent(err) {
 			return err
 		}
 	}
@@ -100,7 +100,7 @@ func (d *drainer) tickLoop(loopEnded <-chan struct{}) error {
 // says that the broker has stopped.
 func (d *drainer) lastDrain() error {
 	for stopped := false; ; {
-		switch err := d.drain(); {
+		switch err := d.drain(true); {
 		case d.log.isPermanent(err), err == nil && stopped:
 			return err
 		case err == nil:
@@ -131,18 +131,10 @@ func (d *drainer) awaitEnd(result <-chan error) error {
 	}
 }
 
-// drain is Broker.Drain.
-func (d *drainer) drain() error {
-	d.queues.mutex.Lock()
-	d.queues.makeDue()
-	d.queues.mutex.Unlock()
-	return d.write()
-}
-
-// write writes the lines that were left after an error, all notices, and the messages that are due
-// when it begins. Then it settles them.
-func (d *drainer) write() error {
-	due := d.queues.prepare()
+// drain writes the lines that were left after an error, all notices, and the messages that are due
+// when it begins, or all that are queued by then. It settles what it has written.
+func (d *drainer) drain(all bool) error {
+	due := d.queues.prepare(all)
 	var err error
 	for more := true; more && err == nil; {
 		if len(d.log.buffer) == 0 {

@@ -96,7 +96,7 @@ func TestShortWrites(t *testing.T) {
 		}
 		log.budget.Store(endless)
 		// The line about the outage follows in another write.
-		if err := errors.Join(broker.Drain(), broker.drainer.write()); err != nil {
+		if err := errors.Join(broker.Drain(), broker.drainer.drain(false)); err != nil {
 			t.Fatal(err)
 		}
 		got := bustest.Lines(t, log.String())

@@ -261,11 +261,14 @@ func (q *queues) wakeForNotices() {
 	q.noticed.send()
 }
 
-// prepare prepares a write. It forgets empty topics if too many are known, and returns the number
-// of the last message that is due.
-func (q *queues) prepare() int {
+// prepare prepares a drain. It forgets empty topics if too many are known, and returns the number
+// of the last message that is due. If all is true, it makes all messages due before.
+func (q *queues) prepare(all bool) int {
 	q.mutex.Lock()
 	defer q.mutex.Unlock()
+	if all {
+		q.due = q.accepted
+	}
 	q.forgetTopics(maxEmptyTopics)
 	return q.due
 }

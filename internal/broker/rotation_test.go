@@ -175,7 +175,7 @@ func TestLogCantBeOpened(t *testing.T) {
 			}
 			obstacle.end(t, stored.path)
 			stored.must(stored.Drain())
-			stored.must(stored.drainer.write()) // the line about the outage
+			stored.must(stored.drainer.drain(false)) // the line about the outage
 			log := logFiles{stored.path + ".1", stored.path}.String()
 			got, want := bustest.Received(t, log)["t"], []string{"before", "1", "2", "3"}
 			if !slices.Equal(got, want) {
@@ -206,7 +206,7 @@ func TestOutageOfALogWithAnOddName(t *testing.T) {
 		t.Fatal(err)
 	}
 	stored.must(stored.Drain())
-	stored.must(stored.drainer.write()) // the line about the outage
+	stored.must(stored.drainer.drain(false)) // the line about the outage
 	const reason = `/it's\na log: must be a regular file`
 	lines := bustest.Lines(t, file(stored.path))
 	last, queued := lines[len(lines)-1], unwritten(stored.Broker)
