@@ -55,7 +55,7 @@ func New(config *BrokerConfig) (*Broker, error) {
 		decoder: decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead),
 		encoder: encoder.NewMsgpackEncoder(),
 		input:   make([]byte, min(minInput-1, config.MaxPayload)+1),
-		queues:  newQueues(config.MaxQueued, placesForReplies()),
+		queues:  newQueues(config.MaxQueued),
 		begin:   time.Now(),
 	}
 	b.stopping, b.stop = context.WithCancel(context.Background())

@@ -178,7 +178,7 @@ func TestMetricsInterval(t *testing.T) {
 	directory := filepath.Join(t.TempDir(), "missing")
 	path := filepath.Join(directory, "counts.prom")
 	synctest.Test(t, func(t *testing.T) {
-		broker := &Broker{config: &BrokerConfig{Metrics: path}, queues: newQueues(1, 1)}
+		broker := &Broker{config: &BrokerConfig{Metrics: path}, queues: newQueues(1)}
 		ending, ended := make(chan struct{}), make(chan struct{})
 		go broker.keepMetrics(ending, ended)
 		for i := range 6 {

@@ -72,12 +72,12 @@ type arrival struct {
 	count int
 }
 
-// newQueues returns empty queues with room for limit bytes and places for so many replies.
-func newQueues(limit, places int) queues {
+// newQueues returns empty queues with room for limit bytes.
+func newQueues(limit int) queues {
 	return queues{
 		topics:  make(map[string]*Topic),
 		limit:   limit,
-		places:  places,
+		places:  placesForReplies(),
 		noticed: newSignal(),
 		urgent:  newSignal(),
 		freed:   newSignal(),

@@ -208,7 +208,7 @@ func TestStopWithoutPlacesForReplies(t *testing.T) {
 func TestLogGoesWhileAPayloadIsQueued(t *testing.T) {
 	message := []*apiv1.Message{{Topic: "t"}}
 	for range 2000 {
-		broker := &Broker{queues: newQueues(1<<20, maxReplies)}
+		broker := &Broker{queues: newQueues(1 << 20)}
 		producer, connection := net.Pipe()
 		go broker.end()
 		deadline := time.Now().Add(time.Minute)
