@@ -81,34 +81,41 @@ func TestShortWrites(t *testing.T) {
 		if budget > 200 && budget < size-150 && budget%10007 != 0 {
 			continue // one place in the middle of the long line is as good as another
 		}
-		var log *faulty
-		broker := listen(t, func(config *BrokerConfig) { log = faultyLog(config, full) })
-		queueTexts(t, broker.Broker, "t", texts...)
-		log.budget.Store(int64(budget))
-		if err := broker.Drain(); !errors.Is(err, syscall.ENOSPC) || len(log.String()) != budget {
-			t.Fatalf("%d bytes: wrote %d, error %v", budget, len(log.String()), err)
-		}
-		written := max(strings.Count(log.String(), "\n")-2, 0) // without the notices
-		if want := queuedBytes(texts[written:]); broker.used != want ||
-			unwritten(broker.Broker) != len(texts)-written {
-			t.Fatalf("%d bytes: %d messages, %d bytes count as queued, want %d, %d", budget,
-				unwritten(broker.Broker), broker.used, len(texts)-written, want)
-		}
-		log.budget.Store(endless)
-		// The line about the outage follows in another write.
-		if err := errors.Join(broker.Drain(), broker.drainer.drain(false)); err != nil {
-			t.Fatal(err)
-		}
-		got := bustest.Lines(t, log.String())
-		if len(got) != len(wantLines)+1 || !slices.Equal(got[:len(wantLines)], wantLines) ||
-			!strings.HasPrefix(got[len(wantLines)], outageLine) {
-			t.Fatalf("%d bytes: %d lines, not those that were wanted", budget, len(got))
-		}
-		if unwritten(broker.Broker) != 0 || broker.used != topicBytes("t") {
-			t.Fatalf("%d bytes: %d messages, %d bytes still count",
-				budget, unwritten(broker.Broker), broker.used)
-		}
-		broker.Close()
+		shortWrite(t, budget, texts, wantLines)
+	}
+}
+
+// shortWrite drains texts into a log that accepts budget bytes, and then into one that works. It
+// fails the test unless the log has these lines.
+func shortWrite(t *testing.T, budget int, texts, wantLines []string) {
+	t.Helper()
+	var log *faulty
+	broker := listen(t, func(config *BrokerConfig) { log = faultyLog(config, full) })
+	defer broker.Close()
+	queueTexts(t, broker.Broker, "t", texts...)
+	log.budget.Store(int64(budget))
+	if err := broker.Drain(); !errors.Is(err, syscall.ENOSPC) || len(log.String()) != budget {
+		t.Fatalf("%d bytes: wrote %d, error %v", budget, len(log.String()), err)
+	}
+	written := max(strings.Count(log.String(), "\n")-2, 0) // without the notices
+	if want := queuedBytes(texts[written:]); broker.used != want ||
+		unwritten(broker.Broker) != len(texts)-written {
+		t.Fatalf("%d bytes: %d messages, %d bytes count as queued, want %d, %d", budget,
+			unwritten(broker.Broker), broker.used, len(texts)-written, want)
+	}
+	log.budget.Store(endless)
+	// The line about the outage follows in another write.
+	if err := errors.Join(broker.Drain(), broker.drainer.drain(false)); err != nil {
+		t.Fatal(err)
+	}
+	got := bustest.Lines(t, log.String())
+	if len(got) != len(wantLines)+1 || !slices.Equal(got[:len(wantLines)], wantLines) ||
+		!strings.HasPrefix(got[len(wantLines)], outageLine) {
+		t.Fatalf("%d bytes: %d lines, not those that were wanted", budget, len(got))
+	}
+	if unwritten(broker.Broker) != 0 || broker.used != topicBytes("t") {
+		t.Fatalf("%d bytes: %d messages, %d bytes still count",
+			budget, unwritten(broker.Broker), broker.used)
 	}
 }
 

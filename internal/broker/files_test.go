@@ -60,15 +60,7 @@ func TestFirstLines(t *testing.T) {
 	stored.Close()
 
 	rename(t, path, path+".3")
-	whole := file(path + ".3")
-	writeFile(t, path+".9", file(path+".2"))               // an older file, copied
-	writeFile(t, path+".8", whole[:len(whole)-5])          // the same file, shorter
-	writeFile(t, path+"-20261129", "2026/11/29 no header") // of an earlier version
-	writeFile(t, path+".7", "no log")
-	other := logfile.Header{Log: 7, Number: 98, Name: "log-2"}
-	writeFile(t, path+"-2", string(other.Append(nil, time.Now())))
-	other.Log = first.Log // a copy of the log, which was then written under that name
-	writeFile(t, path+"-2.1", string(other.Append(nil, time.Now())))
+	writeCopies(t, path, first.Log)
 	stored = openStored(t, path, nil)
 	defer stored.Close()
 	expectFile(t, first, path, 4, path+".3")
@@ -77,6 +69,21 @@ func TestFirstLines(t *testing.T) {
 	if got := bustest.Received(t, log); fmt.Sprint(got["t"]) != "[1 2 3 4 5]" {
 		t.Errorf("the log has %q", got)
 	}
+}
+
+// writeCopies makes files beside the log path, whose id is log, none of which is the last of the
+// log. That is path.3.
+func writeCopies(t *testing.T, path string, log uint64) {
+	t.Helper()
+	whole := file(path + ".3")
+	writeFile(t, path+".9", file(path+".2"))               // an older file, copied
+	writeFile(t, path+".8", whole[:len(whole)-5])          // the same file, shorter
+	writeFile(t, path+"-20261129", "2026/11/29 no header") // of an earlier version
+	writeFile(t, path+".7", "no log")
+	other := logfile.Header{Log: 7, Number: 98, Name: "log-2"}
+	writeFile(t, path+"-2", string(other.Append(nil, time.Now())))
+	other.Log = log // a copy of the log, which was then written under that name
+	writeFile(t, path+"-2.1", string(other.Append(nil, time.Now())))
 }
 
 // A torn line at the end of the file before does not count.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"syscall"
@@ -235,15 +236,7 @@ func (m *model) compareLog() (messages, notices int) {
 // broker must acknowledge and log the messages that the decoder accepts, and nothing else. Then
 // it must serve the next connection.
 func FuzzConnection(f *testing.F) {
-	for payload := range malformed {
-		f.Add([]byte(payload), uint8(len(payload)), uint8(0))
-	}
-	f.Add([]byte(bustest.Payload("t", bustest.Numbers(0, 19)...)), uint8(7), uint8(0))
-	f.Add([]byte(bustest.Payload("t", bustest.Numbers(0, 19)...)), uint8(200), uint8(1))
-	f.Add([]byte(bustest.Payload("t", "text")), uint8(1), uint8(2))
-	f.Add(bytes.Repeat([]byte("\x90"), 5000), uint8(255), uint8(0))
-	f.Add([]byte("\xdd0000"), uint8('Q'), uint8(0))
-	f.Add(bytes.Repeat([]byte("G"), 5000), uint8(255), uint8(0))
+	addConnections(f)
 	const limit = 4000
 	log := &bustest.Record{}
 	config := DefaultConfig()
@@ -256,40 +249,63 @@ func FuzzConnection(f *testing.F) {
 	f.Cleanup(broker.Close)
 	f.Fuzz(func(t *testing.T, payload []byte, piece, end uint8) {
 		client := bustest.NewClient(t, broker.Addr().String(), log)
-		payloads := decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead)
-		messages, wrong := payloads.Decode(bytes.Clone(payload))
-		if len(payload) > limit && payloads.CheckFirst(payload[0]) == nil {
-			messages, wrong = nil, fmt.Errorf(
-				"the payload is too large: more than %d bytes (-max-payload)", limit)
-		}
+		want := expectedReply(config, payload)
 		log.Reset()
 		connection := client.Dial()
-		for part := range slices.Chunk(payload, 16*int(piece)+1) {
-			if _, err := connection.Write(part); err != nil {
-				break // the broker has refused the payload
-			}
-		}
+		sendPieces(connection, payload, 16*int(piece)+1)
 		switch end % 3 {
 		case 0:
 			connection.CloseWrite()
-			want := apiv1.Reply{Accepted: len(messages)}
-			if wrong != nil {
-				want = apiv1.Reply{Error: wrong.Error()}
-			}
 			if reply := connection.Reply(); *reply != want {
 				t.Fatalf("the reply is %+v, want %+v", *reply, want)
 			}
 		case 1: // hang up without reading
 			connection.Close()
 		case 2: // reset the connection: a payload without an end is never accepted
-			messages = nil
+			want.Accepted = 0
 			connection.SetLinger(0)
 			connection.Close()
 		}
 		client.Accept("\x82\xa5Topic\xa1t\xa4Data\xc0", 1)
-		if got := strings.Count(log.String(), "Received new"); got != len(messages)+1 {
-			t.Fatalf("%d messages are in the log, want %d and one more", got, len(messages))
+		if got := strings.Count(log.String(), "Received new"); got != want.Accepted+1 {
+			t.Fatalf("%d messages are in the log, want %d and one more", got, want.Accepted)
 		}
 		bustest.Lines(t, log.String())
 	})
+}
+
+// addConnections adds the seeds of FuzzConnection.
+func addConnections(f *testing.F) {
+	for payload := range malformed {
+		f.Add([]byte(payload), uint8(len(payload)), uint8(0))
+	}
+	f.Add([]byte(bustest.Payload("t", bustest.Numbers(0, 19)...)), uint8(7), uint8(0))
+	f.Add([]byte(bustest.Payload("t", bustest.Numbers(0, 19)...)), uint8(200), uint8(1))
+	f.Add([]byte(bustest.Payload("t", "text")), uint8(1), uint8(2))
+	f.Add(bytes.Repeat([]byte("\x90"), 5000), uint8(255), uint8(0))
+	f.Add([]byte("\xdd0000"), uint8('Q'), uint8(0))
+	f.Add(bytes.Repeat([]byte("G"), 5000), uint8(255), uint8(0))
+}
+
+// expectedReply returns the reply of a broker with config to payload.
+func expectedReply(config *BrokerConfig, payload []byte) apiv1.Reply {
+	payloads := decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead)
+	if len(payload) > config.MaxPayload && payloads.CheckFirst(payload[0]) == nil {
+		return apiv1.Reply{Error: fmt.Sprintf(
+			"the payload is too large: more than %d bytes (-max-payload)", config.MaxPayload)}
+	}
+	messages, err := payloads.Decode(bytes.Clone(payload))
+	if err != nil {
+		return apiv1.Reply{Error: err.Error()}
+	}
+	return apiv1.Reply{Accepted: len(messages)}
+}
+
+// sendPieces sends payload in pieces of size bytes, until the broker has refused it.
+func sendPieces(connection io.Writer, payload []byte, size int) {
+	for piece := range slices.Chunk(payload, size) {
+		if _, err := connection.Write(piece); err != nil {
+			return
+		}
+	}
 }

@@ -159,16 +159,20 @@ func TestMetricsRefused(t *testing.T) {
 			t.Errorf("%q: the error is %v, want %q", name, err, want)
 		}
 	}
-	stderr, err := os.OpenFile(path("empty"), os.O_WRONLY, 0)
+}
+
+// The file that is standard error, and so the log, is never replaced.
+func TestMetricsAreNotTheLog(t *testing.T) {
+	stderr, err := os.Create(filepath.Join(t.TempDir(), "empty"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stderr.Close()
 	config := DefaultConfig()
-	config.ProducerPort, config.Log, config.Metrics = "0", stderr, path("empty")
+	config.ProducerPort, config.Log, config.Metrics = "0", stderr, stderr.Name()
 	_, err = New(config)
 	if err == nil || !strings.HasSuffix(err.Error(), "is the log, must be another file") {
-		t.Errorf("the log is standard error: the error is %v", err)
+		t.Errorf("the error is %v", err)
 	}
 }
 

@@ -70,6 +70,20 @@ func (b *testBroker) serve() {
 	go func() { b.ended <- b.ProducerListen() }()
 }
 
+// startTicker starts the ticker goroutine without the loop. end ends it, and fails the test unless
+// all messages are written.
+func (b *testBroker) startTicker(t *testing.T) (end func()) {
+	loopEnded := make(chan struct{})
+	go func() { b.ended <- b.drainer.tickLoop(loopEnded) }()
+	return func() {
+		t.Helper()
+		close(loopEnded)
+		if err := <-b.ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // start returns a broker that serves until the test ends. Then all its messages must be written,
 // and all its goroutines must have ended.
 func start(t *testing.T, set func(*BrokerConfig)) *testBroker {

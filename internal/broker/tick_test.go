@@ -37,8 +37,7 @@ func TestNoticesDoNotWaitForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broker := listen(t, nil)
 		defer broker.Close()
-		loopEnded := make(chan struct{})
-		go func() { broker.ended <- broker.drainer.tickLoop(loopEnded) }()
+		end := broker.startTicker(t)
 		const pause, bound = time.Millisecond, 100 * time.Millisecond
 		for count := 1; count <= 500; count++ {
 			broker.notify("a notice")
@@ -51,10 +50,7 @@ func TestNoticesDoNotWaitForOthers(t *testing.T) {
 			}
 			time.Sleep(pause)
 		}
-		close(loopEnded)
-		if err := <-broker.ended; err != nil {
-			t.Error(err)
-		}
+		end()
 	})
 }
 
@@ -63,14 +59,8 @@ func TestTick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broker := listen(t, func(config *BrokerConfig) { config.Interval = 3 * time.Second })
 		defer broker.Close()
-		loopEnded := make(chan struct{})
-		go func() { broker.ended <- broker.drainer.tickLoop(loopEnded) }()
-		queue := func(text string) {
-			message := &apiv1.Message{Topic: "t", Data: []byte(text)}
-			if err := broker.enqueue([]*apiv1.Message{message}, time.Now(), nil); err != nil {
-				t.Error(err)
-			}
-		}
+		end := broker.startTicker(t)
+		queue := func(text string) { queueTexts(t, broker.Broker, "t", text) }
 		expect := func(notices int, texts ...string) {
 			t.Helper()
 			synctest.Wait()
@@ -99,16 +89,12 @@ func TestTick(t *testing.T) {
 		time.Sleep(3*time.Second - time.Nanosecond)
 		expect(5, "1", "2", "3", "4")
 		queue("6")
-		close(loopEnded)
+		end()
 		expect(6, "1", "2", "3", "4", "5", "6")
-		if err := <-broker.ended; err != nil {
-			t.Error(err)
-		}
 	})
 }
 
-// The drain forgets empty topics while there are many. A forgotten topic is made again when a
-// message needs it.
+// A drain forgets empty topics while too many are known.
 func TestTopicsAreForgotten(t *testing.T) {
 	broker := listen(t, nil)
 	defer broker.Close()
@@ -142,18 +128,28 @@ func TestTopicsAreForgotten(t *testing.T) {
 	if broker.used != want {
 		t.Errorf("%d bytes count, want %d", broker.used, want)
 	}
-	// A topic with a message is never forgotten.
-	dispatch(0, 1)
+}
+
+// A topic with a message is never forgotten. A forgotten topic is made again when a message needs
+// it.
+func TestForgottenTopicIsMadeAgain(t *testing.T) {
+	broker := listen(t, nil)
+	defer broker.Close()
+	queueTexts(t, broker.Broker, "empty", "1")
+	if err := broker.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	queueTexts(t, broker.Broker, "queued", "2")
 	broker.forgetTopics(0)
-	if len(broker.topics) != 1 || broker.topics["0"] == nil {
+	if len(broker.topics) != 1 || broker.topics["queued"] == nil {
 		t.Errorf("%d topics are left", len(broker.topics))
 	}
-	drain()
-	before := strings.Count(broker.Log.String(), "creating topic 7\n")
-	dispatch(7, 1)
-	drain()
-	if got := strings.Count(broker.Log.String(), "creating topic 7\n"); got != before+1 {
-		t.Errorf("the topic was made %d times, want %d", got, before+1)
+	queueTexts(t, broker.Broker, "empty", "3")
+	if err := broker.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(broker.Log.String(), "creating topic empty\n"); got != 2 {
+		t.Errorf("the topic was made %d times, want 2", got)
 	}
 }
 
@@ -167,8 +163,7 @@ func TestRetryOfADrain(t *testing.T) {
 		})
 		defer broker.Close()
 		log.budget.Store(0)
-		loopEnded := make(chan struct{})
-		go func() { broker.ended <- broker.drainer.tickLoop(loopEnded) }()
+		end := broker.startTicker(t)
 		long := strings.Repeat("x", gatherSize) // one write takes one message, so one stays queued
 		queueTexts(t, broker.Broker, "t", long, long)
 		message := []*apiv1.Message{{Topic: "t", Data: []byte(long)}}
@@ -183,9 +178,6 @@ func TestRetryOfADrain(t *testing.T) {
 		if got := broker.Received("t"); len(got) != 2 {
 			t.Errorf("after a second the log has %d messages of 2", len(got))
 		}
-		close(loopEnded)
-		if err := <-broker.ended; err != nil {
-			t.Error(err)
-		}
+		end()
 	})
 }
