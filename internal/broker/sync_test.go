@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,6 +104,19 @@ func TestSyncsPerDrain(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A message that was written before an error is synced, and counts as written.
+func TestSyncAfterAWriteError(t *testing.T) {
+	stored := newStored(t, func(config *BrokerConfig) { config.Sync = true })
+	disk := &limited{stored.store, 1000}
+	stored.drainer.log.writer = disk
+	stored.queue("fits", strings.Repeat("x", 1000))
+	if err := stored.Drain(); !errors.Is(err, syscall.ENOSPC) || unwritten(stored.Broker) != 1 {
+		t.Errorf("Drain returns %v, and %d messages count as queued", err, unwritten(stored.Broker))
+	}
+	disk.room = endless
+	stored.must(stored.Drain())
 }
 
 // slowSync makes each sync of messages send to begun, and last until the test sends to done.
