@@ -271,6 +271,9 @@ func TestRenameWhileOpening(t *testing.T) {
 		store.observe = func(change string, _ []byte, _ int64) {
 			if renames--; change == "open" && renames >= 0 {
 				rename(t, path, path+".1")
+				if renames%2 == 0 { // another file gets the name
+					writeFile(t, path, "")
+				}
 			}
 		}
 		err := store.open()

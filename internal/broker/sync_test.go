@@ -111,8 +111,8 @@ func TestSyncAfterAWriteError(t *testing.T) {
 	stored := newStored(t, func(config *BrokerConfig) { config.Sync = true })
 	disk := &limited{stored.store, 1000}
 	stored.drainer.log.writer = disk
-	stored.queue("fits", strings.Repeat("x", 1000))
-	if err := stored.Drain(); !errors.Is(err, syscall.ENOSPC) || unwritten(stored.Broker) != 1 {
+	stored.queue("fits", strings.Repeat("x", gatherSize), "a message that is not taken yet")
+	if err := stored.Drain(); !errors.Is(err, syscall.ENOSPC) || unwritten(stored.Broker) != 2 {
 		t.Errorf("Drain returns %v, and %d messages count as queued", err, unwritten(stored.Broker))
 	}
 	disk.room = endless
