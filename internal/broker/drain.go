@@ -132,7 +132,7 @@ func (d *drainer) awaitEnd(result <-chan error) error {
 }
 
 // drain writes the lines that were left after an error, all notices, and the messages that are due
-// when it begins, or all that are queued by then. It settles what it has written.
+// when it begins. If all is true, all that are queued are due. It settles what it has written.
 func (d *drainer) drain(all bool) error {
 	due := d.queues.prepare(all)
 	var err error
@@ -150,8 +150,8 @@ func (d *drainer) drain(all bool) error {
 	return err
 }
 
-// fill adds lines to the log's buffer: all notices, and as many of the messages up to number due as
-// take returns. It returns true if more of these messages are left.
+// fill takes all notices, and about gatherSize bytes of the messages up to number due, and adds
+// their lines to the log's buffer. It returns true if more of these messages are left.
 func (d *drainer) fill(due int) bool {
 	d.formatting.Store(true)
 	notices, messages, more := d.queues.take(d.messages, due)
@@ -183,8 +183,8 @@ func (d *drainer) settle() error {
 	return nil
 }
 
-// trackOutage gets the result of each write. An outage begins with an error, and ends with the next
-// write that has none. The log has a line about its end. If the log is a file, standard error has a
+// trackOutage gets the result of each drain. An outage begins with an error, and ends with the next
+// drain that has none. The log has a line about its end. If the log is a file, standard error has a
 // line about its beginning, unless the error ends the broker.
 func (d *drainer) trackOutage(err error) {
 	switch {

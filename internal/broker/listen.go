@@ -59,9 +59,9 @@ func (b *Broker) serve() {
 	}
 }
 
-// retryLater waits after err, an error of Accept. It returns how long: longer than pause, which is
-// how long it waited after the error before, or 0 if that was none. The first error of several has
-// a line in the log. When the broker stops, the wait is short.
+// retryLater waits after err, an error of Accept, and returns how long. pause is how long it waited
+// after the error before, or 0 if err is the first in a row, which has a line in the log. The wait
+// is longer than pause, up to maxBackoff. When the broker stops, it ends soon.
 func (b *Broker) retryLater(pause time.Duration, err error) time.Duration {
 	if pause == 0 {
 		b.notify(fmt.Sprintf("Broker: can't accept connections, retrying: %v", err))
@@ -84,5 +84,5 @@ func (b *Broker) stopAccepting() {
 	b.listener.Refuse()
 	b.stop()
 	b.listener.SetDeadline(time.Now()) // ends the loop's wait in Accept
-	b.freed.send()                     // ends its wait for room or a place
+	b.freed.send()                     // ends its wait for a place
 }
