@@ -19,8 +19,8 @@ import (
 // every 3 seconds.
 //
 // The floor is bustest.ServeFloor: it reads the same payloads over the same kind of
-// connection, but decodes and queues nothing. Sender, broker and floor are in this one
-// process; TestRatios in mbus/cmd has processes of their own, and targets. To run it:
+// connection, but decodes and queues nothing. Producer, broker and floor share this process.
+// TestRatios in mbus/cmd has a process for each, and targets. To run it:
 //
 //	go test -run '^$' -bench Accept ./internal/broker
 func BenchmarkAccept(b *testing.B) {
@@ -33,11 +33,11 @@ func BenchmarkAccept(b *testing.B) {
 			payload := []byte(bustest.Payload("topic", data...))
 			name := fmt.Sprintf("size=%d/batch=%d", size, batch)
 			b.Run("broker/"+name, func(b *testing.B) {
-				bus := newDiscarding(b)
+				broker := newDiscarding(b)
 				ended := make(chan error)
-				go func() { ended <- bus.ProducerListen() }()
-				deliver(b, bus.Addr().String(), payload, batch)
-				bus.Close()
+				go func() { ended <- broker.ProducerListen() }()
+				deliver(b, broker.Addr().String(), payload, batch)
+				broker.Close()
 				if err := <-ended; err != nil {
 					b.Error(err)
 				}
@@ -78,23 +78,23 @@ func deliver(b *testing.B, address string, payload []byte, count int) {
 }
 
 // BenchmarkDrain queues 1,000 messages with size bytes of data on one topic, and drains them
-// into a log that is discarded. It has no floor: the one of the sustained rates of TestRatios
-// in mbus/cmd formats as many lines with the log package. To run it:
+// into a log that is discarded. It has no floor, but TestRatios in mbus/cmd has one, which formats
+// as many lines with the log package. To run it:
 //
 //	go test -run '^$' -bench Drain ./internal/broker
 func BenchmarkDrain(b *testing.B) {
 	for _, size := range []int{16, 128, 1 << 10, 64 << 10} {
 		b.Run(fmt.Sprintf("size=%d", size), func(b *testing.B) {
-			bus := newDiscarding(b)
-			defer bus.Close()
+			broker := newDiscarding(b)
+			defer broker.Close()
 			message := &apiv1.Message{Topic: "topic", Data: bytes.Repeat([]byte("x"), size)}
 			const count = 1000
 			messages := slices.Repeat([]*apiv1.Message{message}, count)
 			b.ReportAllocs()
 			b.SetBytes(int64(size * count))
 			for b.Loop() {
-				err := bus.enqueue(messages, time.Now(), nil)
-				if err := cmp.Or(err, bus.Drain()); err != nil {
+				err := broker.enqueue(messages, time.Now(), nil)
+				if err := cmp.Or(err, broker.Drain()); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -1,23 +1,20 @@
 // Package broker is the message bus. It receives payloads over TCP or a Unix socket, keeps their
 // messages in one FIFO queue for each topic, and drains the queues into its log.
 //
-// Two goroutines do all the work. The loop (ProducerListen) serves one connection at a time, start
-// to end, and queues its messages. The ticker goroutine (tickLoop) drains the queues, and it alone
-// writes the log. The loop hands it the log's other lines, the notices, and at interval 0 the
-// replies that wait for a drain. What the two share is in queues, whose mutex neither holds during
+// Two goroutines do all the work. The loop (serve) serves one connection at a time, start to end,
+// and queues its messages. The ticker goroutine (tickLoop) drains the queues, and it alone writes
+// the log. The loop hands it the other lines of the log, the notices, and at interval 0 the replies
+// that wait for a drain. What the two share is in queues. Neither holds the mutex of queues during
 // input or output, so neither waits for the input or output of the other. What belongs to the
 // ticker goroutine alone is in drainer. All else in Broker is the loop's. A third goroutine
-// (keepMetrics) reads the counts in queues and writes them to a file. A timer for each reply that
-// waits closes its connection at the deadline.
+// (keepMetrics) writes the counts in queues to a file. Each reply that waits has a timer, which
+// closes its connection at the deadline.
 package broker
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -39,15 +36,16 @@ type Broker struct {
 	drainer drainer
 
 	serving  sync.Mutex         // held while ProducerListen runs
-	hasRun   bool               // guarded by serving: ProducerListen has been called
-	stopping context.Context    // done: accept no more connections
-	stop     context.CancelFunc // see stopAccepting
+	hasRun   bool               // ProducerListen was called; guarded by serving
+	stopping context.Context    // done when the broker stops
+	stop     context.CancelFunc // ends stopping; only stopAccepting calls it
 	begin    time.Time          // when New made the broker
 }
 
 // New returns a broker that listens, but serves nobody before ProducerListen. With
 // config.LogFile, it opens and locks that file. It keeps config, which must not change
-// afterwards. The error is that of config.Validate, of opening the log, or of listening.
+// afterwards. The error is that of config.Validate, of opening the log, of a config.Metrics that
+// must not be replaced, or of listening.
 func New(config *BrokerConfig) (*Broker, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -57,12 +55,11 @@ func New(config *BrokerConfig) (*Broker, error) {
 		decoder: decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead),
 		encoder: encoder.NewMsgpackEncoder(),
 		input:   make([]byte, min(minInput-1, config.MaxPayload)+1),
-		queues:  newQueues(config.MaxQueued, placesForReplies()),
+		queues:  newQueues(config.MaxQueued),
 		begin:   time.Now(),
 	}
 	b.stopping, b.stop = context.WithCancel(context.Background())
-	writer := cmp.Or[io.Writer](config.Log, os.Stderr)
-	if err := b.drainer.open(config, &b.queues, writer); err != nil {
+	if err := b.drainer.open(config, &b.queues); err != nil {
 		return nil, err
 	}
 	err := b.checkMetrics()
@@ -81,9 +78,9 @@ func (b *Broker) Addr() net.Addr {
 	return b.listener.Addr()
 }
 
-// ProducerListen serves producers until Close, or until the log is gone. Then it drains the
-// queues. It returns nil if all messages were written. Otherwise its error says how many were
-// not, and why. It may be called once.
+// ProducerListen serves producers until Close or Stop, or until the log is gone. Then it drains the
+// queues. It returns nil if all messages were written. Otherwise the error says how many were not,
+// and why. It may be called once.
 func (b *Broker) ProducerListen() error {
 	b.serving.Lock()
 	defer b.serving.Unlock()
@@ -130,9 +127,8 @@ func (b *Broker) Stop(reason string) {
 }
 
 // Close makes ProducerListen serve the current connection and those that are waiting, drain,
-// and return. Close waits until ProducerListen has returned. If ProducerListen was never
-// called, Close closes the file that New opened. Any goroutine may call Close at any time,
-// more than once.
+// and return. It waits until ProducerListen has returned. If ProducerListen was never called,
+// Close closes what New opened. Any goroutine may call Close at any time, more than once.
 func (b *Broker) Close() {
 	b.stopAccepting()
 	b.serving.Lock()
@@ -143,17 +139,16 @@ func (b *Broker) Close() {
 	}
 }
 
-// HandleNewMessage routes message, which must be valid, into its topic. It makes the topic if
-// there is none. The caller holds the mutex for all messages of a payload, so that a drain has
-// the whole payload or nothing of it.
+// HandleNewMessage routes message, which must be valid, into its topic. It makes the topic if it is
+// not known. The loop holds the mutex of queues while it calls this for all messages of a payload,
+// so that a drain writes the whole payload or nothing of it.
 func (b *Broker) HandleNewMessage(message *apiv1.Message) {
-	b.arrive(message).Dispatch(message)
+	b.addArrival(message).Dispatch(message)
 }
 
 // Drain writes all notices, and a line for each message that is queued when it begins, in the
-// order of arrival. If it can't write a line, it returns the error, and that message and those
-// after it stay queued, in their order. While ProducerListen runs, only the ticker goroutine
-// may call Drain.
+// order of arrival. If it can't write a line, it returns the error. That message and those after it
+// stay queued, in their order. Drain must not be called while ProducerListen runs.
 func (b *Broker) Drain() error {
-	return b.drainer.drain()
+	return b.drainer.drain(true)
 }

@@ -16,21 +16,21 @@ import (
 
 // Close serves the current connection and those in the backlog.
 func TestCloseServesThoseWhoWait(t *testing.T) {
-	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
-	inHand := bus.Dial()
+	broker := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
+	inHand := broker.Dial()
 	inHand.Put(bustest.Payload("t", "in hand")[:15])
 	var waiting []*bustest.Conn
 	for i := range 50 {
-		connection := bus.Dial()
+		connection := broker.Dial()
 		connection.End(bustest.Payload("t", fmt.Sprint(i)))
 		waiting = append(waiting, connection)
 	}
 	closed := make(chan struct{})
 	go func() {
-		bus.Close()
+		broker.Close()
 		close(closed)
 	}()
-	<-bus.stopping.Done()
+	<-broker.stopping.Done()
 	inHand.End(bustest.Payload("t", "in hand")[15:])
 	for _, connection := range append(waiting, inHand) {
 		if reply := connection.Reply(); *reply != (apiv1.Reply{Accepted: 1}) {
@@ -39,25 +39,25 @@ func TestCloseServesThoseWhoWait(t *testing.T) {
 	}
 	<-closed
 	want := append([]string{"in hand"}, bustest.Numbers(0, 49)...)
-	if got := bus.Received("t"); !slices.Equal(got, want) {
+	if got := broker.Received("t"); !slices.Equal(got, want) {
 		t.Errorf("logged %q", got)
 	}
-	if _, err := net.Dial("tcp", bus.Address); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := net.Dial("tcp", broker.Address); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a closed broker answers %v", err)
 	}
 }
 
 // A broker that stops refuses the connections that it can't serve in time, with that reason.
 func TestCloseRefusesWhomItCantServe(t *testing.T) {
-	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
-	inHand, silent, waiting := bus.Dial(), bus.Dial(), bus.Dial()
+	broker := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
+	inHand, silent, waiting := broker.Dial(), broker.Dial(), broker.Dial()
 	message := bustest.Payload("t", "in hand")
 	inHand.Put(message[:1])
 	silent.Put("\x82")
 	waiting.End(bustest.Payload("t", "too late"))
 	bustest.Until(t, "the broker to serve inHand", func() bool {
 		// While the broker serves it, a probe gets no answer.
-		probe := bus.Dial()
+		probe := broker.Dial()
 		defer probe.Close()
 		probe.CloseWrite()
 		probe.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
@@ -66,10 +66,10 @@ func TestCloseRefusesWhomItCantServe(t *testing.T) {
 	})
 	closed := make(chan struct{})
 	go func() {
-		bus.Close()
+		broker.Close()
 		close(closed)
 	}()
-	<-bus.stopping.Done()
+	<-broker.stopping.Done()
 	inHand.End(message[1:])
 	if reply := inHand.Reply(); *reply != (apiv1.Reply{Accepted: 1}) {
 		t.Errorf("in hand: %+v", *reply)
@@ -80,7 +80,7 @@ func TestCloseRefusesWhomItCantServe(t *testing.T) {
 		}
 	}
 	<-closed
-	if got := bus.Received("t"); !slices.Equal(got, []string{"in hand"}) {
+	if got := broker.Received("t"); !slices.Equal(got, []string{"in hand"}) {
 		t.Errorf("logged %q", got)
 	}
 }
@@ -90,11 +90,11 @@ func TestStopRefusesConnections(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux can keep connections out")
 	}
-	bus := start(t, nil)
-	inHand := bus.Dial()
+	broker := start(t, nil)
+	inHand := broker.Dial()
 	inHand.Put("\x90")
-	bus.stopAccepting()
-	connection, err := net.DialTimeout("tcp", bus.Address, 100*time.Millisecond)
+	broker.stopAccepting()
+	connection, err := net.DialTimeout("tcp", broker.Address, 100*time.Millisecond)
 	if err == nil {
 		connection.Close()
 		t.Error("a new connection was opened")
@@ -105,16 +105,16 @@ func TestStopRefusesConnections(t *testing.T) {
 
 // A silent client can't keep a broker from closing.
 func TestCloseWithASilentClient(t *testing.T) {
-	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Second })
-	bus.Accept(bustest.Payload("t", "1"), 1)
-	inHand, waiting := bus.Dial(), bus.Dial()
+	broker := start(t, func(config *BrokerConfig) { config.Timeout = time.Second })
+	broker.Accept(bustest.Payload("t", "1"), 1)
+	inHand, waiting := broker.Dial(), broker.Dial()
 	inHand.Put("\x92")
 	waiting.Put("\x92")
 	begin := time.Now()
 	closed := make(chan time.Duration)
 	go func() {
-		bus.Close()
-		bus.Close() // a second time does no harm
+		broker.Close()
+		broker.Close() // a second time does no harm
 		closed <- time.Since(begin)
 	}()
 	for _, connection := range []*bustest.Conn{inHand, waiting} {
@@ -124,15 +124,15 @@ func TestCloseWithASilentClient(t *testing.T) {
 	if took := <-closed; took > 10*time.Second {
 		t.Errorf("closing took %s", took)
 	}
-	bus.Expect("Received new message from topic 't': '1'")
+	broker.Expect("Received new message from topic 't': '1'")
 }
 
 // A broker can be closed before it serves. A closed broker serves nobody.
 func TestCloseBeforeServing(t *testing.T) {
-	bus := listen(t, nil)
-	bus.Close()
-	if err := bus.ProducerListen(); err != nil {
+	broker := listen(t, nil)
+	broker.Close()
+	if err := broker.ProducerListen(); err != nil {
 		t.Error(err)
 	}
-	bus.Close()
+	broker.Close()
 }

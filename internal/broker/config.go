@@ -38,25 +38,25 @@ type BrokerConfig struct {
 	// bytes.
 	MaxQueued int
 
-	// LogFile is the path of the log. The broker opens the file, and opens it again after
-	// it was renamed. Empty: the log is Log.
+	// LogFile is the path of the log. When its file is renamed, the broker opens the path
+	// anew. Empty: the log is Log.
 	LogFile string
 
 	// Sync means that a message counts as written only when it is on disk. It needs
 	// LogFile.
 	Sync bool
 
-	// Metrics is the path of the file of counts, in the text format of Prometheus. Every 10
-	// seconds the broker replaces it. Empty: there is none.
+	// Metrics is the path of the file of counts, which are in the text format of Prometheus.
+	// The broker replaces it every 10 seconds. Empty: there is none.
 	Metrics string
 
-	// The broker writes its log to Log. With LogFile it writes only a line to Log, when the
-	// log starts to fail. nil: standard error.
+	// The broker writes its log to Log. With LogFile it writes only a line to Log each time
+	// that the log starts to fail. nil: standard error.
 	//
-	// While the broker serves, one goroutine writes to Log. After an error it writes
-	// again, unless the error shows that the log is gone: it wraps syscall.EPIPE or EBADF,
-	// io.ErrClosedPipe or os.ErrClosed, or it wraps syscall.EIO and Log is not a regular
-	// file. Then the broker ends.
+	// While the broker serves, one goroutine writes to Log. After an error it tries again,
+	// unless the error shows that the log is gone. Then the broker ends. Such an error wraps
+	// syscall.EPIPE, syscall.EBADF, io.ErrClosedPipe or os.ErrClosed, or, if Log is not a
+	// regular file, syscall.EIO.
 	Log io.Writer
 }
 
@@ -78,33 +78,30 @@ func (c *BrokerConfig) Validate() error {
 	wrong := func(flag string, value any, want string) error {
 		return fmt.Errorf("-%s %v: must be %s", flag, value, want)
 	}
-	if _, _, err := address.Parse(c.ProducerHost, c.ProducerPort); err != nil {
-		return fmt.Errorf("-phost %q: %w", c.ProducerHost, err)
-	}
-	if _, err := strconv.ParseUint(c.ProducerPort, 10, 16); err != nil {
+	_, _, wrongHost := address.Parse(c.ProducerHost, c.ProducerPort)
+	_, wrongPort := strconv.ParseUint(c.ProducerPort, 10, 16)
+	switch {
+	case wrongHost != nil:
+		return fmt.Errorf("-phost %q: %w", c.ProducerHost, wrongHost)
+	case wrongPort != nil:
 		return wrong("pport", strconv.Quote(c.ProducerPort),
 			"a number from 0 to 65535, 0 for a free port")
-	}
-	if c.Interval < 0 {
+	case c.Interval < 0:
 		return wrong("interval", c.Interval, "a duration of at least 0, such as 3s")
-	}
-	if c.Timeout <= 0 {
+	case c.Timeout <= 0:
 		return wrong("timeout", c.Timeout, "a duration above 0, such as 5s")
-	}
-	if c.MaxPayload < 1 {
+	case c.MaxPayload < 1:
 		return wrong("max-payload", c.MaxPayload, "a count of bytes, at least 1")
-	}
-	if c.MaxQueued < 1 {
+	case c.MaxQueued < 1:
 		return wrong("max-queued", c.MaxQueued, "a count of bytes, at least 1")
-	}
-	if c.Sync && c.LogFile == "" {
+	case c.Sync && c.LogFile == "":
 		return errors.New("-sync without -log: must be with the log to sync")
 	}
 	return nil
 }
 
 // MemoryLimit returns the argument of debug.SetMemoryLimit, in bytes, for a process that is
-// one broker. It keeps the resident memory under 8 MiB + 2.5 * MaxQueued + 6 * MaxPayload. The
+// one broker. With it the resident memory stays under 8 MiB + 2.5 * MaxQueued + 6 * MaxPayload. The
 // first term is the program, which debug.SetMemoryLimit does not count. The second is the
 // queued messages and the growth of their memory. The third is the garbage of a few payloads.
 func (c *BrokerConfig) MemoryLimit() int64 {

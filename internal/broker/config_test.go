@@ -10,13 +10,13 @@ import (
 )
 
 func TestNewErrors(t *testing.T) {
-	bus := listen(t, nil)
-	defer bus.Close()
-	_, port, _ := net.SplitHostPort(bus.Address)
+	broker := listen(t, nil)
+	defer broker.Close()
+	_, port, _ := net.SplitHostPort(broker.Address)
 	config := DefaultConfig()
 	config.ProducerPort = port
 	_, err := New(config)
-	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), bus.Address) {
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), broker.Address) {
 		t.Errorf("a port that is taken: %v", err)
 	}
 	config.ProducerPort = "99999"

@@ -15,28 +15,28 @@ import (
 )
 
 const (
-	// After a refusal the broker discards input, so that a producer that is still sending
-	// can read the refusal. maxDiscarded bounds that input, in bytes.
+	// maxDiscarded is about how many bytes of input the broker discards after a refusal. It
+	// discards input so that a producer that is still sending can read the refusal.
 	maxDiscarded = 4 << 20
 
 	// discardTime is how long the broker waits for more input to discard.
 	discardTime = 100 * time.Millisecond
 
-	// minInput is the smallest size of the loop's buffer for payloads, in bytes. It grows for a
-	// larger payload, and shrinks when a payload needs less than this.
+	// minInput is the smallest size of the loop's buffer for payloads, in bytes. The buffer
+	// grows for a larger payload. It shrinks after a payload that is smaller than this.
 	minInput = 1 << 20
 )
 
 // serveConnection serves one producer to the end, or leaves its reply to the ticker goroutine.
-// allowed is the time limit for reading the payload, waiting for room and draining together.
-// stopping changes the reason with which a payload that did not end in time is refused.
-func (b *Broker) serveConnection(connection net.Conn, allowed time.Duration, stopping bool) {
+// allowed is the time limit for reading the payload, waiting for room and draining together. It is
+// config.Timeout, and less only if the broker stops.
+func (b *Broker) serveConnection(connection net.Conn, allowed time.Duration) {
 	deadline := time.Now().Add(allowed)
 	connection.SetReadDeadline(deadline)
 	messages, err := b.readMessages(connection)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = fmt.Errorf(apiv1.NoEnd+"%s: half-close after the last byte", b.config.Timeout)
-		if stopping {
+		if allowed < b.config.Timeout {
 			err = errors.New(apiv1.Stopping)
 		}
 	}
@@ -59,8 +59,8 @@ func (b *Broker) serveConnection(connection net.Conn, allowed time.Duration, sto
 	connection.Close()
 }
 
-// refuse writes the reason of a refusal to the log and replies with it. Then it discards the
-// unread input.
+// refuse refuses a payload: the reason is in a line of the log and in the reply. Then it discards
+// input for at most graceTime.
 func (b *Broker) refuse(connection net.Conn, reason error) {
 	peer := listener.PeerName(connection)
 	b.mutex.Lock()
@@ -82,15 +82,15 @@ func (b *Broker) refuse(connection net.Conn, reason error) {
 	}
 }
 
-// encode returns the bytes of reply. The encoder never fails.
+// encode returns the bytes of reply. The encoder's error is always nil.
 func (b *Broker) encode(reply *apiv1.Reply) []byte {
 	encoded, _ := b.encoder.EncodeReply(reply)
 	return encoded
 }
 
-// readMessages reads until the producer's half-close and decodes what it read. It reads into the
-// loop's buffer, and decodes a copy: fresh memory costs more than copying, and a payload that is
-// queued must not keep more memory than it counts for.
+// readMessages reads a payload until the producer's half-close, and decodes it. It reads into the
+// loop's buffer and decodes a copy of the payload's size, because the messages keep the memory that
+// they were decoded from. To read into new memory each time would cost more than the copy.
 func (b *Broker) readMessages(connection net.Conn) ([]*apiv1.Message, error) {
 	limit, length := b.config.MaxPayload, 0
 	for {

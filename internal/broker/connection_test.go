@@ -60,19 +60,19 @@ func malformedPayloads() map[string]string {
 // Each malformed payload is refused with its reason, has one line in the log, and queues
 // nothing.
 func TestMalformedPayloads(t *testing.T) {
-	bus := start(t, nil)
+	broker := start(t, nil)
 	reasons := make(map[string]bool)
 	for payload, reason := range malformed {
-		bus.Refuse(payload, reason)
+		broker.Refuse(payload, reason)
 		reasons[reason] = true
 	}
 	if len(reasons) < 20 || len(reasons) != len(malformed) {
 		t.Errorf("%d payloads have %d reasons", len(malformed), len(reasons))
 	}
-	bus.Accept(bustest.Payload("t", "still serving"), 1)
-	bus.Close()
+	broker.Accept(bustest.Payload("t", "still serving"), 1)
+	broker.Close()
 	var refused int
-	for _, line := range bustest.Lines(t, bus.Log.String()) {
+	for _, line := range bustest.Lines(t, broker.Log.String()) {
 		if rest, ok := strings.CutPrefix(line, "refused payload from 127.0.0.1:"); ok {
 			_, reason, _ := strings.Cut(rest, ": ")
 			if !reasons[reason] {
@@ -85,59 +85,59 @@ func TestMalformedPayloads(t *testing.T) {
 	if refused != len(malformed) || len(reasons) > 0 {
 		t.Errorf("%d lines for %d refusals", refused, len(malformed))
 	}
-	if got := bus.Received("t"); !slices.Equal(got, []string{"still serving"}) {
+	if got := broker.Received("t"); !slices.Equal(got, []string{"still serving"}) {
 		t.Errorf("logged %q", got)
 	}
 }
 
 // A payload without messages leaves nothing in the log. Neither does a port probe.
 func TestEmptyPayloads(t *testing.T) {
-	bus := start(t, nil)
-	before := bustest.Lines(t, bus.Log.String())
-	bus.Accept("", 0)
-	bus.Accept("\x90", 0)
-	bus.Dial().Close()
-	reset := bus.Dial()
+	broker := start(t, nil)
+	before := bustest.Lines(t, broker.Log.String())
+	broker.Accept("", 0)
+	broker.Accept("\x90", 0)
+	broker.Dial().Close()
+	reset := broker.Dial()
 	reset.SetLinger(0) // Close sends a reset
 	reset.Close()
-	bus.Accept("", 0)
-	bus.Close()
+	broker.Accept("", 0)
+	broker.Close()
 	want := append(before, "Broker: stopped")
-	if got := bustest.Lines(t, bus.Log.String()); !slices.Equal(got, want) {
+	if got := bustest.Lines(t, broker.Log.String()); !slices.Equal(got, want) {
 		t.Errorf("the log is\n%s", strings.Join(got, "\n"))
 	}
 }
 
 // A producer that never reads the reply, as the tutorial's, is served like all others.
 func TestProducerThatHangsUp(t *testing.T) {
-	bus := start(t, nil)
+	broker := start(t, nil)
 	for range 20 {
-		connection := bus.Dial()
+		connection := broker.Dial()
 		connection.Put(bustest.Payload("t", "1"))
 		connection.Close()
 	}
-	bus.Accept(bustest.Payload("t", "1"), 1)
-	bus.Close()
-	if got := bus.Received("t"); len(got) != 21 {
+	broker.Accept(bustest.Payload("t", "1"), 1)
+	broker.Close()
+	if got := broker.Received("t"); len(got) != 21 {
 		t.Errorf("%d of 21 messages were logged", len(got))
 	}
 }
 
 // A connection that is reset in the middle of its payload harms nobody else.
 func TestReset(t *testing.T) {
-	bus := start(t, nil)
-	connection := bus.Dial()
+	broker := start(t, nil)
+	connection := broker.Dial()
 	connection.Put(bustest.Payload("t", "lost")[:10])
 	connection.SetLinger(0)
 	connection.Close()
-	bus.Accept(bustest.Payload("t", "kept"), 1)
-	bus.Close()
-	if got := bus.Received("t"); !slices.Equal(got, []string{"kept"}) {
+	broker.Accept(bustest.Payload("t", "kept"), 1)
+	broker.Close()
+	if got := broker.Received("t"); !slices.Equal(got, []string{"kept"}) {
 		t.Errorf("logged %q", got)
 	}
 	// The reset may overtake the ten bytes. Then the broker takes it for a port probe.
 	const reason = ": the connection broke: read: connection reset by peer"
-	for _, line := range bustest.Lines(t, bus.Log.String()) {
+	for _, line := range bustest.Lines(t, broker.Log.String()) {
 		if strings.HasPrefix(line, "refused") && !strings.HasSuffix(line, reason) {
 			t.Error(line)
 		}
@@ -147,13 +147,13 @@ func TestReset(t *testing.T) {
 // A payload that does not end is refused at the deadline, and the next one is served. The first
 // client stops after a byte, the second after a message, and the third never stops.
 func TestSilentClients(t *testing.T) {
-	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Second })
+	broker := start(t, func(config *BrokerConfig) { config.Timeout = time.Second })
 	want := apiv1.Reply{Error: "the payload did not end within 1s: half-close after the last byte"}
-	silent := bus.Dial()
+	silent := broker.Dial()
 	silent.Put("\x92")
-	unended := bus.Dial()
+	unended := broker.Dial()
 	unended.Put(bustest.Payload("t", "unended"))
-	slow := bus.Dial()
+	slow := broker.Dial()
 	stop := make(chan struct{})
 	go func() {
 		defer close(stop)
@@ -178,9 +178,9 @@ func TestSilentClients(t *testing.T) {
 	}
 	slow.Close()
 	<-stop
-	bus.Accept(bustest.Payload("t", "served"), 1)
-	bus.Close()
-	if got := bus.Received("t"); !slices.Equal(got, []string{"served"}) {
+	broker.Accept(bustest.Payload("t", "served"), 1)
+	broker.Close()
+	if got := broker.Received("t"); !slices.Equal(got, []string{"served"}) {
 		t.Errorf("logged %q", got)
 	}
 }
@@ -188,12 +188,12 @@ func TestSilentClients(t *testing.T) {
 // The largest payload is accepted. One byte more is refused.
 func TestMaxPayload(t *testing.T) {
 	whole := bustest.Payload("t", strings.Repeat("x", 100_000))
-	bus := start(t, func(config *BrokerConfig) { config.MaxPayload = len(whole) })
-	bus.Accept(whole, 1)
-	bus.Accept(whole[:len(whole)-100_000-5]+"\xc0", 1)
-	bus.Refuse(whole+"x", fmt.Sprintf(
+	broker := start(t, func(config *BrokerConfig) { config.MaxPayload = len(whole) })
+	broker.Accept(whole, 1)
+	broker.Accept(whole[:len(whole)-100_000-5]+"\xc0", 1)
+	broker.Refuse(whole+"x", fmt.Sprintf(
 		"the payload is too large: more than %d bytes (-max-payload)", len(whole)))
-	bus.Accept(whole, 1)
+	broker.Accept(whole, 1)
 
 	tiny := start(t, func(config *BrokerConfig) { config.MaxPayload = 1 })
 	tiny.Accept("\x90", 0)
@@ -206,11 +206,11 @@ func TestMaxPayload(t *testing.T) {
 // A producer that is refused while it is sending can read the reason, and can send more for
 // some time.
 func TestRefusalReachesASender(t *testing.T) {
-	bus := start(t, func(config *BrokerConfig) { config.MaxPayload = 1000 })
+	broker := start(t, func(config *BrokerConfig) { config.MaxPayload = 1000 })
 	want := apiv1.Reply{Error: "the payload is too large: more than 1000 bytes (-max-payload)"}
-	sending := bus.Dial()
+	sending := broker.Dial()
 	sending.Put("\x82" + strings.Repeat("x", 2000))
-	bus.Expect(fmt.Sprintf("refused payload from %s: %s", sending.LocalAddr(), want.Error))
+	broker.Expect(fmt.Sprintf("refused payload from %s: %s", sending.LocalAddr(), want.Error))
 	for range 10 {
 		sending.Put(strings.Repeat("x", 100_000))
 	}
@@ -224,41 +224,41 @@ func TestRefusalReachesASender(t *testing.T) {
 
 	// The connection of a producer that sends more than the broker discards is reset after
 	// the reply.
-	flood := bus.Dial()
+	flood := broker.Dial()
 	if _, err := flood.Write(bytes.Repeat([]byte("\x82"), 64<<20)); err == nil {
 		t.Error("64 MiB were taken")
 	}
 	if answer, _ := io.ReadAll(flood); !strings.Contains(string(answer), want.Error) {
 		t.Errorf("the answer is %q", answer)
 	}
-	bus.Accept("", 0)
+	broker.Accept("", 0)
 }
 
 // A refused producer that does not close delays others for a second, not for the time-out.
 func TestRefusedProducerThatStays(t *testing.T) {
-	bus := start(t, func(config *BrokerConfig) {
+	broker := start(t, func(config *BrokerConfig) {
 		config.MaxPayload = 1000
 		config.Timeout = time.Hour
 	})
-	staying := bus.Dial()
+	staying := broker.Dial()
 	staying.Put("\x82" + strings.Repeat("x", 2000))
-	bus.Accept(bustest.Payload("t", "1"), 1)
+	broker.Accept(bustest.Payload("t", "1"), 1)
 }
 
 // A client of another protocol is refused after its first byte. It delays others for less than
 // a second, even if it keeps the connection.
 func TestOtherProtocolsAreRefusedAtOnce(t *testing.T) {
-	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Hour })
+	broker := start(t, func(config *BrokerConfig) { config.Timeout = time.Hour })
 	want := apiv1.Reply{Error: "message 1: is an integer, must be a map of Topic and Data"}
 	best := time.Hour // of several tries, because a busy machine may delay some
 	for range 5 {
 		begin := time.Now()
-		browser := bus.Dial()
+		browser := broker.Dial()
 		browser.Put("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		if reply := browser.Reply(); *reply != want {
 			t.Errorf("got %+v", *reply)
 		}
-		bus.Accept(bustest.Payload("t", "behind a browser that keeps its connection"), 1)
+		broker.Accept(bustest.Payload("t", "behind a browser that keeps its connection"), 1)
 		best = min(best, time.Since(begin))
 	}
 	if best >= graceTime {
@@ -271,9 +271,9 @@ func TestSilentClientsDelayNobody(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux keeps silent connections in the kernel")
 	}
-	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Hour })
-	first, second, third := bus.Dial(), bus.Dial(), bus.Dial()
-	bus.Accept(bustest.Payload("t", "1"), 1)
+	broker := start(t, func(config *BrokerConfig) { config.Timeout = time.Hour })
+	first, second, third := broker.Dial(), broker.Dial(), broker.Dial()
+	broker.Accept(bustest.Payload("t", "1"), 1)
 	second.End(bustest.Payload("t", "2"))
 	if reply := second.Reply(); *reply != (apiv1.Reply{Accepted: 1}) {
 		t.Errorf("the client that sent late: %+v", *reply)
@@ -283,9 +283,9 @@ func TestSilentClientsDelayNobody(t *testing.T) {
 		t.Errorf("the client that only half-closed: %+v", *reply)
 	}
 	third.Close()
-	bus.Accept(bustest.Payload("t", "3"), 1)
-	bus.Close()
-	if got := bus.Received("t"); !slices.Equal(got, []string{"1", "2", "3"}) {
+	broker.Accept(bustest.Payload("t", "3"), 1)
+	broker.Close()
+	if got := broker.Received("t"); !slices.Equal(got, []string{"1", "2", "3"}) {
 		t.Errorf("logged %q", got)
 	}
 }

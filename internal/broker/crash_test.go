@@ -32,8 +32,8 @@ type inode struct {
 // that end less than edge bytes from the first or last of these, and between them one every
 // stride bytes. In the others, one block of cached, or all from one block on, has zeros or
 // the bytes of synced.
-func (inode *inode) variants(stride, edge int) [][]byte {
-	cached, synced, common := inode.cached, inode.synced, inode.common
+func (i *inode) variants(stride, edge int) [][]byte {
+	cached, synced, common := i.cached, i.synced, i.common
 	found := [][]byte{synced, cached}
 	for size := common; size < len(cached); size++ {
 		if size%stride == 0 || min(size-common, len(cached)-size) < edge {
@@ -78,7 +78,7 @@ type life struct {
 	rotateAt string              // rotate after the next change of this name
 }
 
-// crashes has the states after all power losses.
+// crashes has the states that power losses may leave, and what was found in them.
 type crashes struct {
 	*testing.T
 	directory string
@@ -106,10 +106,10 @@ func crashMessage(i int) string {
 
 // begin returns a life in a new directory of files. before is the messages that earlier lives
 // acknowledged.
-func (crashes *crashes) begin(files map[string]remnant, before []int) *life {
-	life := &life{crashes: crashes, before: before, room: endless}
+func (c *crashes) begin(files map[string]remnant, before []int) *life {
+	life := &life{crashes: c, before: before, room: endless}
 	names := make(map[string]*inode)
-	life.path = filepath.Join(crashes.make(files), "log")
+	life.path = filepath.Join(c.make(files), "log")
 	for name, file := range files {
 		names[name] = &inode{file.data, file.data, len(file.data), !file.synced}
 	}
@@ -118,116 +118,115 @@ func (crashes *crashes) begin(files map[string]remnant, before []int) *life {
 }
 
 // open makes a broker that opens the log as New does, but whose store is observed.
-func (life *life) open() {
+func (l *life) open() {
 	config := DefaultConfig()
 	config.ProducerPort, config.MaxPayload = "0", 1
 	broker, err := New(config)
-	life.must(err)
-	life.Broker = broker
-	config.LogFile, config.Sync = life.path, true
-	life.drainer.stderr = io.Discard
-	life.store = &store{path: life.path, synced: true, observe: life.changed, notify: broker.notify}
-	life.drainer.log = newLog(nil, life.store)
-	life.drainer.log.writer = life
-	life.must(life.store.open())
+	l.must(err)
+	l.Broker = broker
+	config.LogFile, config.Sync = l.path, true
+	l.drainer.stderr = io.Discard
+	l.store = &store{path: l.path, synced: true, observe: l.changed, notify: broker.notify}
+	l.drainer.log = newLog(nil, l.store)
+	l.drainer.log.writer = l
+	l.must(l.store.open())
 }
 
 // Write implements io.Writer. It writes to the store, as far as the disk has room.
-func (life *life) Write(text []byte) (int, error) {
-	taken := min(len(text), life.room)
-	life.room -= taken
-	count, err := life.store.Write(text[:taken])
+func (l *life) Write(text []byte) (int, error) {
+	taken := min(len(text), l.room)
+	l.room -= taken
+	count, err := l.store.Write(text[:taken])
 	if err == nil && count < len(text) {
 		err = syscall.ENOSPC
 	}
 	return count, err
 }
 
-// changed does to the life's inodes what the store has done to the files, and then tries all
-// power losses.
-func (life *life) changed(change string, data []byte, size int64) {
-	current := life.names[len(life.names)-1]
+// changed changes the inodes as the store has changed the files, and then tries all power losses.
+func (l *life) changed(change string, data []byte, size int64) {
+	current := l.names[len(l.names)-1]
 	switch change {
 	case "open":
 		if current["log"] == nil {
 			current = maps.Clone(current)
 			current["log"] = &inode{}
-			life.names = append(life.names, current)
+			l.names = append(l.names, current)
 		}
-		life.file = current["log"]
+		l.file = current["log"]
 	case "truncate":
-		life.file.cached = life.file.cached[:size:size]
-		life.file.common = min(life.file.common, int(size))
+		l.file.cached = l.file.cached[:size:size]
+		l.file.common = min(l.file.common, int(size))
 	case "write":
-		life.file.cached = append(life.file.cached, data...)
+		l.file.cached = append(l.file.cached, data...)
 	case "sync":
-		life.file.synced, life.file.common = life.file.cached, len(life.file.cached)
+		l.file.synced, l.file.common = l.file.cached, len(l.file.cached)
 	case "sync directory":
-		life.names = life.names[len(life.names)-1:]
+		l.names = l.names[len(l.names)-1:]
 	}
-	life.lose()
-	if change == life.rotateAt {
-		life.rotateAt = ""
-		life.rotate()
+	l.lose()
+	if change == l.rotateAt {
+		l.rotateAt = ""
+		l.rotate()
 	}
 }
 
 // rotate renames the log.
-func (life *life) rotate() {
-	current := maps.Clone(life.names[len(life.names)-1])
+func (l *life) rotate() {
+	current := maps.Clone(l.names[len(l.names)-1])
 	old := fmt.Sprint("log.", len(current))
-	if err := os.Rename(life.path, filepath.Join(filepath.Dir(life.path), old)); err != nil {
-		life.crashes.Fatal(err)
+	if err := os.Rename(l.path, filepath.Join(filepath.Dir(l.path), old)); err != nil {
+		l.crashes.Fatal(err)
 	}
 	current[old] = current["log"]
 	delete(current, "log")
-	life.names = append(life.names, current)
-	life.lose()
+	l.names = append(l.names, current)
+	l.lose()
 }
 
 // send queues the next count messages as one payload, and drains.
-func (life *life) send(count int) error {
+func (l *life) send(count int) error {
 	var texts []string
 	for range count {
-		texts = append(texts, crashMessage(life.first+life.sent))
-		life.sent++
+		texts = append(texts, crashMessage(l.first+l.sent))
+		l.sent++
 	}
-	queueTexts(life.crashes, life.Broker, "t", texts...)
-	err := life.Drain()
-	life.lose()
+	queueTexts(l.crashes, l.Broker, "t", texts...)
+	err := l.Drain()
+	l.lose()
 	return err
 }
 
 // must fails the test unless err is nil.
-func (life *life) must(err error) {
+func (l *life) must(err error) {
 	if err != nil {
-		life.crashes.Fatal(err)
+		l.crashes.Fatal(err)
 	}
 }
 
-// end closes the broker, and checks that the files are as the inodes.
-func (life *life) end() {
-	life.Close()
-	life.store.close()
-	for name, inode := range life.names[len(life.names)-1] {
-		data, err := os.ReadFile(filepath.Join(filepath.Dir(life.path), name))
+// end closes the broker, and checks that the files have the content of the inodes.
+func (l *life) end() {
+	l.Close()
+	l.store.close()
+	for name, inode := range l.names[len(l.names)-1] {
+		data, err := os.ReadFile(filepath.Join(filepath.Dir(l.path), name))
 		if err != nil || !bytes.Equal(data, inode.cached) {
-			life.crashes.Fatalf("%s is not as the store reported: %v", name, err)
+			l.crashes.Fatalf("%s is not as the store reported: %v", name, err)
 		}
 	}
 }
 
 // lose tries all contents that a power loss may leave of the files.
-func (life *life) lose() {
-	acked := slices.Clone(life.before)
-	for i := range life.sent - unwritten(life.Broker) {
-		acked = append(acked, life.first+i)
+func (l *life) lose() {
+	acknowledged := slices.Clone(l.before)
+	for i := range l.sent - unwritten(l.Broker) {
+		acknowledged = append(acknowledged, l.first+i)
 	}
-	stride, edge := life.crashes.sparse, 300
-	if !life.again {
+	stride, edge := l.crashes.sparse, 300
+	if !l.again {
 		stride, edge = 499, 0
 	}
-	for _, names := range life.names {
+	for _, names := range l.names {
 		for _, inode := range names {
 			for _, data := range inode.variants(stride, edge) {
 				files := make(map[string]remnant)
@@ -238,11 +237,11 @@ func (life *life) lose() {
 						files[name] = remnant{data, synced}
 					}
 				}
-				life.crashes.recover(files, acked, life.again)
+				l.crashes.recover(files, acknowledged, l.again)
 			}
 		}
 		if len(names) == 0 {
-			life.crashes.recover(nil, acked, life.again)
+			l.crashes.recover(nil, acknowledged, l.again)
 		}
 	}
 }
@@ -250,31 +249,31 @@ func (life *life) lose() {
 // recover opens files with a store, as a broker does after a power loss, and checks the result.
 // If again is true, some of the states are the beginning of a second life, which loses power
 // too.
-func (crashes *crashes) recover(files map[string]remnant, acked []int, again bool) {
+func (c *crashes) recover(files map[string]remnant, acknowledged []int, again bool) {
 	var hash maphash.Hash
-	hash.SetSeed(crashes.seed)
+	hash.SetSeed(c.seed)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		fmt.Fprintf(&hash, "%s %d %s", name, len(files[name].data), files[name].data)
 	}
-	fmt.Fprint(&hash, acked)
-	if crashes.states[hash.Sum64()] {
+	fmt.Fprint(&hash, acknowledged)
+	if c.states[hash.Sum64()] {
 		return
 	}
-	crashes.states[hash.Sum64()] = true
+	c.states[hash.Sum64()] = true
 
-	directory := crashes.make(files)
+	directory := c.make(files)
 	isCut := false
 	store := &store{path: filepath.Join(directory, "log"), synced: true}
 	store.notify = func(string) { isCut = true }
 	if err := store.open(); err != nil {
-		crashes.Fatal(err)
+		c.Fatal(err)
 	}
 	store.close()
-	crashes.check(directory, files, acked)
+	c.check(directory, files, acknowledged)
 	os.RemoveAll(directory)
-	if again && isCut && len(crashes.states)%crashes.sparse == 0 {
-		crashes.lives++
-		life := crashes.begin(files, acked)
+	if again && isCut && len(c.states)%c.sparse == 0 {
+		c.lives++
+		life := c.begin(files, acknowledged)
 		life.first = len(crashMessages) - lastMessages
 		life.open()
 		life.must(life.send(1))
@@ -285,14 +284,14 @@ func (crashes *crashes) recover(files map[string]remnant, acked []int, again boo
 }
 
 // make makes a directory with files, and returns its path.
-func (crashes *crashes) make(files map[string]remnant) string {
-	directory, err := os.MkdirTemp(crashes.directory, "")
+func (c *crashes) make(files map[string]remnant) string {
+	directory, err := os.MkdirTemp(c.directory, "")
 	if err != nil {
-		crashes.Fatal(err)
+		c.Fatal(err)
 	}
 	for name, file := range files {
 		if err := os.WriteFile(filepath.Join(directory, name), file.data, 0o600); err != nil {
-			crashes.Fatal(err)
+			c.Fatal(err)
 		}
 	}
 	return directory
@@ -300,24 +299,24 @@ func (crashes *crashes) make(files map[string]remnant) string {
 
 // check fails the test unless all files of directory together have only messages that were sent,
 // in order, each once, and have all messages that were acknowledged.
-func (crashes *crashes) check(directory string, files map[string]remnant, acked []int) {
-	crashes.last = logfile.Header{}
+func (c *crashes) check(directory string, files map[string]remnant, acknowledged []int) {
+	c.last = logfile.Header{}
 	var found []int
 	for _, name := range []string{"log.1", "log.2", "log.3", "log"} {
 		data, err := os.ReadFile(filepath.Join(directory, name))
 		if _, named := files[name]; named && err != nil {
-			crashes.Fatal(err)
+			c.Fatal(err)
 		}
-		crashes.checkHeader(name, data)
+		c.checkHeader(name, data)
 		mayBeTorn := name != "log" && !files[name].synced
-		found = append(found, crashes.messages(name, string(data), mayBeTorn)...)
+		found = append(found, c.messages(name, string(data), mayBeTorn)...)
 	}
 	if !slices.IsSorted(found) || len(slices.Compact(slices.Clone(found))) < len(found) {
-		crashes.Fatalf("the order of the messages is %d", found)
+		c.Fatalf("the order of the messages is %d", found)
 	}
-	for _, i := range acked {
+	for _, i := range acknowledged {
 		if !slices.Contains(found, i) {
-			crashes.Fatalf("messages %d were acknowledged, and the log has %d", acked, found)
+			c.Fatalf("messages %d were acknowledged, and the log has %d", acknowledged, found)
 		}
 	}
 }
@@ -325,38 +324,38 @@ func (crashes *crashes) check(directory string, files map[string]remnant, acked 
 // checkHeader fails the test unless the file name, which has data, is the next of the log, and is
 // after as many bytes as the file before has. Files that are missing, or that lost their first
 // line, are left out.
-func (crashes *crashes) checkHeader(name string, data []byte) {
+func (c *crashes) checkHeader(name string, data []byte) {
 	line, _, _ := bytes.Cut(data, []byte("\n"))
 	header, found := logfile.Parse(append(line, '\n'))
 	if !found {
 		if name == "log" {
-			crashes.Fatalf("log begins with %.100q", line)
+			c.Fatalf("log begins with %.100q", line)
 		}
 		return
 	}
-	if last := crashes.last; last.Number > 0 && (header.Log != last.Log ||
-		header.Number != last.Number+1 || header.After != crashes.whole) {
-		crashes.Fatalf("%s is %+v, and the file before with %d bytes %+v",
-			name, header, crashes.whole, last)
+	if last := c.last; last.Number > 0 && (header.Log != last.Log ||
+		header.Number != last.Number+1 || header.After != c.whole) {
+		c.Fatalf("%s is %+v, and the file before with %d bytes %+v",
+			name, header, c.whole, last)
 	}
-	crashes.last, crashes.whole = header, int64(bytes.LastIndexByte(data, '\n')+1)
+	c.last, c.whole = header, int64(bytes.LastIndexByte(data, '\n')+1)
 }
 
 // messages returns the messages in the text of a file. It fails the test if there is anything
 // but whole lines that were written. It ignores a line with a zero byte, as readers do. If
 // mayBeTorn is true, it ignores a last line without an end.
-func (crashes *crashes) messages(name, text string, mayBeTorn bool) (found []int) {
+func (c *crashes) messages(name, text string, mayBeTorn bool) (found []int) {
 	for line := range strings.Lines(text) {
 		switch i, ok := crashMessageOf(line); {
 		case ok:
 			found = append(found, i)
 		case !strings.HasSuffix(line, "\n"):
 			if !mayBeTorn {
-				crashes.Fatalf("%s has a torn end: %.100q", name, line)
+				c.Fatalf("%s has a torn end: %.100q", name, line)
 			}
 		case strings.Contains(line, "\x00"):
 		case !timeStamp.MatchString(line), strings.Contains(line, "Received"):
-			crashes.Fatalf("%s has a line of %d bytes that was never written: %.80q ... %q",
+			c.Fatalf("%s has a line of %d bytes that was never written: %.80q ... %q",
 				name, len(line), line, line[max(0, len(line)-80):])
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,15 +19,16 @@ const (
 	// messageBytes counts them.
 	settleBytes = 8 << 20
 
-	// lookInterval is the longest time between two looks of a store at its file's name, and
-	// between two tries of a log that fails.
+	// lookInterval is the longest time between two looks of a store at its file, and between
+	// two tries to write to a log that fails.
 	lookInterval = time.Second
 
-	// noticeTime is how long notices wait for others. To wake the ticker goroutine for each
-	// would cost a busy broker more than queueing the messages.
+	// noticeTime is how long a notice waits for others, so that they are written together. To
+	// wake the ticker goroutine for each would cost a busy broker more than queueing messages.
 	noticeTime = 10 * time.Millisecond
 
-	// lastRetry is the time between two drains of a broker that stops.
+	// lastRetry is the time between two tries to write to a log that fails while the broker
+	// stops.
 	lastRetry = 100 * time.Millisecond
 )
 
@@ -35,44 +37,38 @@ type drainer struct {
 	config   *BrokerConfig
 	queues   *queues
 	log      logWriter
-	messages []*apiv1.Message // those that are being formatted
-	outage   outage
+	messages []*apiv1.Message // fill's list, empty between two calls, so that its memory is reused
 
-	formatting atomic.Bool // fill runs; see awaitEnd
+	outage      string    // the error that began an outage, escaped; empty: the log works
+	outageBegin time.Time // when that was
 
-	stderr      io.Writer  // gets a line when a log with a path begins to fail
-	complaining sync.Mutex // locked while that line is being written
+	formatting atomic.Bool // fill is running; awaitEnd, which the loop calls, reads it
+
+	stderr    io.Writer  // config.Log or standard error
+	reporting sync.Mutex // locked while report writes to stderr
 }
 
-// outage is a time in which the log fails.
-type outage struct {
-	reason string // the first error, escaped; empty: the log works
-	since  time.Time
-}
-
-// open prepares a drainer of queues. With config.LogFile it opens that file, otherwise writer is
-// the log.
-func (d *drainer) open(config *BrokerConfig, queues *queues, writer io.Writer) error {
-	d.config, d.queues, d.stderr = config, queues, writer
-	d.log = newLog(writer, &store{
+// open makes d ready to drain queues. With config.LogFile it opens that file as the log.
+func (d *drainer) open(config *BrokerConfig, queues *queues) error {
+	d.config, d.queues = config, queues
+	d.stderr = cmp.Or[io.Writer](config.Log, os.Stderr)
+	d.log = newLog(d.stderr, &store{
 		path:     config.LogFile,
 		synced:   config.Sync,
 		notify:   queues.notify,
 		progress: newSignal(),
 	})
-	if config.LogFile == "" {
-		return nil
-	}
-	if err := d.log.store.open(); err != nil {
+	if _, err := d.log.store.look(0); err != nil { // look opens the file
 		return err
 	}
-	d.write() // what can't be written now is written later
+	d.drain(false) // what can't be written now is written later
 	return nil
 }
 
-// tickLoop is the ticker goroutine. It drains at each tick, writes at once what is urgent and
-// notices within noticeTime, and tries again within a second when the log fails. It returns when
-// the loop has ended, which closes loopEnded, and everything is written, or when the log is gone.
+// tickLoop is the ticker goroutine. It drains at each tick. Between ticks it writes at once what is
+// urgent, and notices within noticeTime. It tries again within a second when the log fails. It
+// returns nil after loopEnded is closed and everything is written. It returns an error when the log
+// is gone.
 func (d *drainer) tickLoop(loopEnded <-chan struct{}) error {
 	var ticks, noticesDue <-chan time.Time
 	if d.config.Interval > 0 {
@@ -80,33 +76,31 @@ func (d *drainer) tickLoop(loopEnded <-chan struct{}) error {
 	}
 	looks, noticed := time.Tick(lookInterval), d.queues.noticed
 	for {
-		var err error
+		all := false
 		select {
 		case <-ticks:
-			err = d.drain()
+			all = true
 		case <-looks:
-			err = d.write()
 		case <-d.queues.urgent:
-			err = d.write()
 		case <-noticed:
 			noticesDue, noticed = time.After(noticeTime), nil
+			continue
 		case <-noticesDue:
 			noticesDue, noticed = nil, d.queues.noticed
-			err = d.write()
 		case <-loopEnded:
 			return d.lastDrain()
 		}
-		if d.log.isPermanent(err) {
+		if err := d.drain(all); d.log.isPermanent(err) {
 			return err
 		}
 	}
 }
 
-// lastDrain drains until everything is written, or until the log is gone. The last line reports
-// that the broker has stopped.
+// lastDrain drains until everything is written, or until the log is gone. The last line of the log
+// says that the broker has stopped.
 func (d *drainer) lastDrain() error {
 	for stopped := false; ; {
-		switch err := d.drain(); {
+		switch err := d.drain(true); {
 		case d.log.isPermanent(err), err == nil && stopped:
 			return err
 		case err == nil:
@@ -118,17 +112,17 @@ func (d *drainer) lastDrain() error {
 	}
 }
 
-// awaitEnd waits for the end of the ticker goroutine of a broker that stops, and returns its
-// result. It gives up when the log has taken nothing for config.Timeout, besides the time that the
-// goroutine needs to format a long line. The loop calls it.
+// awaitEnd waits until the ticker goroutine of a broker that stops has ended, and returns its
+// result. It gives up with an error when the log has taken nothing for config.Timeout, but not
+// while the goroutine formats a long line. The loop calls it.
 func (d *drainer) awaitEnd(result <-chan error) error {
-	const minPatience = 200 * time.Millisecond // a log that works may need as long
+	const minPatience = 200 * time.Millisecond // what a log that works may need for a write
 	patience := max(d.config.Timeout, minPatience)
 	for {
 		select {
 		case err := <-result:
 			return err
-		case <-d.log.store.progress: // a write or a sync has ended, or messages were formatted
+		case <-d.log.store.progress:
 		case <-time.After(patience):
 			if !d.formatting.Load() {
 				return fmt.Errorf("the log took nothing for %s", patience)
@@ -137,38 +131,30 @@ func (d *drainer) awaitEnd(result <-chan error) error {
 	}
 }
 
-// drain is Broker.Drain.
-func (d *drainer) drain() error {
-	d.queues.mutex.Lock()
-	d.queues.demand()
-	d.queues.mutex.Unlock()
-	return d.write()
-}
-
-// write writes the lines that the last error has left, all notices, and the messages that are due
-// when it begins.
-func (d *drainer) write() error {
-	due := d.queues.prepare()
+// drain writes the lines that were left after an error, all notices, and the messages that are due
+// when it begins. If all is true, all that are queued are due. It settles what it has written.
+func (d *drainer) drain(all bool) error {
+	due := d.queues.prepare(all)
 	var err error
 	for more := true; more && err == nil; {
 		if len(d.log.buffer) == 0 {
 			more = d.fill(due)
 		}
 		err = d.log.flush()
-		if !d.config.Sync || d.log.doneBytes >= settleBytes {
+		isEnd := !more || err != nil
+		if isEnd || !d.config.Sync || d.log.unsettledBytes >= settleBytes {
 			err = cmp.Or(d.settle(), err)
 		}
 	}
-	err = cmp.Or(d.settle(), err)
-	d.noteOutage(err)
+	d.trackOutage(err)
 	return err
 }
 
-// fill takes all notices, and about as many of the messages up to number due as fit into one
-// write, and formats their lines. It returns true if more of these messages are left.
+// fill takes all notices, and about gatherSize bytes of the messages up to number due, and adds
+// their lines to the log's buffer. It returns true if more of these messages are left.
 func (d *drainer) fill(due int) bool {
 	d.formatting.Store(true)
-	notices, messages, more := d.queues.take(d.messages, due, gatherSize)
+	notices, messages, more := d.queues.take(d.messages, due)
 	d.log.addNotices(notices)
 	now := time.Now()
 	for i, message := range messages {
@@ -177,52 +163,51 @@ func (d *drainer) fill(due int) bool {
 	}
 	d.messages = messages[:0]
 	if len(messages) > 0 {
-		d.log.store.progress.send()
+		d.log.store.progress.send() // awaitEnd's patience begins anew with the write
 	}
 	d.formatting.Store(false)
 	return more
 }
 
-// settle stops counting written messages as queued, and answers the payloads that are written.
+// settle stops counting written messages as queued, and sends the replies that waited for them.
 // With config.Sync it syncs the log first.
 func (d *drainer) settle() error {
-	if d.log.doneMessages == 0 {
+	if d.log.unsettledMessages == 0 {
 		return nil
 	}
 	if err := d.log.store.sync(); err != nil {
 		return err
 	}
-	answer(d.queues.settle(d.log.doneMessages, d.log.doneBytes))
-	d.log.doneMessages, d.log.doneBytes = 0, 0
+	answer(d.queues.settle(d.log.unsettledMessages, d.log.unsettledBytes))
+	d.log.unsettledMessages, d.log.unsettledBytes = 0, 0
 	return nil
 }
 
-// noteOutage records whether the log works: err is the result of the last write. A line of the
-// log reports the end of an outage. With a store, a line on standard error reports its
-// beginning, unless the error ends the broker.
-func (d *drainer) noteOutage(err error) {
-	outage := &d.outage
+// trackOutage gets the result of each drain. An outage begins with an error, and ends with the next
+// drain that has none. The log has a line about its end. If the log is a file, standard error has a
+// line about its beginning, unless the error ends the broker.
+func (d *drainer) trackOutage(err error) {
 	switch {
-	case err != nil && outage.reason == "":
+	case err != nil && d.outage == "":
 		d.queues.logFailing.Store(1)
-		outage.reason, outage.since = string(escape.Append(nil, []byte(err.Error()))), time.Now()
+		d.outage, d.outageBegin = string(escape.Append(nil, []byte(err.Error()))), time.Now()
 		if d.config.LogFile != "" && !d.log.isPermanent(err) {
-			d.complain("Broker: the log fails, retrying: " + outage.reason)
+			d.report("Broker: the log fails, retrying: " + d.outage)
 		}
-	case err == nil && outage.reason != "":
+	case err == nil && d.outage != "":
 		d.queues.logFailing.Store(0)
-		took := time.Since(outage.since).Round(time.Millisecond)
-		d.queues.notify(fmt.Sprintf("Broker: the log took nothing for %s: %s", took, outage.reason))
-		outage.reason = ""
+		took := time.Since(d.outageBegin).Round(time.Millisecond)
+		d.queues.notify(fmt.Sprintf("Broker: the log took nothing for %s: %s", took, d.outage))
+		d.outage = ""
 	}
 }
 
-// complain writes a line to standard error, in the format of the log. It does not wait. It drops
-// the line while the line before is still being written.
-func (d *drainer) complain(line string) {
-	if d.complaining.TryLock() {
+// report writes a line to standard error, in the log's format. It does not wait for the write. If
+// the line before is still being written, it drops the line.
+func (d *drainer) report(line string) {
+	if d.reporting.TryLock() {
 		go func() {
-			defer d.complaining.Unlock()
+			defer d.reporting.Unlock()
 			fmt.Fprintf(d.stderr, "%s%s\n", time.Now().Format(logline.StampFormat), line)
 		}()
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,14 +16,14 @@ import (
 )
 
 // write queues texts and drains.
-func (stored *stored) write(texts ...string) {
-	stored.t.Helper()
-	stored.queue(texts...)
-	stored.must(stored.Drain())
+func (s *stored) write(texts ...string) {
+	s.t.Helper()
+	s.queue(texts...)
+	s.must(s.Drain())
 }
 
-// expectFile fails the test unless the file path is number of the same log as first, after the
-// file before.
+// expectFile fails the test unless the header of the file path is of the same log as first, has
+// number, and says how many bytes the file before has.
 func expectFile(t *testing.T, first logfile.Header, path string, number int64, before string) {
 	t.Helper()
 	want := logfile.Header{Log: first.Log, Number: number, Name: first.Name,
@@ -32,8 +33,8 @@ func expectFile(t *testing.T, first logfile.Header, path string, number int64, b
 	}
 }
 
-// Each file says which it is, over rotations and restarts: also if the broker was restarted after a
-// rename, and whatever copies are beside the log.
+// The first line of each file says which file it is, after rotations and after restarts, whatever
+// copies are beside the log.
 func TestFirstLines(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	stored := openStored(t, path, nil)
@@ -59,15 +60,7 @@ func TestFirstLines(t *testing.T) {
 	stored.Close()
 
 	rename(t, path, path+".3")
-	whole := file(path + ".3")
-	writeFile(t, path+".9", file(path+".2"))               // an older file, copied
-	writeFile(t, path+".8", whole[:len(whole)-5])          // the same file, shorter
-	writeFile(t, path+"-20261129", "2026/11/29 no header") // of an earlier version
-	writeFile(t, path+".7", "no log")
-	other := logfile.Header{Log: 7, Number: 98, Name: "log-2"}
-	writeFile(t, path+"-2", string(other.Append(nil, time.Now())))
-	other.Log = first.Log // a copy of the log, which was then written under that name
-	writeFile(t, path+"-2.1", string(other.Append(nil, time.Now())))
+	writeCopies(t, path, first.Log)
 	stored = openStored(t, path, nil)
 	defer stored.Close()
 	expectFile(t, first, path, 4, path+".3")
@@ -78,7 +71,22 @@ func TestFirstLines(t *testing.T) {
 	}
 }
 
-// A torn end of the file before does not count.
+// writeCopies makes files beside the log path, whose id is log, none of which is the last of the
+// log. That is path.3.
+func writeCopies(t *testing.T, path string, log uint64) {
+	t.Helper()
+	whole := file(path + ".3")
+	writeFile(t, path+".9", file(path+".2"))               // an older file, copied
+	writeFile(t, path+".8", whole[:len(whole)-5])          // the same file, shorter
+	writeFile(t, path+"-20261129", "2026/11/29 no header") // of an earlier version
+	writeFile(t, path+".7", "no log")
+	other := logfile.Header{Log: 7, Number: 98, Name: "log-2"}
+	writeFile(t, path+"-2", string(other.Append(nil, time.Now())))
+	other.Log = log // a copy of the log, which was then written under that name
+	writeFile(t, path+"-2.1", string(other.Append(nil, time.Now())))
+}
+
+// A torn line at the end of the file before does not count.
 func TestFirstLineAfterATornEnd(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	stored := openStored(t, path, nil)
@@ -122,7 +130,8 @@ func TestOldFileInPlace(t *testing.T) {
 	stored.queue("3")
 	want := path + ": is file 1 of its log, but log.2 beside it is file 2"
 	if err := stored.Drain(); err == nil || err.Error() != want || file(path) != old {
-		t.Errorf("Drain returns %v, and the file has %d bytes of %d", err, len(file(path)), len(old))
+		t.Errorf("Drain returns %v, and the file has %d bytes of %d",
+			err, len(file(path)), len(old))
 	}
 	away := t.TempDir() + "/log.2"
 	rename(t, path+".2", away)
@@ -165,8 +174,8 @@ func TestFileThatIsNoLog(t *testing.T) {
 	}
 }
 
-// A file of an earlier version is appended to, and counts as file 1 of a new log. It counts so
-// too if it is the last one beside the log.
+// A log of an earlier version is appended to, and counts as file 1 of a new log. If the log is
+// missing, the last file of an earlier version beside it counts as file 1.
 func TestFileOfAnEarlierVersion(t *testing.T) {
 	const line = "2026/11/29 10:00:00 Received new message from topic 't': 'old'\n"
 	path := filepath.Join(t.TempDir(), "log")
@@ -229,7 +238,7 @@ func TestEmptiedLog(t *testing.T) {
 	}
 }
 
-// A log that is emptied in the middle of a line is after the whole lines that it had.
+// If a log is emptied when it ends in the middle of a line, the next file is after its whole lines.
 func TestEmptiedLogWithALineInHand(t *testing.T) {
 	stored := newStored(t, nil)
 	stored.write("1")
@@ -250,8 +259,8 @@ func TestEmptiedLogWithALineInHand(t *testing.T) {
 	}
 }
 
-// The name and the neighbours of a log that is a symbolic link are those of its target, also while
-// that is missing.
+// If the log is a symbolic link, its name and the files beside it are those of the link's target,
+// also while that is missing.
 func TestLinkedLog(t *testing.T) {
 	directory := t.TempDir()
 	real, link := filepath.Join(directory, "real.log"), filepath.Join(t.TempDir(), "link.log")
@@ -270,8 +279,8 @@ func TestLinkedLog(t *testing.T) {
 	expectFile(t, first, real, 2, real+".1")
 }
 
-// The file before is on disk before the first line of the next says how many bytes it has, with
-// or without Sync, and after a restart too.
+// A file is synced before the first line of the next file says how many bytes it has. That is so
+// without Sync, and after a restart too.
 func TestOldFileIsSynced(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		path := filepath.Join(t.TempDir(), "log")
@@ -293,9 +302,9 @@ func TestOldFileIsSynced(t *testing.T) {
 			stored.must(err)
 			stored.Close()
 		}
-		at := strings.Join(changes, " ")
-		if sync, write := strings.Index(at, "sync"), strings.Index(at, "write"); sync < 0 || write < sync {
-			t.Errorf("restart %v: the changes are %s", restart, at)
+		sync, write := slices.Index(changes, "sync"), slices.Index(changes, "write")
+		if sync < 0 || write < sync {
+			t.Errorf("restart %v: the changes are %q", restart, changes)
 		}
 	}
 }

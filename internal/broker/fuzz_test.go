@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"syscall"
@@ -15,11 +16,11 @@ import (
 	"mbus/internal/shared/decoder"
 )
 
-// model is a simple model of the bus, made of slices and maps, and the bus that is compared
+// model is a simple model of the broker, made of slices and maps, and the broker that is compared
 // with it.
 type model struct {
 	*testing.T
-	bus      *bus
+	broker   *testBroker
 	log      *faulty
 	limit    int // MaxQueued
 	topics   map[string]bool
@@ -31,18 +32,18 @@ type model struct {
 
 // accountedBytes returns how many bytes count as queued when the first written messages were
 // written.
-func (model *model) accountedBytes(written int) int {
+func (m *model) accountedBytes(written int) int {
 	sum := 0
-	for name := range model.topics {
+	for name := range m.topics {
 		sum += topicBytes(name)
 	}
-	for _, size := range model.sizes[written:] {
+	for _, size := range m.sizes[written:] {
 		sum += size
 	}
 	return sum
 }
 
-// FuzzBus compares the bus with the model after each of a random sequence of payloads and
+// FuzzBus compares the broker with the model after each of a random sequence of payloads and
 // drains, with random limits and a log that fails sometimes. Every two bytes of steps are one
 // step: the first selects what to do, the second is a size.
 func FuzzBus(f *testing.F) {
@@ -58,11 +59,11 @@ func FuzzBus(f *testing.F) {
 			return
 		}
 		model := &model{T: t, limit: int(limit), topics: make(map[string]bool)}
-		model.bus = listen(t, func(config *BrokerConfig) {
+		model.broker = listen(t, func(config *BrokerConfig) {
 			model.log = faultyLog(config, full)
 			config.MaxQueued = int(limit)
 		})
-		defer model.bus.Close()
+		defer model.broker.Close()
 		for ; len(steps) >= 2; steps = steps[2:] {
 			if what, much := steps[0], int(steps[1]); what < 128 {
 				model.payload(what, much)
@@ -73,7 +74,7 @@ func FuzzBus(f *testing.F) {
 			}
 		}
 		model.drain(endless)
-		if queued := unwritten(model.bus.Broker); queued != 0 {
+		if queued := unwritten(model.broker.Broker); queued != 0 {
 			t.Errorf("%d messages are still queued", queued)
 		}
 	})
@@ -81,7 +82,7 @@ func FuzzBus(f *testing.F) {
 
 // payload queues one message for each bit of what, on a topic that depends on the bit, with
 // about much bytes of data, and compares the outcome.
-func (model *model) payload(what byte, much int) {
+func (m *model) payload(what byte, much int) {
 	var messages []*apiv1.Message
 	count := make(map[string]int) // of the payload's messages on each topic
 	need := 0
@@ -92,9 +93,9 @@ func (model *model) payload(what byte, much int) {
 		}
 		topic := fmt.Sprint("t", bit%3)
 		if bit == 6 {
-			topic = fmt.Sprint("unique ", len(model.accepted))
+			topic = fmt.Sprint("unique ", len(m.accepted))
 		}
-		text := fmt.Sprintf("%d.%d:", len(model.accepted), bit) + strings.Repeat("x", much)
+		text := fmt.Sprintf("%d.%d:", len(m.accepted), bit) + strings.Repeat("x", much)
 		message := &apiv1.Message{Topic: topic, Data: []byte(text)}
 		messages = append(messages, message)
 		need += messageBytes(message)
@@ -103,7 +104,7 @@ func (model *model) payload(what byte, much int) {
 			topics = append(topics, topic)
 		}
 	}
-	if !model.enqueue(messages, need) {
+	if !m.enqueue(messages, need) {
 		return
 	}
 	for _, topic := range topics {
@@ -111,59 +112,59 @@ func (model *model) payload(what byte, much int) {
 		if count[topic] > 1 {
 			line = fmt.Sprintf("%d new messages dispatched on topic %s", count[topic], topic)
 		}
-		model.notices = append(model.notices, line)
+		m.notices = append(m.notices, line)
 	}
 }
 
 // enqueue queues messages, which need so many bytes of an empty queue. It returns whether the
-// model accepts them, and fails the test if the bus does the opposite.
-func (model *model) enqueue(messages []*apiv1.Message, need int) bool {
-	before := model.bus.bytes
-	err := model.bus.enqueue(messages, time.Now(), nil)
+// model accepts them, and fails the test if the broker does the opposite.
+func (m *model) enqueue(messages []*apiv1.Message, need int) bool {
+	before := m.broker.used
+	err := m.broker.enqueue(messages, time.Now(), nil)
 	want := "<nil>"
-	if need > model.limit {
+	if need > m.limit {
 		want = fmt.Sprintf("the payload is too large: "+
-			"more than an empty queue takes (-max-queued %d)", model.limit)
-	} else if before+need > model.limit {
-		before -= model.forgetTopics()
-		if before+need > model.limit {
+			"more than an empty queue takes (-max-queued %d)", m.limit)
+	} else if before+need > m.limit {
+		before -= m.forgetTopics()
+		if before+need > m.limit {
 			want = "queue is full"
 		}
 	}
 	if got := fmt.Sprint(err); got != want {
-		model.Fatalf("%d messages: %s, want %s", len(messages), got, want)
+		m.Fatalf("%d messages: %s, want %s", len(messages), got, want)
 	}
 	if err != nil {
-		if after := model.bus.bytes; after != before {
-			model.Fatalf("a refused payload changed what counts from %d to %d", before, after)
+		if after := m.broker.used; after != before {
+			m.Fatalf("a refused payload changed what counts from %d to %d", before, after)
 		}
 		return false
 	}
 	for _, message := range messages {
-		model.accepted = append(model.accepted, message.Topic+" "+string(message.Data))
-		model.order = append(model.order, message.Topic)
-		model.sizes = append(model.sizes, messageBytes(message))
-		if !model.topics[message.Topic] {
-			model.topics[message.Topic] = true
-			model.notices = append(model.notices, "creating topic "+message.Topic)
+		m.accepted = append(m.accepted, message.Topic+" "+string(message.Data))
+		m.order = append(m.order, message.Topic)
+		m.sizes = append(m.sizes, messageBytes(message))
+		if !m.topics[message.Topic] {
+			m.topics[message.Topic] = true
+			m.notices = append(m.notices, "creating topic "+message.Topic)
 		}
 	}
-	if queued := model.bus.bytes; queued > model.limit {
-		model.Fatalf("%d bytes are queued, over the limit %d", queued, model.limit)
+	if queued := m.broker.used; queued > m.limit {
+		m.Fatalf("%d bytes are queued, over the limit %d", queued, m.limit)
 	}
 	return true
 }
 
 // forgetTopics forgets the topics without a message in the queues, and returns how many bytes they
 // used.
-func (model *model) forgetTopics() (freed int) {
+func (m *model) forgetTopics() (freed int) {
 	queued := make(map[string]bool)
-	for _, name := range model.order[model.bus.taken:] {
+	for _, name := range m.order[m.broker.taken:] {
 		queued[name] = true
 	}
-	for name := range model.topics {
+	for name := range m.topics {
 		if !queued[name] {
-			delete(model.topics, name)
+			delete(m.topics, name)
 			freed += topicBytes(name)
 		}
 	}
@@ -172,45 +173,45 @@ func (model *model) forgetTopics() (freed int) {
 
 // drain drains into a log that accepts budget bytes. It compares the log, and how much still
 // counts as queued.
-func (model *model) drain(budget int64) {
-	model.log.budget.Store(budget)
-	err := model.bus.Drain()
-	accepted, noticed := len(model.accepted), len(model.notices)
-	written, notices := model.compareLog()
-	if queued := unwritten(model.bus.Broker); queued != accepted-written {
-		model.Fatalf("%d messages count as queued, and %d of %d were written",
+func (m *model) drain(budget int64) {
+	m.log.budget.Store(budget)
+	err := m.broker.Drain()
+	accepted, noticed := len(m.accepted), len(m.notices)
+	written, notices := m.compareLog()
+	if queued := unwritten(m.broker.Broker); queued != accepted-written {
+		m.Fatalf("%d messages count as queued, and %d of %d were written",
 			queued, written, accepted)
 	}
 	if err != nil {
-		if left := model.log.budget.Load(); !errors.Is(err, syscall.ENOSPC) || left != 0 {
-			model.Fatalf("Drain returns %v with %d bytes to go", err, left)
+		if left := m.log.budget.Load(); !errors.Is(err, syscall.ENOSPC) || left != 0 {
+			m.Fatalf("Drain returns %v with %d bytes to go", err, left)
 		}
 	} else if written != accepted || notices != noticed {
-		model.Fatalf("%d of %d messages and %d of %d notices were written",
+		m.Fatalf("%d of %d messages and %d of %d notices were written",
 			written, accepted, notices, noticed)
 	}
-	if got, want := len(model.bus.topics), len(model.topics); got != want {
-		model.Fatalf("%d topics are known, want %d", got, want)
+	if got, want := len(m.broker.topics), len(m.topics); got != want {
+		m.Fatalf("%d topics are known, want %d", got, want)
 	}
-	if want := model.accountedBytes(written); model.bus.bytes != want {
-		model.Fatalf("%d bytes count as queued, want %d", model.bus.bytes, want)
+	if want := m.accountedBytes(written); m.broker.used != want {
+		m.Fatalf("%d bytes count as queued, want %d", m.broker.used, want)
 	}
 }
 
 // compareLog fails the test unless the log has the first accepted messages and the first
 // notices, in order, and each message after its notice. It returns how many of each it has.
-func (model *model) compareLog() (messages, notices int) {
-	text := model.log.String()
+func (m *model) compareLog() (messages, notices int) {
+	text := m.log.String()
 	text = text[:strings.LastIndexByte(text, '\n')+1] // a torn line may follow
 	noticed := make(map[string]int)                   // messages that have only a notice, by topic
-	for _, line := range bustest.Lines(model, text) {
+	for _, line := range bustest.Lines(m, text) {
 		if rest, ok := strings.CutPrefix(line, "Received new message from topic '"); ok {
 			topic, data, _ := strings.Cut(strings.TrimSuffix(rest, "'"), "': '")
-			if messages == len(model.accepted) || topic+" "+data != model.accepted[messages] {
-				model.Fatalf("message %d in the log is %.100s", messages, line)
+			if messages == len(m.accepted) || topic+" "+data != m.accepted[messages] {
+				m.Fatalf("message %d in the log is %.100s", messages, line)
 			}
 			if noticed[topic]--; noticed[topic] < 0 {
-				model.Fatalf("message %d is in the log before its notice", messages)
+				m.Fatalf("message %d is in the log before its notice", messages)
 			}
 			messages++
 			continue
@@ -218,8 +219,8 @@ func (model *model) compareLog() (messages, notices int) {
 		if strings.HasPrefix(line, outageLine) {
 			continue
 		}
-		if notices == len(model.notices) || line != model.notices[notices] {
-			model.Fatalf("notice %d in the log is %s", notices, line)
+		if notices == len(m.notices) || line != m.notices[notices] {
+			m.Fatalf("notice %d in the log is %s", notices, line)
 		}
 		notices++
 		count := 1
@@ -235,15 +236,7 @@ func (model *model) compareLog() (messages, notices int) {
 // broker must acknowledge and log the messages that the decoder accepts, and nothing else. Then
 // it must serve the next connection.
 func FuzzConnection(f *testing.F) {
-	for payload := range malformed {
-		f.Add([]byte(payload), uint8(len(payload)), uint8(0))
-	}
-	f.Add([]byte(bustest.Payload("t", bustest.Numbers(0, 19)...)), uint8(7), uint8(0))
-	f.Add([]byte(bustest.Payload("t", bustest.Numbers(0, 19)...)), uint8(200), uint8(1))
-	f.Add([]byte(bustest.Payload("t", "text")), uint8(1), uint8(2))
-	f.Add(bytes.Repeat([]byte("\x90"), 5000), uint8(255), uint8(0))
-	f.Add([]byte("\xdd0000"), uint8('Q'), uint8(0))
-	f.Add(bytes.Repeat([]byte("G"), 5000), uint8(255), uint8(0))
+	addConnections(f)
 	const limit = 4000
 	log := &bustest.Record{}
 	config := DefaultConfig()
@@ -256,40 +249,63 @@ func FuzzConnection(f *testing.F) {
 	f.Cleanup(broker.Close)
 	f.Fuzz(func(t *testing.T, payload []byte, piece, end uint8) {
 		client := bustest.NewClient(t, broker.Addr().String(), log)
-		payloads := decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead)
-		messages, wrong := payloads.Decode(bytes.Clone(payload))
-		if len(payload) > limit && payloads.CheckFirst(payload[0]) == nil {
-			messages, wrong = nil, fmt.Errorf(
-				"the payload is too large: more than %d bytes (-max-payload)", limit)
-		}
+		want := expectedReply(config, payload)
 		log.Reset()
 		connection := client.Dial()
-		for part := range slices.Chunk(payload, 16*int(piece)+1) {
-			if _, err := connection.Write(part); err != nil {
-				break // the broker has refused the payload
-			}
-		}
+		sendPieces(connection, payload, 16*int(piece)+1)
 		switch end % 3 {
 		case 0:
 			connection.CloseWrite()
-			want := apiv1.Reply{Accepted: len(messages)}
-			if wrong != nil {
-				want = apiv1.Reply{Error: wrong.Error()}
-			}
 			if reply := connection.Reply(); *reply != want {
 				t.Fatalf("the reply is %+v, want %+v", *reply, want)
 			}
 		case 1: // hang up without reading
 			connection.Close()
 		case 2: // reset the connection: a payload without an end is never accepted
-			messages = nil
+			want.Accepted = 0
 			connection.SetLinger(0)
 			connection.Close()
 		}
 		client.Accept("\x82\xa5Topic\xa1t\xa4Data\xc0", 1)
-		if got := strings.Count(log.String(), "Received new"); got != len(messages)+1 {
-			t.Fatalf("%d messages are in the log, want %d and one more", got, len(messages))
+		if got := strings.Count(log.String(), "Received new"); got != want.Accepted+1 {
+			t.Fatalf("%d messages are in the log, want %d and one more", got, want.Accepted)
 		}
 		bustest.Lines(t, log.String())
 	})
+}
+
+// addConnections adds the seeds of FuzzConnection.
+func addConnections(f *testing.F) {
+	for payload := range malformed {
+		f.Add([]byte(payload), uint8(len(payload)), uint8(0))
+	}
+	f.Add([]byte(bustest.Payload("t", bustest.Numbers(0, 19)...)), uint8(7), uint8(0))
+	f.Add([]byte(bustest.Payload("t", bustest.Numbers(0, 19)...)), uint8(200), uint8(1))
+	f.Add([]byte(bustest.Payload("t", "text")), uint8(1), uint8(2))
+	f.Add(bytes.Repeat([]byte("\x90"), 5000), uint8(255), uint8(0))
+	f.Add([]byte("\xdd0000"), uint8('Q'), uint8(0))
+	f.Add(bytes.Repeat([]byte("G"), 5000), uint8(255), uint8(0))
+}
+
+// expectedReply returns the reply of a broker with config to payload.
+func expectedReply(config *BrokerConfig, payload []byte) apiv1.Reply {
+	payloads := decoder.NewMsgpackDecoder(config.MaxQueued / messageOverhead)
+	if len(payload) > config.MaxPayload && payloads.CheckFirst(payload[0]) == nil {
+		return apiv1.Reply{Error: fmt.Sprintf(
+			"the payload is too large: more than %d bytes (-max-payload)", config.MaxPayload)}
+	}
+	messages, err := payloads.Decode(bytes.Clone(payload))
+	if err != nil {
+		return apiv1.Reply{Error: err.Error()}
+	}
+	return apiv1.Reply{Accepted: len(messages)}
+}
+
+// sendPieces sends payload in pieces of size bytes, until the broker has refused it.
+func sendPieces(connection io.Writer, payload []byte, size int) {
+	for piece := range slices.Chunk(payload, size) {
+		if _, err := connection.Write(piece); err != nil {
+			return
+		}
+	}
 }

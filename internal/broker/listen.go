@@ -9,27 +9,28 @@ import (
 )
 
 const (
-	// backlogTime is how long a broker that stops waits for another connection.
+	// backlogTime is how long a broker that stops waits in Accept for another connection.
 	backlogTime = 10 * time.Millisecond
 
-	// No connection is left after emptyLooks waits without one. A single wait is not
-	// enough: if this goroutine is stalled, the wait is over before Accept asks the
-	// kernel.
-	emptyLooks = 3
+	// emptyWaits is how many such waits in a row without a connection mean that none is left. A
+	// single one is not enough: if this goroutine is stalled, the wait is over before Accept
+	// asks the kernel. stopAccepting ends one of them early.
+	emptyWaits = 4
 
 	// After each Accept that fails, the pause doubles, from minBackoff to maxBackoff.
 	minBackoff = 5 * time.Millisecond
 	maxBackoff = time.Second
 )
 
-// serve is the loop. It accepts and serves one connection after the other until stopping is
-// closed. Then it serves those that are waiting. After graceTime it refuses those that are left,
-// for at most graceTime. While no place for a reply is free, it accepts only what it refuses.
+// serve is the loop. It accepts and serves one connection after the other. When the broker stops,
+// it serves those that are waiting, for graceTime. Then it refuses those that are left, for at most
+// as long. Before it accepts a connection, it waits until there is a place for a reply, unless it
+// will refuse the connection.
 func (b *Broker) serve() {
 	defer b.listener.Close()
-	var end time.Time // until when a broker that stops serves
-	var pause time.Duration
-	for looks := 0; looks < emptyLooks && (end.IsZero() || time.Since(end) < graceTime); {
+	var end time.Time       // when a broker that stops begins to refuse
+	var pause time.Duration // after the last error of Accept
+	for waits := 0; waits < emptyWaits && (end.IsZero() || time.Since(end) < graceTime); {
 		allowed, stopping := b.config.Timeout, b.stopping.Err() != nil
 		if stopping && end.IsZero() {
 			end = time.Now().Add(graceTime)
@@ -46,22 +47,21 @@ func (b *Broker) serve() {
 		connection, err := b.listener.Accept()
 		switch {
 		case err == nil:
-			looks, pause = 0, 0
-			b.serveConnection(connection, allowed, stopping)
+			waits, pause = 0, 0
+			b.serveConnection(connection, allowed)
 		case errors.Is(err, net.ErrClosed):
 			return
-		case errors.Is(err, os.ErrDeadlineExceeded) && stopping:
-			looks++
-		case errors.Is(err, os.ErrDeadlineExceeded): // stopAccepting has set the deadline
-			<-b.stopping.Done()
+		case errors.Is(err, os.ErrDeadlineExceeded): // the broker stops
+			waits++
 		default: // out of descriptors or memory
 			pause = b.retryLater(pause, err)
 		}
 	}
 }
 
-// retryLater waits after an error of Accept, longer than the pause before. It returns the new
-// pause, after which there is a line in the log if it is the first.
+// retryLater waits after err, an error of Accept, and returns how long. pause is how long it waited
+// after the error before, or 0 if err is the first in a row, which has a line in the log. The wait
+// is longer than pause, up to maxBackoff. When the broker stops, it ends soon.
 func (b *Broker) retryLater(pause time.Duration, err error) time.Duration {
 	if pause == 0 {
 		b.notify(fmt.Sprintf("Broker: can't accept connections, retrying: %v", err))
@@ -76,15 +76,13 @@ func (b *Broker) retryLater(pause time.Duration, err error) time.Duration {
 }
 
 // stopAccepting makes serve return soon. Two calls at the same time do no harm: the second may end
-// one of the waits for a connection early.
+// one more wait for a connection early.
 func (b *Broker) stopAccepting() {
 	if b.stopping.Err() != nil {
 		return
 	}
 	b.listener.Refuse()
-	// The deadline wakes the loop. It is set first: once stopping is done, only the loop sets
-	// deadlines.
-	b.listener.SetDeadline(time.Now())
 	b.stop()
-	b.freed.send()
+	b.listener.SetDeadline(time.Now()) // ends the loop's wait in Accept
+	b.freed.send()                     // ends its wait for a place
 }

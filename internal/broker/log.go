@@ -18,31 +18,32 @@ const (
 	// fileWrite is the largest write to a regular file, in bytes.
 	fileWrite = 256 << 10
 
-	// pipeWrite is the largest write to any other file, in bytes. A pipe accepts that many
-	// bytes together or none of them (pipe(7), PIPE_BUF). So the lines of several writers
-	// don't mix, and each write that ends shows that the reader is alive.
+	// pipeWrite is the largest write to anything else, in bytes. A pipe takes that many bytes
+	// at once or none of them (pipe(7), PIPE_BUF). So the lines of several writers don't mix,
+	// and each write that ends shows that the reader is alive.
 	pipeWrite = 4 << 10
 
-	// keptBuffer is the largest buffer that is kept after it was written, in bytes.
+	// keptBuffer is the largest buffer that is kept for further lines, in bytes.
 	keptBuffer = 1 << 20
 )
 
-// logWriter writes lines to a writer that may fail and may write only a part of its input. It
-// keeps the lines that are not written whole, so no line is torn or repeated. It is not safe for
-// concurrent use.
+// logWriter writes lines to a writer that may fail, and that may write only a part of its input. It
+// keeps what is not written, so no line is torn or repeated. It is not safe for concurrent use.
 type logWriter struct {
 	writer  io.Writer
 	store   *store
 	regular bool // writer is a regular file
 
-	buffer  []byte // whole lines
-	lines   []line // of buffer
-	done    int    // how many lines are written whole
-	written int    // how many bytes of buffer are written
+	buffer       []byte // whole lines
+	lines        []line // of buffer
+	linesWritten int    // how many of lines are written whole
+	bytesWritten int    // how many bytes of buffer are written
 
-	doneMessages, doneBytes int // in lines that were written since the last settle
+	// The messages of the lines that were written since the last settle: how many they are, and
+	// their messageBytes together.
+	unsettledMessages, unsettledBytes int
 
-	stamps logline.Stamp
+	stamps logline.Stamp // of the messages
 }
 
 // line is a line in the buffer of a logWriter.
@@ -64,7 +65,7 @@ func newLog(writer io.Writer, store *store) logWriter {
 	return log
 }
 
-// addNotices adds lines that are not messages'.
+// addNotices adds notices, one or more whole lines, to the buffer.
 func (w *logWriter) addNotices(notices []byte) {
 	for notice := range bytes.Lines(notices) {
 		w.buffer = append(w.buffer, notice...)
@@ -72,9 +73,9 @@ func (w *logWriter) addNotices(notices []byte) {
 	}
 }
 
-// addMessage adds a message's line.
+// addMessage adds the line of message, with the time stamp of when, to the buffer.
 func (w *logWriter) addMessage(when time.Time, message *apiv1.Message) {
-	if len(message.Data) > keptBuffer/4 { // it may make the buffer grow, and then does so once
+	if len(message.Data) > keptBuffer/4 { // otherwise the buffer might grow several times
 		w.buffer = slices.Grow(w.buffer, logline.MaxSize(message))
 	}
 	w.buffer = w.stamps.Append(w.buffer, when)
@@ -82,18 +83,18 @@ func (w *logWriter) addMessage(when time.Time, message *apiv1.Message) {
 	w.lines = append(w.lines, line{len(w.buffer), messageBytes(message)})
 }
 
-// flush writes the buffer, and keeps the lines that were not written whole. Before each write the
-// store looks whether its file was renamed or emptied. Then the line in hand is written from its
-// beginning.
+// flush writes the buffer. After an error it keeps what was not written. Before each write the
+// store looks whether its file was renamed or emptied. If so, a line of which only a part was
+// written is written again, whole, into another file.
 func (w *logWriter) flush() error {
-	for more := true; more; more = w.written < len(w.buffer) {
-		begin := 0 // of the first line that is not written whole
-		if w.done > 0 {
-			begin = w.lines[w.done-1].end
+	for more := true; more; more = w.bytesWritten < len(w.buffer) {
+		begin := 0 // where the first line begins that is not written whole
+		if w.linesWritten > 0 {
+			begin = w.lines[w.linesWritten-1].end
 		}
-		moved, err := w.store.look(w.written - begin)
-		if moved {
-			w.written = begin
+		isNew, err := w.store.look(w.bytesWritten - begin)
+		if isNew {
+			w.bytesWritten = begin
 		}
 		if err != nil {
 			return err
@@ -102,39 +103,43 @@ func (w *logWriter) flush() error {
 			return err
 		}
 	}
-	w.buffer, w.lines, w.done, w.written = w.buffer[:0], w.lines[:0], 0, 0
+	w.buffer, w.lines, w.linesWritten, w.bytesWritten = w.buffer[:0], w.lines[:0], 0, 0
 	if cap(w.buffer) > keptBuffer {
 		w.buffer = nil
 	}
 	return nil
 }
 
-// writeSome writes as much of the buffer as one write takes. The write ends with the end of a
-// line if it has one, so that several writers on one pipe or file don't cut each other's lines.
+// writeSome writes as much of the buffer as one write takes. If that includes the end of a line,
+// the write ends there, so that several writers on one pipe or file don't cut each other's lines.
 func (w *logWriter) writeSome() error {
-	limit := w.written + pipeWrite
+	limit := w.bytesWritten + pipeWrite
 	if w.regular {
-		limit = w.written + fileWrite
+		limit = w.bytesWritten + fileWrite
 	}
 	end := min(limit, len(w.buffer))
-	for i := w.done; i < len(w.lines) && w.lines[i].end <= limit; i++ {
+	for i := w.linesWritten; i < len(w.lines) && w.lines[i].end <= limit; i++ {
 		end = w.lines[i].end
 	}
-	if end == w.written {
+	if end == w.bytesWritten {
 		return nil
 	}
-	count, err := w.writer.Write(w.buffer[w.written:end])
+	count, err := w.writer.Write(w.buffer[w.bytesWritten:end])
 	if count > 0 {
 		w.store.progress.send()
 	}
-	if count < end-w.written && err == nil {
+	if count < end-w.bytesWritten && err == nil {
 		err = io.ErrShortWrite
 	}
-	w.written += count
-	for ; w.done < len(w.lines) && w.lines[w.done].end <= w.written; w.done++ {
-		if size := w.lines[w.done].size; size > 0 {
-			w.doneMessages++
-			w.doneBytes += size
+	w.bytesWritten += count
+	for _, line := range w.lines[w.linesWritten:] {
+		if line.end > w.bytesWritten {
+			break
+		}
+		w.linesWritten++
+		if line.size > 0 {
+			w.unsettledMessages++
+			w.unsettledBytes += line.size
 		}
 	}
 	return err

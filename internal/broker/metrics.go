@@ -15,15 +15,13 @@ const metricsInterval = 10 * time.Second
 // checkMetrics returns an error if config.Metrics is a file that must not be replaced.
 func (b *Broker) checkMetrics() error {
 	path := b.config.Metrics
-	found, missing := os.Lstat(path)
-	log, err := os.Stat(b.config.LogFile)
+	// A result of Stat is nil after an error, and then it is not the same file as any other.
+	found, _ := os.Lstat(path)
+	log, _ := os.Stat(b.config.LogFile)
 	if file, isFile := b.drainer.log.writer.(*os.File); isFile {
-		log, err = file.Stat()
+		log, _ = file.Stat()
 	}
-	switch {
-	case missing != nil:
-		return nil
-	case err == nil && os.SameFile(log, found):
+	if os.SameFile(log, found) {
 		return fmt.Errorf("-metrics %s: is the log, must be another file", path)
 	}
 	if err := metrics.Check(path); err != nil {
@@ -32,9 +30,9 @@ func (b *Broker) checkMetrics() error {
 	return nil
 }
 
-// keepMetrics writes the counts to config.Metrics every metricsInterval, and once more when ending
-// is closed. Then it closes ended. Lines of the log report when that begins to fail, and when it
-// succeeds again.
+// keepMetrics writes the counts to config.Metrics at once, every metricsInterval, and once more
+// when ending is closed. Then it closes ended. When writing begins to fail and when it succeeds
+// again, the log has a line about it.
 func (b *Broker) keepMetrics(ending <-chan struct{}, ended chan<- struct{}) {
 	defer close(ended)
 	path, failing := b.config.Metrics, false
@@ -67,7 +65,7 @@ func (b *Broker) counted() (text metrics.Text) {
 	text.Add("mbus_messages_accepted_total", "Messages accepted.", q.accepted)
 	text.Add("mbus_messages_written_total", "Messages written to the log.", q.written)
 	text.Add("mbus_unwritten_messages", "Messages accepted, not written yet.", q.accepted-q.written)
-	text.Add("mbus_unwritten_bytes", "What counts towards -max-queued.", q.bytes)
+	text.Add("mbus_unwritten_bytes", "What counts towards -max-queued.", q.used)
 	text.Add("mbus_unwritten_bytes_limit", "The broker's -max-queued.", q.limit)
 	text.Add("mbus_topics", "Known topics.", len(q.topics))
 	text.Add("mbus_log_failing", "1 while the log fails, otherwise 0.", int(q.logFailing.Load()))

@@ -38,26 +38,26 @@ func expectCounts(t *testing.T, broker *Broker, want ...int) {
 }
 
 // The counts are those of the payloads and messages that were sent. An empty payload is not
-// counted. A payload is counted even if its sender does not read the reply.
+// counted. A payload is counted even if its producer does not read the reply.
 func TestCounts(t *testing.T) {
-	bus := listen(t, nil)
-	bus.serve()
-	defer bus.Close()
-	limit := bus.config.MaxQueued
-	expectCounts(t, bus.Broker, 0, 0, 0, 0, 0, 0, limit, 0, 0, int(bus.begin.Unix()))
-	bus.Accept("", 0)
-	bus.Accept("\x90", 0)
-	bus.Accept(bustest.Payload("t", "1", "2", "3"), 3)
-	bus.Accept(bustest.Payload("u", "4"), 1)
-	bus.Refuse("\xc0", "message 1: is nil, must be a map of Topic and Data")
-	hangsUp := bus.Dial()
+	broker := listen(t, nil)
+	broker.serve()
+	defer broker.Close()
+	limit := broker.config.MaxQueued
+	expectCounts(t, broker.Broker, 0, 0, 0, 0, 0, 0, limit, 0, 0, int(broker.begin.Unix()))
+	broker.Accept("", 0)
+	broker.Accept("\x90", 0)
+	broker.Accept(bustest.Payload("t", "1", "2", "3"), 3)
+	broker.Accept(bustest.Payload("u", "4"), 1)
+	broker.Refuse("\xc0", "message 1: is nil, must be a map of Topic and Data")
+	hangsUp := broker.Dial()
 	hangsUp.Put(bustest.Payload("t", "5"))
 	hangsUp.Close()
-	bus.Accept("", 0) // the broker has served hangsUp
+	broker.Accept("", 0) // the broker has served hangsUp
 	bytes := 5*(messageOverhead+2) + 2*(topicOverhead+1)
-	expectCounts(t, bus.Broker, 3, 1, 5, 0, 5, bytes, limit, 2, 0)
-	bus.Close()
-	expectCounts(t, bus.Broker, 3, 1, 5, 5, 0, 2*(topicOverhead+1), limit, 2, 0)
+	expectCounts(t, broker.Broker, 3, 1, 5, 0, 5, bytes, limit, 2, 0)
+	broker.Close()
+	expectCounts(t, broker.Broker, 3, 1, 5, 5, 0, 2*(topicOverhead+1), limit, 2, 0)
 }
 
 // While the log fails, the counts say so.
@@ -66,26 +66,26 @@ func TestCountsOfAFailingLog(t *testing.T) {
 	if err := os.Mkdir(directory, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	bus := listen(t, func(config *BrokerConfig) {
+	broker := listen(t, func(config *BrokerConfig) {
 		config.Log, config.LogFile = &bustest.Record{}, filepath.Join(directory, "log")
 	})
-	defer bus.Close()
-	failing := func() int { return counts(t, bus.Broker)[8] }
+	defer broker.Close()
+	failing := func() int { return counts(t, broker.Broker)[8] }
 	for _, want := range []int{1, 0} {
 		if want == 1 {
 			os.Rename(directory, directory+".away")
 		} else {
 			os.Rename(directory+".away", directory)
 		}
-		queueTexts(t, bus.Broker, "t", "1")
-		if err := bus.Drain(); (err != nil) != (want == 1) || failing() != want {
+		queueTexts(t, broker.Broker, "t", "1")
+		if err := broker.Drain(); (err != nil) != (want == 1) || failing() != want {
 			t.Errorf("the drain returns %v, log_failing is %d, want %d", err, failing(), want)
 		}
 	}
 }
 
-// The broker writes the counts at its start and at the end of its stop. While they can't be
-// written, it serves, and the log has one line about it.
+// The broker writes the counts when it starts and when it has stopped. It serves while they can't
+// be written, and the log has one line about that.
 func TestMetrics(t *testing.T) {
 	directory := filepath.Join(t.TempDir(), "a\nb")
 	path := filepath.Join(directory, "counts.prom")
@@ -95,8 +95,8 @@ func TestMetrics(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		bus := listen(t, func(config *BrokerConfig) { config.Metrics = path })
-		bus.serve()
+		broker := listen(t, func(config *BrokerConfig) { config.Metrics = path })
+		broker.serve()
 		if exists {
 			bustest.Until(t, "the counts", func() bool {
 				text, _ := os.ReadFile(path)
@@ -104,17 +104,17 @@ func TestMetrics(t *testing.T) {
 			})
 		} else {
 			bustest.Until(t, "a line about the counts", func() bool {
-				return strings.Contains(bus.Log.String(), "Broker: -metrics open ")
+				return strings.Contains(broker.Log.String(), "Broker: -metrics open ")
 			})
 		}
-		bus.Accept(bustest.Payload("t", "1", "2", "3"), 3)
-		bus.Close()
-		if err := <-bus.ended; err != nil {
+		broker.Accept(bustest.Payload("t", "1", "2", "3"), 3)
+		broker.Close()
+		if err := <-broker.ended; err != nil {
 			t.Error(err)
 		}
 		text, _ := os.ReadFile(path)
 		written := strings.Contains(string(text), "\nmbus_messages_written_total 3\n")
-		lines := strings.Count(bus.Log.String(), "-metrics")
+		lines := strings.Count(broker.Log.String(), "-metrics")
 		if written != exists || lines > 1 || (lines == 0) != exists {
 			t.Errorf("directory: %t, counts written: %t, lines about them: %d\n%s",
 				exists, written, lines, text)
@@ -159,16 +159,20 @@ func TestMetricsRefused(t *testing.T) {
 			t.Errorf("%q: the error is %v, want %q", name, err, want)
 		}
 	}
-	stderr, err := os.OpenFile(path("empty"), os.O_WRONLY, 0)
+}
+
+// The file that is standard error, and so the log, is never replaced.
+func TestMetricsAreNotTheLog(t *testing.T) {
+	stderr, err := os.Create(filepath.Join(t.TempDir(), "empty"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stderr.Close()
 	config := DefaultConfig()
-	config.ProducerPort, config.Log, config.Metrics = "0", stderr, path("empty")
+	config.ProducerPort, config.Log, config.Metrics = "0", stderr, stderr.Name()
 	_, err = New(config)
 	if err == nil || !strings.HasSuffix(err.Error(), "is the log, must be another file") {
-		t.Errorf("the log is standard error: the error is %v", err)
+		t.Errorf("the error is %v", err)
 	}
 }
 
@@ -178,7 +182,7 @@ func TestMetricsInterval(t *testing.T) {
 	directory := filepath.Join(t.TempDir(), "missing")
 	path := filepath.Join(directory, "counts.prom")
 	synctest.Test(t, func(t *testing.T) {
-		broker := &Broker{config: &BrokerConfig{Metrics: path}, queues: newQueues(1, 1)}
+		broker := &Broker{config: &BrokerConfig{Metrics: path}, queues: newQueues(1)}
 		ending, ended := make(chan struct{}), make(chan struct{})
 		go broker.keepMetrics(ending, ended)
 		for i := range 6 {

@@ -19,61 +19,65 @@ const (
 	// gatherSize is about how many bytes of lines are collected before they are written.
 	gatherSize = 64 << 10
 
-	// While more than maxEmptyTopics topics are known, a drain forgets empty ones.
+	// maxEmptyTopics is how many topics may be known before a drain forgets empty ones.
 	maxEmptyTopics = 10_000
 
-	// maxNotices bounds the notices that wait for the ticker goroutine, in bytes. The log
-	// buffers as many again.
+	// maxNotices is about how many bytes of notices may wait for the ticker goroutine. The
+	// buffer of the log may have as many more.
 	maxNotices = 512 << 10
 )
 
 // queues is what the loop and the ticker goroutine share.
 type queues struct {
-	limit  int // MaxQueued
+	limit  int // config.MaxQueued
 	places int // how many replies may wait
 
-	mutex    sync.Mutex        // guards all fields up to ended
-	topics   map[string]*Topic // by name
-	arrivals []arrival         // the order of all messages in the queues
-	bytes    int               // what unwritten messages and known topics use of limit
+	mutex    sync.Mutex        // guards all fields from here to ended
+	topics   map[string]*Topic // the known topics, by name
+	arrivals []arrival         // the order of all messages in the topics' queues
+	used     int               // how much of limit unwritten messages and known topics use
 
-	// Messages are numbered in the order of their arrival, from 1. These are the numbers of the
-	// last message that arrived, that must be written without waiting for the next tick, that was
-	// taken out of the queues, and that was written. Each is at most the one before.
-	accepted, due, taken, written int
+	// Messages are numbered from 1, in the order of their arrival. These are numbers of messages.
+	// Each is at most the one above it.
+	accepted int // the last that was queued
+	due      int // the last that is to be written without waiting for the next tick
+	taken    int // the last that was taken out of its queue
+	written  int // the last that was written
 
 	replies []*waitingReply // in the order of acceptance
 
-	notices []byte        // lines of the log that are not messages'
-	crowded bool          // further notices are only counted
-	dropped int           // how many notices were only counted
+	// Notices are the lines of the log that are not messages'. While too many wait, the next ones
+	// are dropped: they are only counted.
+	notices []byte
+	crowded bool          // too many wait
+	dropped int           // how many were dropped since the last take
 	stamps  logline.Stamp // of the notices
 
-	// How many payloads were accepted and refused. An empty payload counts nowhere, and a
-	// payload that was queued counts even if its reply could not be sent.
+	// How many payloads were accepted and refused. An empty payload is not counted. A payload
+	// that was queued counts as accepted even if its reply could not be sent.
 	payloadsAccepted, payloadsRefused int
 
-	ended bool // the ticker goroutine has ended, so nothing is written any more
+	ended bool // the ticker goroutine has ended, and nothing more is written
 
 	logFailing atomic.Int32 // 1 while the log fails, otherwise 0
 
 	noticed signal // to the ticker goroutine: there are notices
-	urgent  signal // to the ticker goroutine: messages are due, or notices fill a write
-	freed   signal // to the loop: there may be room or a place, or the broker stops
+	urgent  signal // to the ticker goroutine: messages are due, or there are many notices
+	freed   signal // to the loop: there may be room or a place for a reply, or the broker stops
 }
 
-// arrival is a run of messages that were queued on one topic, one after the other.
+// arrival is a run of messages on one topic that arrived one after the other.
 type arrival struct {
 	topic *Topic
 	count int
 }
 
-// newQueues returns empty queues with room for limit bytes, and places for that many replies.
-func newQueues(limit, places int) queues {
+// newQueues returns empty queues with room for limit bytes.
+func newQueues(limit int) queues {
 	return queues{
 		topics:  make(map[string]*Topic),
 		limit:   limit,
-		places:  places,
+		places:  placesForReplies(),
 		noticed: newSignal(),
 		urgent:  newSignal(),
 		freed:   newSignal(),
@@ -86,8 +90,8 @@ type share struct {
 	count int
 }
 
-// sharesOf returns the topics of a payload in the order of their first messages, and how many
-// bytes of MaxQueued the payload uses if all its topics are new.
+// sharesOf returns the topics of a payload, in the order of their first messages, and how many
+// bytes the payload needs in empty queues.
 func sharesOf(messages []*apiv1.Message) (shares []share, need int) {
 	indexes := make(map[string]int)
 	last := -1 // most messages have the topic of the one before
@@ -108,10 +112,10 @@ func sharesOf(messages []*apiv1.Message) (shares []share, need int) {
 	return shares, need
 }
 
-// enqueue queues all messages of a payload and returns nil, or queues none and returns the
-// reason. If there is no room, it has the queues drained and waits for room until the deadline.
-// With a reply, the messages are due at once, and the ticker goroutine sends the reply when they
-// are written, or at the deadline a timer closes its connection.
+// enqueue queues all messages of a payload and returns nil, or queues none and returns the reason.
+// If there is no room, it makes the ticker goroutine drain, and waits for room until the deadline.
+// If reply is not nil, the messages are due at once. The ticker goroutine sends the reply when they
+// are written, unless a timer closes its connection at the deadline.
 func (b *Broker) enqueue(
 	messages []*apiv1.Message, deadline time.Time, reply *waitingReply,
 ) error {
@@ -143,39 +147,37 @@ func (b *Broker) enqueue(
 		reply.last = q.accepted
 		reply.timer = time.AfterFunc(time.Until(deadline), func() { q.giveUp(reply) })
 		q.replies = append(q.replies, reply)
-		q.demand()
+		q.makeDue()
 	}
-	q.announce()
+	q.wakeForNotices()
 	return nil
 }
 
-// awaitRoom waits until need bytes fit into the queues, without empty topics if need be. If they
-// don't fit at the deadline, or if the log is gone, it returns the reason of the refusal. The
+// awaitRoom waits until there is room for need bytes. To make room it forgets empty topics. If
+// there is none at the deadline, or if the log is gone, it returns the reason of the refusal. The
 // caller holds the mutex, which is unlocked during the wait.
 func (q *queues) awaitRoom(need int, deadline time.Time) error {
 	if need > q.limit {
 		return fmt.Errorf(apiv1.TooLarge+"more than an empty queue takes (-max-queued %d)", q.limit)
 	}
-	for {
-		if q.bytes+need > q.limit {
+	for !q.ended {
+		if q.used+need > q.limit {
 			q.forgetTopics(0)
 		}
-		switch {
-		case q.ended:
-			return errors.New(apiv1.LogGone)
-		case q.bytes+need <= q.limit:
+		if q.used+need <= q.limit {
 			return nil
 		}
-		q.demand()
+		q.makeDue()
 		if time.Until(deadline) <= 0 {
 			return errors.New(apiv1.QueueFull)
 		}
 		q.wait(time.Until(deadline))
 	}
+	return errors.New(apiv1.LogGone)
 }
 
-// awaitPlace returns true if another reply may wait. Otherwise it waits until it may be so, or the
-// broker stops, or the time is over, and returns false.
+// awaitPlace returns true if there is a place for another reply. Otherwise it returns false, after
+// it has waited until there may be one, the broker stops, or limit is over.
 func (q *queues) awaitPlace(limit time.Duration) bool {
 	q.mutex.Lock()
 	defer q.mutex.Unlock()
@@ -186,8 +188,8 @@ func (q *queues) awaitPlace(limit time.Duration) bool {
 	return false
 }
 
-// wait waits until something was freed, or the time is over. The caller, which is the loop, holds
-// the mutex, which is unlocked during the wait.
+// wait waits until freed is sent or limit is over. Only the loop calls it. The caller holds the
+// mutex, which is unlocked during the wait.
 func (q *queues) wait(limit time.Duration) {
 	q.mutex.Unlock()
 	defer q.mutex.Lock()
@@ -197,26 +199,26 @@ func (q *queues) wait(limit time.Duration) {
 	}
 }
 
-// demand makes all messages due. The caller holds the mutex.
-func (q *queues) demand() {
+// makeDue makes all messages due, and wakes the ticker goroutine. The caller holds the mutex.
+func (q *queues) makeDue() {
 	q.due = q.accepted
 	q.urgent.send()
 }
 
-// topic returns the topic with that name, and makes it if there is none.
+// topic returns the topic name, and makes it if it is not known. The caller holds the mutex.
 func (q *queues) topic(name string) *Topic {
 	topic := q.topics[name]
 	if topic == nil {
 		topic = NewTopic(name)
 		q.topics[name] = topic
-		q.bytes += topicBytes(name)
+		q.used += topicBytes(name)
 		q.addNotice("creating topic ", name)
 	}
 	return topic
 }
 
-// arrive counts message as the last to arrive, and returns its topic.
-func (q *queues) arrive(message *apiv1.Message) *Topic {
+// addArrival records that message arrives, and returns its topic. The caller holds the mutex.
+func (q *queues) addArrival(message *apiv1.Message) *Topic {
 	last := len(q.arrivals) - 1
 	if last < 0 || q.arrivals[last].topic.Name != message.Topic {
 		q.arrivals = append(q.arrivals, arrival{topic: q.topic(message.Topic)})
@@ -224,21 +226,21 @@ func (q *queues) arrive(message *apiv1.Message) *Topic {
 	}
 	q.arrivals[last].count++
 	q.accepted++
-	q.bytes += messageBytes(message)
+	q.used += messageBytes(message)
 	return q.arrivals[last].topic
 }
 
-// notify hands line, which must be printable, to the ticker goroutine for the log. Any goroutine
-// may call it.
+// notify hands a notice to the ticker goroutine. The line must be printable. Any goroutine may call
+// notify.
 func (q *queues) notify(line string) {
 	q.mutex.Lock()
 	defer q.mutex.Unlock()
 	q.addNotice(line, "")
-	q.announce()
+	q.wakeForNotices()
 }
 
-// addNotice adds a line of text and a topic's name. While the notices are crowded, it only counts
-// the line.
+// addNotice adds a notice: text, and the name of a topic, which it escapes. While too many notices
+// wait, it drops it. The caller holds the mutex.
 func (q *queues) addNotice(text, topic string) {
 	if q.crowded {
 		q.dropped++
@@ -248,10 +250,10 @@ func (q *queues) addNotice(text, topic string) {
 	q.notices = append(escape.AppendName(q.notices, []byte(topic)), '\n')
 }
 
-// announce wakes the ticker goroutine after notices were added. Only here the notices become
-// crowded, so those of one payload are all kept or all counted. They use less memory than its
-// messages.
-func (q *queues) announce() {
+// wakeForNotices wakes the ticker goroutine after notices were added. It, and not addNotice, finds
+// that too many wait. So the notices of one payload are all kept or all dropped. They use less
+// memory than its messages. The caller holds the mutex.
+func (q *queues) wakeForNotices() {
 	q.crowded = len(q.notices) >= maxNotices
 	if len(q.notices) >= gatherSize {
 		q.urgent.send()
@@ -259,23 +261,26 @@ func (q *queues) announce() {
 	q.noticed.send()
 }
 
-// prepare forgets empty topics while more than maxEmptyTopics are known. It returns the number of
-// the last message that is due.
-func (q *queues) prepare() int {
+// prepare prepares a drain. It forgets empty topics if too many are known, and returns the number
+// of the last message that is due. If all is true, it makes all messages due before.
+func (q *queues) prepare(all bool) int {
 	q.mutex.Lock()
 	defer q.mutex.Unlock()
+	if all {
+		q.due = q.accepted
+	}
 	q.forgetTopics(maxEmptyTopics)
 	return q.due
 }
 
-// take takes all notices and the first messages, up to number due and about as many as fit into
-// size bytes of lines. It appends the messages to buffer. It takes both under one lock, so if the
-// notices are written first, no message is written before its notice. If more is true, messages up
-// to number due are left.
+// take takes all notices out, and the first messages up to number due, but only about as many as
+// fit into gatherSize bytes of lines. It appends the messages to buffer. If more is true, messages
+// up to number due are left. The notices of these messages are among those that this or an earlier
+// take returns. So if notices are written first, no message is written before its notice.
 func (q *queues) take(
-	buffer []*apiv1.Message, due, size int,
+	buffer []*apiv1.Message, due int,
 ) (notices []byte, messages []*apiv1.Message, more bool) {
-	const aroundData = 64 // bytes of a line without its data, roughly
+	const aroundData = 64 // about how many bytes a line has besides the message's data
 	q.mutex.Lock()
 	defer q.mutex.Unlock()
 	q.crowded = false
@@ -285,15 +290,16 @@ func (q *queues) take(
 	}
 	notices, messages = q.notices, buffer
 	q.notices, q.dropped = nil, 0
-	for q.taken < due && size > 0 {
+	for size := 0; q.taken < due && size < gatherSize; {
 		message := q.dequeue()
 		messages = append(messages, message)
-		size -= aroundData + len(message.Data)
+		size += aroundData + len(message.Data)
 	}
 	return notices, messages, q.taken < due
 }
 
-// dequeue removes and returns the message that arrived first. There must be one.
+// dequeue takes out and returns the message that arrived first. There must be one. The caller holds
+// the mutex.
 func (q *queues) dequeue() *apiv1.Message {
 	first := &q.arrivals[0]
 	message := first.topic.Queue.Dequeue()
@@ -305,13 +311,13 @@ func (q *queues) dequeue() *apiv1.Message {
 	return message
 }
 
-// settle stops counting messages that are written, and use so many bytes, as queued. It removes
-// and returns the replies to payloads that are written, in the order of acceptance.
+// settle counts so many more messages as written, and the bytes that they used as free. It removes
+// and returns the replies to all payloads that are written whole, in the order of acceptance.
 func (q *queues) settle(messages, bytes int) []*waitingReply {
 	q.mutex.Lock()
 	defer q.mutex.Unlock()
 	q.written += messages
-	q.bytes -= bytes
+	q.used -= bytes
 	count := 0
 	for count < len(q.replies) && q.replies[count].last <= q.written {
 		count++
@@ -322,7 +328,7 @@ func (q *queues) settle(messages, bytes int) []*waitingReply {
 	return replies
 }
 
-// giveUp closes the connection of a reply that still waits, and says so in the log.
+// giveUp closes the connection of a reply that still waits, and hands a notice about it to the log.
 func (q *queues) giveUp(waiting *waitingReply) {
 	q.mutex.Lock()
 	at := slices.Index(q.replies, waiting)
@@ -331,7 +337,7 @@ func (q *queues) giveUp(waiting *waitingReply) {
 	}
 	q.mutex.Unlock()
 	if at < 0 {
-		return // its connection has another owner
+		return // another goroutine owns the connection
 	}
 	q.notify(fmt.Sprintf("no reply to %s: its messages are queued, but were not written in time",
 		listener.PeerName(waiting.connection)))
@@ -339,22 +345,20 @@ func (q *queues) giveUp(waiting *waitingReply) {
 	q.freed.send()
 }
 
-// end records that the ticker goroutine has ended. It closes the connections of all replies that
-// wait.
+// end records that the ticker goroutine has ended. The timers of the replies that still wait fire
+// at once.
 func (q *queues) end() {
 	q.mutex.Lock()
+	defer q.mutex.Unlock()
 	q.ended = true
-	replies := q.replies
-	q.replies = nil
-	q.mutex.Unlock()
-	for _, waiting := range replies {
-		waiting.timer.Stop()
-		waiting.connection.Close()
+	for _, waiting := range q.replies {
+		waiting.timer.Reset(0)
 	}
 	q.freed.send()
 }
 
-// forgetTopics forgets empty topics while more than kept are known. The caller holds the mutex.
+// forgetTopics forgets empty topics while more than kept topics are known. The caller holds the
+// mutex.
 func (q *queues) forgetTopics(kept int) {
 	for name, topic := range q.topics {
 		if len(q.topics) <= kept {
@@ -362,7 +366,7 @@ func (q *queues) forgetTopics(kept int) {
 		}
 		if topic.Queue.Len() == 0 {
 			delete(q.topics, name)
-			q.bytes -= topicBytes(name)
+			q.used -= topicBytes(name)
 		}
 	}
 }

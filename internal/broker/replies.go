@@ -9,22 +9,22 @@ const (
 	// maxReplies is how many replies may wait, unless the system has few descriptors.
 	maxReplies = 256
 
-	// graceTime is the time limit for the reply, and for discarding unread input. A broker
-	// that stops serves the waiting connections for as long.
+	// graceTime is the time limit for sending a reply, and for discarding input after a refusal.
+	// For as long a broker that stops serves the connections that are waiting.
 	graceTime = time.Second
 )
 
-// waitingReply is the reply to a payload whose messages are queued and not written. Who removes it
-// from queues.replies owns its connection: the ticker goroutine to send the reply, or its timer at
-// the deadline to close the connection without a reply.
+// waitingReply is the reply to a payload whose messages are queued and not all written. Who removes
+// it from queues.replies owns the connection from then on: the ticker goroutine, which sends the
+// reply, or the timer, which closes the connection at the deadline.
 type waitingReply struct {
 	connection net.Conn
-	reply      []byte
-	last       int // the number of the payload's last message
+	reply      []byte // encoded
+	last       int    // the number of the payload's last message
 	timer      *time.Timer
 }
 
-// answer sends replies that were removed, and closes their connections.
+// answer sends replies that the caller has removed, and closes their connections.
 func answer(replies []*waitingReply) {
 	for _, waiting := range replies {
 		waiting.timer.Stop()
@@ -33,7 +33,7 @@ func answer(replies []*waitingReply) {
 	}
 }
 
-// send sends an encoded reply. It ignores errors: the producer may have closed without reading a
+// send sends an encoded reply. It ignores errors, because a producer may close without reading the
 // reply.
 func send(connection net.Conn, reply []byte) {
 	connection.SetWriteDeadline(time.Now().Add(graceTime))

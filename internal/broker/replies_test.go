@@ -16,42 +16,45 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
+// gaveUpLine is the line of the log about a reply that was not sent, with %s for the producer.
+const gaveUpLine = "no reply to %s: its messages are queued, but were not written in time"
+
 // startStuck starts a broker at interval 0 whose log takes nothing before released is closed. set
 // may change the broker.
-func startStuck(t *testing.T, set func(*bus)) (bus *bus, released chan struct{}) {
+func startStuck(t *testing.T, set func(*testBroker)) (broker *testBroker, released chan struct{}) {
 	t.Helper()
 	released = make(chan struct{})
-	bus = listen(t, func(config *BrokerConfig) {
+	broker = listen(t, func(config *BrokerConfig) {
 		config.Interval, config.Timeout = 0, time.Minute
 		config.Log = &stuck{released: released}
 	})
 	if set != nil {
-		set(bus)
+		set(broker)
 	}
-	bus.serve()
-	return bus, released
+	broker.serve()
+	return broker, released
 }
 
 // sendAll sends count payloads of one message, each on a connection of its own, and returns the
 // connections. The broker has queued their messages.
-func (bus *bus) sendAll(t *testing.T, count int) []*bustest.Conn {
+func (b *testBroker) sendAll(t *testing.T, count int) []*bustest.Conn {
 	t.Helper()
 	var connections []*bustest.Conn
-	before := accepted(bus.Broker)
+	before := accepted(b.Broker)
 	for i := range count {
-		connection := bus.Dial()
+		connection := b.Dial()
 		connection.End(bustest.Payload("t", fmt.Sprint(i)))
 		connections = append(connections, connection)
 	}
-	bus.awaitAccepted(t, before+count)
+	b.awaitAccepted(t, before+count)
 	return connections
 }
 
 // awaitAccepted waits until the broker has accepted count messages.
-func (bus *bus) awaitAccepted(t *testing.T, count int) {
+func (b *testBroker) awaitAccepted(t *testing.T, count int) {
 	t.Helper()
 	bustest.Until(t, fmt.Sprint(count, " accepted messages"), func() bool {
-		return accepted(bus.Broker) >= count
+		return accepted(b.Broker) >= count
 	})
 }
 
@@ -65,41 +68,42 @@ func expectNoReplies(t *testing.T, connections []*bustest.Conn) {
 	}
 }
 
-// Producers that wait for a write that blocks are let go at their own deadlines, not one after the
-// other. Their messages stay queued.
+// While a write blocks, the connection of each reply that waits is closed at its own deadline. The
+// messages stay queued.
 func TestWaitingRepliesGiveUp(t *testing.T) {
-	bus, released := startStuck(t, func(bus *bus) { bus.config.Timeout = time.Second })
+	broker, released := startStuck(t, func(broker *testBroker) {
+		broker.config.Timeout = time.Second
+	})
 	begin := time.Now()
-	connections := bus.sendAll(t, 20)
+	connections := broker.sendAll(t, 20)
 	expectNoReplies(t, connections)
 	if took := time.Since(begin); took < time.Second || took > 10*time.Second {
-		t.Errorf("20 producers were let go after %s", took)
+		t.Errorf("20 connections were closed after %s", took)
 	}
 	close(released)
 	for _, connection := range connections {
-		bus.Expect(fmt.Sprintf("no reply to %s: "+
-			"its messages are queued, but were not written in time", connection.LocalAddr()))
+		broker.Expect(fmt.Sprintf(gaveUpLine, connection.LocalAddr()))
 	}
-	bus.Close()
-	if got := bus.Received("t"); !slices.Equal(got, bustest.Numbers(0, 19)) {
+	broker.Close()
+	if got := broker.Received("t"); !slices.Equal(got, bustest.Numbers(0, 19)) {
 		t.Errorf("the log has %q", got)
 	}
 }
 
-// The broker accepts no connection while as many replies wait as may. When one is sent, the next
-// is accepted.
+// The broker accepts no connection while there is no place for its reply. When a reply is sent, it
+// accepts the next.
 func TestPlacesForReplies(t *testing.T) {
 	const places = 5
-	bus, released := startStuck(t, func(bus *bus) { bus.places = places })
-	connections := bus.sendAll(t, places)
+	broker, released := startStuck(t, func(broker *testBroker) { broker.places = places })
+	connections := broker.sendAll(t, places)
 	for i := range 10 {
-		connection := bus.Dial()
+		connection := broker.Dial()
 		connection.End(bustest.Payload("t", fmt.Sprint(places+i)))
 		connections = append(connections, connection)
 	}
 	connections[places].SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 	count, err := connections[places].Read(make([]byte, 1))
-	if got := accepted(bus.Broker); !errors.Is(err, os.ErrDeadlineExceeded) || got != places {
+	if got := accepted(broker.Broker); !errors.Is(err, os.ErrDeadlineExceeded) || got != places {
 		t.Errorf("%d messages are accepted, %d bytes of a reply, error %v", got, count, err)
 	}
 	connections[places].SetReadDeadline(time.Now().Add(bustest.Patience))
@@ -109,16 +113,16 @@ func TestPlacesForReplies(t *testing.T) {
 			t.Errorf("the reply is %+v", *reply)
 		}
 	}
-	bus.Close()
-	if got := bus.Received("t"); len(got) != places+10 {
+	broker.Close()
+	if got := broker.Received("t"); len(got) != places+10 {
 		t.Errorf("the log has %d messages", len(got))
 	}
 }
 
 // A producer that hangs up while its reply waits harms nobody, and leaves nothing behind.
 func TestWaitingProducerHangsUp(t *testing.T) {
-	bus, released := startStuck(t, nil)
-	connections := bus.sendAll(t, 9)
+	broker, released := startStuck(t, nil)
+	connections := broker.sendAll(t, 9)
 	for i, connection := range connections {
 		if i%3 == 0 {
 			connection.Close()
@@ -133,28 +137,28 @@ func TestWaitingProducerHangsUp(t *testing.T) {
 			t.Errorf("message %d was not accepted", i)
 		}
 	}
-	bus.Accept(bustest.Payload("t", "9"), 1)
+	broker.Accept(bustest.Payload("t", "9"), 1)
 	bustest.Until(t, "the places of those that hung up", func() bool {
-		bus.mutex.Lock()
-		defer bus.mutex.Unlock()
-		return len(bus.replies) == 0
+		broker.mutex.Lock()
+		defer broker.mutex.Unlock()
+		return len(broker.replies) == 0
 	})
-	bus.Close()
-	if got := bus.Received("t"); !slices.Equal(got, bustest.Numbers(0, 9)) {
+	broker.Close()
+	if got := broker.Received("t"); !slices.Equal(got, bustest.Numbers(0, 9)) {
 		t.Errorf("the log has %q", got)
 	}
 }
 
 // A broker that stops answers all producers that wait before it reports that it has stopped.
 func TestStopAnswersThoseThatWait(t *testing.T) {
-	bus, released := startStuck(t, nil)
-	connections := bus.sendAll(t, 20)
+	broker, released := startStuck(t, nil)
+	connections := broker.sendAll(t, 20)
 	closed := make(chan struct{})
 	go func() {
-		bus.Stop("test")
+		broker.Stop("test")
 		close(closed)
 	}()
-	<-bus.stopping.Done()
+	<-broker.stopping.Done()
 	close(released)
 	for _, connection := range connections {
 		if reply := connection.Reply(); reply.Accepted != 1 {
@@ -162,25 +166,26 @@ func TestStopAnswersThoseThatWait(t *testing.T) {
 		}
 	}
 	<-closed
-	if err := <-bus.ended; err != nil {
+	if err := <-broker.ended; err != nil {
 		t.Error(err)
 	}
-	if !strings.HasSuffix(bus.Log.String(), " Broker: stopped\n") || len(bus.Received("t")) != 20 {
-		t.Errorf("the log is\n%s", bus.Log)
+	log := broker.Log.String()
+	if !strings.HasSuffix(log, " Broker: stopped\n") || len(broker.Received("t")) != 20 {
+		t.Errorf("the log is\n%s", log)
 	}
 }
 
-// A broker that stops while its log is stuck, and as many replies wait as may, refuses those that
-// it can't serve after a second, and not only when a reply's time is over.
+// A broker that stops without a place for a reply, because its log is stuck, refuses further
+// connections after a second. It does not wait until a reply's time is over.
 func TestStopWithoutPlacesForReplies(t *testing.T) {
 	const places = 3
-	bus, released := startStuck(t, func(bus *bus) { bus.places = places })
-	connections := bus.sendAll(t, places)
-	late := bus.Dial()
+	broker, released := startStuck(t, func(broker *testBroker) { broker.places = places })
+	connections := broker.sendAll(t, places)
+	late := broker.Dial()
 	late.End(bustest.Payload("t", "late"))
 	closed := make(chan struct{})
 	go func() {
-		bus.Close()
+		broker.Close()
 		close(closed)
 	}()
 	if reply := late.Reply(); *reply != (apiv1.Reply{Error: "the broker is stopping"}) {
@@ -193,17 +198,17 @@ func TestStopWithoutPlacesForReplies(t *testing.T) {
 		}
 	}
 	<-closed
-	if err := <-bus.ended; err != nil {
+	if err := <-broker.ended; err != nil {
 		t.Error(err)
 	}
 }
 
-// When the log goes while the loop queues a payload, its producer is refused or let go at once: no
-// reply is left to wait for a write that never comes.
+// If the ticker goroutine ends while the loop queues a payload, the payload is refused, or its
+// connection is closed at once. No reply is left to wait for a write that never comes.
 func TestLogGoesWhileAPayloadIsQueued(t *testing.T) {
 	message := []*apiv1.Message{{Topic: "t"}}
 	for range 2000 {
-		broker := &Broker{queues: newQueues(1<<20, maxReplies)}
+		broker := &Broker{queues: newQueues(1 << 20)}
 		producer, connection := net.Pipe()
 		go broker.end()
 		deadline := time.Now().Add(time.Minute)
@@ -227,23 +232,23 @@ type vanishing struct {
 	released chan struct{}
 }
 
-func (vanishing *vanishing) Write([]byte) (int, error) {
-	<-vanishing.released
+func (v *vanishing) Write([]byte) (int, error) {
+	<-v.released
 	return 0, syscall.EPIPE
 }
 
-// When the log is gone, those that wait are let go at once, without a reply.
+// When the log is gone, the connections of the replies that wait are closed at once.
 func TestLogGoesWhileRepliesWait(t *testing.T) {
 	log := &vanishing{released: make(chan struct{})}
-	bus := listen(t, func(config *BrokerConfig) {
+	broker := listen(t, func(config *BrokerConfig) {
 		config.Interval, config.Timeout, config.Log = 0, time.Minute, log
 	})
-	bus.serve()
-	connections := bus.sendAll(t, 20)
+	broker.serve()
+	connections := broker.sendAll(t, 20)
 	close(log.released)
 	expectNoReplies(t, connections)
-	if err := <-bus.ended; !errors.Is(err, syscall.EPIPE) {
+	if err := <-broker.ended; !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("ProducerListen returns %v", err)
 	}
-	bus.Close()
+	broker.Close()
 }

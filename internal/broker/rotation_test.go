@@ -22,8 +22,8 @@ import (
 func TestLookWhileIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stored := newStored(t, nil)
-		served, result := make(chan struct{}), make(chan error, 1)
-		go func() { result <- stored.drainer.tickLoop(served) }()
+		loopEnded, result := make(chan struct{}), make(chan error, 1)
+		go func() { result <- stored.drainer.tickLoop(loopEnded) }()
 		time.Sleep(lookInterval / 2)
 		stored.notify("a notice, before which the broker looks too")
 		time.Sleep(lookInterval / 4)
@@ -35,7 +35,7 @@ func TestLookWhileIdle(t *testing.T) {
 		if old := bustest.Lines(t, file(stored.path+".1")); len(old) != 2 {
 			t.Errorf("the old file has %q", old)
 		}
-		close(served)
+		close(loopEnded)
 		stored.must(<-result)
 	})
 }
@@ -95,99 +95,110 @@ type obstacle struct {
 	reason     string // the error, with %s for the path
 }
 
-// obstacles returns obstacles by name.
-func obstacles() map[string]obstacle {
-	remove := func(_ *testing.T, path string) { os.Remove(path) }
-	away := func(path string) string { return filepath.Dir(path) + ".away" }
-	return map[string]obstacle{
-		"no directory": {
-			func(t *testing.T, path string) { rename(t, filepath.Dir(path), away(path)) },
-			func(t *testing.T, path string) { rename(t, away(path), filepath.Dir(path)) },
-			"open %s: no such file or directory",
+// obstacles has obstacles by name.
+var obstacles = map[string]obstacle{
+	"no directory": {
+		func(t *testing.T, path string) { rename(t, filepath.Dir(path), away(path)) },
+		func(t *testing.T, path string) { rename(t, away(path), filepath.Dir(path)) },
+		"open %s: no such file or directory",
+	},
+	"no permission": {
+		func(t *testing.T, path string) {
+			if os.Getuid() == 0 {
+				t.Skip("root has every permission")
+			}
+			rename(t, path, path+".1")
+			os.Chmod(filepath.Dir(path), 0o500)
 		},
-		"no permission": {
-			func(t *testing.T, path string) {
-				if os.Getuid() == 0 {
-					t.Skip("root has every permission")
-				}
-				rename(t, path, path+".1")
-				os.Chmod(filepath.Dir(path), 0o500)
-			},
-			func(t *testing.T, path string) { os.Chmod(filepath.Dir(path), 0o700) },
-			"open %s: permission denied",
+		func(t *testing.T, path string) { os.Chmod(filepath.Dir(path), 0o700) },
+		"open %s: permission denied",
+	},
+	"a directory": {
+		func(t *testing.T, path string) {
+			rename(t, path, path+".1")
+			os.Mkdir(path, 0o700)
 		},
-		"a directory": {
-			func(t *testing.T, path string) {
-				rename(t, path, path+".1")
-				os.Mkdir(path, 0o700)
-			},
-			remove,
-			"%s: must be a regular file",
+		remove,
+		"%s: must be a regular file",
+	},
+	"another broker": {
+		func(t *testing.T, path string) {
+			rename(t, path, path+".1")
+			other, err := os.Create(path)
+			if err == nil {
+				err = osfile.Lock(other)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { other.Close() })
 		},
-		"another broker": {
-			func(t *testing.T, path string) {
-				rename(t, path, path+".1")
-				other, err := os.Create(path)
-				if err == nil {
-					err = osfile.Lock(other)
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { other.Close() })
-			},
-			remove,
-			"%s: in use by another broker",
-		},
-	}
+		remove,
+		"%s: in use by another broker",
+	},
 }
+
+// remove removes the file or directory path.
+func remove(_ *testing.T, path string) { os.Remove(path) }
+
+// away returns another name for the directory of path.
+func away(path string) string { return filepath.Dir(path) + ".away" }
 
 // While the log can't be opened, the broker keeps the messages and tries again. One line on
 // standard error reports the beginning, and one line in the log the end.
 func TestLogCantBeOpened(t *testing.T) {
-	for name, obstacle := range obstacles() {
-		t.Run(name, func(t *testing.T) {
-			stored := newStored(t, nil)
-			reason := fmt.Sprintf(obstacle.reason, stored.path)
-			stored.queue("before")
-			stored.must(stored.Drain())
-			obstacle.begin(t, stored.path)
-			for kept := 1; kept <= 3; kept++ {
-				stored.queue(fmt.Sprint(kept))
-				err := stored.Drain()
-				if err == nil || err.Error() != reason || stored.drainer.log.isPermanent(err) {
-					t.Fatalf("Drain returns %v, want %s", err, reason)
-				}
-				bustest.Until(t, "standard error", func() bool {
-					if !stored.drainer.complaining.TryLock() {
-						return false
-					}
-					stored.drainer.complaining.Unlock()
-					return true
-				})
-				if unwritten(stored.Broker) != kept {
-					t.Errorf("%d messages of %d count as queued", unwritten(stored.Broker), kept)
-				}
-			}
-			complaints := bustest.Lines(t, stored.stderr.String())
-			if !slices.Equal(complaints, []string{"Broker: the log fails, retrying: " + reason}) {
-				t.Errorf("standard error has %q", complaints)
-			}
-			obstacle.end(t, stored.path)
-			stored.must(stored.Drain())
-			stored.must(stored.drainer.write()) // the line about the outage
-			log := logFiles{stored.path + ".1", stored.path}.String()
-			got, want := bustest.Received(t, log)["t"], []string{"before", "1", "2", "3"}
-			if !slices.Equal(got, want) {
-				t.Errorf("the log has %q", got)
-			}
-			lines := bustest.Lines(t, log)
-			last := lines[len(lines)-1]
-			if !strings.HasPrefix(last, outageLine) || !strings.HasSuffix(last, ": "+reason) {
-				t.Errorf("the last line is %s", last)
-			}
-		})
+	for name, obstacle := range obstacles {
+		t.Run(name, func(t *testing.T) { obstacle.test(t) })
 	}
+}
+
+// test keeps a broker from opening its log for three drains.
+func (o obstacle) test(t *testing.T) {
+	stored := newStored(t, nil)
+	reason := fmt.Sprintf(o.reason, stored.path)
+	stored.queue("before")
+	stored.must(stored.Drain())
+	o.begin(t, stored.path)
+	for kept := 1; kept <= 3; kept++ {
+		stored.queue(fmt.Sprint(kept))
+		err := stored.Drain()
+		if err == nil || err.Error() != reason || stored.drainer.log.isPermanent(err) {
+			t.Fatalf("Drain returns %v, want %s", err, reason)
+		}
+		stored.awaitReport()
+		if unwritten(stored.Broker) != kept {
+			t.Errorf("%d messages of %d count as queued", unwritten(stored.Broker), kept)
+		}
+	}
+	reports := bustest.Lines(t, stored.stderr.String())
+	if !slices.Equal(reports, []string{"Broker: the log fails, retrying: " + reason}) {
+		t.Errorf("standard error has %q", reports)
+	}
+	o.end(t, stored.path)
+	stored.must(stored.Drain())
+	stored.must(stored.drainer.drain(false)) // the line about the outage
+	log := logFiles{stored.path + ".1", stored.path}.String()
+	got, want := bustest.Received(t, log)["t"], []string{"before", "1", "2", "3"}
+	if !slices.Equal(got, want) {
+		t.Errorf("the log has %q", got)
+	}
+	lines := bustest.Lines(t, log)
+	last := lines[len(lines)-1]
+	if !strings.HasPrefix(last, outageLine) || !strings.HasSuffix(last, ": "+reason) {
+		t.Errorf("the last line is %s", last)
+	}
+}
+
+// awaitReport waits until no line is being written to standard error.
+func (s *stored) awaitReport() {
+	s.t.Helper()
+	bustest.Until(s.t, "standard error", func() bool {
+		if !s.drainer.reporting.TryLock() {
+			return false
+		}
+		s.drainer.reporting.Unlock()
+		return true
+	})
 }
 
 // The path of a log is printed on one line, whatever its bytes.
@@ -206,11 +217,12 @@ func TestOutageOfALogWithAnOddName(t *testing.T) {
 		t.Fatal(err)
 	}
 	stored.must(stored.Drain())
-	stored.must(stored.drainer.write()) // the line about the outage
+	stored.must(stored.drainer.drain(false)) // the line about the outage
 	const reason = `/it's\na log: must be a regular file`
 	lines := bustest.Lines(t, file(stored.path))
-	if last := lines[len(lines)-1]; !strings.HasSuffix(last, reason) || unwritten(stored.Broker) != 0 {
-		t.Errorf("%d messages count as queued, and the last line is %s", unwritten(stored.Broker), last)
+	last, queued := lines[len(lines)-1], unwritten(stored.Broker)
+	if !strings.HasSuffix(last, reason) || queued != 0 {
+		t.Errorf("%d messages count as queued, and the last line is %s", queued, last)
 	}
 	bustest.Until(t, "standard error", func() bool {
 		return strings.HasSuffix(stored.stderr.String(), reason+"\n")

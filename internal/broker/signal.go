@@ -1,14 +1,14 @@
 package broker
 
-// signal wakes the goroutine that receives from it.
+// signal wakes a goroutine, which receives from it.
 type signal chan struct{}
 
-// newSignal returns a signal that was not sent.
+// newSignal returns a signal that is not sent yet.
 func newSignal() signal {
 	return make(signal, 1)
 }
 
-// send makes the goroutine that receives continue, now or at its next receive. It never blocks.
+// send wakes the goroutine that receives, or lets its next receive return at once. It never blocks.
 func (s signal) send() {
 	select {
 	case s <- struct{}{}:

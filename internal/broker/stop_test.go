@@ -12,10 +12,10 @@ import (
 
 // The log has a line with the reason when a stop begins, and its last line reports the end.
 func TestStopIsLogged(t *testing.T) {
-	bus := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
-	bus.Accept(bustest.Payload("t", "1"), 1)
-	bus.Stop("SIGTERM")
-	got := bustest.Lines(t, bus.Log.String())
+	broker := start(t, func(config *BrokerConfig) { config.Timeout = time.Minute })
+	broker.Accept(bustest.Payload("t", "1"), 1)
+	broker.Stop("SIGTERM")
+	got := bustest.Lines(t, broker.Log.String())
 	at := 0
 	for i, line := range []string{
 		"Broker: stopping: SIGTERM",
@@ -38,9 +38,9 @@ func TestStopIsLogged(t *testing.T) {
 // A broker that stops does not give up while it formats a long line.
 func TestStopWhileALineIsFormatted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		bus := listen(t, func(config *BrokerConfig) { config.Timeout = time.Second })
-		defer bus.Close()
-		drainer := &bus.drainer
+		broker := listen(t, func(config *BrokerConfig) { config.Timeout = time.Second })
+		defer broker.Close()
+		drainer := &broker.drainer
 		drainer.formatting.Store(true)
 		result := make(chan error, 1)
 		go func() {
@@ -52,24 +52,24 @@ func TestStopWhileALineIsFormatted(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	bus := listen(t, func(config *BrokerConfig) { config.MaxQueued = 1 << 30 })
-	defer bus.Close()
+	broker := listen(t, func(config *BrokerConfig) { config.MaxQueued = 1 << 30 })
+	defer broker.Close()
 	var seen, ended atomic.Bool
 	go func() {
 		for !ended.Load() {
-			if bus.drainer.formatting.Load() {
+			if broker.drainer.formatting.Load() {
 				seen.Store(true)
 			}
 		}
 	}()
 	defer ended.Store(true)
 	for try := 0; try < 100 && !seen.Load(); try++ {
-		queueTexts(t, bus.Broker, "t", strings.Repeat("\x01", 1<<20))
-		if err := bus.Drain(); err != nil {
+		queueTexts(t, broker.Broker, "t", strings.Repeat("\x01", 1<<20))
+		if err := broker.Drain(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if !seen.Load() || bus.drainer.formatting.Load() {
+	if !seen.Load() || broker.drainer.formatting.Load() {
 		t.Error("the drainer does not say that it formats a line, or does not stop saying so")
 	}
 }

@@ -13,36 +13,37 @@ import (
 	"mbus/internal/shared/osfile"
 )
 
-// store is a log in files that the broker opens and locks, one after the other. The first line of
-// each says which file of which log it is: see package logfile. Whenever the store opens a file,
-// it cuts off a line without an end. Only one goroutine may use a store.
+// store is a log in files. It opens and locks them, one after the other. The first line of each,
+// its header, says which file of which log it is: see package logfile. Whenever the store opens a
+// file, it cuts off a line without an end. Only one goroutine may use a store.
 type store struct {
-	path   string   // empty: the log is no file of the broker's own, and the methods do nothing
+	path   string   // of the log; empty: the broker opens no file, and the store does nothing
 	synced bool     // messages count as written only when they are on disk
-	file   *os.File // nil: it is closed, or could not be opened again
-	size   int64    // of file, as the store has left it
-	failed error    // of a sync, which makes each later sync fail
+	file   *os.File // nil: it is closed, or could not be opened
+	size   int64    // of file after the store's last write or cut, in bytes
 
-	// last is the header of file, or of the file before while file is nil. Its Log is 0 if that
-	// file has no header, its Number if no file is known. whole is how many bytes of whole lines
-	// that file has, or had before it was emptied.
+	syncError error // of the first sync that failed; each later sync fails with it
+
+	// last is the header of file, or of the last file while file is nil. It has no Log if that
+	// file has no header. It has no Number before the first file is known. whole is how many
+	// bytes of whole lines that file has, or had before somebody emptied it.
 	last  logfile.Header
 	whole int64
 
-	notify   func(line string) // is called with lines for the log
-	progress signal            // see awaitEnd
+	notify   func(line string) // queues.notify
+	progress signal            // to awaitEnd: a write or a sync has ended
 
-	// observe is nil, except in tests. It is called after each change of a file: with
-	// "open", "truncate", "write", "sync" or "sync directory". data is the bytes that
-	// were written. size is the size of the file after a truncation.
+	// observe is nil, except in tests. It is called after each change of a file. change is
+	// "open", "truncate", "write", "sync" or "sync directory". data is what was written. size
+	// is the size of the file after a truncation.
 	observe func(change string, data []byte, size int64)
 }
 
-// openAttempts is how often open tries to open a file that is renamed at the same time.
+// openAttempts is how many times open tries to open a file that is renamed at the same time.
 const openAttempts = 10
 
-// open opens the file that path names, locks it, and cuts off a line without an end. It makes
-// the file, with mode 0640, if it is missing.
+// open opens the file that path names, and gets it ready for the next line. It makes the file, with
+// mode 0640, if it is missing.
 func (s *store) open() (err error) {
 	for range openAttempts {
 		if info, err := os.Stat(s.path); err == nil && !info.Mode().IsRegular() {
@@ -53,52 +54,56 @@ func (s *store) open() (err error) {
 			return err
 		}
 		s.changed("open", nil, 0)
-		moved, err := s.adopt()
-		if err == nil && !moved {
+		if err = s.initFile(); err == nil {
 			return nil
 		}
 		s.close()
-		if err != nil {
+		if err != logfile.ErrChanged {
 			return err
 		}
 	}
 	return fmt.Errorf("%s: renamed faster than it can be opened", s.path)
 }
 
-// adopt locks the file, which was just opened, and makes it fit for the next line: it cuts off a
-// line without an end, and writes the header if there is no line. If path names another file by
-// then, adopt returns that the name has moved.
-func (s *store) adopt() (moved bool, err error) {
+// initFile locks the file, which was just opened. It cuts off a line without an end, and writes the
+// header if no line is left. The error is logfile.ErrChanged if path no longer names the file, or
+// if a file of the log was renamed or cut at the same time.
+func (s *store) initFile() error {
 	if err := lock(s.file); err != nil {
-		return false, err
+		return err
 	}
 	list, err := logfile.NewLister(s.path).List()
-	if err != nil || !s.isNamed() || list.Named == nil {
-		return err == nil, err
+	info, wrong := s.file.Stat()
+	if err := cmp.Or(err, wrong); err != nil {
+		return err
 	}
-	header, err := s.identify(list)
+	if list.Named == nil || !os.SameFile(list.Named.Info, info) {
+		return logfile.ErrChanged
+	}
+	header, err := s.headerOf(list)
 	if err != nil {
-		return false, err
+		return err
 	}
 	whole, size, err := s.cutTornLine()
 	if err != nil {
-		return false, err
+		return err
 	}
 	if whole < size {
-		s.notify(fmt.Sprintf("Broker: cut %d bytes of a torn line off the end of the log", size-whole))
+		s.notify(fmt.Sprintf(
+			"Broker: cut %d bytes of a torn line off the end of the log", size-whole))
 	}
 	s.size = whole
 	if whole == 0 {
 		if _, err := s.Write(header.Append(nil, time.Now())); err != nil {
-			return false, err
+			return err
 		}
 		s.progress.send()
 	}
 	s.last, s.whole = header, s.size
 	if !s.synced {
-		return false, nil
+		return nil
 	}
-	// Otherwise a power loss could leave blocks of the torn line between new lines.
+	// Without this sync a power loss could leave blocks of the torn line between new lines.
 	return s.syncNamed()
 }
 
@@ -114,23 +119,18 @@ func lock(file *os.File) error {
 	return nil
 }
 
-// identify returns the header of the file, which is FILE of list. If the file has no whole line, it
-// is the header that the file must get.
-func (s *store) identify(list *logfile.List) (logfile.Header, error) {
+// headerOf returns the header of the file, which is FILE of list. If the file has no whole line,
+// this is the header that it must get: that of the file after the last. At the start the last file
+// is the one before FILE in list, if there is one.
+func (s *store) headerOf(list *logfile.List) (logfile.Header, error) {
 	if err := list.CheckNamed(s.file, s.last); err != nil {
 		return logfile.Header{}, fmt.Errorf("%s: %w", s.path, err)
 	}
 	if header := list.Named.Header; header.Number > 0 {
 		return header, nil
 	}
-	return s.next(list)
-}
-
-// next returns the header of the file after the last one. At the start this is the file before
-// FILE in list, if there is one.
-func (s *store) next(list *logfile.List) (logfile.Header, error) {
 	if before := list.Before(); s.last.Number == 0 && before != nil {
-		if err := s.resume(before); err != nil {
+		if err := s.continueAfter(before); err != nil {
 			return logfile.Header{}, err
 		}
 	}
@@ -142,9 +142,9 @@ func (s *store) next(list *logfile.List) (logfile.Header, error) {
 	}, nil
 }
 
-// resume makes before the last file. It syncs it, because the next header will say how many bytes
-// it has.
-func (s *store) resume(before *logfile.File) error {
+// continueAfter makes before the last file. It syncs that file, because the next header says how
+// many bytes it has.
+func (s *store) continueAfter(before *logfile.File) error {
 	file, err := before.Open()
 	if err != nil {
 		return err
@@ -153,62 +153,58 @@ func (s *store) resume(before *logfile.File) error {
 	if err := lock(file); err != nil {
 		return err
 	}
-	s.whole, err = logfile.LineEnd(file, before.Info.Size())
-	if err == nil {
-		err = s.syncFile(file)
+	whole, err := logfile.LineEnd(file, before.Info.Size())
+	if err != nil {
+		return err
 	}
-	s.last = before.Header
-	return err
+	s.last, s.whole = before.Header, whole
+	return s.syncFile(file)
 }
 
-// syncNamed makes the file durable, and its name. If the file was renamed just now, moved is true.
-func (s *store) syncNamed() (moved bool, err error) {
+// syncNamed makes the file and its name durable. The error is logfile.ErrChanged if no file has the
+// name.
+func (s *store) syncNamed() error {
 	if err := s.syncFile(s.file); err != nil {
-		return false, err
+		return err
 	}
-	err = osfile.SyncDirectory(s.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
-	}
-	if err == nil {
+	err := osfile.SyncDirectory(s.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return logfile.ErrChanged
+	case err == nil:
 		s.changed("sync directory", nil, 0)
 		s.progress.send()
 	}
-	return false, err
+	return err
 }
 
-// isNamed reports whether path names the file.
-func (s *store) isNamed() bool {
-	named, err := os.Stat(s.path)
-	info, wrong := s.file.Stat()
-	return err == nil && wrong == nil && os.SameFile(named, info)
-}
-
-// look checks whether path still names the store's file, and whether the file is as the store has
-// left it, with so many bytes of a line that is not whole. If not, it leaves the file, opens path
-// again, and returns that the file has moved. Then that line must be written from its beginning.
-// After an error the store has no file, and the next look opens path.
-func (s *store) look(begun int) (moved bool, err error) {
+// look checks whether path still names the store's file, and whether the file still has the size
+// that the store knows. begun is how many of its last bytes belong to a line that is not written
+// whole. If something has changed, look leaves the file and opens path. Then isNew is true, and
+// that line must be written from its beginning. After an error there is no file, and the next look
+// opens path.
+func (s *store) look(begun int) (isNew bool, err error) {
 	if s.path == "" {
 		return false, nil
 	}
 	if s.file != nil {
+		named, _ := os.Stat(s.path) // nil after an error, and then not the same file
 		info, err := s.file.Stat()
-		if err == nil && info.Size() == s.size && s.isNamed() {
+		if err == nil && info.Size() == s.size && os.SameFile(named, info) {
 			return false, nil
 		}
-		s.whole = s.size - int64(begun)
-		if err := s.leave(); err != nil {
+		if err := s.leave(begun); err != nil {
 			return true, err
 		}
 	}
 	return true, s.open()
 }
 
-// leave cuts off a line without an end, syncs the file, and closes it. It ignores an error of the
-// cut, because readers skip a torn line.
-func (s *store) leave() error {
+// leave cuts off a line without an end, syncs the file, and closes it. begun is as in look. It
+// ignores an error of the cut, because readers skip a torn line.
+func (s *store) leave(begun int) error {
 	defer s.close()
+	s.whole = s.size - int64(begun)
 	if whole, _, err := s.cutTornLine(); err == nil && whole > 0 { // 0: emptied
 		s.whole = whole
 	}
@@ -223,7 +219,7 @@ func (s *store) close() {
 	}
 }
 
-// cutTornLine cuts off the bytes of the file after its last line end. It returns how many bytes are
+// cutTornLine cuts off what the file has after its last line end. It returns how many bytes are
 // left, and how many there were.
 func (s *store) cutTornLine() (whole, size int64, err error) {
 	info, err := s.file.Stat()
@@ -239,7 +235,7 @@ func (s *store) cutTornLine() (whole, size int64, err error) {
 	return whole, info.Size(), err
 }
 
-// Write implements io.Writer.
+// Write appends whole lines, or a part of one, to the file. It implements io.Writer.
 func (s *store) Write(lines []byte) (int, error) {
 	count, err := s.file.Write(lines)
 	s.size += int64(count)
@@ -249,31 +245,31 @@ func (s *store) Write(lines []byte) (int, error) {
 	return count, err
 }
 
-// sync makes the file's lines durable if the store is synced. Without a file it does nothing,
-// because leave has synced the last file. After a sync that failed it returns the same error.
+// sync makes the file durable if the store is synced. Without a file it does nothing, because leave
+// has synced the last one. The error is that of syncFile.
 func (s *store) sync() error {
 	if !s.synced || s.file == nil {
-		return s.failed
+		return s.syncError
 	}
 	return s.syncFile(s.file)
 }
 
-// syncFile makes all changes of file durable. If the store is not synced, it ignores an error.
-// Otherwise it returns the same error after a sync that failed.
+// syncFile makes file durable. If the store is not synced, it ignores an error. Otherwise it fails
+// for ever after the first error, because the kernel may have dropped data by then.
 func (s *store) syncFile(file *os.File) error {
-	if s.failed != nil {
-		return s.failed
+	if s.syncError != nil {
+		return s.syncError
 	}
 	if err := osfile.Sync(file); err == nil {
 		s.changed("sync", nil, 0)
 		s.progress.send()
 	} else if s.synced {
-		s.failed = err
+		s.syncError = err
 	}
-	return s.failed
+	return s.syncError
 }
 
-// changed reports a change to a test.
+// changed calls observe in a test.
 func (s *store) changed(change string, data []byte, size int64) {
 	if s.observe != nil {
 		s.observe(change, data, size)

@@ -17,7 +17,7 @@ import (
 	"mbus/internal/shared/logline"
 )
 
-// stored is a broker whose log is a file of its own, and a client of it.
+// stored is a broker under test with LogFile, and a client of it.
 type stored struct {
 	*Broker
 	*bustest.Client // its Log is the file
@@ -59,36 +59,36 @@ func newStored(t *testing.T, set func(*BrokerConfig)) *stored {
 
 // serve starts ProducerListen. When the test ends, serve closes the broker, which must write all
 // messages.
-func (stored *stored) serve() {
-	stored.t.Helper()
-	go func() { stored.ended <- stored.ProducerListen() }()
-	stored.t.Cleanup(func() {
-		stored.Close()
-		stored.must(receive(stored.t, stored.ended))
+func (s *stored) serve() {
+	s.t.Helper()
+	go func() { s.ended <- s.ProducerListen() }()
+	s.t.Cleanup(func() {
+		s.Close()
+		s.must(receive(s.t, s.ended))
 	})
-	stored.Expect("Broker: listening on " + stored.Address)
+	s.Expect("Broker: listening on " + s.Address)
 }
 
 // queue queues a payload of one message for each of texts on the topic t.
-func (stored *stored) queue(texts ...string) {
-	stored.t.Helper()
-	queueTexts(stored.t, stored.Broker, "t", texts...)
+func (s *stored) queue(texts ...string) {
+	s.t.Helper()
+	queueTexts(s.t, s.Broker, "t", texts...)
 }
 
 // must fails the test unless err is nil.
-func (stored *stored) must(err error) {
-	stored.t.Helper()
+func (s *stored) must(err error) {
+	s.t.Helper()
 	if err != nil {
-		stored.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 }
 
 // logFiles has the paths of a log in several files, the oldest first. Files may be missing.
 type logFiles []string
 
-func (paths logFiles) String() string {
+func (l logFiles) String() string {
 	var log strings.Builder
-	for _, path := range paths {
+	for _, path := range l {
 		text, _ := os.ReadFile(path)
 		log.Write(text)
 	}
@@ -111,6 +111,9 @@ func writeFile(t *testing.T, path, text string) {
 	}
 }
 
+// cutReport is the line of the log about a torn line that was cut off, with %d for its size.
+const cutReport = "Broker: cut %d bytes of a torn line off the end of the log"
+
 // A torn line is cut off, whatever its length and its place in the file.
 func TestTornLineIsCut(t *testing.T) {
 	const block = 64 << 10
@@ -124,7 +127,7 @@ func TestTornLineIsCut(t *testing.T) {
 			writeFile(t, path, text+(logline.StampFormat + strings.Repeat("'", torn))[:torn])
 			cut, want := "", ""
 			if torn > 0 {
-				want = fmt.Sprintf("Broker: cut %d bytes of a torn line off the end of the log", torn)
+				want = fmt.Sprintf(cutReport, torn)
 			}
 			store := &store{path: path, notify: func(line string) { cut = line }}
 			if err := store.open(); err != nil {
@@ -134,7 +137,7 @@ func TestTornLineIsCut(t *testing.T) {
 			rest, found := strings.CutPrefix(file(path), text)
 			_, isHeader := logfile.Parse([]byte(rest))
 			if !found || isHeader != (whole == 0) || !isHeader && rest != "" || cut != want {
-				t.Errorf("of %d bytes and a torn line of %d: %d bytes and %q are left, and the line is %q",
+				t.Errorf("of %d bytes and a torn line of %d, %d bytes and %q are left: %q",
 					whole, torn, len(text), rest, cut)
 			}
 		}
@@ -144,8 +147,8 @@ func TestTornLineIsCut(t *testing.T) {
 // stampSize is the size of the time stamp that each line begins with.
 const stampSize = len(logline.StampFormat)
 
-// header returns the first line of the file path, and its size. It fails the test if that is no
-// header.
+// header returns the header of the file path, and the size of its line. It fails the test if there
+// is none.
 func header(t *testing.T, path string) (header logfile.Header, size int) {
 	t.Helper()
 	line, _, _ := strings.Cut(file(path), "\n")
@@ -166,15 +169,14 @@ func file(path string) string {
 func TestTornLineIsReported(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	const line = "2026/01/02 03:04:05 Received new message from topic 't': 'it'\n"
-	const report = "Broker: cut %d bytes of a torn line off the end of the log"
 	writeFile(t, path, line+line[:len(line)-2])
 	stored := openStored(t, path, nil)
 	stored.serve()
-	stored.Expect(fmt.Sprintf(report, len(line)-2))
+	stored.Expect(fmt.Sprintf(cutReport, len(line)-2))
 	writeFile(t, path+".new", line[:4])
 	rename(t, path, path+".1")
 	rename(t, path+".new", path)
-	stored.Expect(fmt.Sprintf(report, 4))
+	stored.Expect(fmt.Sprintf(cutReport, 4))
 	old := file(path + ".1")
 	if lines := bustest.Lines(t, old); len(lines) != 4 || !strings.HasPrefix(old, line) {
 		t.Errorf("the old file has %q", lines)
@@ -184,16 +186,16 @@ func TestTornLineIsReported(t *testing.T) {
 	}
 }
 
-// A broker that is closed before it serves unlocks its log, which has the line about
-// what was cut off. If the closed broker serves after all, it opens the log anew.
+// A broker that is closed before it serves unlocks its log. By then the log has the line about a
+// torn line. If the closed broker serves after all, it opens the log anew.
 func TestCloseBeforeServingFreesTheLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	writeFile(t, path, "2026")
 	first := openStored(t, path, nil)
 	first.Close()
 	first.Close() // a second time does no harm
-	const report = "Broker: cut 4 bytes of a torn line off the end of the log"
-	if got := bustest.Lines(t, file(path)); len(got) != 2 || got[1] != report {
+	want := fmt.Sprintf(cutReport, 4)
+	if got := bustest.Lines(t, file(path)); len(got) != 2 || got[1] != want {
 		t.Errorf("the log has %q", got)
 	}
 	openStored(t, path, nil).Close() // a second broker
@@ -203,7 +205,7 @@ func TestCloseBeforeServingFreesTheLog(t *testing.T) {
 	first.Expect("Broker: stopped")
 }
 
-// The broker makes a log that its owner can write, and that its owner and group can read.
+// The owner of a new log can write it, and the owner and the group can read it.
 func TestLogMode(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0))
 	stored := newStored(t, nil)
@@ -261,25 +263,27 @@ func TestLogIsARegularFile(t *testing.T) {
 	refuseLog(t, missing, "open "+missing+": no such file or directory")
 }
 
-// A file that is renamed while it is opened is not the log. The file that has the name in the
-// end is.
-func TestNameMovesWhileOpening(t *testing.T) {
+// If the log is renamed while it is opened, the file that then has the name is opened.
+func TestRenameWhileOpening(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	for _, moves := range []int{1, openAttempts - 1, openAttempts} {
+	for _, renames := range []int{1, openAttempts - 1, openAttempts} {
 		store := &store{path: path}
 		store.observe = func(change string, _ []byte, _ int64) {
-			if moves--; change == "open" && moves >= 0 {
+			if renames--; change == "open" && renames >= 0 {
 				rename(t, path, path+".1")
+				if renames%2 == 0 { // another file gets the name
+					writeFile(t, path, "")
+				}
 			}
 		}
 		err := store.open()
-		if moves == 0 {
+		if renames == 0 {
 			if err == nil || err.Error() != path+": renamed faster than it can be opened" {
 				t.Errorf("open returns %v", err)
 			}
 			continue
 		}
-		if err != nil || !store.isNamed() {
+		if isNew, _ := store.look(0); err != nil || isNew {
 			t.Errorf("open opens another file, error %v", err)
 		}
 		store.close()
@@ -288,7 +292,7 @@ func TestNameMovesWhileOpening(t *testing.T) {
 
 // If the log's directory is renamed while the log is opened, the error is not that of a failed
 // sync, and opening can be tried again.
-func TestDirectoryMovesWhileOpening(t *testing.T) {
+func TestRenameOfTheDirectoryWhileOpening(t *testing.T) {
 	directory := filepath.Join(t.TempDir(), "directory")
 	if err := os.Mkdir(directory, 0o700); err != nil {
 		t.Fatal(err)
@@ -337,10 +341,10 @@ type limited struct {
 	room int // in bytes
 }
 
-func (limited *limited) Write(text []byte) (int, error) {
-	taken := min(len(text), limited.room)
-	limited.room -= taken
-	if count, err := limited.store.Write(text[:taken]); err != nil || taken == len(text) {
+func (l *limited) Write(text []byte) (int, error) {
+	taken := min(len(text), l.room)
+	l.room -= taken
+	if count, err := l.store.Write(text[:taken]); err != nil || taken == len(text) {
 		return count, err
 	}
 	return taken, full

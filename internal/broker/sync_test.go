@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,13 +30,13 @@ func receive[T any](t *testing.T, channel <-chan T) (value T) {
 	return value
 }
 
-// hasMessage returns whether data, which are lines of a log, has a message.
+// hasMessage reports whether data, which is lines of a log, has a message.
 func hasMessage(data []byte) bool {
 	return strings.Contains(string(data), "Received")
 }
 
-// A sync that fails is final. The broker sends no reply, and ends with the reason. It writes no
-// complaint to standard error, because the command writes the reason.
+// A sync that fails is final. The broker sends no reply, and ends with the reason. It reports
+// nothing on standard error, because the command does.
 func TestFailedSync(t *testing.T) {
 	stored := newStored(t, func(config *BrokerConfig) { config.Interval, config.Sync = 0, true })
 	stored.store.observe = func(_ string, data []byte, _ int64) {
@@ -54,8 +55,8 @@ func TestFailedSync(t *testing.T) {
 	if !errors.Is(err, osfile.ErrNotOnDisk) || !strings.HasPrefix(err.Error(), words) {
 		t.Errorf("ProducerListen returns %v", err)
 	}
-	if complaints := stored.stderr.String(); complaints != "" {
-		t.Errorf("standard error has %q", complaints)
+	if report := stored.stderr.String(); report != "" {
+		t.Errorf("standard error has %q", report)
 	}
 }
 
@@ -105,11 +106,24 @@ func TestSyncsPerDrain(t *testing.T) {
 	}
 }
 
+// A message that was written before an error is synced, and counts as written.
+func TestSyncAfterAWriteError(t *testing.T) {
+	stored := newStored(t, func(config *BrokerConfig) { config.Sync = true })
+	disk := &limited{stored.store, 1000}
+	stored.drainer.log.writer = disk
+	stored.queue("fits", strings.Repeat("x", gatherSize), "a message that is not taken yet")
+	if err := stored.Drain(); !errors.Is(err, syscall.ENOSPC) || unwritten(stored.Broker) != 2 {
+		t.Errorf("Drain returns %v, and %d messages count as queued", err, unwritten(stored.Broker))
+	}
+	disk.room = endless
+	stored.must(stored.Drain())
+}
+
 // slowSync makes each sync of messages send to begun, and last until the test sends to done.
-func (stored *stored) slowSync() (begun <-chan struct{}, done chan<- struct{}) {
+func (s *stored) slowSync() (begun <-chan struct{}, done chan<- struct{}) {
 	entered, leave := make(chan struct{}, 1), make(chan struct{}, 1)
 	unsynced := false
-	stored.store.observe = func(change string, data []byte, _ int64) {
+	s.store.observe = func(change string, data []byte, _ int64) {
 		if unsynced = unsynced || hasMessage(data); unsynced && change == "sync" {
 			unsynced = false
 			entered <- struct{}{}
@@ -172,7 +186,7 @@ func TestOneSyncForManyProducers(t *testing.T) {
 	t.Logf("figure: %d messages of %d producers took %d syncs", producers*each, producers, syncs)
 }
 
-// During a sync the broker accepts messages. The messages that are synced count as queued.
+// The broker accepts messages during a sync. Those that are being synced still count as queued.
 func TestSlowSync(t *testing.T) {
 	stored := newStored(t, func(config *BrokerConfig) {
 		config.Interval, config.Sync, config.Timeout = 10*time.Millisecond, true, time.Hour
@@ -182,14 +196,17 @@ func TestSlowSync(t *testing.T) {
 	stored.Accept(bustest.Payload("t", "1"), 1)
 	receive(t, begun)
 	stored.Accept(bustest.Payload("t", "2", "3"), 2)
-	if got := stored.Received("t"); !slices.Equal(got, []string{"1"}) || unwritten(stored.Broker) != 3 {
-		t.Errorf("the log has %q, and %d messages count as queued", got, unwritten(stored.Broker))
+	expect := func(queued int, want ...string) {
+		t.Helper()
+		got, count := stored.Received("t"), unwritten(stored.Broker)
+		if !slices.Equal(got, want) || count != queued {
+			t.Errorf("the log has %q, and %d messages count as queued", got, count)
+		}
 	}
+	expect(3, "1")
 	done <- struct{}{}
 	receive(t, begun)
-	if got := stored.Received("t"); len(got) != 3 || unwritten(stored.Broker) != 2 {
-		t.Errorf("the log has %q, and %d messages count as queued", got, unwritten(stored.Broker))
-	}
+	expect(2, "1", "2", "3")
 	done <- struct{}{}
 	bustest.Until(t, "an empty queue", func() bool { return unwritten(stored.Broker) == 0 })
 }
@@ -208,10 +225,10 @@ func TestStopWithASlowDisk(t *testing.T) {
 		}
 		stored.queue("1", strings.Repeat("2", settleBytes), "3")
 		rename(t, stored.path, stored.path+".1")
-		served := make(chan struct{})
-		close(served)
+		loopEnded := make(chan struct{})
+		close(loopEnded)
 		result := make(chan error, 1)
-		go func() { result <- stored.drainer.tickLoop(served) }()
+		go func() { result <- stored.drainer.tickLoop(loopEnded) }()
 		if err := stored.drainer.awaitEnd(result); err != nil {
 			t.Error(err)
 			<-result

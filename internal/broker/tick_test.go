@@ -14,20 +14,20 @@ import (
 
 // Notices are in the log within 100 ms, without a tick.
 func TestNoticesComeAtOnce(t *testing.T) {
-	bus := start(t, nil)
+	broker := start(t, nil)
 	tries := 0
 	// One try in time is enough: a busy machine may delay some.
 	bustest.Until(t, "notices within 100 ms", func() bool {
 		tries++
 		topic := fmt.Sprint("topic ", tries)
 		begin := time.Now()
-		bus.Accept(bustest.Payload(topic, "1", "2"), 2)
-		bus.Expect("creating topic " + topic)
-		bus.Expect("2 new messages dispatched on topic " + topic)
-		bus.Refuse("\xc0", "message 1: is nil, must be a map of Topic and Data")
+		broker.Accept(bustest.Payload(topic, "1", "2"), 2)
+		broker.Expect("creating topic " + topic)
+		broker.Expect("2 new messages dispatched on topic " + topic)
+		broker.Refuse("\xc0", "message 1: is nil, must be a map of Topic and Data")
 		return time.Since(begin) < 100*time.Millisecond
 	})
-	if got := bustest.Messages(t, bus.Log.String()); got != nil {
+	if got := bustest.Messages(t, broker.Log.String()); got != nil {
 		t.Errorf("%d messages were drained without a tick", len(got))
 	}
 }
@@ -35,15 +35,14 @@ func TestNoticesComeAtOnce(t *testing.T) {
 // Notices are in the log within 100 ms even while others are added.
 func TestNoticesDoNotWaitForOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		bus := listen(t, nil)
-		defer bus.Close()
-		stopping := make(chan struct{})
-		go func() { bus.ended <- bus.drainer.tickLoop(stopping) }()
+		broker := listen(t, nil)
+		defer broker.Close()
+		end := broker.startTicker(t)
 		const pause, bound = time.Millisecond, 100 * time.Millisecond
 		for count := 1; count <= 500; count++ {
-			bus.notify("a notice")
+			broker.notify("a notice")
 			synctest.Wait()
-			got := len(bustest.Lines(t, bus.Log.String()))
+			got := len(bustest.Lines(t, broker.Log.String()))
 			if overdue := count - int(bound/pause); got < overdue {
 				t.Errorf("of %d notices %d are in the log, and %d are overdue",
 					count, got, overdue-got)
@@ -51,33 +50,24 @@ func TestNoticesDoNotWaitForOthers(t *testing.T) {
 			}
 			time.Sleep(pause)
 		}
-		close(stopping)
-		if err := <-bus.ended; err != nil {
-			t.Error(err)
-		}
+		end()
 	})
 }
 
 // The ticker goroutine drains at each tick, and only then. It writes notices between the ticks.
 func TestTick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		bus := listen(t, func(config *BrokerConfig) { config.Interval = 3 * time.Second })
-		defer bus.Close()
-		stopping := make(chan struct{})
-		go func() { bus.ended <- bus.drainer.tickLoop(stopping) }()
-		queue := func(text string) {
-			message := &apiv1.Message{Topic: "t", Data: []byte(text)}
-			if err := bus.enqueue([]*apiv1.Message{message}, time.Now(), nil); err != nil {
-				t.Error(err)
-			}
-		}
+		broker := listen(t, func(config *BrokerConfig) { config.Interval = 3 * time.Second })
+		defer broker.Close()
+		end := broker.startTicker(t)
+		queue := func(text string) { queueTexts(t, broker.Broker, "t", text) }
 		expect := func(notices int, texts ...string) {
 			t.Helper()
 			synctest.Wait()
-			if got := bus.Received("t"); !slices.Equal(got, texts) {
+			if got := broker.Received("t"); !slices.Equal(got, texts) {
 				t.Errorf("drained %q, want %q", got, texts)
 			}
-			if got := strings.Count(bus.Log.String(), "dispatched on"); got != notices {
+			if got := strings.Count(broker.Log.String(), "dispatched on"); got != notices {
 				t.Errorf("%d notices, want %d", got, notices)
 			}
 		}
@@ -99,61 +89,67 @@ func TestTick(t *testing.T) {
 		time.Sleep(3*time.Second - time.Nanosecond)
 		expect(5, "1", "2", "3", "4")
 		queue("6")
-		close(stopping)
+		end()
 		expect(6, "1", "2", "3", "4", "5", "6")
-		if err := <-bus.ended; err != nil {
-			t.Error(err)
-		}
 	})
 }
 
-// The drain forgets empty topics while there are many. A forgotten topic is made again when a
-// message needs it.
+// A drain forgets empty topics while too many are known.
 func TestTopicsAreForgotten(t *testing.T) {
-	bus := listen(t, nil)
-	defer bus.Close()
+	broker := listen(t, nil)
+	defer broker.Close()
 	dispatch := func(first, count int) {
 		for i := range count {
-			queueTexts(t, bus.Broker, fmt.Sprint(first+i), "")
+			queueTexts(t, broker.Broker, fmt.Sprint(first+i), "")
 		}
 	}
 	drain := func() {
-		if err := bus.Drain(); err != nil {
+		if err := broker.Drain(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	dispatch(0, maxEmptyTopics)
 	drain()
-	if len(bus.topics) != maxEmptyTopics {
-		t.Fatalf("%d topics are known, want %d", len(bus.topics), maxEmptyTopics)
+	if len(broker.topics) != maxEmptyTopics {
+		t.Fatalf("%d topics are known, want %d", len(broker.topics), maxEmptyTopics)
 	}
 	dispatch(maxEmptyTopics, 5)
-	if len(bus.topics) != maxEmptyTopics+5 {
-		t.Fatalf("%d topics are known", len(bus.topics))
+	if len(broker.topics) != maxEmptyTopics+5 {
+		t.Fatalf("%d topics are known", len(broker.topics))
 	}
 	drain()
-	if len(bus.topics) != maxEmptyTopics {
-		t.Fatalf("%d topics are known, want %d", len(bus.topics), maxEmptyTopics)
+	if len(broker.topics) != maxEmptyTopics {
+		t.Fatalf("%d topics are known, want %d", len(broker.topics), maxEmptyTopics)
 	}
 	want := 0
-	for name := range bus.topics {
+	for name := range broker.topics {
 		want += topicBytes(name)
 	}
-	if bus.bytes != want {
-		t.Errorf("%d bytes count, want %d", bus.bytes, want)
+	if broker.used != want {
+		t.Errorf("%d bytes count, want %d", broker.used, want)
 	}
-	// A topic with a message is never forgotten.
-	dispatch(0, 1)
-	bus.forgetTopics(0)
-	if len(bus.topics) != 1 || bus.topics["0"] == nil {
-		t.Errorf("%d topics are left", len(bus.topics))
+}
+
+// A topic with a message is never forgotten. A forgotten topic is made again when a message needs
+// it.
+func TestForgottenTopicIsMadeAgain(t *testing.T) {
+	broker := listen(t, nil)
+	defer broker.Close()
+	queueTexts(t, broker.Broker, "empty", "1")
+	if err := broker.Drain(); err != nil {
+		t.Fatal(err)
 	}
-	drain()
-	before := strings.Count(bus.Log.String(), "creating topic 7\n")
-	dispatch(7, 1)
-	drain()
-	if got := strings.Count(bus.Log.String(), "creating topic 7\n"); got != before+1 {
-		t.Errorf("the topic was made %d times, want %d", got, before+1)
+	queueTexts(t, broker.Broker, "queued", "2")
+	broker.forgetTopics(0)
+	if len(broker.topics) != 1 || broker.topics["queued"] == nil {
+		t.Errorf("%d topics are left", len(broker.topics))
+	}
+	queueTexts(t, broker.Broker, "empty", "3")
+	if err := broker.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Count(broker.Log.String(), "creating topic empty\n"); got != 2 {
+		t.Errorf("the topic was made %d times, want 2", got)
 	}
 }
 
@@ -161,30 +157,27 @@ func TestTopicsAreForgotten(t *testing.T) {
 func TestRetryOfADrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log *faulty
-		bus := listen(t, func(config *BrokerConfig) {
+		broker := listen(t, func(config *BrokerConfig) {
 			log = faultyLog(config, full)
 			config.MaxQueued = 3 * gatherSize // room for two messages
 		})
-		defer bus.Close()
+		defer broker.Close()
 		log.budget.Store(0)
-		stopping := make(chan struct{})
-		go func() { bus.ended <- bus.drainer.tickLoop(stopping) }()
+		end := broker.startTicker(t)
 		long := strings.Repeat("x", gatherSize) // one write takes one message, so one stays queued
-		queueTexts(t, bus.Broker, "t", long, long)
+		queueTexts(t, broker.Broker, "t", long, long)
 		message := []*apiv1.Message{{Topic: "t", Data: []byte(long)}}
-		if err := bus.enqueue(message, time.Now(), nil); err == nil { // this makes the broker drain
+		// This makes the messages due.
+		if err := broker.enqueue(message, time.Now(), nil); err == nil {
 			t.Error("a third message fits")
 		}
 		time.Sleep(time.Second / 2) // the notices were tried too
 		log.budget.Store(endless)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if got := bus.Received("t"); len(got) != 2 {
+		if got := broker.Received("t"); len(got) != 2 {
 			t.Errorf("after a second the log has %d messages of 2", len(got))
 		}
-		close(stopping)
-		if err := <-bus.ended; err != nil {
-			t.Error(err)
-		}
+		end()
 	})
 }

@@ -6,14 +6,14 @@ import (
 )
 
 const (
-	// The memory of a queued message and of a known topic without names and data, in bytes:
-	// their structures, and their share of the queues and of the payload's framing, rounded up.
+	// The memory of a queued message and of a known topic, in bytes, rounded up. Names and data
+	// are not included, but the structures are, and the framing of the payload.
 	messageOverhead = 128
 	topicOverhead   = 512
 )
 
-// Topic is a name and the queue of the messages with that topic. It is not safe for concurrent
-// use. The mutex of Broker.queues guards it.
+// Topic is a name and the queue of the messages on that topic. It is not safe for concurrent use.
+// The mutex of queues guards it.
 type Topic struct {
 	Name  string
 	Queue *queue.MessageQueue

@@ -12,14 +12,13 @@ import (
 
 // Listener accepts connections. Its implementations are tcpListener and socketListener.
 type Listener interface {
-	Accept() (net.Conn, error) // the connections are of the type Conn
-	Addr() net.Addr
-	Close() error
-	SetDeadline(time.Time) error
+	net.Listener                 // its connections are of the type Conn
+	SetDeadline(time.Time) error // for Accept
 
-	// Refuse makes the kernel refuse new connections, as far as it can. Those that were opened
-	// before can still be accepted. If the listener were closed instead, the kernel would reset
-	// them, and their producers could not know whether the broker has read their payloads.
+	// Refuse makes the kernel refuse new connections, as far as it can, also while Accept
+	// waits. Those that were opened before can still be accepted. If the listener were closed
+	// instead, the kernel would reset them, and their producers could not know whether the
+	// broker has read their payloads.
 	Refuse()
 }
 
@@ -29,7 +28,7 @@ type Conn interface {
 	CloseWrite() error
 }
 
-// tcpListener listens on a port.
+// tcpListener listens on a TCP port.
 type tcpListener struct{ *net.TCPListener }
 
 // Listen listens on a host and a port, or on a path: see package address. The error names the
@@ -46,7 +45,7 @@ func Listen(host, port string) (Listener, error) {
 		KeepAlive: -1, // no connection lasts long enough for it
 		Control:   deferAccept,
 	}
-	config.SetMultipathTCP(false) // Refuse has no effect on that
+	config.SetMultipathTCP(false) // Refuse has no effect on it
 	bound, err := config.Listen(context.Background(), network, address)
 	if err != nil {
 		return nil, err

@@ -57,7 +57,7 @@ func socketPeer(connection *net.UnixConn) string {
 	return name
 }
 
-// control calls do with the descriptor of socket, unless it is closed.
+// control calls do with the descriptor of socket, unless the socket is closed.
 func control(socket syscall.Conn, do func(descriptor int)) {
 	if raw, err := socket.SyscallConn(); err == nil {
 		raw.Control(func(descriptor uintptr) { do(int(descriptor)) })

@@ -27,9 +27,9 @@ type socketListener struct {
 	made fs.FileInfo // of the socket at path
 }
 
-// listenOnSocket listens on path. It removes a socket that nobody answers at, and nothing else. Its
-// mode is 0777 without the umask. The directory is locked meanwhile. Otherwise of two brokers that
-// start at once, the second could remove the socket of the first.
+// listenOnSocket listens on path. Before, it removes a socket that nobody answers at, and nothing
+// else. The mode of the new socket is 0777 less the umask. The directory is locked meanwhile.
+// Otherwise, of two brokers that start at once, the second could remove the socket of the first.
 func listenOnSocket(path string) (Listener, error) {
 	directory, err := lockDirectory(filepath.Dir(path))
 	if err != nil {
@@ -69,8 +69,8 @@ func lockDirectory(path string) (directory *os.File, err error) {
 	}
 }
 
-// removeStale removes the socket at path if nobody answers at it. The error says what is at path
-// otherwise.
+// removeStale removes the socket at path if nobody answers at it. If something else is at path, the
+// error says what.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	switch {

@@ -10,11 +10,11 @@ import (
 	"mbus/internal/shared/bustest"
 )
 
-// quiet is an interval longer than any test, which leaves all drains to the test.
+// quiet is an interval without a tick during a test, so that the test decides when to drain.
 const quiet = time.Hour
 
-// bus is a broker under test, on a free port, and a client of it.
-type bus struct {
+// testBroker is a broker under test, on a free port, and a client of it.
+type testBroker struct {
 	*Broker
 	*bustest.Client
 	ended chan error // receives the error of ProducerListen
@@ -23,7 +23,7 @@ type bus struct {
 // listen returns a broker that does not serve yet. It has the default configuration but for
 // the interval, which is quiet. set may change the configuration. When the test ends, the log
 // must consist of whole lines.
-func listen(t *testing.T, set func(*BrokerConfig)) *bus {
+func listen(t *testing.T, set func(*BrokerConfig)) *testBroker {
 	t.Helper()
 	config := DefaultConfig()
 	config.ProducerPort, config.Interval, config.Log = "0", quiet, &bustest.Record{}
@@ -36,7 +36,7 @@ func listen(t *testing.T, set func(*BrokerConfig)) *bus {
 	}
 	client := bustest.NewClient(t, broker.Addr().String(), config.Log.(fmt.Stringer))
 	t.Cleanup(func() { bustest.Lines(t, client.Log.String()) })
-	return &bus{Broker: broker, Client: client, ended: make(chan error, 1)}
+	return &testBroker{Broker: broker, Client: client, ended: make(chan error, 1)}
 }
 
 // queueTexts queues a payload of one message for each of texts on topic, as the loop does.
@@ -66,26 +66,40 @@ func accepted(broker *Broker) int {
 }
 
 // serve starts ProducerListen.
-func (bus *bus) serve() {
-	go func() { bus.ended <- bus.ProducerListen() }()
+func (b *testBroker) serve() {
+	go func() { b.ended <- b.ProducerListen() }()
+}
+
+// startTicker starts the ticker goroutine without the loop. end ends it, and fails the test unless
+// all messages are written.
+func (b *testBroker) startTicker(t *testing.T) (end func()) {
+	loopEnded := make(chan struct{})
+	go func() { b.ended <- b.drainer.tickLoop(loopEnded) }()
+	return func() {
+		t.Helper()
+		close(loopEnded)
+		if err := <-b.ended; err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // start returns a broker that serves until the test ends. Then all its messages must be written,
 // and all its goroutines must have ended.
-func start(t *testing.T, set func(*BrokerConfig)) *bus {
+func start(t *testing.T, set func(*BrokerConfig)) *testBroker {
 	t.Helper()
 	goroutines := runtime.NumGoroutine()
-	bus := listen(t, set)
-	bus.serve()
+	broker := listen(t, set)
+	broker.serve()
 	t.Cleanup(func() {
-		bus.Close()
-		if err := <-bus.ended; err != nil {
+		broker.Close()
+		if err := <-broker.ended; err != nil {
 			t.Errorf("ProducerListen: %v", err)
 		}
 		bustest.Until(t, "the end of all its goroutines", func() bool {
 			return runtime.NumGoroutine() <= goroutines
 		})
 	})
-	bus.Expect("Broker: listening on " + bus.Address)
-	return bus
+	broker.Expect("Broker: listening on " + broker.Address)
+	return broker
 }

@@ -13,9 +13,9 @@ import (
 	"mbus/internal/shared/logfile"
 )
 
-// A file that loses its name while its first line is synced has its number all the same: the file
-// that is made in its place has the next.
-func TestNameMovesAfterTheHeader(t *testing.T) {
+// A file that is renamed while its first line is synced keeps its number. The file that is made in
+// its place has the next one.
+func TestRenameAfterTheHeader(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	store := &store{path: path, synced: true}
 	defer store.close()
@@ -42,8 +42,8 @@ func TestNameMovesAfterTheHeader(t *testing.T) {
 	}
 }
 
-// The broker reports all that it has cut off torn lines, also of a file that then loses its name.
-func TestCutOfAFileThatMoves(t *testing.T) {
+// The log has a line about each torn line that was cut off, also of a file that is renamed then.
+func TestCutOfAFileThatIsRenamed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	writeFile(t, path, "2026/11/29 06:00:00 a whole line\n2026/11/29 06:00:00 torn")
 	var lines []string
@@ -62,8 +62,8 @@ func TestCutOfAFileThatMoves(t *testing.T) {
 	}
 }
 
-// A reply that waits while the log is rotated, and can't be opened anew at first, is sent once its
-// message is in the new file.
+// A reply waits while the log was renamed and can't be opened anew. It is sent when its message is
+// in the new file.
 func TestRotationWhileAReplyWaits(t *testing.T) {
 	for _, sync := range []bool{false, true} {
 		stored := newStored(t, func(config *BrokerConfig) {
