@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -33,7 +32,7 @@ type batch struct {
 // hash returns the hash of the last message.
 func (batch *batch) hash() string {
 	last := batch.messages[len(batch.messages)-1]
-	return hash(last.Subject, last.Data)
+	return hash(last)
 }
 
 // isLarge reports whether there is no memory for another batch beside this one.
@@ -154,20 +153,15 @@ func (forwarder *forwarder) send(messages []*nats.Msg) error {
 // directly after last.
 func (forwarder *forwarder) check(reply []byte, id string, count int) error {
 	var answer struct {
-		Stream   string              `json:"stream"`
-		Sequence uint64              `json:"seq"`
-		Batch    string              `json:"batch"`
-		Error    *jetstream.APIError `json:"error"`
+		Stream, Batch string
+		Sequence      uint64 `json:"seq"`
 	}
-	err := json.Unmarshal(reply, &answer)
-	if err == nil && answer.Error != nil {
-		return answer.Error
-	}
-	isRight := answer.Stream == forwarder.config.stream && answer.Batch == id &&
+	err := decode(reply, &answer)
+	isRight := err == nil && answer.Stream == forwarder.config.stream && answer.Batch == id &&
 		answer.Sequence == forwarder.last+uint64(count)
-	if err != nil || !isRight {
-		return fmt.Errorf("the answer to %d messages after %d is %.200q: "+
-			"does something besides the stream answer?", count, forwarder.last, reply)
+	if isRight || errors.As(err, new(*jetstream.APIError)) {
+		return err
 	}
-	return nil
+	return fmt.Errorf("the answer to %d messages after %d is %.200q: "+
+		"does something besides the stream answer?", count, forwarder.last, reply)
 }

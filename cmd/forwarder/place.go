@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"mbus/internal/shared/follow"
 )
 
@@ -46,13 +48,13 @@ type place struct {
 
 // hash returns the hash of a message: half the SHA-256, in hexadecimal, of its subject, a
 // zero byte, and its data. Without a subject there is no message, and its hash is unknown.
-func hash(subject string, data []byte) string {
-	if subject == "" {
+func hash(message *nats.Msg) string {
+	if message.Subject == "" {
 		return unknown
 	}
 	whole := sha256.New()
-	whole.Write(append([]byte(subject), 0))
-	whole.Write(data)
+	whole.Write(append([]byte(message.Subject), 0))
+	whole.Write(message.Data)
 	return hex.EncodeToString(whole.Sum(nil)[:sha256.Size/2])
 }
 
@@ -169,9 +171,12 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) (place, error
 func (forwarder *forwarder) compare(place *place) (isThere bool, err error) {
 	name := fmt.Sprintf("message %d of stream %s", place.sequence, forwarder.config.stream)
 	stored, err := forwarder.stored(place.sequence)
-	switch hash := hash(stored.Subject, stored.Data); {
-	case err != nil || hash == place.hash:
-		return true, err
+	if err != nil {
+		return false, err
+	}
+	switch hash := hash(stored); {
+	case hash == place.hash:
+		return true, nil
 	case hash != unknown:
 		return true, stray("%s, %d bytes for %s, is not the log's: somebody else publishes to the "+
 			"stream, or it was recreated", name, len(stored.Data), stored.Subject)

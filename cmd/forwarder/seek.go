@@ -66,7 +66,7 @@ func (forwarder *forwarder) seek(stop context.Context, stdout io.Writer) (err er
 	if err != nil {
 		return err
 	}
-	next.hash = hash(last.Subject, last.Data)
+	next.hash = hash(last)
 	forwarder.log.Seek(next.position)
 	if _, err := forwarder.log.Next(); err != nil { // so that save syncs the log up to there
 		return err

@@ -30,8 +30,7 @@ func (forwarder *forwarder) away(err error) error {
 	return awayError{err}
 }
 
-// ask sends a request to the stream's API, and loads the answer into answer. If the engine
-// refuses the request, the error is a jetstream.APIError.
+// ask sends a request to the stream's API, and decodes the answer.
 func (forwarder *forwarder) ask(operation, request string, answer any) error {
 	subject := fmt.Sprintf("$JS.API.STREAM.%s.%s", operation, forwarder.config.stream)
 	timeout := forwarder.config.timeout
@@ -39,14 +38,18 @@ func (forwarder *forwarder) ask(operation, request string, answer any) error {
 	if err != nil {
 		return err
 	}
-	var refusal struct {
-		Error *jetstream.APIError `json:"error"`
-	}
-	err = json.Unmarshal(reply.Data, &refusal)
+	return decode(reply.Data, answer)
+}
+
+// decode loads reply, which is JSON, into answer. If the engine has refused the request, the
+// error is a jetstream.APIError.
+func decode(reply []byte, answer any) error {
+	var refusal struct{ Error *jetstream.APIError }
+	err := json.Unmarshal(reply, &refusal)
 	if err == nil && refusal.Error != nil {
 		return refusal.Error
 	}
-	return cmp.Or(err, json.Unmarshal(reply.Data, answer))
+	return cmp.Or(err, json.Unmarshal(reply, answer))
 }
 
 // look asks for the stream's configuration and end, and checks the configuration.
@@ -100,25 +103,14 @@ func unfit(config *jetstream.StreamConfig, name, prefix string) error {
 	return nil
 }
 
-// message is a message of the stream. The zero message is one that it does not have.
-type message struct {
-	Subject string `json:"subject"`
-	Data    []byte `json:"data"`
-}
-
-// stored returns the stream's message at sequence. It is the zero message if the stream has
-// removed it, and for the sequence 0. The leader answers; other replicas, which direct access
-// would ask, may lack the last messages.
-func (forwarder *forwarder) stored(sequence uint64) (message, error) {
-	var answer struct {
-		Message message `json:"message"`
-	}
+// stored returns the subject and the data of the stream's message at sequence. Both are empty if
+// the stream has removed it, and for the sequence 0. The leader answers; other replicas, which
+// direct access would ask, may lack the last messages.
+func (forwarder *forwarder) stored(sequence uint64) (*nats.Msg, error) {
+	var answer struct{ Message nats.Msg }
 	err := forwarder.ask("MSG.GET", fmt.Sprintf(`{"seq":%d}`, sequence), &answer)
-	switch {
-	case sequence == 0, errors.Is(err, jetstream.ErrMsgNotFound):
-		return message{}, nil
-	case err != nil:
-		return message{}, forwarder.away(err)
+	if err != nil && sequence > 0 && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, forwarder.away(err)
 	}
-	return answer.Message, nil
+	return &answer.Message, nil
 }
