@@ -9,8 +9,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"mbus/internal/shared/follow"
 )
 
 const (
@@ -22,28 +20,22 @@ const (
 	fullSize = 3 << 20
 )
 
-// batch has messages of the log, with subjects and data, and the position after them.
+// batch has messages of the log, with subjects and data.
 type batch struct {
 	messages []*nats.Msg
-	size     int // bytes of data
-	end      follow.Position
-}
-
-// hash returns the hash of the last message.
-func (batch *batch) hash() string {
-	last := batch.messages[len(batch.messages)-1]
-	return hash(last)
-}
-
-// isLarge reports whether there is no memory for another batch beside this one.
-func (batch *batch) isLarge() bool {
-	return batch.size >= 2*fullSize
+	size     int   // bytes of data
+	end      place // after the messages
 }
 
 // read appends messages of the log to batch, until batch has count messages or is full, or
 // until the log has no more at present. After an error, batch has the messages before it.
 func (forwarder *forwarder) read(batch *batch, count int) error {
-	defer func() { batch.end = forwarder.log.Position() }()
+	defer func() {
+		batch.end.position = forwarder.log.Position()
+		if last := len(batch.messages) - 1; last >= 0 {
+			batch.end.hash = hash(batch.messages[last])
+		}
+	}()
 	for len(batch.messages) < count && batch.size < fullSize {
 		line, err := forwarder.log.Next()
 		if line == nil || err != nil {
@@ -58,6 +50,7 @@ func (forwarder *forwarder) read(batch *batch, count int) error {
 			data := bytes.Clone(message.Data)
 			batch.messages = append(batch.messages, &nats.Msg{Subject: subject, Data: data})
 			batch.size += len(data)
+			batch.end.sequence++
 		}
 	}
 	return nil

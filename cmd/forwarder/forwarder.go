@@ -142,8 +142,8 @@ type forwarder struct {
 	connection *nats.Conn           // of this session
 	stream     jetstream.StreamInfo // when this session asked last
 
-	place   *place // nil: there is none yet
-	saved   place  // the last one that this process saved
+	place   place // its zero value: there is none yet
+	saved   place // the last one that this process saved
 	savedAt time.Time
 
 	// While deliver runs, only deliver uses these.
@@ -198,18 +198,19 @@ func (forwarder *forwarder) session(stop context.Context) (err error) {
 	if err := forwarder.settle(stop); err != nil {
 		return err
 	}
-	var current batch
+	current := batch{end: forwarder.place}
 	for stop.Err() == nil {
 		err := forwarder.read(&current, maxMessages)
 		switch {
 		case len(current.messages) > 0: // an error can wait: the next read returns it again
 			if current, err = forwarder.exchange(&current); isMisplaced(err) {
-				current, err = batch{}, forwarder.resolve(stop, err)
+				err = forwarder.resolve(stop, err)
+				current = batch{end: forwarder.place}
 			}
 		case err == nil && forwarder.connection.IsClosed():
 			err = forwarder.away(nats.ErrConnectionClosed)
 		case err == nil:
-			forwarder.place.position = current.end
+			forwarder.place = current.end
 			err = forwarder.save(0)
 			forwarder.log.Wait(stop)
 		}
@@ -229,7 +230,7 @@ func (forwarder *forwarder) settle(stop context.Context) error {
 	if first := forwarder.place.sequence + 1; first <= reached.sequence {
 		forwarder.report("stream %s has removed its messages %d to %d, which could not be "+
 			"compared: they count as the log's", forwarder.config.stream, first, reached.sequence)
-		*forwarder.place = reached
+		forwarder.place = reached
 	}
 	if reached.sequence > forwarder.last {
 		forwarder.last = reached.sequence
@@ -259,12 +260,13 @@ func (forwarder *forwarder) exchange(current *batch) (next batch, err error) {
 	}
 	answer := make(chan error, 1)
 	go func() { answer <- forwarder.deliver(current.messages) }()
-	if !current.isLarge() {
+	next.end = current.end
+	if current.size < 2*fullSize { // otherwise there is no memory for both
 		forwarder.read(&next, maxMessages) // the session's next read returns an error again
 	}
 	if err := cmp.Or(forwarder.save(saveInterval), <-answer); err != nil {
 		return next, err
 	}
-	forwarder.place = &place{position: current.end, sequence: forwarder.last, hash: current.hash()}
+	forwarder.place = current.end
 	return next, nil
 }

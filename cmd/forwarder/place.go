@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,12 +27,9 @@ const (
 	saveInterval = 100 * time.Millisecond
 )
 
-// noteFormat is the form of a place, without its position, in the note of a state. In a state of
-// an earlier version oldNote and a word follow.
-const (
-	noteFormat = "sequence %d message %s"
-	oldNote    = " pending "
-)
+// noteFormat is the form of a sequence and a hash in the note of a state. In a state of an earlier
+// version two words follow, which have no meaning.
+const noteFormat = "sequence %d message %s"
 
 // unknown is a place's hash if the message there is not known.
 const unknown = "unknown"
@@ -58,21 +54,14 @@ func hash(message *nats.Msg) string {
 	return hex.EncodeToString(whole.Sum(nil)[:sha256.Size/2])
 }
 
-// note returns place, without the position, in noteFormat.
-func (place *place) note() string {
-	return fmt.Sprintf(noteFormat, place.sequence, place.hash)
-}
-
 // load sets the place to the one in the state, if there is one.
 func (forwarder *forwarder) load() error {
 	position, note, found := forwarder.state.Load()
 	if !found {
 		return nil
 	}
-	note, _, _ = strings.Cut(note, oldNote)
-	place := &place{position: position}
-	fmt.Sscanf(note, noteFormat, &place.sequence, &place.hash)
-	if note != place.note() {
+	place := place{position: position}
+	if _, err := fmt.Sscanf(note, noteFormat, &place.sequence, &place.hash); err != nil {
 		return fmt.Errorf("%s: the note %q is not a forwarder's%s",
 			forwarder.config.state, note, elsewhere)
 	}
@@ -85,16 +74,17 @@ func (forwarder *forwarder) load() error {
 // position that the log has lost.
 func (forwarder *forwarder) save(interval time.Duration) error {
 	place := forwarder.place
-	if place == nil || *place == forwarder.saved || time.Since(forwarder.savedAt) < interval {
+	if place == forwarder.saved || time.Since(forwarder.savedAt) < interval {
 		return nil
 	}
 	if err := forwarder.log.Sync(); err != nil {
 		return err
 	}
-	if err := forwarder.state.Save(place.position, place.note()); err != nil {
+	note := fmt.Sprintf(noteFormat, place.sequence, place.hash)
+	if err := forwarder.state.Save(place.position, note); err != nil {
 		return err
 	}
-	forwarder.saved, forwarder.savedAt = *place, time.Now()
+	forwarder.saved, forwarder.savedAt = place, time.Now()
 	return nil
 }
 
@@ -110,23 +100,23 @@ func (forwarder *forwarder) find(stop context.Context) (place, error) {
 		err = forwarder.look()
 	}
 	name, end := forwarder.config.stream, forwarder.end()
-	switch {
+	switch isNew := forwarder.place == (place{}); {
 	case err != nil:
 		return place{}, err
-	case forwarder.place == nil && end > 0:
+	case isNew && end > 0:
 		return place{}, fmt.Errorf("stream %s ends at %d, but %s has no position%s",
 			name, end, forwarder.config.state, elsewhere)
-	case forwarder.place == nil:
-		forwarder.place = &place{hash: unknown}
-		return *forwarder.place, forwarder.save(0)
+	case isNew:
+		forwarder.place.hash = unknown
+		return forwarder.place, forwarder.save(0)
 	case end < forwarder.last:
-		return *forwarder.place, stray("stream %s has lost messages or was recreated: "+
+		return forwarder.place, stray("stream %s has lost messages or was recreated: "+
 			"it ends at %d, and ended at %d before", name, end, forwarder.last)
 	}
 	forwarder.log.Seek(forwarder.place.position)
 	if forwarder.place.hash != unknown {
 		if _, err := forwarder.compare(forwarder.place); err != nil {
-			return *forwarder.place, err
+			return forwarder.place, err
 		}
 	}
 	return forwarder.skip(stop, end)
@@ -134,30 +124,29 @@ func (forwarder *forwarder) find(stop context.Context) (place, error) {
 
 // skip is the part of find that reads the messages of the log up to end, and compares them.
 func (forwarder *forwarder) skip(stop context.Context, end uint64) (place, error) {
-	reached, patience := *forwarder.place, time.Now().Add(logPatience)
+	reached, patience := forwarder.place, time.Now().Add(logPatience)
 	for reached.sequence < end {
-		var batch batch
-		err := cmp.Or(forwarder.read(&batch, 1), context.Cause(stop))
+		next := batch{end: reached}
+		err := cmp.Or(forwarder.read(&next, 1), context.Cause(stop))
 		switch {
 		case err != nil:
 			return reached, err
-		case len(batch.messages) == 0 && time.Now().After(patience):
+		case len(next.messages) == 0 && time.Now().After(patience):
 			return reached, stray("stream %s ends at %d, and the log at %d: somebody else "+
 				"publishes to the stream", forwarder.config.stream, end, reached.sequence)
-		case len(batch.messages) == 0:
+		case len(next.messages) == 0:
 			forwarder.log.Wait(stop)
 			continue
 		}
-		next := place{position: batch.end, sequence: reached.sequence + 1, hash: batch.hash()}
-		isThere, err := forwarder.compare(&next)
+		isThere, err := forwarder.compare(next.end)
 		if err != nil {
 			return reached, err
 		}
-		reached, patience = next, time.Now().Add(logPatience)
+		reached, patience = next.end, time.Now().Add(logPatience)
 		if !isThere {
 			continue
 		}
-		*forwarder.place = reached
+		forwarder.place = reached
 		if err := forwarder.save(saveInterval); err != nil {
 			return reached, err
 		}
@@ -168,7 +157,7 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) (place, error
 // compare reports whether the stream still has the message at place. It returns an error if that
 // is not the log's. A message that the stream has removed is an error only if the forwarder can't
 // have sent it.
-func (forwarder *forwarder) compare(place *place) (isThere bool, err error) {
+func (forwarder *forwarder) compare(place place) (isThere bool, err error) {
 	name := fmt.Sprintf("message %d of stream %s", place.sequence, forwarder.config.stream)
 	stored, err := forwarder.stored(place.sequence)
 	if err != nil {

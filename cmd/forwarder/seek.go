@@ -71,7 +71,7 @@ func (forwarder *forwarder) seek(stop context.Context, stdout io.Writer) (err er
 	if _, err := forwarder.log.Next(); err != nil { // so that save syncs the log up to there
 		return err
 	}
-	forwarder.place = &next
+	forwarder.place = next
 	if err := forwarder.save(0); err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (forwarder *forwarder) here(stop context.Context) (none follow.Position, er
 	if err := forwarder.load(); err != nil {
 		return none, err
 	}
-	if forwarder.place == nil {
+	if forwarder.place == (place{}) {
 		return none, fmt.Errorf("%s has no position%s", forwarder.config.state, elsewhere)
 	}
 	if _, err := forwarder.log.End(); err != nil { // there must be a log
