@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -56,66 +57,56 @@ func (forwarder *forwarder) read(batch *batch, count int) error {
 	return nil
 }
 
-// deliver sends messages as one batch, or as several smaller ones if the engine refuses it. If the
-// reason may be an unanswered batch, it returns the refusal for a wrong sequence.
-func (forwarder *forwarder) deliver(messages []*nats.Msg) error {
-	for first := 0; first < len(messages); {
-		count := min(len(messages)-first, forwarder.limit)
-		err := forwarder.send(messages[first : first+count])
-		refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
-		isTooLarge := errors.Is(err, nats.ErrMaxPayload) ||
-			isRefusal && refusal.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum
-		switch {
-		case err == nil:
-			first += count
-			forwarder.acknowledged(count)
-		case isMisplaced(err) && !forwarder.doubt:
-			return stray("stream %s should end at %d: %w: somebody else publishes to the stream, "+
-				"or it was recreated", forwarder.config.stream, forwarder.last, refusal)
-		case isMisplaced(err):
-			return err
-		case count > 1 && (isTooLarge || isRefusal):
-			forwarder.limit = count / 2
-		case isTooLarge:
-			return fmt.Errorf("message %d after offset %d of %s is too large for the engine: "+
-				"%d bytes for %s, and headers; max_payload is %d, max_msg_size %d (-1: no limit)",
-				first+1, forwarder.place.position.Offset, forwarder.config.log,
-				len(messages[first].Data), messages[first].Subject,
-				forwarder.connection.MaxPayload(), forwarder.stream.Config.MaxMsgSize)
-		default:
-			return forwarder.away(err)
-		}
-	}
-	return nil
-}
-
-// isMisplaced reports whether err is the refusal of a batch because the stream does not end where
-// the batch begins. A replicated stream has an error code of its own for it.
-func isMisplaced(err error) bool {
+// refused decides how to go on after send has returned err for a batch. Without an error, the log is
+// read again from the place. If the reason may be an unanswered batch that has come late, refused
+// looks for it in the stream.
+func (forwarder *forwarder) refused(stop context.Context, batch *batch, err error) error {
 	refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
-	return isRefusal && (refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
-		refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+	isTooLarge := errors.Is(err, nats.ErrMaxPayload) ||
+		isRefusal && refusal.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum
+	isMisplaced := isRefusal && // a replicated stream has an error code of its own for it
+		(refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+			refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+	if !isTooLarge && !(isRefusal && refusal.Code < 500) {
+		forwarder.unanswered = true
+	}
+	count, first, before := len(batch.messages), batch.messages[0], forwarder.place
+	switch {
+	case isMisplaced && !forwarder.unanswered:
+		return stray("stream %s should end at %d: %w: somebody else publishes to the stream, "+
+			"or it was recreated", forwarder.config.stream, before.sequence, refusal)
+	case isMisplaced:
+		err := forwarder.settle(stop)
+		if err == nil && forwarder.place == before {
+			return forwarder.away(refusal) // the stream does not show that batch yet
+		}
+		forwarder.unanswered = err != nil
+		return err
+	case count > 1 && (isTooLarge || isRefusal):
+		forwarder.limit = count / 2
+		forwarder.log.Seek(before.position)
+		return nil
+	case isTooLarge:
+		return fmt.Errorf("%s: the message after %v is too large for the engine: "+
+			"%d bytes for %s, and headers; max_payload is %d, max_msg_size %d (-1: no limit)",
+			forwarder.config.log, before.position, len(first.Data), first.Subject,
+			forwarder.connection.MaxPayload(), forwarder.stream.Config.MaxMsgSize)
+	}
+	return forwarder.away(err)
 }
 
-// acknowledged counts messages that the stream has stored. It lets batches grow again, and
-// reports the end of an outage.
-func (forwarder *forwarder) acknowledged(count int) {
-	forwarder.last += uint64(count)
-	forwarder.doubt = false // an older batch that is unanswered can't be stored any more
-	forwarder.limit = min(forwarder.limit+forwarder.limit/10+1, maxMessages)
-	forwarder.back()
-}
-
-// send sends messages as one atomic batch, and waits for the answer. The stream stores all of
-// them directly after its sequence last, or none of them. ADR-50 of the engine's architecture
-// documents describes the headers.
-func (forwarder *forwarder) send(messages []*nats.Msg) error {
-	id, last := rand.Text(), messages[len(messages)-1]
+// send sends a batch, and waits for the answer. The stream stores all of its messages, so that it
+// ends where the batch does, or none of them. ADR-50 of the engine's architecture documents
+// describes the headers.
+func (forwarder *forwarder) send(batch *batch) error {
+	messages := batch.messages
+	id, before := rand.Text(), batch.end.sequence-uint64(len(messages))
 	header := nats.Header{
 		"Nats-Batch-Id":                 {id},
-		jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(forwarder.last, 10)},
+		jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(before, 10)},
 		jetstream.ExpectedStreamHeader:  {forwarder.config.stream},
 	}
+	last := messages[len(messages)-1]
 	for i, message := range messages {
 		message.Header = header
 		header.Set("Nats-Batch-Sequence", strconv.Itoa(i+1))
@@ -129,32 +120,25 @@ func (forwarder *forwarder) send(messages []*nats.Msg) error {
 		header.Del(jetstream.ExpectedStreamHeader)
 	}
 	header.Set("Nats-Batch-Commit", "1")
-	doubt := forwarder.doubt
-	forwarder.doubt = true
 	reply, err := forwarder.connection.RequestMsg(last, forwarder.config.timeout)
-	if err == nil {
-		err = forwarder.check(reply.Data, id, len(messages))
+	if err != nil {
+		return err
 	}
-	refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
-	if errors.Is(err, nats.ErrMaxPayload) || isRefusal && refusal.Code < 500 {
-		forwarder.doubt = doubt // the stream did not store the batch, and never will
-	}
-	return err
+	return forwarder.check(reply.Data, id, batch.end.sequence)
 }
 
-// check returns nil if reply says that the stream stored the count messages of the batch id
-// directly after last.
-func (forwarder *forwarder) check(reply []byte, id string, count int) error {
+// check returns nil if reply says that the stream stored the batch id up to the sequence end.
+func (forwarder *forwarder) check(reply []byte, id string, end uint64) error {
 	var answer struct {
 		Stream, Batch string
 		Sequence      uint64 `json:"seq"`
 	}
 	err := decode(reply, &answer)
 	isRight := err == nil && answer.Stream == forwarder.config.stream && answer.Batch == id &&
-		answer.Sequence == forwarder.last+uint64(count)
+		answer.Sequence == end
 	if isRight || errors.As(err, new(*jetstream.APIError)) {
 		return err
 	}
-	return fmt.Errorf("the answer to %d messages after %d is %.200q: "+
-		"does something besides the stream answer?", count, forwarder.last, reply)
+	return fmt.Errorf("the answer to the messages up to %d is %.200q: "+
+		"does something besides the stream answer?", end, reply)
 }

@@ -114,7 +114,7 @@ func forward(
 	defer log.Close()
 	forwarder := &forwarder{
 		config: config, report: report, client: client, log: log, state: state,
-		doubt: true, limit: maxMessages,
+		unanswered: true, limit: maxMessages,
 	}
 	if config.seek != "" {
 		return forwarder.seek(stop, stdout)
@@ -146,11 +146,10 @@ type forwarder struct {
 	saved   place // the last one that this process saved
 	savedAt time.Time
 
-	// While deliver runs, only deliver uses these.
-	last   uint64    // the last sequence of the stream that this process knows
-	doubt  bool      // the stream may have messages of the log beyond last, or still store them
-	limit  int       // messages in one batch, at most
-	failed time.Time // the first error since the last acknowledgement; zero: none
+	unanswered bool // the stream may have, or still store, messages of the log after the place
+	limit      int  // messages in one batch, at most
+
+	failed time.Time // the first error since the place has advanced; zero: none
 }
 
 // run runs sessions until stop ends, or until an error that another session would repeat.
@@ -199,14 +198,11 @@ func (forwarder *forwarder) session(stop context.Context) (err error) {
 		return err
 	}
 	current := batch{end: forwarder.place}
-	for stop.Err() == nil {
-		err := forwarder.read(&current, maxMessages)
+	for err == nil && stop.Err() == nil {
+		err = forwarder.read(&current, forwarder.limit)
 		switch {
 		case len(current.messages) > 0: // an error can wait: the next read returns it again
-			if current, err = forwarder.exchange(&current); isMisplaced(err) {
-				err = forwarder.resolve(stop, err)
-				current = batch{end: forwarder.place}
-			}
+			current, err = forwarder.exchange(stop, &current)
 		case err == nil && forwarder.connection.IsClosed():
 			err = forwarder.away(nats.ErrConnectionClosed)
 		case err == nil:
@@ -214,59 +210,49 @@ func (forwarder *forwarder) session(stop context.Context) (err error) {
 			err = forwarder.save(0)
 			forwarder.log.Wait(stop)
 		}
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	return err
 }
 
-// settle moves the place to the first message that the stream does not have.
+// settle moves the place to the first message that the stream does not have. Messages that it finds
+// in the stream end an outage too.
 func (forwarder *forwarder) settle(stop context.Context) error {
+	before := forwarder.place.sequence
 	reached, err := forwarder.find(stop)
-	if err != nil {
-		return err
-	}
-	if first := forwarder.place.sequence + 1; first <= reached.sequence {
+	if first := forwarder.place.sequence + 1; err == nil && first <= reached.sequence {
 		forwarder.report("stream %s has removed its messages %d to %d, which could not be "+
 			"compared: they count as the log's", forwarder.config.stream, first, reached.sequence)
 		forwarder.place = reached
 	}
-	if reached.sequence > forwarder.last {
-		forwarder.last = reached.sequence
+	if forwarder.place.sequence > before {
 		forwarder.back()
 	}
-	return nil
-}
-
-// resolve settles the doubt after a batch was refused for its sequence: the unanswered batch has
-// come late. If the stream does not show it yet, the refusal ends the session.
-func (forwarder *forwarder) resolve(stop context.Context, refusal error) error {
-	before := forwarder.last
-	err := forwarder.settle(stop)
-	if err == nil && forwarder.last == before {
-		return forwarder.away(refusal)
-	}
-	forwarder.doubt = err != nil
 	return err
 }
 
-// exchange sends a batch. While it waits for the answer, it reads the next batch, which it
-// returns. It syncs the log before it sends the batch: otherwise a power loss could leave the
-// stream with messages that the log has lost.
-func (forwarder *forwarder) exchange(current *batch) (next batch, err error) {
+// exchange sends a batch, and moves the place to its end. While it waits for the answer, it reads
+// the next batch, which it returns. It syncs the log before it sends the batch: otherwise a power
+// loss could leave the stream with messages that the log has lost.
+func (forwarder *forwarder) exchange(
+	stop context.Context, current *batch,
+) (next batch, err error) {
 	if err := forwarder.log.Sync(); err != nil {
 		return next, err
 	}
 	answer := make(chan error, 1)
-	go func() { answer <- forwarder.deliver(current.messages) }()
+	go func() { answer <- forwarder.send(current) }()
 	next.end = current.end
 	if current.size < 2*fullSize { // otherwise there is no memory for both
-		forwarder.read(&next, maxMessages) // the session's next read returns an error again
+		forwarder.read(&next, forwarder.limit) // the session's next read returns an error again
 	}
-	if err := cmp.Or(forwarder.save(saveInterval), <-answer); err != nil {
-		return next, err
+	saveErr := forwarder.save(saveInterval)
+	if err = <-answer; err != nil {
+		err = forwarder.refused(stop, current, err)
+		return batch{end: forwarder.place}, cmp.Or(saveErr, err)
 	}
+	forwarder.unanswered = false // an older unanswered batch can't be stored any more
+	forwarder.limit = min(forwarder.limit+forwarder.limit/10+1, maxMessages)
 	forwarder.place = current.end
-	return next, nil
+	forwarder.back()
+	return next, saveErr
 }

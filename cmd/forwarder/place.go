@@ -65,7 +65,7 @@ func (forwarder *forwarder) load() error {
 		return fmt.Errorf("%s: the note %q is not a forwarder's%s",
 			forwarder.config.state, note, elsewhere)
 	}
-	forwarder.place, forwarder.last = place, place.sequence
+	forwarder.place = place
 	return nil
 }
 
@@ -95,7 +95,7 @@ func (forwarder *forwarder) save(interval time.Duration) error {
 func (forwarder *forwarder) find(stop context.Context) (place, error) {
 	deadline := time.Now().Add(lagPatience)
 	err := forwarder.look()
-	for err == nil && forwarder.end() < forwarder.last && time.Now().Before(deadline) {
+	for err == nil && forwarder.end() < forwarder.place.sequence && time.Now().Before(deadline) {
 		forwarder.log.Wait(stop)
 		err = forwarder.look()
 	}
@@ -109,9 +109,9 @@ func (forwarder *forwarder) find(stop context.Context) (place, error) {
 	case isNew:
 		forwarder.place.hash = unknown
 		return forwarder.place, forwarder.save(0)
-	case end < forwarder.last:
+	case end < forwarder.place.sequence:
 		return forwarder.place, stray("stream %s has lost messages or was recreated: "+
-			"it ends at %d, and ended at %d before", name, end, forwarder.last)
+			"it ends at %d, and ended at %d before", name, end, forwarder.place.sequence)
 	}
 	forwarder.log.Seek(forwarder.place.position)
 	if forwarder.place.hash != unknown {
@@ -139,39 +139,34 @@ func (forwarder *forwarder) skip(stop context.Context, end uint64) (place, error
 			continue
 		}
 		isThere, err := forwarder.compare(next.end)
+		switch {
+		case err == nil && isThere:
+			forwarder.place = next.end
+			err = forwarder.save(saveInterval)
+		case err == nil && !forwarder.unanswered:
+			err = stray("message %d of stream %s was removed, and was not sent from the log: "+
+				"somebody else publishes to the stream", next.end.sequence, forwarder.config.stream)
+		}
 		if err != nil {
 			return reached, err
 		}
 		reached, patience = next.end, time.Now().Add(logPatience)
-		if !isThere {
-			continue
-		}
-		forwarder.place = reached
-		if err := forwarder.save(saveInterval); err != nil {
-			return reached, err
-		}
 	}
 	return reached, nil
 }
 
 // compare reports whether the stream still has the message at place. It returns an error if that
-// is not the log's. A message that the stream has removed is an error only if the forwarder can't
-// have sent it.
+// is not the log's.
 func (forwarder *forwarder) compare(place place) (isThere bool, err error) {
-	name := fmt.Sprintf("message %d of stream %s", place.sequence, forwarder.config.stream)
 	stored, err := forwarder.stored(place.sequence)
 	if err != nil {
 		return false, err
 	}
-	switch hash := hash(stored); {
-	case hash == place.hash:
-		return true, nil
-	case hash != unknown:
-		return true, stray("%s, %d bytes for %s, is not the log's: somebody else publishes to the "+
-			"stream, or it was recreated", name, len(stored.Data), stored.Subject)
-	case place.sequence > forwarder.last && !forwarder.doubt:
-		return false, stray("%s was removed, and was not sent from the log: "+
-			"somebody else publishes to the stream", name)
+	found := hash(stored)
+	if found != place.hash && found != unknown {
+		return true, stray("message %d of stream %s, %d bytes for %s, is not the log's: "+
+			"somebody else publishes to the stream, or it was recreated",
+			place.sequence, forwarder.config.stream, len(stored.Data), stored.Subject)
 	}
-	return false, nil
+	return found != unknown, nil
 }

@@ -369,10 +369,12 @@ func TestTooLarge(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{MaxMsgSize: 20_000})
-	source.write(1500) // the 1000th is larger
+	source.write(999)
+	before := source.size()
+	source.write(501) // the first is too large
 	process := engine.forward(source)
-	process.expect(1, "message 1000 after offset 0 of "+source.path+" is too large",
-		"50092 bytes for mbus.it%27s", "max_msg_size 20000 ")
+	process.expect(1, fmt.Sprintf("%s: the message after offset %d of file 1 of log ",
+		source.path, before), "50092 bytes for mbus.it%27s", "max_msg_size 20000 ")
 	if state, _ := state(stream); state.LastSeq != 999 {
 		t.Errorf("the stream ends at %d", state.LastSeq)
 	}
