@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -29,14 +30,10 @@ func subject(prefix, topic string) string {
 // covers reports whether pattern, a subject with wildcards, matches every subject that
 // starts with prefix.
 func covers(pattern, prefix string) bool {
-	wanted := strings.Split(prefix+">", ".")
-	for i, token := range strings.Split(pattern, ".") {
-		switch {
-		case token == ">":
-			return true
-		case i >= len(wanted)-1, token != "*" && token != wanted[i]:
-			return false
-		}
-	}
-	return false
+	before, isOpen := strings.CutSuffix("."+pattern, ".>")
+	tokens, wanted := strings.Split(before, "."), strings.Split("."+prefix, ".")
+	return isOpen && len(tokens) < len(wanted) &&
+		slices.EqualFunc(tokens, wanted[:len(tokens)], func(token, want string) bool {
+			return token == want || token == "*"
+		})
 }
