@@ -38,7 +38,7 @@ func (forwarder *forwarder) read(batch *batch, count int) error {
 		}
 	}()
 	for len(batch.messages) < count && batch.size < fullSize {
-		line, err := forwarder.log.Next()
+		line, err := forwarder.next()
 		if line == nil || err != nil {
 			return err
 		}
@@ -90,7 +90,7 @@ func (forwarder *forwarder) refused(stop context.Context, batch *batch, err erro
 		return fmt.Errorf("%s: the message after %v is too large for the engine: "+
 			"%d bytes for %s, and headers; max_payload is %d, max_msg_size %d (-1: no limit)",
 			forwarder.config.log, before.position, len(first.Data), first.Subject,
-			forwarder.connection.MaxPayload(), forwarder.stream.Config.MaxMsgSize)
+			forwarder.connection.MaxPayload(), forwarder.maxSize)
 	}
 	return forwarder.away(err)
 }

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"mbus/internal/shared/command"
 	"mbus/internal/shared/follow"
@@ -139,8 +138,9 @@ type forwarder struct {
 	parser logline.Parser
 	state  *follow.State
 
-	connection *nats.Conn           // of this session
-	stream     jetstream.StreamInfo // when this session asked last
+	connection *nats.Conn // of this session
+	end        uint64     // the last sequence of the stream when this session asked last
+	maxSize    int32      // the stream's max_msg_size
 
 	place   place // its zero value: there is none yet
 	saved   place // the last one that this process saved
@@ -160,7 +160,7 @@ func (forwarder *forwarder) run(stop context.Context) error {
 		case errors.As(err, new(awayError)):
 			forwarder.pause(stop, err)
 		case stop.Err() == nil:
-			return cmp.Or(advise(err), forwarder.save(0))
+			return cmp.Or(err, forwarder.save(0))
 		}
 	}
 	return forwarder.save(0)

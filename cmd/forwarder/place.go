@@ -95,11 +95,11 @@ func (forwarder *forwarder) save(interval time.Duration) error {
 func (forwarder *forwarder) find(stop context.Context) (place, error) {
 	deadline := time.Now().Add(lagPatience)
 	err := forwarder.look()
-	for err == nil && forwarder.end() < forwarder.place.sequence && time.Now().Before(deadline) {
+	for err == nil && forwarder.end < forwarder.place.sequence && time.Now().Before(deadline) {
 		forwarder.log.Wait(stop)
 		err = forwarder.look()
 	}
-	name, end := forwarder.config.stream, forwarder.end()
+	name, end := forwarder.config.stream, forwarder.end
 	switch isNew := forwarder.place == (place{}); {
 	case err != nil:
 		return place{}, err

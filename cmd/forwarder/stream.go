@@ -55,8 +55,8 @@ func decode(reply []byte, answer any) error {
 // look asks for the stream's configuration and end, and checks the configuration.
 func (forwarder *forwarder) look() error {
 	name, prefix := forwarder.config.stream, forwarder.config.prefix
-	forwarder.stream = jetstream.StreamInfo{}
-	err := forwarder.ask("INFO", "", &forwarder.stream)
+	var info jetstream.StreamInfo
+	err := forwarder.ask("INFO", "", &info)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return fmt.Errorf("there is no stream %s: "+
 			"nats stream add %s --subjects '%s>' --allow-batch --defaults", name, name, prefix)
@@ -64,12 +64,8 @@ func (forwarder *forwarder) look() error {
 	if err != nil {
 		return forwarder.away(err)
 	}
-	return unfit(&forwarder.stream.Config, name, prefix)
-}
-
-// end returns the last sequence of the stream when look asked last.
-func (forwarder *forwarder) end() uint64 {
-	return forwarder.stream.State.LastSeq
+	forwarder.end, forwarder.maxSize = info.State.LastSeq, info.Config.MaxMsgSize
+	return unfit(&info.Config, name, prefix)
 }
 
 // unfit returns an error if a stream of this configuration can't have the log's messages below
@@ -79,28 +75,28 @@ func unfit(config *jetstream.StreamConfig, name, prefix string) error {
 	isCovered := slices.ContainsFunc(config.Subjects, func(pattern string) bool {
 		return covers(pattern, prefix)
 	})
-	correct := func(why, flags string) error {
-		return fmt.Errorf("stream %s %s: nats stream edit %s %s", name, why, name, flags)
-	}
+	edit := "nats stream edit " + name
+	var why string
 	switch {
 	case config.Sealed:
-		return fmt.Errorf("stream %s takes no messages (sealed): use another stream", name)
+		why = "takes no messages (sealed): use another stream"
 	case config.AllowMsgCounter:
-		return fmt.Errorf("stream %s takes only counts (allow_msg_counter): use another stream",
-			name)
+		why = "takes only counts (allow_msg_counter): use another stream"
 	case config.SubjectTransform != nil:
-		return correct("changes subjects (subject_transform)", "--no-transform")
+		why = "changes subjects (subject_transform): " + edit + " --no-transform"
 	case !config.AllowAtomicPublish:
-		return correct("takes no atomic batches, which need nats-server 2.12 or later",
-			"--allow-batch")
+		why = "takes no atomic batches, which need nats-server 2.12 or later: " +
+			edit + " --allow-batch"
 	case config.NoAck:
-		return correct("acknowledges nothing", "--ack")
+		why = "acknowledges nothing: " + edit + " --ack"
 	case !isCovered:
-		return fmt.Errorf("stream %s does not take all subjects below -prefix %s: "+
-			"correct the prefix, or nats stream edit %s --subjects '%s,%s>'",
-			name, prefix, name, strings.Join(config.Subjects, ","), prefix)
+		why = fmt.Sprintf("does not take all subjects below -prefix %s: "+
+			"correct the prefix, or %s --subjects '%s,%s>'",
+			prefix, edit, strings.Join(config.Subjects, ","), prefix)
+	default:
+		return nil
 	}
-	return nil
+	return fmt.Errorf("stream %s %s", name, why)
 }
 
 // stored returns the subject and the data of the stream's message at sequence. Both are empty if
