@@ -28,39 +28,38 @@ type batch struct {
 	end      place // after the messages
 }
 
-// read appends messages of the log to batch, until batch has count messages or is full, or
-// until the log has no more at present. After an error, batch has the messages before it.
-func (forwarder *forwarder) read(batch *batch, count int) error {
+// read appends messages of the log to b, until it has count messages or is full, or until the log
+// has no more at present. After an error, b has the messages before it.
+func (f *forwarder) read(b *batch, count int) error {
 	defer func() {
-		batch.end.position = forwarder.log.Position()
-		if last := len(batch.messages) - 1; last >= 0 {
-			batch.end.hash = hash(batch.messages[last])
+		b.end.position = f.log.Position()
+		if last := len(b.messages) - 1; last >= 0 {
+			b.end.hash = hash(b.messages[last])
 		}
 	}()
-	for len(batch.messages) < count && batch.size < fullSize {
-		line, err := forwarder.next()
+	for len(b.messages) < count && b.size < fullSize {
+		line, err := f.next()
 		if line == nil || err != nil {
 			return err
 		}
-		message, err := forwarder.parser.Parse(line)
+		message, err := f.parser.Parse(line)
 		if err != nil {
-			forwarder.report("skipped a line: %v", err)
+			f.report("skipped a line: %v", err)
 		}
 		if message != nil {
-			subject := subject(forwarder.config.prefix, message.Topic)
-			data := bytes.Clone(message.Data)
-			batch.messages = append(batch.messages, &nats.Msg{Subject: subject, Data: data})
-			batch.size += len(data)
-			batch.end.sequence++
+			b.messages = append(b.messages, &nats.Msg{
+				Subject: subject(f.config.prefix, message.Topic), Data: bytes.Clone(message.Data)})
+			b.size += len(message.Data)
+			b.end.sequence++
 		}
 	}
 	return nil
 }
 
-// refused decides how to go on after send has returned err for a batch. Without an error, the log is
-// read again from the place. If the reason may be an unanswered batch that has come late, refused
-// looks for it in the stream.
-func (forwarder *forwarder) refused(stop context.Context, batch *batch, err error) error {
+// refused handles err, which send has returned for b. If it returns nil, reading goes on after the
+// place: because smaller batches may succeed, or because an unanswered batch has come late, and
+// refused has found its messages in the stream.
+func (f *forwarder) refused(stop context.Context, b *batch, err error) error {
 	refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
 	isTooLarge := errors.Is(err, nats.ErrMaxPayload) ||
 		isRefusal && refusal.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum
@@ -68,73 +67,72 @@ func (forwarder *forwarder) refused(stop context.Context, batch *batch, err erro
 		(refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
 			refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 	if !isTooLarge && !(isRefusal && refusal.Code < 500) {
-		forwarder.unanswered = true
+		f.unanswered = true // with the other errors, the stream never stores the batch
 	}
-	count, first, before := len(batch.messages), batch.messages[0], forwarder.place
+	count, first, before := len(b.messages), b.messages[0], f.place
 	switch {
-	case isMisplaced && !forwarder.unanswered:
+	case isMisplaced && !f.unanswered:
 		return stray("stream %s should end at %d: %w: somebody else publishes to the stream, "+
-			"or it was recreated", forwarder.config.stream, before.sequence, refusal)
+			"or it was recreated", f.config.stream, before.sequence, refusal)
 	case isMisplaced:
-		err := forwarder.settle(stop)
-		if err == nil && forwarder.place == before {
-			return forwarder.away(refusal) // the stream does not show that batch yet
+		err := f.settle(stop)
+		if err == nil && f.place == before {
+			return f.away(refusal) // the stream does not show that batch yet
 		}
-		forwarder.unanswered = err != nil
+		f.unanswered = err != nil
 		return err
 	case count > 1 && (isTooLarge || isRefusal):
-		forwarder.limit = count / 2
-		forwarder.log.Seek(before.position)
+		f.limit = count / 2
+		f.log.Seek(before.position)
 		return nil
 	case isTooLarge:
 		return fmt.Errorf("%s: the message after %v is too large for the engine: "+
 			"%d bytes for %s, and headers; max_payload is %d, max_msg_size %d (-1: no limit)",
-			forwarder.config.log, before.position, len(first.Data), first.Subject,
-			forwarder.connection.MaxPayload(), forwarder.maxSize)
+			f.config.log, before.position, len(first.Data), first.Subject,
+			f.connection.MaxPayload(), f.maxSize)
 	}
-	return forwarder.away(err)
+	return f.away(err)
 }
 
-// send sends a batch, and waits for the answer. The stream stores all of its messages, so that it
-// ends where the batch does, or none of them. ADR-50 of the engine's architecture documents
-// describes the headers.
-func (forwarder *forwarder) send(batch *batch) error {
-	messages := batch.messages
-	id, before := rand.Text(), batch.end.sequence-uint64(len(messages))
+// send sends b as one atomic batch, and waits for the answer. The stream stores all messages of b
+// directly after the sequence before b, or none of them. ADR-50 of the engine's architecture
+// documents describes the headers.
+func (f *forwarder) send(b *batch) error {
+	id, before := rand.Text(), b.end.sequence-uint64(len(b.messages))
 	header := nats.Header{
 		"Nats-Batch-Id":                 {id},
 		jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(before, 10)},
-		jetstream.ExpectedStreamHeader:  {forwarder.config.stream},
+		jetstream.ExpectedStreamHeader:  {f.config.stream},
 	}
-	last := messages[len(messages)-1]
-	for i, message := range messages {
+	last := b.messages[len(b.messages)-1]
+	for i, message := range b.messages {
 		message.Header = header
 		header.Set("Nats-Batch-Sequence", strconv.Itoa(i+1))
 		if message == last {
 			break
 		}
-		if err := forwarder.connection.PublishMsg(message); err != nil {
+		if err := f.connection.PublishMsg(message); err != nil {
 			return err // the stream drops a batch without its last message
 		}
 		header.Del(jetstream.ExpectedLastSeqHeader) // for the first message only
 		header.Del(jetstream.ExpectedStreamHeader)
 	}
 	header.Set("Nats-Batch-Commit", "1")
-	reply, err := forwarder.connection.RequestMsg(last, forwarder.config.timeout)
+	reply, err := f.connection.RequestMsg(last, f.config.timeout)
 	if err != nil {
 		return err
 	}
-	return forwarder.check(reply.Data, id, batch.end.sequence)
+	return f.check(reply.Data, id, b.end.sequence)
 }
 
 // check returns nil if reply says that the stream stored the batch id up to the sequence end.
-func (forwarder *forwarder) check(reply []byte, id string, end uint64) error {
+func (f *forwarder) check(reply []byte, id string, end uint64) error {
 	var answer struct {
 		Stream, Batch string
 		Sequence      uint64 `json:"seq"`
 	}
 	err := decode(reply, &answer)
-	isRight := err == nil && answer.Stream == forwarder.config.stream && answer.Batch == id &&
+	isRight := err == nil && answer.Stream == f.config.stream && answer.Batch == id &&
 		answer.Sequence == end
 	if isRight || errors.As(err, new(*jetstream.APIError)) {
 		return err

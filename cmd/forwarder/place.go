@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// lagPatience is how long find waits for a stream that ends before last. A new leader of a
-	// replicated stream may lag for a moment.
+	// lagPatience is how long find waits for a stream that ends before the place. A new leader of
+	// a replicated stream may lag for a moment.
 	lagPatience = 5 * time.Second
 
 	// logPatience is how long find waits for a log that ends before the stream. It is longer
@@ -28,7 +28,7 @@ const (
 )
 
 // noteFormat is the form of a sequence and a hash in the note of a state. In a state of an earlier
-// version two words follow, which have no meaning.
+// version two words follow, which are ignored.
 const noteFormat = "sequence %d message %s"
 
 // unknown is a place's hash if the message there is not known.
@@ -55,118 +55,116 @@ func hash(message *nats.Msg) string {
 }
 
 // load sets the place to the one in the state, if there is one.
-func (forwarder *forwarder) load() error {
-	position, note, found := forwarder.state.Load()
+func (f *forwarder) load() error {
+	position, note, found := f.state.Load()
 	if !found {
 		return nil
 	}
-	place := place{position: position}
-	if _, err := fmt.Sscanf(note, noteFormat, &place.sequence, &place.hash); err != nil {
+	f.place.position = position
+	if _, err := fmt.Sscanf(note, noteFormat, &f.place.sequence, &f.place.hash); err != nil {
 		return fmt.Errorf("%s: the note %q is not a forwarder's%s",
-			forwarder.config.state, note, elsewhere)
+			f.config.state, note, seekStartOrEnd)
 	}
-	forwarder.place = place
 	return nil
 }
 
 // save saves the place, unless it is the one that was saved last, or interval has not passed
-// since then. It syncs the log before: otherwise a power loss could leave the state with a
+// since that save. It syncs the log first: otherwise a power loss could leave the state with a
 // position that the log has lost.
-func (forwarder *forwarder) save(interval time.Duration) error {
-	place := forwarder.place
-	if place == forwarder.saved || time.Since(forwarder.savedAt) < interval {
+func (f *forwarder) save(interval time.Duration) error {
+	if f.place == f.saved || time.Since(f.savedAt) < interval {
 		return nil
 	}
-	if err := forwarder.log.Sync(); err != nil {
+	if err := f.log.Sync(); err != nil {
 		return err
 	}
-	note := fmt.Sprintf(noteFormat, place.sequence, place.hash)
-	if err := forwarder.state.Save(place.position, note); err != nil {
+	note := fmt.Sprintf(noteFormat, f.place.sequence, f.place.hash)
+	if err := f.state.Save(f.place.position, note); err != nil {
 		return err
 	}
-	forwarder.saved, forwarder.savedAt = place, time.Now()
+	f.saved, f.savedAt = f.place, time.Now()
 	return nil
 }
 
-// find reads the log up to the first message that the stream does not have. It compares the
-// messages that the stream has beyond the place with those of the log, and moves the place to the
-// last one that the stream still has. It returns the place after the last one that the stream has
-// or has removed, also with a strayError.
-func (forwarder *forwarder) find(stop context.Context) (place, error) {
+// find compares the messages that the stream has after the place with those of the log, and moves
+// the place past each one that is the same. It returns the place up to which it has found no
+// difference, also with a strayError. If that is later than f.place, the stream has removed the
+// messages between them.
+func (f *forwarder) find(stop context.Context) (place, error) {
 	deadline := time.Now().Add(lagPatience)
-	err := forwarder.look()
-	for err == nil && forwarder.end < forwarder.place.sequence && time.Now().Before(deadline) {
-		forwarder.log.Wait(stop)
-		err = forwarder.look()
+	err := f.look()
+	for err == nil && f.end < f.place.sequence && time.Now().Before(deadline) {
+		f.log.Wait(stop)
+		err = f.look()
 	}
-	name, end := forwarder.config.stream, forwarder.end
-	switch isNew := forwarder.place == (place{}); {
+	name, end := f.config.stream, f.end
+	switch isNew := f.place == (place{}); {
 	case err != nil:
 		return place{}, err
 	case isNew && end > 0:
 		return place{}, fmt.Errorf("stream %s ends at %d, but %s has no position%s",
-			name, end, forwarder.config.state, elsewhere)
+			name, end, f.config.state, seekStartOrEnd)
 	case isNew:
-		forwarder.place.hash = unknown
-		return forwarder.place, forwarder.save(0)
-	case end < forwarder.place.sequence:
-		return forwarder.place, stray("stream %s has lost messages or was recreated: "+
-			"it ends at %d, and ended at %d before", name, end, forwarder.place.sequence)
+		f.place.hash = unknown
+		return f.place, f.save(0)
+	case end < f.place.sequence:
+		return f.place, stray("stream %s has lost messages or was recreated: "+
+			"it ends at %d, and ended at %d before", name, end, f.place.sequence)
 	}
-	forwarder.log.Seek(forwarder.place.position)
-	if forwarder.place.hash != unknown {
-		if _, err := forwarder.compare(forwarder.place); err != nil {
-			return forwarder.place, err
+	f.log.Seek(f.place.position)
+	if f.place.hash != unknown {
+		if _, err := f.compare(f.place); err != nil {
+			return f.place, err
 		}
 	}
-	return forwarder.skip(stop, end)
+	return f.skip(stop, end)
 }
 
-// skip is the part of find that reads the messages of the log up to end, and compares them.
-func (forwarder *forwarder) skip(stop context.Context, end uint64) (place, error) {
-	reached, patience := forwarder.place, time.Now().Add(logPatience)
+// skip is the part of find that compares messages. It goes as far as the stream's sequence end.
+func (f *forwarder) skip(stop context.Context, end uint64) (place, error) {
+	reached, deadline := f.place, time.Now().Add(logPatience)
 	for reached.sequence < end {
 		next := batch{end: reached}
-		err := cmp.Or(forwarder.read(&next, 1), context.Cause(stop))
+		err := cmp.Or(f.read(&next, 1), context.Cause(stop))
 		switch {
 		case err != nil:
 			return reached, err
-		case len(next.messages) == 0 && time.Now().After(patience):
+		case len(next.messages) == 0 && time.Now().After(deadline):
 			return reached, stray("stream %s ends at %d, and the log at %d: somebody else "+
-				"publishes to the stream", forwarder.config.stream, end, reached.sequence)
+				"publishes to the stream", f.config.stream, end, reached.sequence)
 		case len(next.messages) == 0:
-			forwarder.log.Wait(stop)
+			f.log.Wait(stop)
 			continue
 		}
-		isThere, err := forwarder.compare(next.end)
+		isThere, err := f.compare(next.end)
 		switch {
 		case err == nil && isThere:
-			forwarder.place = next.end
-			err = forwarder.save(saveInterval)
-		case err == nil && !forwarder.unanswered:
+			f.place = next.end
+			err = f.save(saveInterval)
+		case err == nil && !f.unanswered:
 			err = stray("message %d of stream %s was removed, and was not sent from the log: "+
-				"somebody else publishes to the stream", next.end.sequence, forwarder.config.stream)
+				"somebody else publishes to the stream", next.end.sequence, f.config.stream)
 		}
 		if err != nil {
 			return reached, err
 		}
-		reached, patience = next.end, time.Now().Add(logPatience)
+		reached, deadline = next.end, time.Now().Add(logPatience)
 	}
 	return reached, nil
 }
 
-// compare reports whether the stream still has the message at place. It returns an error if that
-// is not the log's.
-func (forwarder *forwarder) compare(place place) (isThere bool, err error) {
-	stored, err := forwarder.stored(place.sequence)
+// compare reports whether the stream still has the message at a place. It returns a strayError if
+// the stream's message has another hash.
+func (f *forwarder) compare(at place) (isThere bool, err error) {
+	stored, err := f.stored(at.sequence)
 	if err != nil {
 		return false, err
 	}
 	found := hash(stored)
-	if found != place.hash && found != unknown {
+	if found != at.hash && found != unknown {
 		return true, stray("message %d of stream %s, %d bytes for %s, is not the log's: "+
 			"somebody else publishes to the stream, or it was recreated",
-			place.sequence, forwarder.config.stream, len(stored.Data), stored.Subject)
+			at.sequence, f.config.stream, len(stored.Data), stored.Subject)
 	}
 	return found != unknown, nil
 }

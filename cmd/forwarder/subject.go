@@ -12,19 +12,19 @@ import (
 // the same subject. The engine accepts each subject: none has an empty token, white space or
 // a wildcard.
 func subject(prefix, topic string) string {
-	subject := []byte(prefix)
+	escaped := []byte(prefix)
 	for i := range len(topic) {
 		b := topic[i]
 		isInner := i > 0 && i < len(topic)-1 && topic[i-1] != '.' && topic[i+1] != '.'
 		switch {
 		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9',
 			b == '_', b == '-', b == '.' && isInner:
-			subject = append(subject, b)
+			escaped = append(escaped, b)
 		default:
-			subject = fmt.Appendf(subject, "%%%02X", b)
+			escaped = fmt.Appendf(escaped, "%%%02X", b)
 		}
 	}
-	return string(subject)
+	return string(escaped)
 }
 
 // covers reports whether pattern, a subject with wildcards, matches every subject that
