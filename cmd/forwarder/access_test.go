@@ -116,11 +116,11 @@ func TestTLS(t *testing.T) {
 		fmt.Sprintf("tls { cert_file: %q, key_file: %q }", certificate, key))
 	engine.start()
 	engine.url = strings.Replace(engine.url, "nats://", "tls://", 1)
-	client, err := jetstream.New(engine.connect(nats.RootCAs(certificate)))
+	jetStream, err := jetstream.New(engine.connect(nats.RootCAs(certificate)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := client.CreateStream(t.Context(), jetstream.StreamConfig{
+	stream, err := jetStream.CreateStream(t.Context(), jetstream.StreamConfig{
 		Name: "ORDERS", Subjects: []string{"mbus.>"}, AllowAtomicPublish: true})
 	if err != nil {
 		t.Fatal(err)

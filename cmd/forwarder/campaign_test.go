@@ -289,11 +289,11 @@ func newCluster(t *testing.T) []*engine {
 	bustest.Until(t, "a server that listens", func() bool {
 		return strings.Contains(engines[0].process.Stderr.String(), "Server is ready")
 	})
-	client := engines[0].jetStream()
+	jetStream := engines[0].jetStream()
 	bustest.Until(t, "a leader of the cluster", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err := client.AccountInfo(ctx)
+		_, err := jetStream.AccountInfo(ctx)
 		return err == nil
 	})
 	return engines

@@ -17,12 +17,12 @@ import (
 )
 
 // shell runs a script in the directory of the log.
-func (source *source) shell(script string) {
-	source.t.Helper()
+func (s *source) shell(script string) {
+	s.t.Helper()
 	command := exec.Command("sh", "-ec", script)
-	command.Dir = filepath.Dir(source.path)
+	command.Dir = filepath.Dir(s.path)
 	if output, err := command.CombinedOutput(); err != nil {
-		source.t.Fatalf("%s: %v: %s", script, err, output)
+		s.t.Fatalf("%s: %v: %s", script, err, output)
 	}
 }
 

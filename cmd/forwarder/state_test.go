@@ -25,31 +25,31 @@ func forwardAll(engine *engine, source *source, stream jetstream.Stream, argumen
 }
 
 // seek sets the state of a source by -seek, and expects want on standard output.
-func (engine *engine) seek(source *source, place string, want ...string) {
-	engine.t.Helper()
-	process := engine.forward(source, "-seek", place)
+func (e *engine) seek(source *source, place string, want ...string) {
+	e.t.Helper()
+	process := e.forward(source, "-seek", place)
 	process.expect(0)
 	for _, text := range append(want, source.path+"_state continues at ") {
 		if said := process.Stdout.String(); !strings.Contains(said, text) {
-			engine.t.Errorf("it said %q, want in it: %s", said, text)
+			e.t.Errorf("it said %q, want in it: %s", said, text)
 		}
 	}
 }
 
 // readState and writeState read and write the state of a source.
-func (source *source) readState() []byte {
-	source.t.Helper()
-	text, err := os.ReadFile(source.path + "_state")
+func (s *source) readState() []byte {
+	s.t.Helper()
+	text, err := os.ReadFile(s.path + "_state")
 	if err != nil {
-		source.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	return text
 }
 
-func (source *source) writeState(text []byte) {
-	source.t.Helper()
-	if err := os.WriteFile(source.path+"_state", text, 0o600); err != nil {
-		source.t.Fatal(err)
+func (s *source) writeState(text []byte) {
+	s.t.Helper()
+	if err := os.WriteFile(s.path+"_state", text, 0o600); err != nil {
+		s.t.Fatal(err)
 	}
 }
 

@@ -50,15 +50,15 @@ func TestUnfitStream(t *testing.T) {
 	engine, source := newEngine(t), newSource(t)
 	source.write(10)
 	engine.forward(source).expect(1, "nats stream add ORDERS --subjects 'mbus.>' --allow-batch")
-	client := engine.jetStream()
+	jetStream := engine.jetStream()
 	for _, test := range unfits {
 		test.config.Name = "ORDERS"
 		isSealed := test.config.Sealed
 		test.config.Sealed = false // no stream can be made so
-		stream, err := client.CreateStream(t.Context(), test.config)
+		stream, err := jetStream.CreateStream(t.Context(), test.config)
 		if err == nil && isSealed {
 			test.config.Sealed = true
-			stream, err = client.UpdateStream(t.Context(), test.config)
+			stream, err = jetStream.UpdateStream(t.Context(), test.config)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -67,7 +67,7 @@ func TestUnfitStream(t *testing.T) {
 		if state, _ := state(stream); state.LastSeq != 0 {
 			t.Errorf("it has sent %d messages", state.LastSeq)
 		}
-		if err := client.DeleteStream(t.Context(), "ORDERS"); err != nil {
+		if err := jetStream.DeleteStream(t.Context(), "ORDERS"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -125,18 +125,11 @@ func TestPurge(t *testing.T) {
 func TestRecreatedStream(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
-	client := engine.jetStream()
-	recreate := func() jetstream.Stream {
-		if err := client.DeleteStream(t.Context(), "ORDERS"); err != nil {
-			t.Fatal(err)
-		}
-		return engine.stream(jetstream.StreamConfig{})
-	}
 	stream := engine.stream(jetstream.StreamConfig{})
 	source.write(100)
 	process := engine.forward(source)
 	await(t, stream, source.count, process)
-	recreate()
+	engine.recreate()
 	source.write(10)
 	process.expect(1, "wrong last sequence: 0")
 	engine.forward(source).expect(1, "it ends at 0, and ended at 100 before", "-seek start")
@@ -145,7 +138,7 @@ func TestRecreatedStream(t *testing.T) {
 	}
 	engine.forward(source).expect(1,
 		"message 100 of stream ORDERS, 7 bytes for mbus.orders, is not the log's")
-	stream = recreate()
+	stream = engine.recreate()
 	engine.seek(source, "start", "offset 0 of file 1 of log", "after message 0 of stream ORDERS")
 	forwardAll(engine, source, stream)
 	compare(t, stream, source.count)
@@ -463,8 +456,7 @@ func newHolder(t *testing.T, engine *engine, wait func()) (url string) {
 	t.Helper()
 	listener := bustest.Listen(t)
 	release := make(chan bool)
-	var count atomic.Int32
-	serve := func(client net.Conn, number int32) {
+	serve := func(client net.Conn, number int) {
 		server, err := net.Dial("tcp", strings.TrimPrefix(engine.url, "nats://"))
 		if err != nil {
 			t.Error(err)
@@ -472,42 +464,54 @@ func newHolder(t *testing.T, engine *engine, wait func()) (url string) {
 		}
 		defer server.Close()
 		go pass(client, server, func([]byte) {})
-		buffer := make([]byte, 1<<20)
-		var held []byte
-		for isHeld := number <= 2; ; {
-			size, err := client.Read(buffer)
-			text := buffer[:size]
-			switch publishes := strings.Contains(string(text), "HPUB "); {
-			case isHeld && number == 1 && (publishes || held != nil):
-				held = append(held, text...)
-				if err != nil {
-					<-release
-					server.Write(held)
-					wait()
-					release <- true
-					return
-				}
-				continue
-			case isHeld && number == 2 && publishes:
-				isHeld = false
+		if number == 1 {
+			held := hold(server, client)
+			<-release
+			server.Write(held)
+			wait()
+			release <- true
+			return
+		}
+		pass(server, client, func(text []byte) {
+			if number == 2 && isPublishing(text) {
+				number = 0
 				release <- true
 				<-release
 			}
-			if _, writeErr := server.Write(text); err != nil || writeErr != nil {
-				return
-			}
-		}
+		})
 	}
 	go func() {
-		for {
+		for number := 1; ; number++ {
 			client, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			go serve(client, count.Add(1))
+			go serve(client, number)
 		}
 	}()
 	return "nats://" + listener.Addr().String()
+}
+
+// hold sends what the client sends before its first message, and returns the rest.
+func hold(server, client net.Conn) (held []byte) {
+	buffer := make([]byte, 1<<20)
+	for {
+		size, err := client.Read(buffer)
+		text := buffer[:size]
+		if held != nil || isPublishing(text) {
+			held = append(held, text...)
+		} else {
+			server.Write(text)
+		}
+		if err != nil {
+			return held
+		}
+	}
+}
+
+// isPublishing reports whether a client's text has a message.
+func isPublishing(text []byte) bool {
+	return bytes.Contains(text, []byte("HPUB "))
 }
 
 // The forwarder rejects the answer of a subscriber in the stream's place.
