@@ -56,10 +56,10 @@ func (f *forwarder) read(b *batch, count int) error {
 	return nil
 }
 
-// refused handles err, which send has returned for b. If it returns nil, reading goes on after the
-// place: because smaller batches may succeed, or because an unanswered batch has come late, and
-// refused has found its messages in the stream.
-func (f *forwarder) refused(stop context.Context, b *batch, err error) error {
+// sendFailed handles err, which send has returned for b. If it returns nil, reading goes on after
+// the place: because smaller batches may succeed, or because an unanswered batch has come late, and
+// its messages were found in the stream.
+func (f *forwarder) sendFailed(stop context.Context, b *batch, err error) error {
 	refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
 	isTooLarge := errors.Is(err, nats.ErrMaxPayload) ||
 		isRefusal && refusal.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum

@@ -224,13 +224,13 @@ func awaitCount(t *testing.T, count int, process *process, current func() uint64
 		case now > before:
 			deadline, before = time.Now().Add(patience), now
 		case time.Now().After(deadline):
-			t.Fatalf("it stays at %d, want %d; the forwarder said:\n%s",
+			t.Fatalf("it stays at %d, want %d; the forwarder reported:\n%s",
 				before, count, process.Stderr)
 		}
 		select {
 		case <-process.Ended:
 			if current() != uint64(count) {
-				t.Fatalf("the forwarder ended at %d, want %d; it said:\n%s",
+				t.Fatalf("the forwarder ended at %d, want %d; it reported:\n%s",
 					before, count, process.Stderr)
 			}
 		case <-time.After(10 * time.Millisecond):
@@ -288,7 +288,7 @@ func (e *engine) publish(subject, data string) {
 	}
 }
 
-// worker receives the messages of a work queue, which removes them then.
+// worker receives the messages of a work queue, and acknowledges them. Then the queue removes them.
 type worker struct {
 	mutex    sync.Mutex
 	received map[uint64]jetstream.Msg // by sequence

@@ -118,8 +118,8 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// measurePeaks returns the peaks of a forwarder's resident memory, in bytes, while it sends as many
-// messages, all with the same line, and while another compares them.
+// measurePeaks returns the peaks of the resident memory of two forwarders, in bytes: of one that
+// sends so many messages, which all have the same line, and of one that compares them.
 func measurePeaks(t *testing.T, line []byte, many int) (peaks [2]int) {
 	t.Helper()
 	engine, source := prepareEngine(t, "", "max_payload: 64MB\nmax_pending: 256MB"), newSource(t)

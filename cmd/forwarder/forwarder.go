@@ -145,8 +145,8 @@ type forwarder struct {
 	saved   place // the last one that this process saved
 	savedAt time.Time
 
-	// unanswered says that a batch was sent, by this process or the one before, and its answer was
-	// not received: the stream may have stored it, or may still do so.
+	// unanswered is whether this process, or the one before, has sent a batch and not received the
+	// answer: the stream may have stored that batch, or may still store it.
 	unanswered bool
 
 	limit  int       // the most messages in a batch
@@ -246,7 +246,7 @@ func (f *forwarder) exchange(stop context.Context, current *batch) (next batch, 
 	}
 	saveErr := f.save(saveInterval)
 	if err = <-answer; err != nil {
-		err = f.refused(stop, current, err)
+		err = f.sendFailed(stop, current, err)
 		return batch{end: f.place}, cmp.Or(saveErr, err)
 	}
 	f.unanswered = false // an older unanswered batch can't be stored any more

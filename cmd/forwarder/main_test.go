@@ -48,17 +48,17 @@ func start(t *testing.T, command *exec.Cmd) *process {
 // text of want. With status 0 and no want, standard error must be empty.
 func (p *process) expect(status int, want ...string) {
 	p.t.Helper()
-	got, said := p.Wait(), p.Stderr.String()
+	got, reported := p.Wait(), p.Stderr.String()
 	if got != status {
-		p.t.Fatalf("status %d, want %d; it said:\n%s", got, status, said)
+		p.t.Fatalf("status %d, want %d; it reported:\n%s", got, status, reported)
 	}
 	for _, text := range want {
-		if !strings.Contains(said, text) {
-			p.t.Errorf("it said:\n%s\nwant in it: %s", said, text)
+		if !strings.Contains(reported, text) {
+			p.t.Errorf("it reported:\n%s\nwant in it: %s", reported, text)
 		}
 	}
-	if status == 0 && len(want) == 0 && said != "" {
-		p.t.Errorf("it said:\n%s", said)
+	if status == 0 && len(want) == 0 && reported != "" {
+		p.t.Errorf("it reported:\n%s", reported)
 	}
 }
 
@@ -69,13 +69,13 @@ func (p *process) stop(want ...string) {
 	p.expect(0, want...)
 }
 
-// says waits until the standard error of the process has text.
-func (p *process) says(text string) {
+// reports waits until the standard error of the process has text.
+func (p *process) reports(text string) {
 	p.t.Helper()
 	bustest.Until(p.t, "the words "+text, func() bool {
 		select {
 		case <-p.Ended:
-			p.t.Fatalf("it ended, and said:\n%s\nwant: %s", p.Stderr, text)
+			p.t.Fatalf("it ended, and reported:\n%s\nwant: %s", p.Stderr, text)
 		default:
 		}
 		return strings.Contains(p.Stderr.String(), text)

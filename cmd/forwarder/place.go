@@ -31,7 +31,8 @@ const (
 // version two words follow, which are ignored.
 const noteFormat = "sequence %d message %s"
 
-// unknown is a place's hash if the message there is not known.
+// unknown is a place's hash if there is no message, the stream has removed it, or an earlier
+// version did not look at it.
 const unknown = "unknown"
 
 // place is where the log and the stream agree: the messages of the log after position are those

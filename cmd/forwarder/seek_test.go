@@ -46,7 +46,7 @@ func (s *setting) stray(count int) {
 	}
 }
 
-// restore takes the state, and the log except for 2 messages, back to when the stream had 10.
+// restore puts back the state with which the stream had 10 messages, and the log with 12.
 func (s *setting) restore() {
 	s.t.Helper()
 	state := s.source.readState()

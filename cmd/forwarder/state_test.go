@@ -30,8 +30,8 @@ func (e *engine) seek(source *source, place string, want ...string) {
 	process := e.forward(source, "-seek", place)
 	process.expect(0)
 	for _, text := range append(want, source.path+"_state continues at ") {
-		if said := process.Stdout.String(); !strings.Contains(said, text) {
-			e.t.Errorf("it said %q, want in it: %s", said, text)
+		if printed := process.Stdout.String(); !strings.Contains(printed, text) {
+			e.t.Errorf("it printed %q, want in it: %s", printed, text)
 		}
 	}
 }
@@ -179,8 +179,8 @@ func TestLostPlace(t *testing.T) {
 	source.open(size - 1)
 	source.write(10)
 	process.expect(1, fmt.Sprintf("file 2 has more than the %d bytes that file 3 says", size-1))
-	if said := process.Stderr.String(); strings.Count(said, "\n") != 1 {
-		t.Errorf("it said:\n%s", said)
+	if reported := process.Stderr.String(); strings.Count(reported, "\n") != 1 {
+		t.Errorf("it reported:\n%s", reported)
 	}
 }
 

@@ -88,7 +88,7 @@ func TestJetStreamOff(t *testing.T) {
 		engine.start()
 		url := strings.Replace(engine.url, "//", "//a:a@", 1)
 		process := engine.forward(source, "-url", url)
-		process.says("; retrying")
+		process.reports("; retrying")
 		process.stop(engine.url+": ", test.want)
 	}
 }
@@ -183,7 +183,7 @@ func TestForeignAtEnd(t *testing.T) {
 }
 
 // A foreign message is an error even if a worker has removed it, while the forwarder runs. At the
-// next start, nobody knows any more whose it was: the forwarder reports it.
+// next start, the forwarder can't know whose it was, and reports it.
 func TestForeignWorkedOff(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -210,11 +210,34 @@ func TestForeignWorkedOff(t *testing.T) {
 	engine.forward(source, "-seek", "here").expect(1,
 		"has removed its messages 21 to 21, which may be the log's", "-seek start", "-seek end")
 	process = engine.forward(source)
-	process.says("stream ORDERS has removed its messages 21 to 21, which could not be compared: " +
-		"they count as the log's")
+	process.reports("stream ORDERS has removed its messages 21 to 21, " +
+		"which could not be compared: they count as the log's")
 }
 
-// The same holds for a foreign message between two parts of a batch that was too large.
+// A foreign message that a worker has removed while the connection was lost is an error too, because
+// all batches of the forwarder were answered before.
+func TestForeignWorkedOffWhileAway(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy})
+	work(t, stream)
+	proxy := newProxy(t, engine, func([]byte) {})
+	process := engine.forward(source, "-url", proxy.url)
+	source.write(10)
+	awaitPlace(t, source, 10, process)
+	engine.publish("mbus.foreign", "foreign")
+	bustest.Until(t, "nothing in the stream", func() bool {
+		state, answered := state(stream)
+		return answered && state.Msgs == 0 && state.LastSeq == 11
+	})
+	proxy.cut()
+	process.reports("; retrying")
+	source.write(10)
+	process.expect(1, "message 11 of stream ORDERS was removed, and was not sent from the log: "+
+		"somebody else publishes to the stream", "-seek start", "-seek end")
+}
+
+// The same holds for a foreign message between two parts of a batch that the engine refused.
 func TestForeignBetweenParts(t *testing.T) {
 	t.Parallel()
 	engine, source := prepareEngine(t, "limits { batch { max_msgs: 70 } }", ""), newSource(t)
@@ -259,7 +282,7 @@ func TestStopBetweenParts(t *testing.T) {
 	})
 	source.write(100)
 	process := engine.forward(source, "-url", proxy.url)
-	process.says("; retrying")
+	process.reports("; retrying")
 	process.stop("code=4")
 	engine.process.Kill() // which drops the other batch
 	engine.start()
@@ -275,7 +298,7 @@ func TestFullStream(t *testing.T) {
 	stream := engine.stream(config)
 	source.write(3000)
 	process := engine.forward(source)
-	process.says("maximum messages exceeded")
+	process.reports("maximum messages exceeded")
 	await(t, stream, 1050, process) // the stream is filled to its limit
 	config = stream.CachedInfo().Config
 	config.MaxMsgs = -1
@@ -284,8 +307,8 @@ func TestFullStream(t *testing.T) {
 	}
 	await(t, stream, source.count, process)
 	process.stop("; retrying", ": back after ")
-	if said := process.Stderr.String(); strings.Count(said, "\n") != 2 {
-		t.Errorf("it said:\n%s", said)
+	if reported := process.Stderr.String(); strings.Count(reported, "\n") != 2 {
+		t.Errorf("it reported:\n%s", reported)
 	}
 	compare(t, stream, source.count)
 	// Batches have grown again after the refusals.
@@ -302,8 +325,8 @@ func TestFullStream(t *testing.T) {
 	}
 }
 
-// A worker empties a full work queue while the forwarder waits or is stopped. Then the
-// messages that the queue stored from a part of a batch are gone, and count as the log's.
+// A worker empties a full work queue while the forwarder waits or is stopped. The messages that
+// the queue has removed are not sent again.
 func TestFullWorkQueue(t *testing.T) {
 	t.Parallel()
 	for _, isStopped := range []bool{false, true} {
@@ -318,7 +341,7 @@ func testFullWorkQueue(t *testing.T, isStopped bool) {
 		Retention: jetstream.WorkQueuePolicy, MaxMsgs: 50, Discard: jetstream.DiscardNew})
 	source.write(300)
 	process := engine.forward(source)
-	process.says("maximum messages exceeded")
+	process.reports("maximum messages exceeded")
 	await(t, stream, 50, process)
 	if isStopped {
 		process.stop("; retrying")
@@ -410,19 +433,41 @@ func TestLateBatch(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
-	proxy := newHolder(t, engine, func() {
-		bustest.Until(t, "the late batch", func() bool {
+	process := forwardLate(engine, source, stream)
+	source.write(100)
+	await(t, stream, source.count, process)
+	process.stop("no answer within 1s; retrying", ": back after ")
+	compare(t, stream, source.count)
+}
+
+// After that batch, a foreign message is an error again, even if it was removed.
+func TestForeignAfterLateBatch(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	process := forwardLate(engine, source, stream)
+	engine.publish("mbus.foreign", "foreign")
+	if err := stream.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	source.write(10)
+	process.expect(1, "should end at 100", "somebody else publishes to the stream")
+}
+
+// forwardLate starts a forwarder of 100 messages, whose first batch is late, and waits until the
+// forwarder has found that batch in the stream.
+func forwardLate(engine *engine, source *source, stream jetstream.Stream) *process {
+	engine.t.Helper()
+	proxy := newHolder(engine.t, engine, func() {
+		bustest.Until(engine.t, "the late batch", func() bool {
 			state, _ := state(stream)
 			return state.LastSeq == 100
 		})
 	})
 	source.write(100)
 	process := engine.forward(source, "-url", proxy, "-timeout", "1s")
-	await(t, stream, source.count, process)
-	source.write(100)
-	await(t, stream, source.count, process)
-	process.stop("no answer within 1s; retrying", ": back after ")
-	compare(t, stream, source.count)
+	awaitPlace(engine.t, source, 100, process)
+	return process
 }
 
 // A batch whose answer is lost is found in the stream. That ends the outage, too: there may be
@@ -440,8 +485,8 @@ func TestLostAnswer(t *testing.T) {
 	})
 	source.write(100)
 	process := engine.forward(source, "-url", connections.url)
-	process.says("; retrying")
-	process.says(": back after ")
+	process.reports("; retrying")
+	process.reports(": back after ")
 	process.stop("; retrying")
 	compare(t, stream, source.count)
 	if sequence, _ := source.sequence(); sequence != 100 {
@@ -514,7 +559,7 @@ func isPublishing(text []byte) bool {
 	return bytes.Contains(text, []byte("HPUB "))
 }
 
-// The forwarder rejects the answer of a subscriber in the stream's place.
+// The forwarder rejects the answer of another program in the stream's place.
 func TestImpostor(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -561,7 +606,7 @@ func TestHostileStream(t *testing.T) {
 	}
 	source.write(10)
 	process := engine.forward(source)
-	process.says("no responders available")
+	process.reports("no responders available")
 	process.stop("; retrying")
 }
 

@@ -19,10 +19,10 @@ func run(t *testing.T, arguments ...string) (status int, stdout, stderr string) 
 	ctx, cancel := context.WithTimeout(t.Context(), bustest.Patience)
 	defer cancel()
 	command := exec.CommandContext(ctx, forwarder, arguments...)
-	var complaints strings.Builder
-	command.Stderr = &complaints
+	var reported strings.Builder
+	command.Stderr = &reported
 	output, _ := command.Output()
-	return command.ProcessState.ExitCode(), string(output), complaints.String()
+	return command.ProcessState.ExitCode(), string(output), reported.String()
 }
 
 func TestUsage(t *testing.T) {
