@@ -98,19 +98,19 @@ func (f *forwarder) find(stop context.Context) (place, error) {
 		f.log.Wait(stop)
 		err = f.look()
 	}
-	name, end := f.config.stream, f.end
+	name := f.config.stream
 	switch isNew := f.place == (place{}); {
 	case err != nil:
 		return place{}, err
-	case isNew && end > 0:
+	case isNew && f.end > 0:
 		return place{}, fmt.Errorf("stream %s ends at %d, but %s has no position%s",
-			name, end, f.config.state, seekStartOrEnd)
+			name, f.end, f.config.state, seekStartOrEnd)
 	case isNew:
 		f.place.hash = unknown
 		return f.place, f.save(0)
-	case end < f.place.sequence:
+	case f.end < f.place.sequence:
 		return f.place, stray("stream %s has lost messages or was recreated: "+
-			"it ends at %d, and ended at %d before", name, end, f.place.sequence)
+			"it ends at %d, and ended at %d before", name, f.end, f.place.sequence)
 	}
 	f.log.Seek(f.place.position)
 	if f.place.hash != unknown {
@@ -118,13 +118,13 @@ func (f *forwarder) find(stop context.Context) (place, error) {
 			return f.place, err
 		}
 	}
-	return f.skip(stop, end)
+	return f.skip(stop)
 }
 
-// skip is the part of find that compares messages. It goes as far as the stream's sequence end.
-func (f *forwarder) skip(stop context.Context, end uint64) (place, error) {
+// skip is the part of find that compares messages, up to the stream's end.
+func (f *forwarder) skip(stop context.Context) (place, error) {
 	reached, deadline := f.place, time.Now().Add(logPatience)
-	for reached.sequence < end {
+	for reached.sequence < f.end {
 		next := batch{end: reached}
 		err := cmp.Or(f.read(&next, 1), context.Cause(stop))
 		switch {
@@ -132,7 +132,7 @@ func (f *forwarder) skip(stop context.Context, end uint64) (place, error) {
 			return reached, err
 		case len(next.messages) == 0 && time.Now().After(deadline):
 			return reached, stray("stream %s ends at %d, and the log at %d: somebody else "+
-				"publishes to the stream", f.config.stream, end, reached.sequence)
+				"publishes to the stream", f.config.stream, f.end, reached.sequence)
 		case len(next.messages) == 0:
 			f.log.Wait(stop)
 			continue
