@@ -53,7 +53,7 @@ func TestPermissions(t *testing.T) {
 		source.write(100)
 		process := engine.forward(source, "-timeout", "5m", // the report must not wait for it
 			"-url", strings.Replace(url, "//", "//forwarder:s3cret@", 1))
-		process.says(test.want)
+		process.reports(test.want)
 		text, err := os.ReadFile(engine.config)
 		if err != nil {
 			t.Fatal(err)
@@ -66,9 +66,9 @@ func TestPermissions(t *testing.T) {
 		await(t, stream, source.count, process)
 		process.stop("; retrying", ": back after ")
 		compare(t, stream, source.count)
-		said := process.Stderr.String()
-		if strings.Contains(said, "s3cret") || strings.Count(said, "\n") != 2 {
-			t.Errorf("it said:\n%s", said)
+		reported := process.Stderr.String()
+		if strings.Contains(reported, "s3cret") || strings.Count(reported, "\n") != 2 {
+			t.Errorf("it reported:\n%s", reported)
 		}
 	}
 }
@@ -80,20 +80,20 @@ func TestWrongPassword(t *testing.T) {
 	engine.start()
 	url := strings.Replace(engine.url, "//", "//forwarder:wr0ng@", 1)
 	process := engine.forward(source, "-url", url)
-	process.says("Authorization Violation; retrying")
+	process.reports("Authorization Violation; retrying")
 	process.stop(engine.url + ": ")
-	if said := process.Stderr.String(); strings.Contains(said, "wr0ng") {
-		t.Errorf("it said:\n%s", said)
+	if reported := process.Stderr.String(); strings.Contains(reported, "wr0ng") {
+		t.Errorf("it reported:\n%s", reported)
 	}
 	creds := filepath.Join(t.TempDir(), "creds")
 	if err := os.WriteFile(creds, []byte("s3cret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	process = engine.forward(source, "-creds", creds)
-	process.says("; retrying")
+	process.reports("; retrying")
 	process.stop(engine.url + ": ")
-	if said := process.Stderr.String(); strings.Contains(said, "s3cret") {
-		t.Errorf("it said:\n%s", said)
+	if reported := process.Stderr.String(); strings.Contains(reported, "s3cret") {
+		t.Errorf("it reported:\n%s", reported)
 	}
 }
 
@@ -116,11 +116,11 @@ func TestTLS(t *testing.T) {
 		fmt.Sprintf("tls { cert_file: %q, key_file: %q }", certificate, key))
 	engine.start()
 	engine.url = strings.Replace(engine.url, "nats://", "tls://", 1)
-	client, err := jetstream.New(engine.connect(nats.RootCAs(certificate)))
+	jetStream, err := jetstream.New(engine.connect(nats.RootCAs(certificate)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream, err := client.CreateStream(t.Context(), jetstream.StreamConfig{
+	stream, err := jetStream.CreateStream(t.Context(), jetstream.StreamConfig{
 		Name: "ORDERS", Subjects: []string{"mbus.>"}, AllowAtomicPublish: true})
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +128,7 @@ func TestTLS(t *testing.T) {
 	source := newSource(t)
 	source.write(100)
 	process := engine.forward(source)
-	process.says("certificate signed by unknown authority; retrying")
+	process.reports("certificate signed by unknown authority; retrying")
 	process.stop(engine.url)
 	forwardAll(engine, source, stream, "-ca", certificate)
 	compare(t, stream, source.count)
@@ -182,7 +182,7 @@ func TestTerminateWhileAway(t *testing.T) {
 		<-process.Ended
 		status, taken := process.Command.ProcessState.ExitCode(), time.Since(asked)
 		if status != 0 || taken > 10*time.Second {
-			t.Errorf("status %d after %s; it said:\n%s", status, taken, process.Stderr)
+			t.Errorf("status %d after %s; it reported:\n%s", status, taken, process.Stderr)
 		}
 	}
 }

@@ -2,16 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"mbus/internal/shared/follow"
 )
 
 const (
@@ -23,151 +21,122 @@ const (
 	fullSize = 3 << 20
 )
 
-// batch has messages of the log, with subjects and data, and the position after them.
+// batch has messages of the log, with subjects and data.
 type batch struct {
 	messages []*nats.Msg
-	size     int // bytes of data
-	end      follow.Position
+	size     int   // bytes of data
+	end      place // after the messages
 }
 
-// hash returns the hash of the last message.
-func (batch *batch) hash() string {
-	last := batch.messages[len(batch.messages)-1]
-	return hash(last.Subject, last.Data)
-}
-
-// isLarge reports whether there is no memory for another batch beside this one.
-func (batch *batch) isLarge() bool {
-	return batch.size >= 2*fullSize
-}
-
-// read appends messages of the log to batch, until batch has count messages or is full, or
-// until the log has no more at present. After an error, batch has the messages before it.
-func (forwarder *forwarder) read(batch *batch, count int) error {
-	defer func() { batch.end = forwarder.log.Position() }()
-	for len(batch.messages) < count && batch.size < fullSize {
-		line, err := forwarder.log.Next()
+// read appends messages of the log to b, until it has count messages or is full, or until the log
+// has no more at present. After an error, b has the messages before it.
+func (f *forwarder) read(b *batch, count int) error {
+	defer func() {
+		b.end.position = f.log.Position()
+		if last := len(b.messages) - 1; last >= 0 {
+			b.end.hash = hash(b.messages[last])
+		}
+	}()
+	for len(b.messages) < count && b.size < fullSize {
+		line, err := f.next()
 		if line == nil || err != nil {
 			return err
 		}
-		message, err := forwarder.parser.Parse(line)
+		message, err := f.parser.Parse(line)
 		if err != nil {
-			forwarder.report("skipped a line: %v", err)
+			f.report("skipped a line: %v", err)
 		}
 		if message != nil {
-			subject := subject(forwarder.config.prefix, message.Topic)
-			data := bytes.Clone(message.Data)
-			batch.messages = append(batch.messages, &nats.Msg{Subject: subject, Data: data})
-			batch.size += len(data)
+			b.messages = append(b.messages, &nats.Msg{
+				Subject: subject(f.config.prefix, message.Topic), Data: bytes.Clone(message.Data)})
+			b.size += len(message.Data)
+			b.end.sequence++
 		}
 	}
 	return nil
 }
 
-// deliver sends messages as one batch, or as several smaller ones if the engine refuses it. If the
-// reason may be an unanswered batch, it returns the refusal for a wrong sequence.
-func (forwarder *forwarder) deliver(messages []*nats.Msg) error {
-	for first := 0; first < len(messages); {
-		count := min(len(messages)-first, forwarder.limit)
-		err := forwarder.send(messages[first : first+count])
-		refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
-		isTooLarge := errors.Is(err, nats.ErrMaxPayload) ||
-			isRefusal && refusal.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum
-		switch {
-		case err == nil:
-			first += count
-			forwarder.acknowledged(count)
-		case isMisplaced(err) && !forwarder.doubt:
-			return stray("stream %s should end at %d: %w: somebody else publishes to the stream, "+
-				"or it was recreated", forwarder.config.stream, forwarder.last, refusal)
-		case isMisplaced(err):
-			return err
-		case count > 1 && (isTooLarge || isRefusal):
-			forwarder.limit = count / 2
-		case isTooLarge:
-			return fmt.Errorf("message %d after offset %d of %s is too large for the engine: "+
-				"%d bytes for %s, and headers; max_payload is %d, max_msg_size %d (-1: no limit)",
-				first+1, forwarder.place.position.Offset, forwarder.config.log,
-				len(messages[first].Data), messages[first].Subject,
-				forwarder.connection.MaxPayload(), forwarder.stream.Config.MaxMsgSize)
-		default:
-			return forwarder.away(err)
-		}
-	}
-	return nil
-}
-
-// isMisplaced reports whether err is the refusal of a batch because the stream does not end where
-// the batch begins. A replicated stream has an error code of its own for it.
-func isMisplaced(err error) bool {
+// sendFailed handles err, which send has returned for b. If it returns nil, reading goes on after
+// the place: because smaller batches may succeed, or because an unanswered batch has come late, and
+// its messages were found in the stream.
+func (f *forwarder) sendFailed(stop context.Context, b *batch, err error) error {
 	refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
-	return isRefusal && (refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
-		refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+	isTooLarge := errors.Is(err, nats.ErrMaxPayload) ||
+		isRefusal && refusal.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum
+	isMisplaced := isRefusal && // a replicated stream has an error code of its own for it
+		(refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+			refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+	if !isTooLarge && !(isRefusal && refusal.Code < 500) {
+		f.unanswered = true // with the other errors, the stream never stores the batch
+	}
+	count, first, before := len(b.messages), b.messages[0], f.place
+	switch {
+	case isMisplaced && !f.unanswered:
+		return stray("stream %s should end at %d: %w: somebody else publishes to the stream, "+
+			"or it was recreated", f.config.stream, before.sequence, refusal)
+	case isMisplaced:
+		err := f.settle(stop)
+		if err == nil && f.place == before {
+			return f.away(refusal) // the stream does not show that batch yet
+		}
+		f.unanswered = err != nil
+		return err
+	case count > 1 && (isTooLarge || isRefusal):
+		f.limit = count / 2
+		f.log.Seek(before.position)
+		return nil
+	case isTooLarge:
+		return fmt.Errorf("%s: the message after %v is too large for the engine: "+
+			"%d bytes for %s, and headers; max_payload is %d, max_msg_size %d (-1: no limit)",
+			f.config.log, before.position, len(first.Data), first.Subject,
+			f.connection.MaxPayload(), f.maxSize)
+	}
+	return f.away(err)
 }
 
-// acknowledged counts messages that the stream has stored. It lets batches grow again, and
-// reports the end of an outage.
-func (forwarder *forwarder) acknowledged(count int) {
-	forwarder.last += uint64(count)
-	forwarder.doubt = false // an older batch that is unanswered can't be stored any more
-	forwarder.limit = min(forwarder.limit+forwarder.limit/10+1, maxMessages)
-	forwarder.back()
-}
-
-// send sends messages as one atomic batch, and waits for the answer. The stream stores all of
-// them directly after its sequence last, or none of them. ADR-50 of the engine's architecture
+// send sends b as one atomic batch, and waits for the answer. The stream stores all messages of b
+// directly after the sequence before b, or none of them. ADR-50 of the engine's architecture
 // documents describes the headers.
-func (forwarder *forwarder) send(messages []*nats.Msg) error {
-	id, last := rand.Text(), messages[len(messages)-1]
+func (f *forwarder) send(b *batch) error {
+	id, before := rand.Text(), b.end.sequence-uint64(len(b.messages))
 	header := nats.Header{
 		"Nats-Batch-Id":                 {id},
-		jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(forwarder.last, 10)},
-		jetstream.ExpectedStreamHeader:  {forwarder.config.stream},
+		jetstream.ExpectedLastSeqHeader: {strconv.FormatUint(before, 10)},
+		jetstream.ExpectedStreamHeader:  {f.config.stream},
 	}
-	for i, message := range messages {
+	last := b.messages[len(b.messages)-1]
+	for i, message := range b.messages {
 		message.Header = header
 		header.Set("Nats-Batch-Sequence", strconv.Itoa(i+1))
 		if message == last {
 			break
 		}
-		if err := forwarder.connection.PublishMsg(message); err != nil {
+		if err := f.connection.PublishMsg(message); err != nil {
 			return err // the stream drops a batch without its last message
 		}
 		header.Del(jetstream.ExpectedLastSeqHeader) // for the first message only
 		header.Del(jetstream.ExpectedStreamHeader)
 	}
 	header.Set("Nats-Batch-Commit", "1")
-	doubt := forwarder.doubt
-	forwarder.doubt = true
-	reply, err := forwarder.connection.RequestMsg(last, forwarder.config.timeout)
-	if err == nil {
-		err = forwarder.check(reply.Data, id, len(messages))
+	reply, err := f.connection.RequestMsg(last, f.config.timeout)
+	if err != nil {
+		return err
 	}
-	refusal, isRefusal := errors.AsType[*jetstream.APIError](err)
-	if errors.Is(err, nats.ErrMaxPayload) || isRefusal && refusal.Code < 500 {
-		forwarder.doubt = doubt // the stream did not store the batch, and never will
-	}
-	return err
+	return f.check(reply.Data, id, b.end.sequence)
 }
 
-// check returns nil if reply says that the stream stored the count messages of the batch id
-// directly after last.
-func (forwarder *forwarder) check(reply []byte, id string, count int) error {
+// check returns nil if reply says that the stream stored the batch id up to the sequence end.
+func (f *forwarder) check(reply []byte, id string, end uint64) error {
 	var answer struct {
-		Stream   string              `json:"stream"`
-		Sequence uint64              `json:"seq"`
-		Batch    string              `json:"batch"`
-		Error    *jetstream.APIError `json:"error"`
+		Stream, Batch string
+		Sequence      uint64 `json:"seq"`
 	}
-	err := json.Unmarshal(reply, &answer)
-	if err == nil && answer.Error != nil {
-		return answer.Error
+	err := decode(reply, &answer)
+	isRight := err == nil && answer.Stream == f.config.stream && answer.Batch == id &&
+		answer.Sequence == end
+	if isRight || errors.As(err, new(*jetstream.APIError)) {
+		return err
 	}
-	isRight := answer.Stream == forwarder.config.stream && answer.Batch == id &&
-		answer.Sequence == forwarder.last+uint64(count)
-	if err != nil || !isRight {
-		return fmt.Errorf("the answer to %d messages after %d is %.200q: "+
-			"does something besides the stream answer?", count, forwarder.last, reply)
-	}
-	return nil
+	return fmt.Errorf("the answer to the messages up to %d is %.200q: "+
+		"does something besides the stream answer?", end, reply)
 }

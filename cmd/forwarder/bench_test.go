@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// TestRatios compares the speed of the forwarder with that of the client's asynchronous
+// TestRatios compares the speed of the forwarder with that of the library's asynchronous
 // publishing. Both send messages of 128 bytes to file streams of one server, one after the
 // other. MBUS_BENCH=1 selects this test.
 func TestRatios(t *testing.T) {
@@ -31,11 +31,11 @@ func TestRatios(t *testing.T) {
 		engine.start()
 		var ratios []float64
 		for round := range 3 {
-			client := timePublishing(t, engine, round)
+			publishing := timePublishing(t, engine, round)
 			forwarding := timeForwarding(t, engine, round)
-			ratio := client.Seconds() / forwarding.Seconds()
-			t.Logf("%s: the client's PublishAsync %d a second, the forwarder %d: ratio %.2f",
-				test.name, int(benchCount/client.Seconds()),
+			ratio := publishing.Seconds() / forwarding.Seconds()
+			t.Logf("%s: the library's PublishAsync %d a second, the forwarder %d: ratio %.2f",
+				test.name, int(benchCount/publishing.Seconds()),
 				int(benchCount/forwarding.Seconds()), ratio)
 			ratios = append(ratios, ratio)
 		}
@@ -49,15 +49,15 @@ func TestRatios(t *testing.T) {
 
 const benchCount = 300_000
 
-// timePublishing returns the time that the client's asynchronous publishing needs.
+// timePublishing returns the time that the library's asynchronous publishing needs.
 func timePublishing(t *testing.T, engine *engine, round int) time.Duration {
 	t.Helper()
-	client, err := jetstream.New(engine.connect())
+	jetStream, err := jetstream.New(engine.connect())
 	if err != nil {
 		t.Fatal(err)
 	}
 	name := fmt.Sprintf("A%d", round)
-	if _, err := client.CreateStream(t.Context(), jetstream.StreamConfig{
+	if _, err := jetStream.CreateStream(t.Context(), jetstream.StreamConfig{
 		Name: name, Subjects: []string{name + ".>"}}); err != nil {
 		t.Fatal(err)
 	}
@@ -65,17 +65,17 @@ func timePublishing(t *testing.T, engine *engine, round int) time.Duration {
 	stall := jetstream.WithStallWait(time.Minute) // for messages in flight
 	begun := time.Now()
 	for range benchCount {
-		if _, err := client.PublishAsync(name+".orders", data, stall); err != nil {
+		if _, err := jetStream.PublishAsync(name+".orders", data, stall); err != nil {
 			t.Fatal(err)
 		}
 	}
 	select {
-	case <-client.PublishAsyncComplete():
+	case <-jetStream.PublishAsyncComplete():
 	case <-time.After(5 * time.Minute):
 		t.Fatal("no end")
 	}
 	taken := time.Since(begun)
-	if err := client.DeleteStream(t.Context(), name); err != nil {
+	if err := jetStream.DeleteStream(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
 	return taken

@@ -40,9 +40,9 @@ func TestKillWorkQueue(t *testing.T) {
 	process := engine.forward(source)
 	await(t, stream, source.count, process)
 	process.Signal(syscall.SIGTERM)
-	if status, said := process.Wait(), process.Stderr.String(); status != 0 ||
-		said != "" && !strings.Contains(said, "they count as the log's") {
-		t.Errorf("status %d; it said:\n%s", status, said)
+	if status, reported := process.Wait(), process.Stderr.String(); status != 0 ||
+		reported != "" && !strings.Contains(reported, "they count as the log's") {
+		t.Errorf("status %d; it reported:\n%s", status, reported)
 	}
 	worker.compare(t, source.count)
 }
@@ -125,7 +125,7 @@ func awaitProgress(t *testing.T, stream jetstream.Stream, process *process) {
 		case answered && now.LastSeq > before.LastSeq:
 			return
 		case time.Now().After(deadline):
-			t.Fatalf("the stream stays at %d; the forwarder said:\n%s",
+			t.Fatalf("the stream stays at %d; the forwarder reported:\n%s",
 				before.LastSeq, process.Stderr)
 		}
 	}
@@ -191,12 +191,12 @@ func TestAway(t *testing.T) {
 	await(t, stream, source.count, process)
 	process.stop("; retrying", ": back after ")
 	compare(t, stream, source.count)
-	said := process.Stderr.String()
-	lines := strings.Split(strings.TrimSuffix(said, "\n"), "\n")
+	reported := process.Stderr.String()
+	lines := strings.Split(strings.TrimSuffix(reported, "\n"), "\n")
 	if len(lines) != 2 || !strings.Contains(lines[0], engine.url) ||
 		!strings.HasSuffix(lines[0], "; retrying") ||
 		!strings.Contains(lines[1], ": back after ") {
-		t.Errorf("it said:\n%s", said)
+		t.Errorf("it reported:\n%s", reported)
 	}
 }
 
@@ -208,7 +208,7 @@ func TestAwayWhileIdle(t *testing.T) {
 	process := engine.forward(source)
 	awaitState(t, source.path+"_state")
 	engine.process.Kill()
-	process.says(engine.url + ": disconnected: ")
+	process.reports(engine.url + ": disconnected: ")
 	process.stop("; retrying")
 }
 
@@ -289,11 +289,11 @@ func newCluster(t *testing.T) []*engine {
 	bustest.Until(t, "a server that listens", func() bool {
 		return strings.Contains(engines[0].process.Stderr.String(), "Server is ready")
 	})
-	client := engines[0].jetStream()
+	jetStream := engines[0].jetStream()
 	bustest.Until(t, "a leader of the cluster", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, err := client.AccountInfo(ctx)
+		_, err := jetStream.AccountInfo(ctx)
 		return err == nil
 	})
 	return engines

@@ -26,55 +26,55 @@ type config struct {
 }
 
 // define adds the command's flags.
-func (config *config) define(flags *flag.FlagSet) {
-	flags.StringVar(&config.log, "log", "", "")
-	flags.StringVar(&config.state, "state", "", "")
-	flags.StringVar(&config.stream, "stream", "", "")
-	flags.StringVar(&config.prefix, "prefix", "mbus.", "")
-	flags.StringVar(&config.url, "url", nats.DefaultURL, "")
-	flags.StringVar(&config.creds, "creds", "", "")
-	flags.StringVar(&config.ca, "ca", "", "")
-	flags.StringVar(&config.seek, "seek", "", "")
-	config.timeout = 30 * time.Second
-	command.Duration(flags, &config.timeout, "timeout")
+func (c *config) define(flags *flag.FlagSet) {
+	flags.StringVar(&c.log, "log", "", "")
+	flags.StringVar(&c.state, "state", "", "")
+	flags.StringVar(&c.stream, "stream", "", "")
+	flags.StringVar(&c.prefix, "prefix", "mbus.", "")
+	flags.StringVar(&c.url, "url", nats.DefaultURL, "")
+	flags.StringVar(&c.creds, "creds", "", "")
+	flags.StringVar(&c.ca, "ca", "", "")
+	flags.StringVar(&c.seek, "seek", "", "")
+	c.timeout = 30 * time.Second
+	command.Duration(flags, &c.timeout, "timeout")
 }
 
 // validate checks the flags, and sets servers. Its error names a flag, its value and what would
 // be right.
-func (config *config) validate() error {
+func (c *config) validate() error {
 	const maxPrefix = 255
 	prefix := regexp.MustCompile(`^([A-Za-z0-9_-]+\.)+$`)
 	switch {
-	case config.log == "":
+	case c.log == "":
 		return errors.New("-log is missing: must be the file of a broker's log")
-	case config.state == "":
+	case c.state == "":
 		return errors.New("-state is missing: must be a file to keep the position in")
-	case logfile.Belongs(config.state, config.log):
+	case logfile.Belongs(c.state, c.log):
 		return fmt.Errorf("-state %s: must be another file than the log and its rotated files",
-			config.state)
-	case config.stream == "":
+			c.state)
+	case c.stream == "":
 		return errors.New("-stream is missing: must be the name of a stream")
-	case strings.ContainsAny(config.stream, " \t\r\n\f.*>/\\"):
+	case strings.ContainsAny(c.stream, " \t\r\n\f.*>/\\"):
 		return fmt.Errorf("-stream %q: must have no white space, dots, slashes, * or >",
-			config.stream)
-	case !prefix.MatchString(config.prefix) || len(config.prefix) > maxPrefix:
+			c.stream)
+	case !prefix.MatchString(c.prefix) || len(c.prefix) > maxPrefix:
 		return fmt.Errorf("-prefix %q: must be letters, digits, _ and - with a dot at the end, "+
-			"such as mbus. or mbus.host1., at most %d bytes", config.prefix, maxPrefix)
-	case !slices.Contains([]string{"", "start", "end", "here"}, config.seek):
-		return fmt.Errorf("-seek %q: must be start, end or here", config.seek)
-	case config.timeout <= 0:
-		return fmt.Errorf("-timeout %s: must be a duration above 0, such as 30s", config.timeout)
+			"such as mbus. or mbus.host1., at most %d bytes", c.prefix, maxPrefix)
+	case !slices.Contains([]string{"", "start", "end", "here"}, c.seek):
+		return fmt.Errorf("-seek %q: must be start, end or here", c.seek)
+	case c.timeout <= 0:
+		return fmt.Errorf("-timeout %s: must be a duration above 0, such as 30s", c.timeout)
 	}
-	return config.setServers()
+	return c.setServers()
 }
 
 // setServers checks url, and sets servers. The error does not show url, which may have a
 // password.
-func (config *config) setServers() error {
-	schemes := []string{"nats", "tls", "ws", "wss"} // the client's
+func (c *config) setServers() error {
+	schemes := []string{"nats", "tls", "ws", "wss"} // the library's
 	var servers []string
-	config.url = strings.ReplaceAll(config.url, " ", "") // as the client does
-	for i, text := range strings.Split(config.url, ",") {
+	c.url = strings.ReplaceAll(c.url, " ", "") // as the library does
+	for i, text := range strings.Split(c.url, ",") {
 		if !strings.Contains(text, "://") {
 			text = "nats://" + text
 		}
@@ -85,31 +85,31 @@ func (config *config) setServers() error {
 		}
 		servers = append(servers, server.Scheme+"://"+server.Host)
 	}
-	config.servers = strings.Join(servers, ",")
+	c.servers = strings.Join(servers, ",")
 	return nil
 }
 
-// client returns the options of the NATS client, and checks the files that they name. The
-// client does not reconnect by itself: after a lost connection, the forwarder must first
-// read the stream's end, to know which messages the stream has.
-func (config *config) client() (nats.Options, error) {
-	client := nats.GetDefaultOptions()
-	client.Servers = strings.Split(config.url, ",")
-	client.Name = "mbus forwarder to " + config.stream
-	client.AllowReconnect = false
-	client.Timeout, client.FlusherTimeout = config.timeout, config.timeout
-	client.AsyncErrorCB = func(connection *nats.Conn, _ *nats.Subscription, _ error) {
+// options returns the options of a connection to NATS, and checks the files that they name. A
+// connection does not reconnect by itself: when it is lost, the forwarder must first read the
+// stream's end, to know which messages the stream has.
+func (c *config) options() (nats.Options, error) {
+	options := nats.GetDefaultOptions()
+	options.Servers = strings.Split(c.url, ",")
+	options.Name = "mbus forwarder to " + c.stream
+	options.AllowReconnect = false
+	options.Timeout, options.FlusherTimeout = c.timeout, c.timeout
+	options.AsyncErrorCB = func(connection *nats.Conn, _ *nats.Subscription, _ error) {
 		connection.Close() // after a permission error the server sends no answer
 	}
-	if config.ca != "" {
-		if err := nats.RootCAs(config.ca)(&client); err != nil {
-			return client, fmt.Errorf("-ca: %w", err)
+	if c.ca != "" {
+		if err := nats.RootCAs(c.ca)(&options); err != nil {
+			return options, fmt.Errorf("-ca: %w", err)
 		}
 	}
-	if config.creds != "" {
-		if err := nats.UserCredentials(config.creds)(&client); err != nil {
-			return client, fmt.Errorf("-creds: %w", err)
+	if c.creds != "" {
+		if err := nats.UserCredentials(c.creds)(&options); err != nil {
+			return options, fmt.Errorf("-creds: %w", err)
 		}
 	}
-	return client, nil
+	return options, nil
 }

@@ -108,46 +108,47 @@ func prepareEngine(t *testing.T, jetStream, others string) *engine {
 }
 
 // start starts the server, and waits until it listens.
-func (engine *engine) start() {
-	engine.t.Helper()
-	engine.launch()
-	bustest.Until(engine.t, "a server that listens", func() bool {
-		return strings.Contains(engine.process.Stderr.String(), "Server is ready")
+func (e *engine) start() {
+	e.t.Helper()
+	e.launch()
+	bustest.Until(e.t, "a server that listens", func() bool {
+		return strings.Contains(e.process.Stderr.String(), "Server is ready")
 	})
 }
 
 // launch starts the server, and does not wait.
-func (engine *engine) launch() {
-	engine.t.Helper()
-	engine.process = start(engine.t, exec.Command(engine.path, "-c", engine.config))
+func (e *engine) launch() {
+	e.t.Helper()
+	e.process = start(e.t, exec.Command(e.path, "-c", e.config))
 }
 
-// jetStream returns a client of the server, which reconnects.
-func (engine *engine) jetStream(options ...nats.Option) jetstream.JetStream {
-	engine.t.Helper()
-	connection := engine.connect(options...)
-	client, err := jetstream.New(connection, jetstream.WithDefaultTimeout(bustest.Patience))
+// jetStream returns the JetStream of the server, over a connection that reconnects.
+func (e *engine) jetStream(options ...nats.Option) jetstream.JetStream {
+	e.t.Helper()
+	connection := e.connect(options...)
+	timeout := jetstream.WithDefaultTimeout(bustest.Patience)
+	jetStream, err := jetstream.New(connection, timeout)
 	if err != nil {
-		engine.t.Fatal(err)
+		e.t.Fatal(err)
 	}
-	return client
+	return jetStream
 }
 
-func (engine *engine) connect(options ...nats.Option) *nats.Conn {
-	engine.t.Helper()
+func (e *engine) connect(options ...nats.Option) *nats.Conn {
+	e.t.Helper()
 	options = append(options, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
 		nats.Timeout(bustest.Patience))
-	connection, err := nats.Connect(engine.url, options...)
+	connection, err := nats.Connect(e.url, options...)
 	if err != nil {
-		engine.t.Fatal(err)
+		e.t.Fatal(err)
 	}
-	engine.t.Cleanup(connection.Close)
+	e.t.Cleanup(connection.Close)
 	return connection
 }
 
 // stream makes a stream with config. Its default name is ORDERS, its default subject mbus.>.
-func (engine *engine) stream(config jetstream.StreamConfig) jetstream.Stream {
-	engine.t.Helper()
+func (e *engine) stream(config jetstream.StreamConfig) jetstream.Stream {
+	e.t.Helper()
 	if config.Name == "" {
 		config.Name = "ORDERS"
 	}
@@ -155,19 +156,28 @@ func (engine *engine) stream(config jetstream.StreamConfig) jetstream.Stream {
 		config.Subjects = []string{"mbus.>"}
 	}
 	config.AllowAtomicPublish, config.AllowDirect = true, true
-	stream, err := engine.jetStream().CreateStream(engine.t.Context(), config)
+	stream, err := e.jetStream().CreateStream(e.t.Context(), config)
 	if err != nil {
-		engine.t.Fatal(err)
+		e.t.Fatal(err)
 	}
 	return stream
 }
 
+// recreate deletes the stream ORDERS, and makes it again.
+func (e *engine) recreate() jetstream.Stream {
+	e.t.Helper()
+	if err := e.jetStream().DeleteStream(e.t.Context(), "ORDERS"); err != nil {
+		e.t.Fatal(err)
+	}
+	return e.stream(jetstream.StreamConfig{})
+}
+
 // forward starts a forwarder of a source into the stream ORDERS.
-func (engine *engine) forward(source *source, arguments ...string) *process {
-	engine.t.Helper()
+func (e *engine) forward(source *source, arguments ...string) *process {
+	e.t.Helper()
 	usual := []string{"-log", source.path, "-state", source.path + "_state",
-		"-stream", "ORDERS", "-url", engine.url, "-timeout", "10s"}
-	return start(engine.t, exec.Command(forwarder, append(usual, arguments...)...))
+		"-stream", "ORDERS", "-url", e.url, "-timeout", "10s"}
+	return start(e.t, exec.Command(forwarder, append(usual, arguments...)...))
 }
 
 // state returns the state of a stream; answered is false if the server does not answer.
@@ -214,13 +224,13 @@ func awaitCount(t *testing.T, count int, process *process, current func() uint64
 		case now > before:
 			deadline, before = time.Now().Add(patience), now
 		case time.Now().After(deadline):
-			t.Fatalf("it stays at %d, want %d; the forwarder said:\n%s",
+			t.Fatalf("it stays at %d, want %d; the forwarder reported:\n%s",
 				before, count, process.Stderr)
 		}
 		select {
 		case <-process.Ended:
 			if current() != uint64(count) {
-				t.Fatalf("the forwarder ended at %d, want %d; it said:\n%s",
+				t.Fatalf("the forwarder ended at %d, want %d; it reported:\n%s",
 					before, count, process.Stderr)
 			}
 		case <-time.After(10 * time.Millisecond):
@@ -271,14 +281,14 @@ func compareMessage(t *testing.T, message jetstream.Msg, sequence uint64) {
 }
 
 // publish publishes a message that is not from the log.
-func (engine *engine) publish(subject, data string) {
-	engine.t.Helper()
-	if _, err := engine.jetStream().Publish(engine.t.Context(), subject, []byte(data)); err != nil {
-		engine.t.Fatal(err)
+func (e *engine) publish(subject, data string) {
+	e.t.Helper()
+	if _, err := e.jetStream().Publish(e.t.Context(), subject, []byte(data)); err != nil {
+		e.t.Fatal(err)
 	}
 }
 
-// worker receives the messages of a work queue, which removes them then.
+// worker receives the messages of a work queue, and acknowledges them. Then the queue removes them.
 type worker struct {
 	mutex    sync.Mutex
 	received map[uint64]jetstream.Msg // by sequence
@@ -309,16 +319,16 @@ func work(t *testing.T, stream jetstream.Stream) *worker {
 }
 
 // compare fails the test unless the worker has received exactly the messages of the log.
-func (worker *worker) compare(t *testing.T, count int) {
+func (w *worker) compare(t *testing.T, count int) {
 	t.Helper()
 	received := func() int {
-		worker.mutex.Lock()
-		defer worker.mutex.Unlock()
-		return len(worker.received)
+		w.mutex.Lock()
+		defer w.mutex.Unlock()
+		return len(w.received)
 	}
 	bustest.Until(t, "all messages at the worker", func() bool { return received() >= count })
 	for sequence := uint64(1); sequence <= uint64(count); sequence++ {
-		message := worker.received[sequence]
+		message := w.received[sequence]
 		if message == nil {
 			t.Fatalf("received %d messages, want %d; message %d is missing",
 				received(), count, sequence)
@@ -346,9 +356,9 @@ func awaitState(t *testing.T, path string) {
 }
 
 // sequence returns the sequence in the state of a source, and whether it has one.
-func (source *source) sequence() (sequence uint64, found bool) {
-	source.t.Helper()
-	return saved(source.t, source.path+"_state")
+func (s *source) sequence() (sequence uint64, found bool) {
+	s.t.Helper()
+	return saved(s.t, s.path+"_state")
 }
 
 // saved returns the sequence in a state, and whether it has one.

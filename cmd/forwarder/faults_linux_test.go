@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"fmt"
-	"mbus/internal/shared/bustest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"mbus/internal/shared/bustest"
 )
 
 // traced starts a forwarder under strace, which writes its trace into a file. With -D the
@@ -106,31 +107,8 @@ func TestMemory(t *testing.T) {
 		{"16 MiB each, all escaped", strings.Repeat("\x00", 16*mib), bustest.LongOrShort(10, 1)},
 		{"30 MiB each", strings.Repeat("x", 30*mib), bustest.LongOrShort(10, 1)},
 	} {
-		engine := prepareEngine(t, "", "max_payload: 64MB\nmax_pending: 256MB")
-		source := newSource(t)
-		engine.start()
-		stream := engine.stream(jetstream.StreamConfig{})
 		line := appendLine(nil, "orders", []byte(test.data))
-		source.file.Write(line)
-		process := engine.forward(source)
-		await(t, stream, 1, process)
-		awaitPlace(t, source, 1, process)
-		process.Kill()
-		stale := source.readState()
-		for range test.many {
-			if _, err := source.file.Write(line); err != nil {
-				t.Fatal(err)
-			}
-		}
-		var peaks [2]int
-		for i := range peaks {
-			source.writeState(stale)
-			process := engine.forward(source)
-			awaitPlace(t, source, test.many+1, process)
-			peaks[i] = peakMemory(t, process)
-			process.Kill()
-		}
-		engine.process.Kill()
+		peaks := measurePeaks(t, line, test.many)
 		bound := 64*mib + 3*len(line)
 		t.Logf("%d messages, %s: %d MiB while sending, %d MiB while comparing, of %d",
 			test.many, test.name, peaks[0]/mib, peaks[1]/mib, bound/mib)
@@ -138,6 +116,35 @@ func TestMemory(t *testing.T) {
 			t.Errorf("%s: %d bytes, must be at most %d", test.name, peaks, bound)
 		}
 	}
+}
+
+// measurePeaks returns the peaks of the resident memory of two forwarders, in bytes: of one that
+// sends so many messages, which all have the same line, and of one that compares them.
+func measurePeaks(t *testing.T, line []byte, many int) (peaks [2]int) {
+	t.Helper()
+	engine, source := prepareEngine(t, "", "max_payload: 64MB\nmax_pending: 256MB"), newSource(t)
+	engine.start()
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.file.Write(line)
+	process := engine.forward(source)
+	await(t, stream, 1, process)
+	awaitPlace(t, source, 1, process)
+	process.Kill()
+	stale := source.readState()
+	for range many {
+		if _, err := source.file.Write(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range peaks {
+		source.writeState(stale)
+		process := engine.forward(source)
+		awaitPlace(t, source, many+1, process)
+		peaks[i] = peakMemory(t, process)
+		process.Kill()
+	}
+	engine.process.Kill()
+	return peaks
 }
 
 // peakMemory returns the peak of a process's resident memory, in bytes.

@@ -14,21 +14,23 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"mbus/internal/shared/follow"
 )
 
 // shell runs a script in the directory of the log.
-func (source *source) shell(script string) {
-	source.t.Helper()
+func (s *source) shell(script string) {
+	s.t.Helper()
 	command := exec.Command("sh", "-ec", script)
-	command.Dir = filepath.Dir(source.path)
+	command.Dir = filepath.Dir(s.path)
 	if output, err := command.CombinedOutput(); err != nil {
-		source.t.Fatalf("%s: %v: %s", script, err, output)
+		s.t.Fatalf("%s: %v: %s", script, err, output)
 	}
 }
 
-// What people do to the files of a log leaves the stream with each message once: by a forwarder
-// that was away, and by one that runs meanwhile. The rotated files are mbus.log-000001 and
-// mbus.log-000002.
+// Whatever people do to the files of a log, the stream has each message once, from a forwarder that
+// is started afterwards, and from one that runs meanwhile. The rotated files are mbus.log-000001
+// and mbus.log-000002.
 func TestHandledFiles(t *testing.T) {
 	t.Parallel()
 	for _, script := range []string{
@@ -51,7 +53,7 @@ func TestHandledFiles(t *testing.T) {
 		source.rotate()
 		source.write(200)
 		source.shell(script)
-		process := engine.forward(source) // it was away
+		process := engine.forward(source) // starts afterwards
 		await(t, stream, source.count, process)
 		source.rotate()
 		source.write(50)
@@ -82,8 +84,8 @@ func TestMissingFile(t *testing.T) {
 	source.shell("mv mbus.log-000002 away")
 	process := engine.forward(source)
 	process.expect(1, "the position is lost", ": file 2 is missing")
-	if said := process.Stderr.String(); strings.Count(said, "\n") != 1 {
-		t.Errorf("it said:\n%s", said)
+	if reported := process.Stderr.String(); strings.Count(reported, "\n") != 1 {
+		t.Errorf("it reported:\n%s", reported)
 	}
 	source.shell("mv away mbus.log-000002")
 	process = engine.forward(source)
@@ -103,7 +105,7 @@ func TestEarlierState(t *testing.T) {
 	}
 	source.write(100)
 	forwardAll(engine, source, stream)
-	// Its state says whether a batch was sent after the place.
+	// In a state of that version, two words follow the place.
 	form := regexp.MustCompile(`offset (\d+) log 0+ file 0 hash ([0-9a-f]+) note (.*)`)
 	line := form.FindSubmatch(source.readState()[384:])
 	if line == nil {
@@ -121,6 +123,27 @@ func TestEarlierState(t *testing.T) {
 	source.rotate()
 	source.write(10)
 	source.writeState(state)
+	forwardAll(engine, source, stream)
+	compare(t, stream, source.count)
+}
+
+// A state of an earlier version may not have the hash of a message that the stream has.
+func TestUnknownMessage(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(10)
+	forwardAll(engine, source, stream)
+	state, err := follow.OpenState(source.path+"_state", "forwarder")
+	if err != nil {
+		t.Fatal(err)
+	}
+	position, _, _ := state.Load()
+	if err := state.Save(position, "sequence 10 message unknown"); err != nil {
+		t.Fatal(err)
+	}
+	state.Close()
+	source.write(10)
 	forwardAll(engine, source, stream)
 	compare(t, stream, source.count)
 }

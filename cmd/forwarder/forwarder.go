@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"mbus/internal/shared/command"
 	"mbus/internal/shared/follow"
@@ -51,14 +50,13 @@ examples:
 `
 
 const (
-	// memoryLimit and gcPercent keep resident memory under 64 MiB and three times the longest
+	// memoryLimit and gcPercent keep resident memory under 64 MiB plus three times the longest
 	// line. The rest is for the program itself and for what the runtime can't free at once.
 	memoryLimit = 40 << 20
 	gcPercent   = 100
 
 	// stopPatience is how long a stop waits for an answer of the engine. Then it ends the
-	// process, which loses nothing: the next start finds its place in the same way as after a
-	// kill.
+	// process, which loses nothing: the next start finds its place as after a kill.
 	stopPatience = 3 * time.Second
 
 	// minPause and maxPause limit the pause after a session that failed.
@@ -77,19 +75,19 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 	signal.Ignore(syscall.SIGPIPE) // a closed standard error must not end the forwarder
 	stop := command.SignalContext(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	flags := flag.NewFlagSet(command.Name(arguments[0]), flag.ContinueOnError)
-	config := new(config)
-	config.define(flags)
+	c := new(config)
+	c.define(flags)
 	if status, done := command.Parse(flags, help, arguments[1:], stdout, stderr); done {
 		return status
 	}
-	if err := cmp.Or(command.Unexpected(flags, ""), config.validate()); err != nil {
+	if err := cmp.Or(command.Unexpected(flags, ""), c.validate()); err != nil {
 		return command.UsageError(flags, err, stderr)
 	}
 	command.SetMemory(memoryLimit, gcPercent)
 	report := func(format string, arguments ...any) {
 		command.Report(stderr, flags.Name(), fmt.Sprintf(format, arguments...))
 	}
-	if err := forward(stop, config, stdout, report); err != nil {
+	if err := forward(stop, c, stdout, report); err != nil {
 		report("%v", err)
 		return command.Failure
 	}
@@ -99,172 +97,161 @@ func run(arguments []string, stdout, stderr io.Writer) int {
 // forward forwards messages until stop ends, or sets the state if there is a -seek. Its error is
 // one that an operator must correct.
 func forward(
-	stop context.Context, config *config, stdout io.Writer, report func(string, ...any),
+	stop context.Context, c *config, stdout io.Writer, report func(string, ...any),
 ) error {
-	client, err := config.client()
+	options, err := c.options()
 	if err != nil {
 		return err
 	}
-	state, err := follow.OpenState(config.state, "forwarder")
+	state, err := follow.OpenState(c.state, "forwarder")
 	if err != nil {
 		return err
 	}
 	defer state.Close()
-	log := follow.New(config.log, func(line string) { report("%s", line) })
+	log := follow.New(c.log, func(line string) { report("%s", line) })
 	defer log.Close()
-	forwarder := &forwarder{
-		config: config, report: report, client: client, log: log, state: state,
-		doubt: true, limit: maxMessages,
+	f := &forwarder{
+		config: c, report: report, options: options, log: log, state: state,
+		unanswered: true, limit: maxMessages,
 	}
-	if config.seek != "" {
-		return forwarder.seek(stop, stdout)
+	if c.seek != "" {
+		return f.seek(stop, stdout)
 	}
-	if err := forwarder.load(); err != nil {
+	if err := f.load(); err != nil {
 		return err
 	}
 	context.AfterFunc(stop, func() {
 		time.AfterFunc(stopPatience, func() { os.Exit(command.Success) })
 	})
-	return forwarder.run(stop)
+	return f.run(stop)
 }
 
 // forwarder sends the messages of a log to a stream. It works in sessions. Each session makes a
 // new connection, reads the stream's end, skips the messages that the stream has, and sends the
-// others until an error ends the session.
+// others, until an error ends the session.
 type forwarder struct {
-	config *config
-	report func(format string, arguments ...any)
-	client nats.Options
-	log    *follow.Follower
-	parser logline.Parser
-	state  *follow.State
+	config  *config
+	report  func(format string, arguments ...any)
+	options nats.Options
+	log     *follow.Follower
+	parser  logline.Parser
+	state   *follow.State
 
-	connection *nats.Conn           // of this session
-	stream     jetstream.StreamInfo // when this session asked last
+	connection *nats.Conn // of this session
+	end        uint64     // the last sequence of the stream when this session asked last
+	maxSize    int32      // the stream's max_msg_size
 
-	place   *place // nil: there is none yet
-	saved   place  // the last one that this process saved
+	place   place // zero: there is none yet
+	saved   place // the last one that this process saved
 	savedAt time.Time
 
-	// While deliver runs, only deliver uses these.
-	last   uint64    // the last sequence of the stream that this process knows
-	doubt  bool      // the stream may have messages of the log beyond last, or still store them
-	limit  int       // messages in one batch, at most
-	failed time.Time // the first error since the last acknowledgement; zero: none
+	// unanswered is whether this process, or the one before, has sent a batch and not received the
+	// answer: the stream may have stored that batch, or may still store it.
+	unanswered bool
+
+	limit  int       // the most messages in a batch
+	failed time.Time // when the outage began; zero: there is none
 }
 
 // run runs sessions until stop ends, or until an error that another session would repeat.
-func (forwarder *forwarder) run(stop context.Context) error {
+func (f *forwarder) run(stop context.Context) error {
 	for stop.Err() == nil {
-		err := forwarder.session(stop)
+		err := f.session(stop)
 		switch {
 		case errors.As(err, new(awayError)):
-			forwarder.pause(stop, err)
+			f.pause(stop, err)
 		case stop.Err() == nil:
-			return cmp.Or(advise(err), forwarder.save(0))
+			return cmp.Or(err, f.save(0))
 		}
 	}
-	return forwarder.save(0)
+	return f.save(0)
 }
 
 // pause waits before the next session: for the time since the first error, between minPause
 // and maxPause. It reports only the first error.
-func (forwarder *forwarder) pause(stop context.Context, err error) {
-	if forwarder.failed.IsZero() {
-		forwarder.failed = time.Now()
-		forwarder.report("%s: %v; retrying", forwarder.config.servers, err)
+func (f *forwarder) pause(stop context.Context, err error) {
+	if f.failed.IsZero() {
+		f.failed = time.Now()
+		f.report("%s: %v; retrying", f.config.servers, err)
 	}
 	select {
-	case <-time.After(min(max(time.Since(forwarder.failed), minPause), maxPause)):
+	case <-time.After(min(max(time.Since(f.failed), minPause), maxPause)):
 	case <-stop.Done():
 	}
 }
 
 // back reports the end of an outage, if there was one.
-func (forwarder *forwarder) back() {
-	if !forwarder.failed.IsZero() {
-		forwarder.report("%s: back after %s",
-			forwarder.config.servers, time.Since(forwarder.failed).Round(time.Second))
-		forwarder.failed = time.Time{}
+func (f *forwarder) back() {
+	if !f.failed.IsZero() {
+		outage := time.Since(f.failed).Round(time.Second)
+		f.report("%s: back after %s", f.config.servers, outage)
+		f.failed = time.Time{}
 	}
 }
 
 // session connects, finds the place, and forwards until an error or the end of stop.
-func (forwarder *forwarder) session(stop context.Context) (err error) {
-	if forwarder.connection, err = forwarder.client.Connect(); err != nil {
+func (f *forwarder) session(stop context.Context) (err error) {
+	if f.connection, err = f.options.Connect(); err != nil {
 		return awayError{err}
 	}
-	defer forwarder.connection.Close()
-	if err := forwarder.settle(stop); err != nil {
+	defer f.connection.Close()
+	if err := f.settle(stop); err != nil {
 		return err
 	}
-	var current batch
-	for stop.Err() == nil {
-		err := forwarder.read(&current, maxMessages)
+	current := batch{end: f.place}
+	for err == nil && stop.Err() == nil {
+		err = f.read(&current, f.limit)
 		switch {
 		case len(current.messages) > 0: // an error can wait: the next read returns it again
-			if current, err = forwarder.exchange(&current); isMisplaced(err) {
-				current, err = batch{}, forwarder.resolve(stop, err)
-			}
-		case err == nil && forwarder.connection.IsClosed():
-			err = forwarder.away(nats.ErrConnectionClosed)
+			current, err = f.exchange(stop, &current)
+		case err == nil && f.connection.IsClosed():
+			err = f.away(nats.ErrConnectionClosed)
 		case err == nil:
-			forwarder.place.position = current.end
-			err = forwarder.save(0)
-			forwarder.log.Wait(stop)
-		}
-		if err != nil {
-			return err
+			f.place = current.end
+			err = f.save(0)
+			f.log.Wait(stop)
 		}
 	}
-	return nil
-}
-
-// settle moves the place to the first message that the stream does not have.
-func (forwarder *forwarder) settle(stop context.Context) error {
-	reached, err := forwarder.find(stop)
-	if err != nil {
-		return err
-	}
-	if first := forwarder.place.sequence + 1; first <= reached.sequence {
-		forwarder.report("stream %s has removed its messages %d to %d, which could not be "+
-			"compared: they count as the log's", forwarder.config.stream, first, reached.sequence)
-		*forwarder.place = reached
-	}
-	if reached.sequence > forwarder.last {
-		forwarder.last = reached.sequence
-		forwarder.back()
-	}
-	return nil
-}
-
-// resolve settles the doubt after a batch was refused for its sequence: the unanswered batch has
-// come late. If the stream does not show it yet, the refusal ends the session.
-func (forwarder *forwarder) resolve(stop context.Context, refusal error) error {
-	before := forwarder.last
-	err := forwarder.settle(stop)
-	if err == nil && forwarder.last == before {
-		return forwarder.away(refusal)
-	}
-	forwarder.doubt = err != nil
 	return err
 }
 
-// exchange sends a batch. While it waits for the answer, it reads the next batch, which it
-// returns. It syncs the log before it sends the batch: otherwise a power loss could leave the
-// stream with messages that the log has lost.
-func (forwarder *forwarder) exchange(current *batch) (next batch, err error) {
-	if err := forwarder.log.Sync(); err != nil {
+// settle moves the place to the stream's end. Messages that it finds in the stream end an outage
+// too.
+func (f *forwarder) settle(stop context.Context) error {
+	before := f.place.sequence
+	reached, err := f.find(stop)
+	if first := f.place.sequence + 1; err == nil && first <= reached.sequence {
+		f.report("stream %s has removed its messages %d to %d, which could not be "+
+			"compared: they count as the log's", f.config.stream, first, reached.sequence)
+		f.place = reached
+	}
+	if f.place.sequence > before {
+		f.back()
+	}
+	return err
+}
+
+// exchange sends a batch, and moves the place to its end. While it waits for the answer, it reads
+// the next batch, which it returns. It syncs the log before it sends the batch: otherwise a power
+// loss could leave the stream with messages that the log has lost.
+func (f *forwarder) exchange(stop context.Context, current *batch) (next batch, err error) {
+	if err := f.log.Sync(); err != nil {
 		return next, err
 	}
 	answer := make(chan error, 1)
-	go func() { answer <- forwarder.deliver(current.messages) }()
-	if !current.isLarge() {
-		forwarder.read(&next, maxMessages) // the session's next read returns an error again
+	go func() { answer <- f.send(current) }()
+	next.end = current.end
+	if current.size < 2*fullSize { // otherwise there is no memory for both
+		f.read(&next, f.limit) // the session's next read returns an error again
 	}
-	if err := cmp.Or(forwarder.save(saveInterval), <-answer); err != nil {
-		return next, err
+	saveErr := f.save(saveInterval)
+	if err = <-answer; err != nil {
+		err = f.sendFailed(stop, current, err)
+		return batch{end: f.place}, cmp.Or(saveErr, err)
 	}
-	forwarder.place = &place{position: current.end, sequence: forwarder.last, hash: current.hash()}
-	return next, nil
+	f.unanswered = false // an older unanswered batch can't be stored any more
+	f.limit = min(f.limit+f.limit/10+1, maxMessages)
+	f.place = current.end
+	f.back()
+	return next, saveErr
 }

@@ -3,8 +3,8 @@
 // Package main_test runs the real forwarder with a real nats-server.
 //
 // "make torture" runs the long form of these tests, which compares the stream with the log,
-// message by message, and prints figures. "make bench" compares the forwarder with a loop of the
-// client's PublishAsync.
+// message by message, and prints figures. "make bench" compares the forwarder with a loop of
+// PublishAsync, which NATS's library has.
 package main_test
 
 import (
@@ -46,38 +46,38 @@ func start(t *testing.T, command *exec.Cmd) *process {
 
 // expect fails the test unless the process ends with status, and its standard error has each
 // text of want. With status 0 and no want, standard error must be empty.
-func (process *process) expect(status int, want ...string) {
-	process.t.Helper()
-	got, said := process.Wait(), process.Stderr.String()
+func (p *process) expect(status int, want ...string) {
+	p.t.Helper()
+	got, reported := p.Wait(), p.Stderr.String()
 	if got != status {
-		process.t.Fatalf("status %d, want %d; it said:\n%s", got, status, said)
+		p.t.Fatalf("status %d, want %d; it reported:\n%s", got, status, reported)
 	}
 	for _, text := range want {
-		if !strings.Contains(said, text) {
-			process.t.Errorf("it said:\n%s\nwant in it: %s", said, text)
+		if !strings.Contains(reported, text) {
+			p.t.Errorf("it reported:\n%s\nwant in it: %s", reported, text)
 		}
 	}
-	if status == 0 && len(want) == 0 && said != "" {
-		process.t.Errorf("it said:\n%s", said)
+	if status == 0 && len(want) == 0 && reported != "" {
+		p.t.Errorf("it reported:\n%s", reported)
 	}
 }
 
 // stop sends SIGTERM to the process, and expects status 0 and want.
-func (process *process) stop(want ...string) {
-	process.t.Helper()
-	process.Signal(syscall.SIGTERM)
-	process.expect(0, want...)
+func (p *process) stop(want ...string) {
+	p.t.Helper()
+	p.Signal(syscall.SIGTERM)
+	p.expect(0, want...)
 }
 
-// says waits until the standard error of the process has text.
-func (process *process) says(text string) {
-	process.t.Helper()
-	bustest.Until(process.t, "the words "+text, func() bool {
+// reports waits until the standard error of the process has text.
+func (p *process) reports(text string) {
+	p.t.Helper()
+	bustest.Until(p.t, "the words "+text, func() bool {
 		select {
-		case <-process.Ended:
-			process.t.Fatalf("it ended, and said:\n%s\nwant: %s", process.Stderr, text)
+		case <-p.Ended:
+			p.t.Fatalf("it ended, and reported:\n%s\nwant: %s", p.Stderr, text)
 		default:
 		}
-		return strings.Contains(process.Stderr.String(), text)
+		return strings.Contains(p.Stderr.String(), text)
 	})
 }

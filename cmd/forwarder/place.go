@@ -6,15 +6,16 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"strings"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"mbus/internal/shared/follow"
 )
 
 const (
-	// lagPatience is how long find waits for a stream that ends before last. A new leader of a
-	// replicated stream may lag for a moment.
+	// lagPatience is how long find waits for a stream that ends before the place. A new leader of
+	// a replicated stream may lag for a moment.
 	lagPatience = 5 * time.Second
 
 	// logPatience is how long find waits for a log that ends before the stream. It is longer
@@ -26,14 +27,12 @@ const (
 	saveInterval = 100 * time.Millisecond
 )
 
-// noteFormat is the form of a place, without its position, in the note of a state. In a state of
-// an earlier version oldNote and a word follow.
-const (
-	noteFormat = "sequence %d message %s"
-	oldNote    = " pending "
-)
+// noteFormat is the form of a sequence and a hash in the note of a state. In a state of an earlier
+// version two words follow, which are ignored.
+const noteFormat = "sequence %d message %s"
 
-// unknown is a place's hash if the message there is not known.
+// unknown is a place's hash if there is no message, the stream has removed it, or an earlier
+// version did not look at it.
 const unknown = "unknown"
 
 // place is where the log and the stream agree: the messages of the log after position are those
@@ -46,138 +45,127 @@ type place struct {
 
 // hash returns the hash of a message: half the SHA-256, in hexadecimal, of its subject, a
 // zero byte, and its data. Without a subject there is no message, and its hash is unknown.
-func hash(subject string, data []byte) string {
-	if subject == "" {
+func hash(message *nats.Msg) string {
+	if message.Subject == "" {
 		return unknown
 	}
 	whole := sha256.New()
-	whole.Write(append([]byte(subject), 0))
-	whole.Write(data)
+	whole.Write(append([]byte(message.Subject), 0))
+	whole.Write(message.Data)
 	return hex.EncodeToString(whole.Sum(nil)[:sha256.Size/2])
 }
 
-// note returns place, without the position, in noteFormat.
-func (place *place) note() string {
-	return fmt.Sprintf(noteFormat, place.sequence, place.hash)
-}
-
 // load sets the place to the one in the state, if there is one.
-func (forwarder *forwarder) load() error {
-	position, note, found := forwarder.state.Load()
+func (f *forwarder) load() error {
+	position, note, found := f.state.Load()
 	if !found {
 		return nil
 	}
-	note, _, _ = strings.Cut(note, oldNote)
-	place := &place{position: position}
-	fmt.Sscanf(note, noteFormat, &place.sequence, &place.hash)
-	if note != place.note() {
+	f.place.position = position
+	if _, err := fmt.Sscanf(note, noteFormat, &f.place.sequence, &f.place.hash); err != nil {
 		return fmt.Errorf("%s: the note %q is not a forwarder's%s",
-			forwarder.config.state, note, elsewhere)
+			f.config.state, note, seekStartOrEnd)
 	}
-	forwarder.place, forwarder.last = place, place.sequence
 	return nil
 }
 
 // save saves the place, unless it is the one that was saved last, or interval has not passed
-// since then. It syncs the log before: otherwise a power loss could leave the state with a
+// since that save. It syncs the log first: otherwise a power loss could leave the state with a
 // position that the log has lost.
-func (forwarder *forwarder) save(interval time.Duration) error {
-	place := forwarder.place
-	if place == nil || *place == forwarder.saved || time.Since(forwarder.savedAt) < interval {
+func (f *forwarder) save(interval time.Duration) error {
+	if f.place == f.saved || time.Since(f.savedAt) < interval {
 		return nil
 	}
-	if err := forwarder.log.Sync(); err != nil {
+	if err := f.log.Sync(); err != nil {
 		return err
 	}
-	if err := forwarder.state.Save(place.position, place.note()); err != nil {
+	note := fmt.Sprintf(noteFormat, f.place.sequence, f.place.hash)
+	if err := f.state.Save(f.place.position, note); err != nil {
 		return err
 	}
-	forwarder.saved, forwarder.savedAt = *place, time.Now()
+	f.saved, f.savedAt = f.place, time.Now()
 	return nil
 }
 
-// find reads the log up to the first message that the stream does not have. It compares the
-// messages that the stream has beyond the place with those of the log, and moves the place to the
-// last one that the stream still has. It returns the place after the last one that the stream has
-// or has removed, also with a strayError.
-func (forwarder *forwarder) find(stop context.Context) (place, error) {
+// find compares the messages that the stream has after the place with those of the log, and moves
+// the place past each one that is the same. It returns the place up to which it has found no
+// difference, also with a strayError. If that is later than f.place, the stream has removed the
+// messages between them.
+func (f *forwarder) find(stop context.Context) (place, error) {
 	deadline := time.Now().Add(lagPatience)
-	err := forwarder.look()
-	for err == nil && forwarder.end() < forwarder.last && time.Now().Before(deadline) {
-		forwarder.log.Wait(stop)
-		err = forwarder.look()
+	err := f.look()
+	for err == nil && f.end < f.place.sequence && time.Now().Before(deadline) {
+		f.log.Wait(stop)
+		err = f.look()
 	}
-	name, end := forwarder.config.stream, forwarder.end()
-	switch {
+	name := f.config.stream
+	switch isNew := f.place == (place{}); {
 	case err != nil:
 		return place{}, err
-	case forwarder.place == nil && end > 0:
+	case isNew && f.end > 0:
 		return place{}, fmt.Errorf("stream %s ends at %d, but %s has no position%s",
-			name, end, forwarder.config.state, elsewhere)
-	case forwarder.place == nil:
-		forwarder.place = &place{hash: unknown}
-		return *forwarder.place, forwarder.save(0)
-	case end < forwarder.last:
-		return *forwarder.place, stray("stream %s has lost messages or was recreated: "+
-			"it ends at %d, and ended at %d before", name, end, forwarder.last)
+			name, f.end, f.config.state, seekStartOrEnd)
+	case isNew:
+		f.place.hash = unknown
+		return f.place, f.save(0)
+	case f.end < f.place.sequence:
+		return f.place, stray("stream %s has lost messages or was recreated: "+
+			"it ends at %d, and ended at %d before", name, f.end, f.place.sequence)
 	}
-	forwarder.log.Seek(forwarder.place.position)
-	if forwarder.place.hash != unknown {
-		if _, err := forwarder.compare(forwarder.place); err != nil {
-			return *forwarder.place, err
+	f.log.Seek(f.place.position)
+	if f.place.hash != unknown {
+		if _, err := f.compare(f.place); err != nil {
+			return f.place, err
 		}
 	}
-	return forwarder.skip(stop, end)
+	return f.skip(stop)
 }
 
-// skip is the part of find that reads the messages of the log up to end, and compares them.
-func (forwarder *forwarder) skip(stop context.Context, end uint64) (place, error) {
-	reached, patience := *forwarder.place, time.Now().Add(logPatience)
-	for reached.sequence < end {
-		var batch batch
-		err := cmp.Or(forwarder.read(&batch, 1), context.Cause(stop))
+// skip is the part of find that compares messages, up to the stream's end.
+func (f *forwarder) skip(stop context.Context) (place, error) {
+	reached, deadline := f.place, time.Now().Add(logPatience)
+	for reached.sequence < f.end {
+		next := batch{end: reached}
+		err := cmp.Or(f.read(&next, 1), context.Cause(stop))
 		switch {
 		case err != nil:
 			return reached, err
-		case len(batch.messages) == 0 && time.Now().After(patience):
+		case len(next.messages) == 0 && time.Now().After(deadline):
 			return reached, stray("stream %s ends at %d, and the log at %d: somebody else "+
-				"publishes to the stream", forwarder.config.stream, end, reached.sequence)
-		case len(batch.messages) == 0:
-			forwarder.log.Wait(stop)
+				"publishes to the stream", f.config.stream, f.end, reached.sequence)
+		case len(next.messages) == 0:
+			f.log.Wait(stop)
 			continue
 		}
-		next := place{position: batch.end, sequence: reached.sequence + 1, hash: batch.hash()}
-		isThere, err := forwarder.compare(&next)
+		isThere, err := f.compare(next.end)
+		switch {
+		case err == nil && isThere:
+			f.place = next.end
+			err = f.save(saveInterval)
+		case err == nil && !f.unanswered:
+			err = stray("message %d of stream %s was removed, and was not sent from the log: "+
+				"somebody else publishes to the stream", next.end.sequence, f.config.stream)
+		}
 		if err != nil {
 			return reached, err
 		}
-		reached, patience = next, time.Now().Add(logPatience)
-		if !isThere {
-			continue
-		}
-		*forwarder.place = reached
-		if err := forwarder.save(saveInterval); err != nil {
-			return reached, err
-		}
+		reached, deadline = next.end, time.Now().Add(logPatience)
 	}
 	return reached, nil
 }
 
-// compare reports whether the stream still has the message at place. It returns an error if that
-// is not the log's. A message that the stream has removed is an error only if the forwarder can't
-// have sent it.
-func (forwarder *forwarder) compare(place *place) (isThere bool, err error) {
-	name := fmt.Sprintf("message %d of stream %s", place.sequence, forwarder.config.stream)
-	stored, err := forwarder.stored(place.sequence)
-	switch hash := hash(stored.Subject, stored.Data); {
-	case err != nil || hash == place.hash:
-		return true, err
-	case hash != unknown:
-		return true, stray("%s, %d bytes for %s, is not the log's: somebody else publishes to the "+
-			"stream, or it was recreated", name, len(stored.Data), stored.Subject)
-	case place.sequence > forwarder.last && !forwarder.doubt:
-		return false, stray("%s was removed, and was not sent from the log: "+
-			"somebody else publishes to the stream", name)
+// compare reports whether the stream still has the message at a place. It returns a strayError if
+// the stream's message has another hash.
+func (f *forwarder) compare(at place) (isThere bool, err error) {
+	stored, err := f.stored(at.sequence)
+	if err != nil {
+		return false, err
 	}
-	return false, nil
+	found := hash(stored)
+	if found != at.hash && found != unknown {
+		return true, stray("message %d of stream %s, %d bytes for %s, is not the log's: "+
+			"somebody else publishes to the stream, or it was recreated",
+			at.sequence, f.config.stream, len(stored.Data), stored.Subject)
+	}
+	return found != unknown, nil
 }

@@ -26,7 +26,7 @@ func recipe(t *testing.T, title string) string {
 }
 
 // The commands of the README work as printed. They start three brokers and three forwarders,
-// gather their streams in one, and read that with the engine's own client.
+// gather their streams in one, and read that with the nats command.
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	site := newSite(t)
@@ -96,59 +96,59 @@ func newSite(t *testing.T) *site {
 	return site
 }
 
-func (site *site) write(name, text string) {
-	site.t.Helper()
-	if err := os.WriteFile(filepath.Join(site.directory, name), []byte(text), 0o600); err != nil {
-		site.t.Fatal(err)
+func (s *site) write(name, text string) {
+	s.t.Helper()
+	if err := os.WriteFile(filepath.Join(s.directory, name), []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
 	}
 }
 
 // shell returns commands of the README, with the address of the test's engine.
-func (site *site) shell(directory, commands string) *exec.Cmd {
-	commands = strings.ReplaceAll(commands, "127.0.0.1:4222", site.engine)
+func (s *site) shell(directory, commands string) *exec.Cmd {
+	commands = strings.ReplaceAll(commands, "127.0.0.1:4222", s.engine)
 	command := exec.Command("sh", "-e", "-c", commands)
-	command.Dir, command.Env = directory, site.environment
+	command.Dir, command.Env = directory, s.environment
 	return command
 }
 
 // run runs commands, and returns their output.
-func (site *site) run(commands string) string {
-	site.t.Helper()
-	output, err := site.shell(site.directory, commands).CombinedOutput()
+func (s *site) run(commands string) string {
+	s.t.Helper()
+	output, err := s.shell(s.directory, commands).CombinedOutput()
 	if err != nil {
-		site.t.Fatalf("%s: %v\n%s", commands, err, output)
+		s.t.Fatalf("%s: %v\n%s", commands, err, output)
 	}
 	return string(output)
 }
 
 // start starts a command, which runs until the test ends.
-func (site *site) start(directory, command string) *process {
-	site.t.Helper()
-	return start(site.t, site.shell(directory, "exec "+command))
+func (s *site) start(directory, command string) *process {
+	s.t.Helper()
+	return start(s.t, s.shell(directory, "exec "+command))
 }
 
 // addMachine makes a directory, starts a broker and a forwarder in it, and sends a message.
-func (site *site) addMachine(host int, forward string) {
-	site.t.Helper()
-	directory := filepath.Join(site.directory, fmt.Sprint("machine", host))
+func (s *site) addMachine(host int, forward string) {
+	s.t.Helper()
+	directory := filepath.Join(s.directory, fmt.Sprint("machine", host))
 	if err := os.Mkdir(directory, 0o700); err != nil {
-		site.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	if err := os.Symlink("../build", filepath.Join(directory, "build")); err != nil {
-		site.t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	site.start(directory, "./build/broker -pport 0 -interval 0 -log mbus.log")
-	site.port = ""
-	bustest.Until(site.t, "a broker that listens", func() bool {
+	s.start(directory, "./build/broker -pport 0 -interval 0 -log mbus.log")
+	s.port = ""
+	bustest.Until(s.t, "a broker that listens", func() bool {
 		text, _ := os.ReadFile(filepath.Join(directory, "mbus.log"))
 		match := regexp.MustCompile(`listening on 127.0.0.1:(\d+)`).FindSubmatch(text)
 		if match != nil {
-			site.port = string(match[1])
+			s.port = string(match[1])
 		}
-		return site.port != ""
+		return s.port != ""
 	})
 	forward = strings.ReplaceAll(forward, "HOST1", fmt.Sprint("HOST", host))
-	site.start(directory, strings.ReplaceAll(forward, "host1", fmt.Sprint("host", host)))
-	site.run(fmt.Sprintf("./build/producer -port %s -topic orders -message order%d",
-		site.port, host))
+	s.start(directory, strings.ReplaceAll(forward, "host1", fmt.Sprint("host", host)))
+	s.run(fmt.Sprintf("./build/producer -port %s -topic orders -message order%d",
+		s.port, host))
 }

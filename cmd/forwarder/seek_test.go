@@ -14,157 +14,158 @@ import (
 )
 
 // numbers returns the numbers of the source's messages from first on.
-func (source *source) numbers(first int) (numbers []int) {
-	for number := first; number < source.count; number++ {
+func (s *source) numbers(first int) (numbers []int) {
+	for number := first; number < s.count; number++ {
 		numbers = append(numbers, number)
 	}
 	return numbers
 }
 
+// setting is an engine, a source, and a stream that has the first 10 messages of the source.
+type setting struct {
+	t      *testing.T
+	engine *engine
+	source *source
+	stream jetstream.Stream
+}
+
+func newSetting(t *testing.T) *setting {
+	t.Helper()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(10)
+	forwardAll(engine, source, stream)
+	return &setting{t, engine, source, stream}
+}
+
+// stray publishes messages that are not from the log.
+func (s *setting) stray(count int) {
+	s.t.Helper()
+	for range count {
+		s.engine.publish("mbus.stray", "stray")
+	}
+}
+
+// restore puts back the state with which the stream had 10 messages, and the log with 12.
+func (s *setting) restore() {
+	s.t.Helper()
+	state := s.source.readState()
+	s.source.write(2)
+	size := s.source.size()
+	s.source.write(20)
+	s.source.rotate()
+	s.source.write(20)
+	forwardAll(s.engine, s.source, s.stream)
+	s.source.shell("rm mbus.log; mv mbus.log-000001 mbus.log")
+	s.source.writeState(state)
+	s.source.resume(size)
+}
+
+// strayWhileRunning publishes a message that is not from the log, while the forwarder runs.
+func (s *setting) strayWhileRunning() {
+	s.t.Helper()
+	process := s.engine.forward(s.source)
+	s.source.write(1)
+	await(s.t, s.stream, 11, process)
+	s.stray(1)
+	s.source.write(1)
+	process.expect(1, "should end at 11", "-seek here", "-seek start", "-seek end")
+}
+
+// loseLog replaces the log by a file of the same log, after a gap of one byte.
+func (s *setting) loseLog() {
+	s.t.Helper()
+	s.source.shell("rm mbus.log")
+	s.source.open(s.source.size() + 1)
+}
+
+// replaceLog replaces the log by the first file of another one.
+func (s *setting) replaceLog() {
+	s.t.Helper()
+	s.source.shell("rm mbus.log")
+	s.source.log++
+	s.source.number = 0
+	s.source.open(0)
+}
+
 // trouble is a stream or a log that ends the forwarder.
 type trouble struct {
-	name string
-	want string // the error
-
-	// make makes it, with a log that has messages which the stream does not have. It returns the
-	// numbers of the log's messages, and how many of them the stream has in a row from the place
-	// in the state on, and before; -1 if here is refused.
-	make func(engine *engine, source *source, stream jetstream.Stream) (log []int, here int)
+	name  string
+	want  string // the error
+	make  func(s *setting)
+	added int // how many messages are written to the log afterwards
+	first int // the number of the first message that the log has lost
+	end   int // the number after the last one
+	here  int // how many messages of the log -seek here leaves out; -1: it is refused
 }
 
 var troubles = []trouble{
-	{"a message of somebody else",
-		"message 11 of stream ORDERS, 5 bytes for mbus.stray, is not the log's",
-		func(engine *engine, source *source, stream jetstream.Stream) ([]int, int) {
-			source.write(10)
-			forwardAll(engine, source, stream)
-			engine.publish("mbus.stray", "stray")
-			source.write(5)
-			return source.numbers(0), 10
-		}},
-	{"a message of somebody else while the forwarder runs", "somebody else publishes to the stream",
-		func(engine *engine, source *source, stream jetstream.Stream) ([]int, int) {
-			source.write(10)
-			process := engine.forward(source)
-			await(engine.t, stream, 10, process)
-			engine.publish("mbus.stray", "stray")
-			source.write(5)
-			process.expect(1, "should end at 10", "-seek here", "-seek start", "-seek end")
-			return source.numbers(0), 10
-		}},
-	{"a message of somebody else at the end", "ends at 11, and the log at 10: somebody else",
-		func(engine *engine, source *source, stream jetstream.Stream) ([]int, int) {
-			source.write(10)
-			forwardAll(engine, source, stream)
-			engine.publish("mbus.stray", "stray")
-			return source.numbers(0), 10
-		}},
-	{"a log and a state of yesterday",
-		"message 13 of stream ORDERS, ",
-		func(engine *engine, source *source, stream jetstream.Stream) ([]int, int) {
-			source.write(10)
-			forwardAll(engine, source, stream)
-			state := source.readState()
-			source.write(2) // are in the log that is restored
-			size := source.size()
-			source.write(20)
-			source.rotate()
-			source.write(20)
-			forwardAll(engine, source, stream)
-			source.shell("rm mbus.log; mv mbus.log-000001 mbus.log")
-			source.writeState(state)
-			log := source.numbers(0)[:12]
-			source.resume(size)
-			first := source.count
-			source.write(5)
-			return append(log, source.numbers(first)...), 12
-		}},
-	{"a stream that was recreated", "it ends at 0, and ended at 10 before",
-		func(engine *engine, source *source, stream jetstream.Stream) ([]int, int) {
-			source.write(10)
-			forwardAll(engine, source, stream)
-			if err := engine.jetStream().DeleteStream(engine.t.Context(), "ORDERS"); err != nil {
-				engine.t.Fatal(err)
+	{
+		name: "a message of somebody else", added: 5, here: 10,
+		want: "message 11 of stream ORDERS, 5 bytes for mbus.stray, is not the log's",
+		make: func(s *setting) { s.stray(1) },
+	}, {
+		name: "a message of somebody else while the forwarder runs", added: 5, here: 11,
+		want: "somebody else publishes to the stream",
+		make: (*setting).strayWhileRunning,
+	}, {
+		name: "a message of somebody else at the end", here: 10,
+		want: "ends at 11, and the log at 10: somebody else",
+		make: func(s *setting) { s.stray(1) },
+	}, {
+		name: "a log and a state of yesterday", added: 5, first: 12, end: 52, here: 12,
+		want: "message 13 of stream ORDERS, ",
+		make: (*setting).restore,
+	}, {
+		name: "a stream that was recreated", added: 5, here: 10,
+		want: "it ends at 0, and ended at 10 before",
+		make: func(s *setting) { s.engine.recreate() },
+	}, {
+		name: "a stream with other messages", added: 5, here: 10,
+		want: "message 10 of stream ORDERS, 5 bytes for mbus.stray, is not",
+		make: func(s *setting) {
+			s.engine.recreate()
+			s.stray(12)
+		},
+	}, {
+		name: "no state", added: 5, here: -1,
+		want: "has no position",
+		make: func(s *setting) { s.source.shell("rm mbus.log_state") },
+	}, {
+		name: "a position that is lost", added: 5, end: 10, here: -1,
+		want: "the position is lost",
+		make: (*setting).loseLog,
+	}, {
+		name: "a stream that was recreated, and a lost position", added: 5, end: 10, here: -1,
+		want: "it ends at 0, and ended at 10",
+		make: func(s *setting) {
+			s.engine.recreate()
+			s.replaceLog()
+		},
+	}, {
+		name: "removed messages of somebody else's", added: 15, here: -1,
+		want: "message 21 of stream ORDERS, 5 bytes for mbus.stray",
+		make: func(s *setting) {
+			s.stray(11)
+			if err := s.stream.Purge(s.t.Context(), jetstream.WithPurgeKeep(1)); err != nil {
+				s.t.Fatal(err)
 			}
-			engine.stream(jetstream.StreamConfig{})
-			source.write(5)
-			return source.numbers(0), 10
-		}},
-	{"a stream with other messages", "message 10 of stream ORDERS, 5 bytes for mbus.stray, is not",
-		func(engine *engine, source *source, stream jetstream.Stream) ([]int, int) {
-			source.write(10)
-			forwardAll(engine, source, stream)
-			if err := engine.jetStream().DeleteStream(engine.t.Context(), "ORDERS"); err != nil {
-				engine.t.Fatal(err)
-			}
-			engine.stream(jetstream.StreamConfig{})
-			for range 12 {
-				engine.publish("mbus.stray", "stray")
-			}
-			source.write(5)
-			return source.numbers(0), 10
-		}},
-	{"no state", "has no position",
-		func(engine *engine, source *source, stream jetstream.Stream) ([]int, int) {
-			source.write(10)
-			forwardAll(engine, source, stream)
-			if err := os.Remove(source.path + "_state"); err != nil {
-				engine.t.Fatal(err)
-			}
-			source.write(5)
-			return source.numbers(0), -1
-		}},
-	{"a position that is lost", "the position is lost",
-		func(engine *engine, source *source, stream jetstream.Stream) ([]int, int) {
-			source.write(10)
-			forwardAll(engine, source, stream)
-			source.shell("rm mbus.log")
-			source.open(source.size() + 1)
-			source.write(5)
-			return source.numbers(10), -1
-		}},
-	{"a stream that was recreated, and a position that is lost", "it ends at 0, and ended at 10",
-		func(engine *engine, source *source, stream jetstream.Stream) ([]int, int) {
-			source.write(10)
-			forwardAll(engine, source, stream)
-			if err := engine.jetStream().DeleteStream(engine.t.Context(), "ORDERS"); err != nil {
-				engine.t.Fatal(err)
-			}
-			engine.stream(jetstream.StreamConfig{})
-			source.shell("rm mbus.log")
-			source.log++
-			source.number = 0
-			source.open(0)
-			source.write(5)
-			return source.numbers(10), -1
-		}},
-	{"removed messages of somebody else's", "message 21 of stream ORDERS, 5 bytes for mbus.stray",
-		func(engine *engine, source *source, stream jetstream.Stream) ([]int, int) {
-			source.write(10)
-			forwardAll(engine, source, stream)
-			for range 11 {
-				engine.publish("mbus.stray", "stray")
-			}
-			if err := stream.Purge(engine.t.Context(), jetstream.WithPurgeKeep(1)); err != nil {
-				engine.t.Fatal(err)
-			}
-			source.write(15)
-			return source.numbers(0), -1
-		}},
+		},
+	},
 }
 
 // resume makes the file shorter, as one that was restored from a backup is.
-func (source *source) resume(size int64) {
-	source.t.Helper()
-	source.file.Close()
-	file, err := os.OpenFile(source.path, os.O_APPEND|os.O_WRONLY, 0)
+func (s *source) resume(size int64) {
+	s.t.Helper()
+	s.file.Close()
+	file, err := os.OpenFile(s.path, os.O_APPEND|os.O_WRONLY, 0)
 	if err == nil {
 		err = file.Truncate(size)
 	}
 	if err != nil {
-		source.t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	source.file, source.number = file, 1
+	s.file, s.number = file, 1
 }
 
 // After each error of the stream's content or of the position, -seek names the places that are
@@ -183,16 +184,18 @@ func TestSeek(t *testing.T) {
 }
 
 func testSeek(t *testing.T, trouble trouble, place string) {
-	engine, source := newEngine(t), newSource(t)
-	stream := engine.stream(jetstream.StreamConfig{})
-	log, here := trouble.make(engine, source, stream)
+	s := newSetting(t)
+	engine, source, stream := s.engine, s.source, s.stream
+	trouble.make(s)
+	source.write(trouble.added)
+	log := slices.Delete(source.numbers(0), trouble.first, trouble.end)
 	before, _ := state(stream)
 	places := []string{trouble.want, "-seek start to send", "-seek end to send"}
-	if here >= 0 {
+	if trouble.here >= 0 {
 		places = append(places, "-seek here to send")
 	}
 	engine.forward(source).expect(1, places...)
-	first := map[string]int{"start": 0, "end": len(log), "here": here}[place]
+	first := map[string]int{"start": 0, "end": len(log), "here": trouble.here}[place]
 	if first < 0 {
 		was := source.readState()
 		engine.forward(source, "-seek", place).expect(1, places[1:]...)

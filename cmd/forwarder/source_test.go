@@ -1,10 +1,5 @@
 //go:build unix
 
-// Package main_test runs the real forwarder with a real nats-server.
-//
-// "make torture" runs the long form of these tests, which compares the stream with the log,
-// message by message, and prints figures. "make bench" compares the forwarder with a loop of the
-// client's PublishAsync.
 package main_test
 
 import (
@@ -42,27 +37,27 @@ func newSource(t *testing.T) *source {
 }
 
 // open begins the next file of the log, after so many bytes of the file before.
-func (source *source) open(after int64) {
-	source.t.Helper()
-	file, err := os.OpenFile(source.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+func (s *source) open(after int64) {
+	s.t.Helper()
+	file, err := os.OpenFile(s.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		source.t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	source.file = file
-	source.number++
+	s.file = file
+	s.number++
 	header := logfile.Header{
-		Log: source.log, Number: source.number, After: after, Name: "mbus.log"}
+		Log: s.log, Number: s.number, After: after, Name: "mbus.log"}
 	if _, err := file.Write(header.Append(nil, time.Now())); err != nil {
-		source.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 }
 
 // size returns the size of the file.
-func (source *source) size() int64 {
-	source.t.Helper()
-	info, err := source.file.Stat()
+func (s *source) size() int64 {
+	s.t.Helper()
+	info, err := s.file.Stat()
 	if err != nil {
-		source.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	return info.Size()
 }
@@ -98,47 +93,47 @@ func appendLine(text []byte, topic string, data []byte) []byte {
 }
 
 // write appends lines for count messages, and other lines of a broker.
-func (source *source) write(count int) {
-	source.t.Helper()
+func (s *source) write(count int) {
+	s.t.Helper()
 	var text []byte
 	for range count {
-		topic, _, data := content(source.count)
-		if source.count%10 == 0 {
+		topic, _, data := content(s.count)
+		if s.count%10 == 0 {
 			text = append(text,
 				"2024/06/02 10:39:55 10 new messages dispatched on topic orders\n"...)
 		}
 		text = appendLine(text, topic, data)
-		source.count++
+		s.count++
 	}
-	if _, err := source.file.Write(text); err != nil {
-		source.t.Error(err)
+	if _, err := s.file.Write(text); err != nil {
+		s.t.Error(err)
 	}
 }
 
 // rotate renames the log and starts a new one.
-func (source *source) rotate() {
-	source.t.Helper()
-	source.rotated++
-	rotated := fmt.Sprintf("%s-%06d", source.path, source.rotated)
-	if err := os.Rename(source.path, rotated); err != nil {
-		source.t.Error(err)
+func (s *source) rotate() {
+	s.t.Helper()
+	s.rotated++
+	rotated := fmt.Sprintf("%s-%06d", s.path, s.rotated)
+	if err := os.Rename(s.path, rotated); err != nil {
+		s.t.Error(err)
 	}
-	size := source.size()
-	source.file.Close()
-	source.open(size)
+	size := s.size()
+	s.file.Close()
+	s.open(size)
 }
 
 // load writes messages, and sometimes rotates the log, until stop is called. Until stop has
 // returned, nothing else may use source.
-func (source *source) load() (stop func()) {
+func (s *source) load() (stop func()) {
 	var stopped atomic.Bool
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for round := 1; !stopped.Load(); round++ {
-			source.write(1 + rand.IntN(200))
+			s.write(1 + rand.IntN(200))
 			if round%200 == 0 {
-				source.rotate()
+				s.rotate()
 			}
 			time.Sleep(10 * time.Millisecond) // the load, not a wait
 		}
@@ -147,6 +142,6 @@ func (source *source) load() (stop func()) {
 		stopped.Store(true)
 		<-done
 	}
-	source.t.Cleanup(stop)
+	s.t.Cleanup(stop)
 	return stop
 }

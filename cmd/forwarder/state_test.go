@@ -25,31 +25,31 @@ func forwardAll(engine *engine, source *source, stream jetstream.Stream, argumen
 }
 
 // seek sets the state of a source by -seek, and expects want on standard output.
-func (engine *engine) seek(source *source, place string, want ...string) {
-	engine.t.Helper()
-	process := engine.forward(source, "-seek", place)
+func (e *engine) seek(source *source, place string, want ...string) {
+	e.t.Helper()
+	process := e.forward(source, "-seek", place)
 	process.expect(0)
 	for _, text := range append(want, source.path+"_state continues at ") {
-		if said := process.Stdout.String(); !strings.Contains(said, text) {
-			engine.t.Errorf("it said %q, want in it: %s", said, text)
+		if printed := process.Stdout.String(); !strings.Contains(printed, text) {
+			e.t.Errorf("it printed %q, want in it: %s", printed, text)
 		}
 	}
 }
 
 // readState and writeState read and write the state of a source.
-func (source *source) readState() []byte {
-	source.t.Helper()
-	text, err := os.ReadFile(source.path + "_state")
+func (s *source) readState() []byte {
+	s.t.Helper()
+	text, err := os.ReadFile(s.path + "_state")
 	if err != nil {
-		source.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	return text
 }
 
-func (source *source) writeState(text []byte) {
-	source.t.Helper()
-	if err := os.WriteFile(source.path+"_state", text, 0o600); err != nil {
-		source.t.Fatal(err)
+func (s *source) writeState(text []byte) {
+	s.t.Helper()
+	if err := os.WriteFile(s.path+"_state", text, 0o600); err != nil {
+		s.t.Fatal(err)
 	}
 }
 
@@ -179,8 +179,8 @@ func TestLostPlace(t *testing.T) {
 	source.open(size - 1)
 	source.write(10)
 	process.expect(1, fmt.Sprintf("file 2 has more than the %d bytes that file 3 says", size-1))
-	if said := process.Stderr.String(); strings.Count(said, "\n") != 1 {
-		t.Errorf("it said:\n%s", said)
+	if reported := process.Stderr.String(); strings.Count(reported, "\n") != 1 {
+		t.Errorf("it reported:\n%s", reported)
 	}
 }
 

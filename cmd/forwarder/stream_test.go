@@ -50,15 +50,15 @@ func TestUnfitStream(t *testing.T) {
 	engine, source := newEngine(t), newSource(t)
 	source.write(10)
 	engine.forward(source).expect(1, "nats stream add ORDERS --subjects 'mbus.>' --allow-batch")
-	client := engine.jetStream()
+	jetStream := engine.jetStream()
 	for _, test := range unfits {
 		test.config.Name = "ORDERS"
 		isSealed := test.config.Sealed
 		test.config.Sealed = false // no stream can be made so
-		stream, err := client.CreateStream(t.Context(), test.config)
+		stream, err := jetStream.CreateStream(t.Context(), test.config)
 		if err == nil && isSealed {
 			test.config.Sealed = true
-			stream, err = client.UpdateStream(t.Context(), test.config)
+			stream, err = jetStream.UpdateStream(t.Context(), test.config)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -67,7 +67,7 @@ func TestUnfitStream(t *testing.T) {
 		if state, _ := state(stream); state.LastSeq != 0 {
 			t.Errorf("it has sent %d messages", state.LastSeq)
 		}
-		if err := client.DeleteStream(t.Context(), "ORDERS"); err != nil {
+		if err := jetStream.DeleteStream(t.Context(), "ORDERS"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -88,7 +88,7 @@ func TestJetStreamOff(t *testing.T) {
 		engine.start()
 		url := strings.Replace(engine.url, "//", "//a:a@", 1)
 		process := engine.forward(source, "-url", url)
-		process.says("; retrying")
+		process.reports("; retrying")
 		process.stop(engine.url+": ", test.want)
 	}
 }
@@ -125,18 +125,11 @@ func TestPurge(t *testing.T) {
 func TestRecreatedStream(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
-	client := engine.jetStream()
-	recreate := func() jetstream.Stream {
-		if err := client.DeleteStream(t.Context(), "ORDERS"); err != nil {
-			t.Fatal(err)
-		}
-		return engine.stream(jetstream.StreamConfig{})
-	}
 	stream := engine.stream(jetstream.StreamConfig{})
 	source.write(100)
 	process := engine.forward(source)
 	await(t, stream, source.count, process)
-	recreate()
+	engine.recreate()
 	source.write(10)
 	process.expect(1, "wrong last sequence: 0")
 	engine.forward(source).expect(1, "it ends at 0, and ended at 100 before", "-seek start")
@@ -145,7 +138,7 @@ func TestRecreatedStream(t *testing.T) {
 	}
 	engine.forward(source).expect(1,
 		"message 100 of stream ORDERS, 7 bytes for mbus.orders, is not the log's")
-	stream = recreate()
+	stream = engine.recreate()
 	engine.seek(source, "start", "offset 0 of file 1 of log", "after message 0 of stream ORDERS")
 	forwardAll(engine, source, stream)
 	compare(t, stream, source.count)
@@ -190,7 +183,7 @@ func TestForeignAtEnd(t *testing.T) {
 }
 
 // A foreign message is an error even if a worker has removed it, while the forwarder runs. At the
-// next start, nobody knows any more whose it was: the forwarder reports it.
+// next start, the forwarder can't know whose it was, and reports it.
 func TestForeignWorkedOff(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -217,11 +210,34 @@ func TestForeignWorkedOff(t *testing.T) {
 	engine.forward(source, "-seek", "here").expect(1,
 		"has removed its messages 21 to 21, which may be the log's", "-seek start", "-seek end")
 	process = engine.forward(source)
-	process.says("stream ORDERS has removed its messages 21 to 21, which could not be compared: " +
-		"they count as the log's")
+	process.reports("stream ORDERS has removed its messages 21 to 21, " +
+		"which could not be compared: they count as the log's")
 }
 
-// The same holds for a foreign message between two parts of a batch that was too large.
+// A foreign message that a worker has removed while the connection was lost is an error too, because
+// all batches of the forwarder were answered before.
+func TestForeignWorkedOffWhileAway(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy})
+	work(t, stream)
+	proxy := newProxy(t, engine, func([]byte) {})
+	process := engine.forward(source, "-url", proxy.url)
+	source.write(10)
+	awaitPlace(t, source, 10, process)
+	engine.publish("mbus.foreign", "foreign")
+	bustest.Until(t, "nothing in the stream", func() bool {
+		state, answered := state(stream)
+		return answered && state.Msgs == 0 && state.LastSeq == 11
+	})
+	proxy.cut()
+	process.reports("; retrying")
+	source.write(10)
+	process.expect(1, "message 11 of stream ORDERS was removed, and was not sent from the log: "+
+		"somebody else publishes to the stream", "-seek start", "-seek end")
+}
+
+// The same holds for a foreign message between two parts of a batch that the engine refused.
 func TestForeignBetweenParts(t *testing.T) {
 	t.Parallel()
 	engine, source := prepareEngine(t, "limits { batch { max_msgs: 70 } }", ""), newSource(t)
@@ -266,7 +282,7 @@ func TestStopBetweenParts(t *testing.T) {
 	})
 	source.write(100)
 	process := engine.forward(source, "-url", proxy.url)
-	process.says("; retrying")
+	process.reports("; retrying")
 	process.stop("code=4")
 	engine.process.Kill() // which drops the other batch
 	engine.start()
@@ -282,7 +298,7 @@ func TestFullStream(t *testing.T) {
 	stream := engine.stream(config)
 	source.write(3000)
 	process := engine.forward(source)
-	process.says("maximum messages exceeded")
+	process.reports("maximum messages exceeded")
 	await(t, stream, 1050, process) // the stream is filled to its limit
 	config = stream.CachedInfo().Config
 	config.MaxMsgs = -1
@@ -291,8 +307,8 @@ func TestFullStream(t *testing.T) {
 	}
 	await(t, stream, source.count, process)
 	process.stop("; retrying", ": back after ")
-	if said := process.Stderr.String(); strings.Count(said, "\n") != 2 {
-		t.Errorf("it said:\n%s", said)
+	if reported := process.Stderr.String(); strings.Count(reported, "\n") != 2 {
+		t.Errorf("it reported:\n%s", reported)
 	}
 	compare(t, stream, source.count)
 	// Batches have grown again after the refusals.
@@ -309,8 +325,8 @@ func TestFullStream(t *testing.T) {
 	}
 }
 
-// A worker empties a full work queue while the forwarder waits or is stopped. Then the
-// messages that the queue stored from a part of a batch are gone, and count as the log's.
+// A worker empties a full work queue while the forwarder waits or is stopped. The messages that
+// the queue has removed are not sent again.
 func TestFullWorkQueue(t *testing.T) {
 	t.Parallel()
 	for _, isStopped := range []bool{false, true} {
@@ -325,7 +341,7 @@ func testFullWorkQueue(t *testing.T, isStopped bool) {
 		Retention: jetstream.WorkQueuePolicy, MaxMsgs: 50, Discard: jetstream.DiscardNew})
 	source.write(300)
 	process := engine.forward(source)
-	process.says("maximum messages exceeded")
+	process.reports("maximum messages exceeded")
 	await(t, stream, 50, process)
 	if isStopped {
 		process.stop("; retrying")
@@ -369,10 +385,12 @@ func TestTooLarge(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{MaxMsgSize: 20_000})
-	source.write(1500) // the 1000th is larger
+	source.write(999)
+	before := source.size()
+	source.write(501) // the first is too large
 	process := engine.forward(source)
-	process.expect(1, "message 1000 after offset 0 of "+source.path+" is too large",
-		"50092 bytes for mbus.it%27s", "max_msg_size 20000 ")
+	process.expect(1, fmt.Sprintf("%s: the message after offset %d of file 1 of log ",
+		source.path, before), "50092 bytes for mbus.it%27s", "max_msg_size 20000 ")
 	if state, _ := state(stream); state.LastSeq != 999 {
 		t.Errorf("the stream ends at %d", state.LastSeq)
 	}
@@ -415,19 +433,41 @@ func TestLateBatch(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
-	proxy := newHolder(t, engine, func() {
-		bustest.Until(t, "the late batch", func() bool {
+	process := forwardLate(engine, source, stream)
+	source.write(100)
+	await(t, stream, source.count, process)
+	process.stop("no answer within 1s; retrying", ": back after ")
+	compare(t, stream, source.count)
+}
+
+// After that batch, a foreign message is an error again, even if it was removed.
+func TestForeignAfterLateBatch(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	process := forwardLate(engine, source, stream)
+	engine.publish("mbus.foreign", "foreign")
+	if err := stream.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	source.write(10)
+	process.expect(1, "should end at 100", "somebody else publishes to the stream")
+}
+
+// forwardLate starts a forwarder of 100 messages, whose first batch is late, and waits until the
+// forwarder has found that batch in the stream.
+func forwardLate(engine *engine, source *source, stream jetstream.Stream) *process {
+	engine.t.Helper()
+	proxy := newHolder(engine.t, engine, func() {
+		bustest.Until(engine.t, "the late batch", func() bool {
 			state, _ := state(stream)
 			return state.LastSeq == 100
 		})
 	})
 	source.write(100)
 	process := engine.forward(source, "-url", proxy, "-timeout", "1s")
-	await(t, stream, source.count, process)
-	source.write(100)
-	await(t, stream, source.count, process)
-	process.stop("no answer within 1s; retrying", ": back after ")
-	compare(t, stream, source.count)
+	awaitPlace(engine.t, source, 100, process)
+	return process
 }
 
 // A batch whose answer is lost is found in the stream. That ends the outage, too: there may be
@@ -445,8 +485,8 @@ func TestLostAnswer(t *testing.T) {
 	})
 	source.write(100)
 	process := engine.forward(source, "-url", connections.url)
-	process.says("; retrying")
-	process.says(": back after ")
+	process.reports("; retrying")
+	process.reports(": back after ")
 	process.stop("; retrying")
 	compare(t, stream, source.count)
 	if sequence, _ := source.sequence(); sequence != 100 {
@@ -461,8 +501,7 @@ func newHolder(t *testing.T, engine *engine, wait func()) (url string) {
 	t.Helper()
 	listener := bustest.Listen(t)
 	release := make(chan bool)
-	var count atomic.Int32
-	serve := func(client net.Conn, number int32) {
+	serve := func(client net.Conn, number int) {
 		server, err := net.Dial("tcp", strings.TrimPrefix(engine.url, "nats://"))
 		if err != nil {
 			t.Error(err)
@@ -470,45 +509,57 @@ func newHolder(t *testing.T, engine *engine, wait func()) (url string) {
 		}
 		defer server.Close()
 		go pass(client, server, func([]byte) {})
-		buffer := make([]byte, 1<<20)
-		var held []byte
-		for isHeld := number <= 2; ; {
-			size, err := client.Read(buffer)
-			text := buffer[:size]
-			switch publishes := strings.Contains(string(text), "HPUB "); {
-			case isHeld && number == 1 && (publishes || held != nil):
-				held = append(held, text...)
-				if err != nil {
-					<-release
-					server.Write(held)
-					wait()
-					release <- true
-					return
-				}
-				continue
-			case isHeld && number == 2 && publishes:
-				isHeld = false
+		if number == 1 {
+			held := hold(server, client)
+			<-release
+			server.Write(held)
+			wait()
+			release <- true
+			return
+		}
+		pass(server, client, func(text []byte) {
+			if number == 2 && isPublishing(text) {
+				number = 0
 				release <- true
 				<-release
 			}
-			if _, writeErr := server.Write(text); err != nil || writeErr != nil {
-				return
-			}
-		}
+		})
 	}
 	go func() {
-		for {
+		for number := 1; ; number++ {
 			client, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			go serve(client, count.Add(1))
+			go serve(client, number)
 		}
 	}()
 	return "nats://" + listener.Addr().String()
 }
 
-// The forwarder rejects the answer of a subscriber in the stream's place.
+// hold sends what the client sends before its first message, and returns the rest.
+func hold(server, client net.Conn) (held []byte) {
+	buffer := make([]byte, 1<<20)
+	for {
+		size, err := client.Read(buffer)
+		text := buffer[:size]
+		if held != nil || isPublishing(text) {
+			held = append(held, text...)
+		} else {
+			server.Write(text)
+		}
+		if err != nil {
+			return held
+		}
+	}
+}
+
+// isPublishing reports whether a client's text has a message.
+func isPublishing(text []byte) bool {
+	return bytes.Contains(text, []byte("HPUB "))
+}
+
+// The forwarder rejects the answer of another program in the stream's place.
 func TestImpostor(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)
@@ -555,7 +606,7 @@ func TestHostileStream(t *testing.T) {
 	}
 	source.write(10)
 	process := engine.forward(source)
-	process.says("no responders available")
+	process.reports("no responders available")
 	process.stop("; retrying")
 }
 

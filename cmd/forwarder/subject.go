@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -11,32 +12,28 @@ import (
 // the same subject. The engine accepts each subject: none has an empty token, white space or
 // a wildcard.
 func subject(prefix, topic string) string {
-	subject := []byte(prefix)
+	escaped := []byte(prefix)
 	for i := range len(topic) {
 		b := topic[i]
 		isInner := i > 0 && i < len(topic)-1 && topic[i-1] != '.' && topic[i+1] != '.'
 		switch {
 		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9',
 			b == '_', b == '-', b == '.' && isInner:
-			subject = append(subject, b)
+			escaped = append(escaped, b)
 		default:
-			subject = fmt.Appendf(subject, "%%%02X", b)
+			escaped = fmt.Appendf(escaped, "%%%02X", b)
 		}
 	}
-	return string(subject)
+	return string(escaped)
 }
 
 // covers reports whether pattern, a subject with wildcards, matches every subject that
 // starts with prefix.
 func covers(pattern, prefix string) bool {
-	wanted := strings.Split(prefix+">", ".")
-	for i, token := range strings.Split(pattern, ".") {
-		switch {
-		case token == ">":
-			return true
-		case i >= len(wanted)-1, token != "*" && token != wanted[i]:
-			return false
-		}
-	}
-	return false
+	before, isOpen := strings.CutSuffix("."+pattern, ".>")
+	tokens, wanted := strings.Split(before, "."), strings.Split("."+prefix, ".")
+	return isOpen && len(tokens) < len(wanted) &&
+		slices.EqualFunc(tokens, wanted[:len(tokens)], func(token, want string) bool {
+			return token == want || token == "*"
+		})
 }

@@ -19,10 +19,10 @@ func run(t *testing.T, arguments ...string) (status int, stdout, stderr string) 
 	ctx, cancel := context.WithTimeout(t.Context(), bustest.Patience)
 	defer cancel()
 	command := exec.CommandContext(ctx, forwarder, arguments...)
-	var complaints strings.Builder
-	command.Stderr = &complaints
+	var reported strings.Builder
+	command.Stderr = &reported
 	output, _ := command.Output()
-	return command.ProcessState.ExitCode(), string(output), complaints.String()
+	return command.ProcessState.ExitCode(), string(output), reported.String()
 }
 
 func TestUsage(t *testing.T) {
@@ -54,12 +54,45 @@ func TestManualExamples(t *testing.T) {
 	}
 	for _, example := range []string{"-log mbus.log -state state " + flags, line} {
 		// Without a directory for the state the forwarder ends, but not because of its flags.
-		arguments := append(strings.Fields(example), "-state", filepath.Join(t.TempDir(), "no/state"))
-		status, _, stderr := run(t, arguments...)
+		state := filepath.Join(t.TempDir(), "no/state")
+		status, _, stderr := run(t, append(strings.Fields(example), "-state", state)...)
 		if status != 1 || !strings.Contains(stderr, "no such file") {
 			t.Errorf("%s: status %d: %s", example, status, stderr)
 		}
 	}
+}
+
+// misuses are wrong arguments, and what the error has.
+var misuses = []struct{ arguments, want string }{
+	{"-log=", "-log is missing"},
+	{"-state=", "-state is missing"},
+	{"-state=log", "-state log: must be another file than the log and its rotated files"},
+	{"-state=./log.1", "-state ./log.1: must be another file than the log"},
+	{"-stream=", "-stream is missing"},
+	{"-stream a.b", `-stream "a.b": must have no`},
+	{"-stream a*", "must have no"},
+	{"-stream a/b", "must have no"},
+	{"-prefix=", `-prefix "": must be letters`},
+	{"-prefix mbus", `-prefix "mbus": must be letters`},
+	{"-prefix .", "must be letters"},
+	{"-prefix .a.", "must be letters"},
+	{"-prefix a..b.", "must be letters"},
+	{"-prefix a..", "must be letters"},
+	{"-prefix $JS.", "must be letters"},
+	{"-prefix a%.", "must be letters"},
+	{"-prefix ż.", "must be letters"},
+	{"-prefix >.", "must be letters"},
+	{"-prefix mbus.*.", "must be letters"},
+	{"-prefix " + strings.Repeat("a", 255) + ".", "at most 255 bytes"},
+	{"-seek middle", `-seek "middle": must be start, end or here`},
+	{"-timeout 0s", "-timeout 0s: must be a duration above 0"},
+	{"-timeout -1s", "must be a duration above 0"},
+	{"-timeout x", "must be a duration"},
+	{"-url=", "-url: server 1 must be like nats://"},
+	{"-url nats://a,nats://u:s3cret@b:port", "-url: server 2 must be like"},
+	{"-url http://u:s3cret@host:4222", "-url: server 1 must be like"},
+	{"more", `unexpected argument "more"`},
+	{"-unknown", "not defined: -unknown"},
 }
 
 // Wrong usage is status 2 and one line, and makes no state.
@@ -67,40 +100,7 @@ func TestMisuse(t *testing.T) {
 	t.Parallel()
 	state := filepath.Join(t.TempDir(), "state")
 	good := []string{"-log", "log", "-state", state, "-stream", "ORDERS"}
-	for _, test := range []struct {
-		arguments string
-		want      string
-	}{
-		{"-log=", "-log is missing"},
-		{"-state=", "-state is missing"},
-		{"-state=log", "-state log: must be another file than the log and its rotated files"},
-		{"-state=./log.1", "-state ./log.1: must be another file than the log"},
-		{"-stream=", "-stream is missing"},
-		{"-stream a.b", `-stream "a.b": must have no`},
-		{"-stream a*", "must have no"},
-		{"-stream a/b", "must have no"},
-		{"-prefix=", `-prefix "": must be letters`},
-		{"-prefix mbus", `-prefix "mbus": must be letters`},
-		{"-prefix .", "must be letters"},
-		{"-prefix .a.", "must be letters"},
-		{"-prefix a..b.", "must be letters"},
-		{"-prefix a..", "must be letters"},
-		{"-prefix $JS.", "must be letters"},
-		{"-prefix a%.", "must be letters"},
-		{"-prefix ż.", "must be letters"},
-		{"-prefix >.", "must be letters"},
-		{"-prefix mbus.*.", "must be letters"},
-		{"-prefix " + strings.Repeat("a", 255) + ".", "at most 255 bytes"},
-		{"-seek middle", `-seek "middle": must be start, end or here`},
-		{"-timeout 0s", "-timeout 0s: must be a duration above 0"},
-		{"-timeout -1s", "must be a duration above 0"},
-		{"-timeout x", "must be a duration"},
-		{"-url=", "-url: server 1 must be like nats://"},
-		{"-url nats://a,nats://u:s3cret@b:port", "-url: server 2 must be like"},
-		{"-url http://u:s3cret@host:4222", "-url: server 1 must be like"},
-		{"more", `unexpected argument "more"`},
-		{"-unknown", "not defined: -unknown"},
-	} {
+	for _, test := range misuses {
 		status, stdout, stderr := run(t, append(good, strings.Fields(test.arguments)...)...)
 		if status != 2 || stdout != "" || !strings.Contains(stderr, test.want) ||
 			strings.Count(stderr, "\n") != 1 || strings.Contains(stderr, "s3cret") {
