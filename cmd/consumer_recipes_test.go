@@ -224,6 +224,7 @@ func TestRecipePipelines(t *testing.T) {
 			t.Errorf("%s\nstatus %d, wrote %q, said %s", recipe, status, stdout, stderr)
 		}
 	}
+	kitchen.script("work", `cat; echo`)
 	writes(compressed, both)
 	if _, err := exec.LookPath("jq"); err != nil {
 		t.Log("there is no jq to run the recipe with")

@@ -85,12 +85,8 @@ func TestReadmeTests(t *testing.T) {
 	}
 }
 
-// The file orders.txt has the numbers up to orders, and after the number tooLarge a line that the
-// broker refuses.
-const (
-	orders   = 500_000
-	tooLarge = 300_000
-)
+// The file orders.txt has the numbers up to orders, and as line 1001 one that is too large.
+const orders = 500_000
 
 // The recipes for sending, of the README and the producer's manual page, work as they are printed.
 func TestRecipes(t *testing.T) {
@@ -104,7 +100,8 @@ func TestRecipes(t *testing.T) {
 		t.Errorf("%s\nstandard error is %q, want 3 messages accepted", records, stderr)
 	}
 	recipes.followThroughRotation(follow)
-	recipes.sendLongFile(example(t, "mbus-producer.1", "A long file"))
+	long := manualDisplays(t, "mbus-producer.1", "A long file", 2)
+	recipes.sendLongFile(long[0], long[1])
 	recipes.checkLog()
 }
 
@@ -116,7 +113,7 @@ func newRecipes(t *testing.T) *recipes {
 	recipes.broker = startAt(t, bustest.FreeAddress(t), "-max-payload", "20000")
 	recipes.write("app.log", "a\n", 0o600)
 	recipes.write("orders.csv", "number,item\n1,cup\n2,\"big\nspoon\"\n", 0o600)
-	lines := slices.Insert(bustest.Numbers(1, orders), tooLarge, strings.Repeat("x", 30_000))
+	lines := slices.Insert(bustest.Numbers(1, orders), 1000, strings.Repeat("x", 16_000_001))
 	recipes.write("orders.txt", strings.Join(lines, "\n")+"\n", 0o600)
 	if err := os.Mkdir(filepath.Join(recipes.directory, "build"), 0o700); err != nil {
 		t.Fatal(err)
@@ -189,46 +186,41 @@ func (r *recipes) followThroughRotation(text string) {
 	await(2)
 }
 
-// sendLongFile runs the recipe that sends orders.txt, and interrupts it, as Ctrl-C does. Then it
-// runs the recipe again from the line that the recipe names, and restarts the broker meanwhile.
-func (r *recipes) sendLongFile(text string) {
+// sendLongFile runs the recipe that sends orders.txt, and stops it in the middle. Then it runs the
+// recipe that continues with the line that the summary names.
+func (r *recipes) sendLongFile(all, rest string) {
 	t := r.t
 	t.Helper()
-	interrupted := r.command(text)
-	first := bustest.Start(t, interrupted)
-	r.awaitOrders()
-	syscall.Kill(-interrupted.Process.Pid, syscall.SIGINT)
-	status := first.Wait()
-	next := regexp.MustCompile(`the next line is (\d+)\n$`).FindStringSubmatch(first.Stderr.String())
-	if status != 1 || next == nil {
-		t.Fatalf("%s\nended with status %d: %s", text, status, first.Stderr)
+	directory := filepath.Join(r.directory, "temporary") // for mktemp
+	if err := os.Mkdir(directory, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	interrupted := r.command(all)
+	interrupted.Env = append(interrupted.Env, "TMPDIR="+directory)
+	process := bustest.Start(t, interrupted)
+	batch := regexp.MustCompile(`\d{3} new messages dispatched on topic orders\n`)
+	bustest.Until(t, "a batch of orders", func() bool {
+		return batch.MatchString(r.broker.Log.String())
+	})
+	syscall.Kill(-interrupted.Process.Pid, syscall.SIGINT) // as Ctrl-C does
+	process.Wait()
+	said := process.Stderr.String()
+	const leftOut = "left out: line 1001\n"
+	next := regexp.MustCompile(`from line (\d+) on: `).FindStringSubmatch(said)
+	if !strings.HasPrefix(said, leftOut) || next == nil {
+		t.Fatalf("%s\nsaid %s, want first %s and a line to continue with", all, said, leftOut)
 	}
 
-	command := r.command(text)
-	command.Args = append(command.Args, "sh", next[1])
-	second := bustest.Start(t, command)
-	r.awaitOrders()
-	r.stopBroker()
-	r.broker = startAt(t, r.broker.Address, "-max-payload", "20000")
-	if status := second.Wait(); status != 0 {
-		t.Errorf("%s\nended with status %d: %s", text, status, second.Stderr)
+	files, err := filepath.Glob(filepath.Join(directory, "*"))
+	if err != nil || len(files) != 1 || strings.Count(rest, "571759") != 1 {
+		t.Fatalf("%s\nhas %q to send, %v", rest, files, err)
 	}
-	said := first.Stderr.String() + second.Stderr.String()
-	const leftOut = "line 300001 is too large, and left out\n"
-	if strings.Count(said, leftOut) != 1 {
-		t.Errorf("%s\nsaid %s, want once %s", text, said, leftOut)
+	command := r.command(strings.Replace(rest, "571759", next[1], 1))
+	command.Env = append(command.Env, "file="+files[0])
+	if status, _, stderr := finish(t, command); status != 0 {
+		t.Errorf("%s\nended with status %d: %s", rest, status, stderr)
 	}
 	r.stopBroker()
-}
-
-// awaitOrders waits until the broker has accepted another large payload of orders.
-func (r *recipes) awaitOrders() {
-	r.t.Helper()
-	count := func() int {
-		return strings.Count(r.broker.Log.String(), "new messages dispatched on topic orders\n")
-	}
-	before := count()
-	bustest.Until(r.t, "a batch of orders", func() bool { return count() > before })
 }
 
 // stopBroker stops the broker, and keeps the text of its log.
