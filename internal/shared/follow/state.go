@@ -67,12 +67,7 @@ func OpenState(path, kind string) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	state := &State{file: file, kind: kind}
-	if err := state.load(); err != nil {
-		file.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return state, nil
+	return load(file, kind, true)
 }
 
 // ReadState returns the position and the note that the state file at path has, as Load does. It
@@ -87,35 +82,33 @@ func ReadState(path, kind string) (position Position, note string, found bool, e
 		return Position{}, "", false, err
 	}
 	defer file.Close()
-	state := &State{file: file, kind: kind}
-	if err = state.check(); err == nil {
-		err = state.read()
-	}
+	state, err := load(file, kind, false)
 	if err != nil {
-		return Position{}, "", false, fmt.Errorf("%s: %w", path, err)
+		return Position{}, "", false, err
 	}
 	position, note, found = state.Load()
 	return position, note, found, nil
 }
 
-// load locks the file and reads it.
-func (state *State) load() error {
-	if err := state.check(); err != nil {
-		return err
-	}
-	if err := state.lock(); err != nil {
-		return err
-	}
-	return state.read()
-}
-
-// check returns an error if the file can't be a state.
-func (state *State) check() error {
-	info, err := state.file.Stat()
+// load returns the State that file has, after it has locked file if locks is true. After an
+// error it closes file.
+func load(file *os.File, kind string, locks bool) (*State, error) {
+	state := &State{file: file, kind: kind}
+	info, err := file.Stat()
 	if err == nil && !info.Mode().IsRegular() {
 		err = errors.New("must be a regular file")
 	}
-	return err
+	if err == nil && locks {
+		err = state.lock()
+	}
+	if err == nil {
+		err = state.read()
+	}
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("%s: %w", file.Name(), err)
+	}
+	return state, nil
 }
 
 // read reads the file.

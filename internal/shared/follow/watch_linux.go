@@ -51,8 +51,10 @@ func (watcher *watcher) watch(path string, file *os.File) (isNew bool, err error
 	if err := watcher.add(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	if err := watcher.addFile(file); err != nil {
-		return false, err
+	if file != nil { // not by its name, which may be another file's
+		if err := watcher.add(fmt.Sprintf("/proc/self/fd/%d", file.Fd())); err != nil {
+			return false, err
+		}
 	}
 	for _, old := range before {
 		if !slices.Contains(watcher.watches, old) {
@@ -68,25 +70,10 @@ func (watcher *watcher) watch(path string, file *os.File) (isNew bool, err error
 // add watches the file at path.
 func (watcher *watcher) add(path string) error {
 	watch, err := syscall.InotifyAddWatch(watcher.descriptor, path, syscall.IN_MODIFY)
-	if err == nil && !slices.Contains(watcher.watches, watch) {
+	if err == nil {
 		watcher.watches = append(watcher.watches, watch)
 	}
 	return err
-}
-
-// addFile watches an open file, unless it is nil: not by its name, which may be another file's.
-func (watcher *watcher) addFile(file *os.File) error {
-	if file == nil {
-		return nil
-	}
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	outer := raw.Control(func(descriptor uintptr) {
-		err = watcher.add(fmt.Sprintf("/proc/self/fd/%d", descriptor))
-	})
-	return errors.Join(outer, err)
 }
 
 // wait waits for a change, for the timeout, or for the end of ctx. It must be called after watch.
