@@ -72,7 +72,7 @@ func (s *store) adopt() (moved bool, err error) {
 	if err := lock(s.file); err != nil {
 		return false, err
 	}
-	list, err := logfile.NewLister(s.path).List()
+	list, err := logfile.NewList(s.path)
 	if err != nil || !s.isNamed() || list.Named == nil {
 		return err == nil, err
 	}

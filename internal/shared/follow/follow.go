@@ -83,16 +83,16 @@ type Follower struct {
 	syncErr  error                // the first error of a sync
 	syncFile func(*os.File) error // osfile.Sync, except in tests
 
-	lister   *logfile.Lister
-	list     *logfile.List // the files of the last listing; nil: they must be listed
-	seen     view          // before the last listing
-	changed  bool          // whether seen was new then
-	rested   time.Time     // when listings may go on while nothing comes
-	reported bool          // whether a report said so
-	judged   bool          // whether choose has decided since the last line
-	missing  time.Time     // since when something is missing; zero: nothing is
-	awaited  time.Time     // since when FILE is awaited; zero: it has not been missing
-	patience time.Duration // patience, or 0 in Recover
+	listFiles func(path string) (*logfile.List, error) // logfile.NewList, except in tests
+	list      *logfile.List                            // the files of the last listing; nil: they must be listed
+	seen      view                                     // before the last listing
+	changed   bool                                     // whether seen was new then
+	rested    time.Time                                // when listings may go on while nothing comes
+	reported  bool                                     // whether a report said so
+	judged    bool                                     // whether choose has decided since the last line
+	missing   time.Time                                // since when something is missing; zero: nothing is
+	awaited   time.Time                                // since when FILE is awaited; zero: it has not been missing
+	patience  time.Duration                            // patience, or 0 in Recover
 
 	watcher  watcher
 	resolved string // the path of FILE at the last look; empty: there was none
@@ -112,7 +112,7 @@ type view struct {
 func New(path string, report func(line string)) *Follower {
 	return &Follower{
 		path: path, report: report, syncFile: osfile.Sync, patience: patience,
-		lister: logfile.NewLister(path),
+		listFiles: logfile.NewList,
 	}
 }
 
@@ -353,7 +353,7 @@ func (follower *Follower) glance() error {
 	}
 	follower.changed = follower.list == nil || seen != follower.seen
 	follower.seen = seen
-	if follower.list, err = follower.lister.List(); err != nil {
+	if follower.list, err = follower.listFiles(follower.path); err != nil {
 		return err
 	}
 	follower.rested, follower.judged = time.Now().Add(time.Since(now)*listShare), true

@@ -13,7 +13,7 @@ import (
 // Start returns the position at the start of the log's oldest file. It is the zero Position if
 // the log has no line yet.
 func (follower *Follower) Start() (Position, error) {
-	list, err := follower.lister.List()
+	list, err := follower.listFiles(follower.path)
 	if err != nil {
 		return Position{}, err
 	}
@@ -24,7 +24,7 @@ func (follower *Follower) Start() (Position, error) {
 // line. The error is fs.ErrNotExist if the log has no file.
 func (follower *Follower) End() (found Position, err error) {
 	for {
-		list, err := follower.lister.List()
+		list, err := follower.listFiles(follower.path)
 		if err == nil {
 			found, err = end(list, follower.Position().Log)
 		}

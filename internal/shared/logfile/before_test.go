@@ -44,7 +44,7 @@ func listed(t *testing.T, text string, files ...beside) (string, *logfile.List) 
 		write(filepath.Join(filepath.Dir(path), file.name), start+strings.Repeat("x", file.size)+"\n")
 	}
 	write(path, text)
-	list, err := logfile.NewLister(path).List()
+	list, err := logfile.NewList(path)
 	if err != nil {
 		t.Fatal(err)
 	}
