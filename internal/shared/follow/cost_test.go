@@ -28,9 +28,9 @@ func writeFile(t *testing.T, path string, number, after int64) int64 {
 func readAll(t *testing.T, follower *Follower) (lines, files int) {
 	t.Helper()
 	for {
-		before := follower.file
+		before := follower.current
 		line, err := follower.Next()
-		if follower.file != before {
+		if follower.current != before {
 			files++
 		}
 		if err != nil {
