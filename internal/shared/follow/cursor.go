@@ -40,17 +40,14 @@ func openAt(from logfile.File, position Position) (*cursor, error) {
 		return nil, err
 	}
 	c := &cursor{file: file, from: from, end: position.Offset}
-	c.head, c.recent, err = readAround(file, position.Offset)
-	if err == nil {
-		c.lines, err = logfile.LineEnd(file, from.Info.Size())
-	}
-	if err == nil && hash(c.head, c.recent) == position.Hash {
-		return c, nil
+	c.lines, err = logfile.LineEnd(file, from.Info.Size())
+	if err == nil && position.Offset <= c.lines {
+		c.head, c.recent, err = readAround(file, position.Offset)
+		if err == nil && hash(c.head, c.recent) == position.Hash {
+			return c, nil
+		}
 	}
 	file.Close()
-	if err == io.EOF { // the file is shorter
-		err = nil
-	}
 	return nil, err
 }
 
@@ -148,14 +145,11 @@ func (c *cursor) check() error {
 // expect returns logfile.ErrChanged unless the file has the bytes want at offset.
 func (c *cursor) expect(want []byte, offset int64) error {
 	found := make([]byte, len(want))
-	count, err := c.file.ReadAt(found, offset)
-	if err != nil && err != io.EOF {
-		return err
-	}
-	if !bytes.Equal(found[:count], want) {
+	err := logfile.ReadFull(c.file, found, offset)
+	if err == nil && !bytes.Equal(found, want) {
 		return logfile.ErrChanged
 	}
-	return nil
+	return err
 }
 
 // rank is higher for a file that counts before others with its number: for one whose lines end
@@ -221,9 +215,9 @@ func sameBytes(a, b *cursor) (bool, error) {
 	var blocks [2][32 << 10]byte
 	for offset, end := a.end, min(a.lines, b.lines); offset < end; offset += int64(len(blocks[0])) {
 		length := min(end-offset, int64(len(blocks[0])))
-		_, err := a.file.ReadAt(blocks[0][:length], offset)
+		err := logfile.ReadFull(a.file, blocks[0][:length], offset)
 		if err == nil {
-			_, err = b.file.ReadAt(blocks[1][:length], offset)
+			err = logfile.ReadFull(b.file, blocks[1][:length], offset)
 		}
 		if err != nil || blocks[0] != blocks[1] {
 			return false, err

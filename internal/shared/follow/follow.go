@@ -20,7 +20,6 @@ package follow
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -193,16 +192,11 @@ func (f *Follower) findNext() (*cursor, error) {
 	if next == nil && err == nil {
 		next, err = f.look()
 	}
-	if isChange(err) {
-		f.list = nil // a file was changed at the same time: the next look lists anew
+	if err == logfile.ErrChanged {
+		f.list = nil // the next look lists anew
 		return nil, nil
 	}
 	return next, err
-}
-
-// isChange reports whether err is of a file that was renamed, removed or cut at the same time.
-func isChange(err error) bool {
-	return errors.Is(err, logfile.ErrChanged) || errors.Is(err, io.EOF)
 }
 
 // look looks at FILE and at the directory. If something has changed, it lists the files, and

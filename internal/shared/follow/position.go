@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+
+	"mbus/internal/shared/logfile"
 )
 
 // contextSize is how many bytes identify a position: so many before it, and so many at the
@@ -59,16 +61,12 @@ func appendContext(recent, text []byte) []byte {
 	return append(recent, text...)
 }
 
-// readAround returns the bytes of file that identify a position at offset. The error is
-// io.EOF if file has fewer bytes.
+// readAround returns the bytes of file that identify a position at offset.
 func readAround(file io.ReaderAt, offset int64) (head, tail []byte, err error) {
 	size := min(offset, contextSize)
 	head, tail = make([]byte, size), make([]byte, size)
-	if count, err := file.ReadAt(head, 0); count < len(head) {
+	if err := logfile.ReadFull(file, head, 0); err != nil {
 		return nil, nil, err
 	}
-	if count, err := file.ReadAt(tail, offset-size); count < len(tail) {
-		return nil, nil, err
-	}
-	return head, tail, nil
+	return head, tail, logfile.ReadFull(file, tail, offset-size)
 }

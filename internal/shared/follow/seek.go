@@ -28,7 +28,7 @@ func (f *Follower) End() (found Position, err error) {
 		if err == nil {
 			found, err = end(list, f.Position().Log)
 		}
-		if !isChange(err) {
+		if err != logfile.ErrChanged {
 			return found, err
 		}
 	}

@@ -97,11 +97,7 @@ func LineEnd(file io.ReaderAt, size int64) (int64, error) {
 	for end := size; end > 0; {
 		part := block[:min(end, int64(len(block)))]
 		start := end - int64(len(part))
-		count, err := file.ReadAt(part, start)
-		if count < len(part) && err == io.EOF {
-			return 0, ErrChanged
-		}
-		if count < len(part) {
+		if err := ReadFull(file, part, start); err != nil {
 			return 0, err
 		}
 		if at := bytes.LastIndexByte(part, '\n'); at >= 0 {
@@ -110,4 +106,17 @@ func LineEnd(file io.ReaderAt, size int64) (int64, error) {
 		end = start
 	}
 	return 0, nil
+}
+
+// ReadFull fills buffer with the bytes of file at offset. The error is ErrChanged if the file has
+// fewer bytes.
+func ReadFull(file io.ReaderAt, buffer []byte, offset int64) error {
+	count, err := file.ReadAt(buffer, offset)
+	switch {
+	case count == len(buffer):
+		return nil
+	case err == io.EOF:
+		return ErrChanged
+	}
+	return err
 }
