@@ -32,84 +32,84 @@ func newLog(t *testing.T) logFiles {
 	return logFiles{t, filepath.Join(t.TempDir(), "mbus.log")}
 }
 
-func (log logFiles) check(err error) {
-	log.t.Helper()
+func (l logFiles) check(err error) {
+	l.t.Helper()
 	if err != nil {
-		log.t.Fatal(err)
+		l.t.Fatal(err)
 	}
 }
 
 // write appends text to the log's file with this suffix.
-func (log logFiles) write(suffix, text string) {
-	log.t.Helper()
-	file, err := os.OpenFile(log.path+suffix, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	log.check(err)
+func (l logFiles) write(suffix, text string) {
+	l.t.Helper()
+	file, err := os.OpenFile(l.path+suffix, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	l.check(err)
 	_, err = file.WriteString(text)
-	log.check(err)
-	log.check(file.Close())
+	l.check(err)
+	l.check(file.Close())
 }
 
 // number appends the first line of a file to the one with this suffix, and then text.
-func (log logFiles) number(suffix string, number, after int, text string) {
-	log.t.Helper()
+func (l logFiles) number(suffix string, number, after int, text string) {
+	l.t.Helper()
 	header := logfile.Header{Log: id, Number: int64(number), After: int64(after), Name: "mbus.log"}
-	log.write(suffix, string(header.Append(nil, time.Now()))+text)
+	l.write(suffix, string(header.Append(nil, time.Now()))+text)
 }
 
 // next begins a file as a broker does, after the one with the suffix before.
-func (log logFiles) next(before, suffix, text string) {
-	log.t.Helper()
-	whole, err := os.ReadFile(log.path + before)
-	log.check(err)
+func (l logFiles) next(before, suffix, text string) {
+	l.t.Helper()
+	whole, err := os.ReadFile(l.path + before)
+	l.check(err)
 	first, _, _ := strings.Cut(string(whole), "\n")
 	header, _ := logfile.Parse([]byte(first + "\n"))
 	end := strings.LastIndexByte(string(whole), '\n') + 1
-	log.number(suffix, int(max(header.Number, 1))+1, end, text)
+	l.number(suffix, int(max(header.Number, 1))+1, end, text)
 }
 
 // rotate renames FILE, and begins the next one.
-func (log logFiles) rotate(suffix, text string) {
-	log.t.Helper()
-	log.rename("", suffix)
-	log.next(suffix, "", text)
+func (l logFiles) rotate(suffix, text string) {
+	l.t.Helper()
+	l.rename("", suffix)
+	l.next(suffix, "", text)
 }
 
-func (log logFiles) rename(from, to string) {
-	log.t.Helper()
-	log.check(os.Rename(log.path+from, log.path+to))
+func (l logFiles) rename(from, to string) {
+	l.t.Helper()
+	l.check(os.Rename(l.path+from, l.path+to))
 }
 
-func (log logFiles) truncate(suffix string, size int64) {
-	log.t.Helper()
-	log.check(os.Truncate(log.path+suffix, size))
+func (l logFiles) truncate(suffix string, size int64) {
+	l.t.Helper()
+	l.check(os.Truncate(l.path+suffix, size))
 }
 
-func (log logFiles) read(suffix string) string {
-	log.t.Helper()
-	text, err := os.ReadFile(log.path + suffix)
-	log.check(err)
+func (l logFiles) read(suffix string) string {
+	l.t.Helper()
+	text, err := os.ReadFile(l.path + suffix)
+	l.check(err)
 	return string(text)
 }
 
 // copy copies a file, which makes its time new.
-func (log logFiles) copy(from, to string) {
-	log.t.Helper()
-	log.check(os.WriteFile(log.path+to, []byte(log.read(from)), 0o600))
+func (l logFiles) copy(from, to string) {
+	l.t.Helper()
+	l.check(os.WriteFile(l.path+to, []byte(l.read(from)), 0o600))
 }
 
 // edit writes a file anew, as an editor does.
-func (log logFiles) edit(suffix, old, new string) {
-	log.t.Helper()
-	text := strings.Replace(log.read(suffix), old, new, 1)
-	log.check(os.Remove(log.path + suffix))
-	log.write(suffix, text)
+func (l logFiles) edit(suffix, old, new string) {
+	l.t.Helper()
+	text := strings.Replace(l.read(suffix), old, new, 1)
+	l.check(os.Remove(l.path + suffix))
+	l.write(suffix, text)
 }
 
 // age sets the modification time of a file to so many seconds ago.
-func (log logFiles) age(suffix string, seconds int) {
-	log.t.Helper()
+func (l logFiles) age(suffix string, seconds int) {
+	l.t.Helper()
 	when := time.Now().Truncate(time.Second).Add(-time.Duration(seconds) * time.Second)
-	log.check(os.Chtimes(log.path+suffix, when, when))
+	l.check(os.Chtimes(l.path+suffix, when, when))
 }
 
 // reader follows a log under test.
@@ -119,32 +119,32 @@ type reader struct {
 	reports *[]string
 }
 
-func (log logFiles) follow() reader {
+func (l logFiles) follow() reader {
 	reports := new([]string)
-	follower := follow.New(log.path, func(line string) { *reports = append(*reports, line) })
-	log.t.Cleanup(func() { follower.Close() })
-	return reader{follower, log.t, reports}
+	follower := follow.New(l.path, func(line string) { *reports = append(*reports, line) })
+	l.t.Cleanup(func() { follower.Close() })
+	return reader{follower, l.t, reports}
 }
 
 // expect reads lines, without the first ones of files, until they are want or there is an error,
 // which it returns. It fails the test if there are other lines, or more lines at once.
-func (reader reader) expect(want string) error {
-	reader.t.Helper()
-	return reader.until(func(got string) bool { return got == want }, want)
+func (r reader) expect(want string) error {
+	r.t.Helper()
+	return r.until(func(got string) bool { return got == want }, want)
 }
 
 // until is expect, and reads until isDone.
-func (reader reader) until(isDone func(got string) bool, want string) error {
-	reader.t.Helper()
+func (r reader) until(isDone func(got string) bool, want string) error {
+	r.t.Helper()
 	var got strings.Builder
 	// Not Wait: time stands still in a synctest bubble while the kernel is waited for.
 	const interval = 75 * time.Millisecond
 	for deadline := time.Now().Add(patience); ; time.Sleep(interval) {
 		for {
-			line, err := reader.Next()
+			line, err := r.Next()
 			if err != nil {
 				if got.String() != want {
-					reader.t.Errorf("read %q before %v, want %q", got.String(), err, want)
+					r.t.Errorf("read %q before %v, want %q", got.String(), err, want)
 				}
 				return err
 			}
@@ -163,32 +163,32 @@ func (reader reader) until(isDone func(got string) bool, want string) error {
 		case isDone(got.String()):
 			return nil
 		case !strings.HasPrefix(want, got.String()) || time.Now().After(deadline):
-			reader.t.Errorf("read %.300q, want %.300q", got.String(), want)
+			r.t.Errorf("read %.300q, want %.300q", got.String(), want)
 			return nil
 		}
 	}
 }
 
 // must is expect without an error.
-func (reader reader) must(want string) {
-	reader.t.Helper()
-	if err := reader.expect(want); err != nil {
-		reader.t.Errorf("after %q: %v", want, err)
+func (r reader) must(want string) {
+	r.t.Helper()
+	if err := r.expect(want); err != nil {
+		r.t.Errorf("after %q: %v", want, err)
 	}
 }
 
 // loses fails the test unless the reader reads want, and then loses the position because of why.
 // It returns after how long.
-func (reader reader) loses(want, why string) time.Duration {
-	reader.t.Helper()
+func (r reader) loses(want, why string) time.Duration {
+	r.t.Helper()
 	begin := time.Now()
-	err := reader.until(func(string) bool { return false }, want)
+	err := r.until(func(string) bool { return false }, want)
 	var lost *follow.LostError
 	if !errors.As(err, &lost) || !strings.HasSuffix(err.Error(), why) {
-		reader.t.Errorf("%v, want %s", err, why)
+		r.t.Errorf("%v, want %s", err, why)
 	}
-	if _, again := reader.Next(); again != err {
-		reader.t.Errorf("then %v, want the same error", again)
+	if _, again := r.Next(); again != err {
+		r.t.Errorf("then %v, want the same error", again)
 	}
 	return time.Since(begin)
 }
@@ -348,22 +348,22 @@ func eachChange(t *testing.T, changes map[string]change) {
 }
 
 // run makes the change.
-func (test change) run(t *testing.T) {
+func (c change) run(t *testing.T) {
 	log := newLog(t)
-	log.number("", 1, 0, test.before)
+	log.number("", 1, 0, c.before)
 	there := log.follow()
-	there.must(test.before)
+	there.must(c.before)
 	position := there.Position()
-	test.change(log)
+	c.change(log)
 	back := log.follow()
 	back.Seek(position)
-	if test.lost != "" {
-		there.loses(test.want, test.lost)
-		back.loses(test.want, test.lost)
+	if c.lost != "" {
+		there.loses(c.want, c.lost)
+		back.loses(c.want, c.lost)
 		return
 	}
-	there.must(test.want)
-	back.must(test.want)
+	there.must(c.want)
+	back.must(c.want)
 	last := there.Position()
 	if last != back.Position() || !there.At(last) || !back.At(last) {
 		t.Errorf("positions %v and %v", last, back.Position())

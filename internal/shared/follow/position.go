@@ -26,15 +26,15 @@ type Position struct {
 }
 
 // String returns the place in words.
-func (position Position) String() string {
+func (p Position) String() string {
 	switch {
-	case position.Log == 0 && position.Offset == 0:
+	case p.Log == 0 && p.Offset == 0:
 		return "the start of the log"
-	case position.Log == 0:
-		return fmt.Sprintf("offset %d of a file without a number", position.Offset)
+	case p.Log == 0:
+		return fmt.Sprintf("offset %d of a file without a number", p.Offset)
 	}
 	return fmt.Sprintf("offset %d of file %d of log %016x",
-		position.Offset, position.Number, position.Log)
+		p.Offset, p.Number, p.Log)
 }
 
 // hash returns the Hash of a position. Its file begins with head, and tail ends at the position.

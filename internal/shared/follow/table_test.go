@@ -140,14 +140,14 @@ func TestHarmless(t *testing.T) {
 	}
 }
 
-func (log logFiles) remove(suffix string) {
-	log.t.Helper()
-	log.check(os.Remove(log.path + suffix))
+func (l logFiles) remove(suffix string) {
+	l.t.Helper()
+	l.check(os.Remove(l.path + suffix))
 }
 
-func (log logFiles) link(from, to string) {
-	log.t.Helper()
-	log.check(os.Link(log.path+from, log.path+to))
+func (l logFiles) link(from, to string) {
+	l.t.Helper()
+	l.check(os.Link(l.path+from, l.path+to))
 }
 
 // What is missing loses the position, and says what it is.

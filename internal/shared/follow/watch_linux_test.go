@@ -40,12 +40,12 @@ func watch(t *testing.T, text string) watched {
 }
 
 // read returns all lines that the Follower has at present.
-func (log watched) read() (lines []string) {
-	log.t.Helper()
+func (w watched) read() (lines []string) {
+	w.t.Helper()
 	for {
-		line, err := log.Next()
+		line, err := w.Next()
 		if err != nil {
-			log.t.Fatal(err)
+			w.t.Fatal(err)
 		}
 		if line == nil {
 			return lines
@@ -55,43 +55,43 @@ func (log watched) read() (lines []string) {
 }
 
 // settle waits until there is nothing new to watch, and no change to report.
-func (log watched) settle() {
-	log.t.Helper()
+func (w watched) settle() {
+	w.t.Helper()
 	for range 20 {
-		log.read()
-		if begin := time.Now(); log.wait() && time.Since(begin) >= poll {
+		w.read()
+		if begin := time.Now(); w.wait() && time.Since(begin) >= poll {
 			return
 		}
 	}
-	log.t.Fatal("each wait ends early")
+	w.t.Fatal("each wait ends early")
 }
 
 // wait waits once, and reports whether the wait ended without the end of its context.
-func (log watched) wait() bool {
-	ctx, cancel := context.WithTimeout(log.t.Context(), 10*poll)
+func (w watched) wait() bool {
+	ctx, cancel := context.WithTimeout(w.t.Context(), 10*poll)
 	defer cancel()
-	log.Wait(ctx)
+	w.Wait(ctx)
 	return ctx.Err() == nil
 }
 
 // write appends text to a file of the directory.
-func (log watched) write(name, text string) {
-	log.t.Helper()
-	file, err := os.OpenFile(filepath.Join(log.directory, name),
+func (w watched) write(name, text string) {
+	w.t.Helper()
+	file, err := os.OpenFile(filepath.Join(w.directory, name),
 		os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		log.t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	defer file.Close()
 	if _, err := file.WriteString(text); err != nil {
-		log.t.Fatal(err)
+		w.t.Fatal(err)
 	}
 }
 
 // expect fails the test unless change makes Wait end at once, and then the lines are there. A look
 // may be too early, so there may be several.
-func (log watched) expect(what, want string, change func()) {
-	log.t.Helper()
+func (w watched) expect(what, want string, change func()) {
+	w.t.Helper()
 	changed := make(chan time.Time)
 	go func() {
 		time.Sleep(poll / 10) // so that Wait waits
@@ -102,13 +102,13 @@ func (log watched) expect(what, want string, change func()) {
 	got := ""
 	for deadline := time.Now().Add(10 * time.Second); got != want; {
 		if time.Now().After(deadline) {
-			log.t.Fatalf("%s: read %q, want %q", what, got, want)
+			w.t.Fatalf("%s: read %q, want %q", what, got, want)
 		}
-		log.wait()
-		got += strings.Join(log.read(), "")
+		w.wait()
+		got += strings.Join(w.read(), "")
 	}
 	if took := time.Since(<-changed); took > atOnce {
-		log.t.Errorf("%s: the lines came after %s", what, took)
+		w.t.Errorf("%s: the lines came after %s", what, took)
 	}
 }
 

@@ -34,22 +34,22 @@ func newDirectory(t *testing.T) directory {
 	return directory
 }
 
-func (directory directory) check(err error) {
-	directory.t.Helper()
+func (d directory) check(err error) {
+	d.t.Helper()
 	if err != nil {
-		directory.t.Fatal(err)
+		d.t.Fatal(err)
 	}
 }
 
 // in returns the path of name.
-func (directory directory) in(name string) string { return filepath.Join(directory.path, name) }
+func (d directory) in(name string) string { return filepath.Join(d.path, name) }
 
 // write makes a file, which was modified so many seconds ago.
-func (directory directory) write(name, text string, age int) {
-	directory.t.Helper()
-	directory.check(os.WriteFile(directory.in(name), []byte(text), 0o600))
+func (d directory) write(name, text string, age int) {
+	d.t.Helper()
+	d.check(os.WriteFile(d.in(name), []byte(text), 0o600))
 	when := time.Now().Add(-time.Duration(age) * time.Second)
-	directory.check(os.Chtimes(directory.in(name), when, when))
+	d.check(os.Chtimes(d.in(name), when, when))
 }
 
 // list returns the files as text: the name, and the number and the log of its header.

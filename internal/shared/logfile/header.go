@@ -50,18 +50,18 @@ func NewLog() uint64 {
 
 // Append appends the first line of a file, with its time stamp and its line feed, to line, and
 // returns the longer line. Parse takes the line back if header is valid.
-func (header Header) Append(line []byte, when time.Time) []byte {
+func (h Header) Append(line []byte, when time.Time) []byte {
 	line = when.AppendFormat(line, logline.StampFormat)
-	return header.append(line)
+	return h.append(line)
 }
 
 // append is Append without the time stamp.
-func (header Header) append(line []byte) []byte {
-	line = fmt.Appendf(line, "Broker: file %d of log %016x", header.Number, header.Log)
-	if header.Number != 1 {
-		line = fmt.Appendf(line, ", after %d bytes of file %d", header.After, header.Number-1)
+func (h Header) append(line []byte) []byte {
+	line = fmt.Appendf(line, "Broker: file %d of log %016x", h.Number, h.Log)
+	if h.Number != 1 {
+		line = fmt.Appendf(line, ", after %d bytes of file %d", h.After, h.Number-1)
 	}
-	line = escape.AppendName(append(line, ": "...), []byte(header.Name))
+	line = escape.AppendName(append(line, ": "...), []byte(h.Name))
 	return append(line, '\n')
 }
 
