@@ -23,8 +23,7 @@ func (e *LostError) Error() string {
 
 // lose loses the position.
 func (f *Follower) lose(why string, arguments ...any) error {
-	f.lost = &LostError{
-		f.path, f.Position(), fmt.Sprintf(why, arguments...)}
+	f.lost = &LostError{f.path, f.Position(), fmt.Sprintf(why, arguments...)}
 	return f.lost
 }
 

@@ -43,9 +43,9 @@ func (f *Follower) Recover(position Position) (Position, error) {
 	f.patience = 0
 	defer func() { f.patience = patience }()
 	f.Seek(position)
-	line, err := f.Next()
-	for line == nil && err == nil && f.list == nil { // a file was changed meanwhile
-		line, err = f.Next()
+	var err error
+	for err == nil && f.list == nil { // again if a file was changed meanwhile
+		_, err = f.Next()
 	}
 	if !errors.As(err, new(*LostError)) {
 		return position, err

@@ -65,8 +65,7 @@ func (w *window) add(count int) {
 type Reader struct {
 	window
 	source  io.Reader
-	results chan result // of the Read in progress
-	reading bool        // whether a Read is in progress
+	results chan result // of the Read in progress; nil: there is none
 	err     error       // the error of the last Read
 
 	origin Origin // of the last line
@@ -82,7 +81,7 @@ type result struct {
 // NewReader returns a Reader of source. The Reader may read up to 256 KiB more than the lines
 // that it returns. Its memory is bounded by a small multiple of 256 KiB and of the longest line.
 func NewReader(source io.Reader) *Reader {
-	return &Reader{source: source, results: make(chan result, 1)}
+	return &Reader{source: source}
 }
 
 // Next returns the next line with its line feed, or nil if there is none at present; see
@@ -102,12 +101,9 @@ func (r *Reader) Next() (line []byte, err error) {
 			}
 			return nil, r.err
 		}
-		if !r.reading {
-			r.reading = true
-			go func(room []byte) {
-				count, err := r.source.Read(room)
-				r.results <- result{count, err}
-			}(r.room())
+		if r.results == nil {
+			r.results = make(chan result, 1)
+			go read(r.source, r.room(), r.results)
 		}
 		select {
 		case result := <-r.results:
@@ -130,7 +126,13 @@ func (r *Reader) Wait(ctx context.Context) {
 
 // take takes the results of the Read that was in progress.
 func (r *Reader) take(result result) {
-	r.reading = false
+	r.results = nil
 	r.add(result.count)
 	r.err = result.err
+}
+
+// read sends the results of one Read.
+func read(source io.Reader, room []byte, results chan<- result) {
+	count, err := source.Read(room)
+	results <- result{count, err}
 }
