@@ -262,53 +262,60 @@ func TestOrder(t *testing.T) {
 	})
 }
 
+// empty empties FILE, and begins file 2 in it.
+func (l logFiles) empty(text string) {
+	l.t.Helper()
+	size := len(l.read(""))
+	l.truncate("", 0)
+	l.number("", 2, size, text)
+}
+
+const (
+	gone    = ": bytes 71 to 75 of file 1 are missing"
+	changed = ": file 1 was changed, and does not have it"
+)
+
+// truncations are truncations of FILE, and other changes of its bytes.
+var truncations = map[string]change{
+	"emptied": {"a\n", func(log logFiles) { log.truncate("", 0) }, "", ""},
+	"emptied, and begun again": {
+		"a\n", func(log logFiles) { log.empty("b\n") }, "b\n", ""},
+	"emptied twice": {"a\n", func(log logFiles) {
+		log.empty("b\n")
+		log.truncate("", 0)
+		log.number("", 3, 99, "c\n")
+	}, "", ": file 2 is missing"},
+	"emptied, with unread lines": {"a\n", func(log logFiles) {
+		log.write("", "b\nc\n")
+		log.empty("d\n")
+	}, "", gone},
+	"copytruncate": {"a\n", func(log logFiles) {
+		log.write("", "b\nc\n")
+		log.copy("", ".1")
+		log.empty("d\n")
+	}, "b\nc\nd\n", ""},
+	"copytruncate with a lost line": {"a\n", func(log logFiles) {
+		log.copy("", ".1")
+		log.write("", "b\nc\n")
+		log.empty("d\n")
+	}, "", gone},
+	"shorter": {"a\n", func(log logFiles) { log.truncate("", 70) }, "", changed},
+	"shorter, and then as long": {"a\n", func(log logFiles) {
+		log.truncate("", 70)
+		log.write("", "b\nc\n")
+	}, "", changed},
+	"edited": {"a\nb\n", func(log logFiles) { log.edit("", "a", "A") }, "", changed},
+	"other first bytes": {"a\n" + long + long, func(log logFiles) {
+		log.edit("", "a\n", "b\n")
+	}, "", changed},
+	"of no number": {"a\n", func(log logFiles) {
+		log.check(os.WriteFile(log.path, []byte("b\n"), 0o600))
+	}, "", ": it is another log now, and its first line does not say which"},
+}
+
 // After a truncation or a change, reading continues in the file that has the position. If there
 // is none, the position is lost.
-func TestTruncation(t *testing.T) {
-	const gone, changed = ": bytes 71 to 75 of file 1 are missing",
-		": file 1 was changed, and does not have it"
-	empty := func(log logFiles, text string) {
-		size := len(log.read(""))
-		log.truncate("", 0)
-		log.number("", 2, size, text)
-	}
-	eachChange(t, map[string]change{
-		"emptied": {"a\n", func(log logFiles) { log.truncate("", 0) }, "", ""},
-		"emptied, and begun again": {
-			"a\n", func(log logFiles) { empty(log, "b\n") }, "b\n", ""},
-		"emptied twice": {"a\n", func(log logFiles) {
-			empty(log, "b\n")
-			log.truncate("", 0)
-			log.number("", 3, 99, "c\n")
-		}, "", ": file 2 is missing"},
-		"emptied, with unread lines": {"a\n", func(log logFiles) {
-			log.write("", "b\nc\n")
-			empty(log, "d\n")
-		}, "", gone},
-		"copytruncate": {"a\n", func(log logFiles) {
-			log.write("", "b\nc\n")
-			log.copy("", ".1")
-			empty(log, "d\n")
-		}, "b\nc\nd\n", ""},
-		"copytruncate with a lost line": {"a\n", func(log logFiles) {
-			log.copy("", ".1")
-			log.write("", "b\nc\n")
-			empty(log, "d\n")
-		}, "", gone},
-		"shorter": {"a\n", func(log logFiles) { log.truncate("", 70) }, "", changed},
-		"shorter, and then as long": {"a\n", func(log logFiles) {
-			log.truncate("", 70)
-			log.write("", "b\nc\n")
-		}, "", changed},
-		"edited": {"a\nb\n", func(log logFiles) { log.edit("", "a", "A") }, "", changed},
-		"other first bytes": {"a\n" + long + long, func(log logFiles) {
-			log.edit("", "a\n", "b\n")
-		}, "", changed},
-		"of no number": {"a\n", func(log logFiles) {
-			log.check(os.WriteFile(log.path, []byte("b\n"), 0o600))
-		}, "", ": it is another log now, and its first line does not say which"},
-	})
-}
+func TestTruncation(t *testing.T) { eachChange(t, truncations) }
 
 // A torn end of an old file is passed. In the newest file, the rest of its line is awaited.
 // Files beside the log that do not belong to it are not read.
@@ -379,14 +386,20 @@ func (c change) run(t *testing.T) {
 	}
 	log.write("", "\nlast\n")
 	for _, each := range []reader{there, back, third} {
-		for {
-			line, err := each.Next()
-			if err != nil || line == nil {
-				t.Fatalf("%q, %v", line, err)
-			}
-			if string(line) == "last\n" {
-				break
-			}
+		each.skipTo("last\n")
+	}
+}
+
+// skipTo reads up to the line last.
+func (r reader) skipTo(last string) {
+	r.t.Helper()
+	for {
+		line, err := r.Next()
+		if err != nil || line == nil {
+			r.t.Fatalf("%q, %v", line, err)
+		}
+		if string(line) == last {
+			return
 		}
 	}
 }
@@ -615,58 +628,66 @@ func TestEndElsewhere(t *testing.T) {
 	}
 }
 
+// rotations are ways to rename FILE, for the rotation with this number. Each returns FILE's new
+// suffix.
+var rotations = map[string]func(log logFiles, number int) (suffix string){
+	"dates": func(log logFiles, number int) string {
+		log.rename("", fmt.Sprintf("-%08d", 20260000+number))
+		return fmt.Sprintf("-%08d", 20260000+number)
+	},
+	"numbers": shift,
+	"numbers, with create": func(log logFiles, number int) string {
+		shift(log, number)
+		log.write("", "")
+		return ".1"
+	},
+}
+
 // With a rotation every 2 ms no line is lost.
 func TestManyRotations(t *testing.T) {
-	rotations := 60
+	count := 60
 	if os.Getenv("MBUS_TORTURE") != "" {
-		rotations = 600
+		count = 600
 	}
-	for name, rotate := range map[string]func(log logFiles, number int) (suffix string){
-		"dates": func(log logFiles, number int) string {
-			log.rename("", fmt.Sprintf("-%08d", 20260000+number))
-			return fmt.Sprintf("-%08d", 20260000+number)
-		},
-		"numbers": shift,
-		"numbers, with create": func(log logFiles, number int) string {
-			shift(log, number)
-			log.write("", "")
-			return ".1"
-		},
-	} {
+	for name, rotate := range rotations {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			log := newLog(t)
 			go func() {
 				log.number("", 1, 0, "0\n")
-				for i := range rotations {
+				for i := range count {
 					time.Sleep(2 * time.Millisecond)
 					log.next(rotate(log, i), "", fmt.Sprintf("%d\n", i+1))
 				}
 				log.write("", "end\n")
 			}()
-			there := log.follow()
-			var got []string
-			for deadline := time.Now().Add(patience); !slices.Contains(got, "end\n"); {
-				line, err := there.Next()
-				_, isFirst := logfile.Parse(line)
-				switch {
-				case err != nil || time.Now().After(deadline):
-					t.Fatalf("after %d lines: %v", len(got), err)
-				case line == nil:
-					there.Wait(t.Context())
-				case !isFirst:
-					got = append(got, string(line))
-				}
-			}
-			for i, line := range got[:len(got)-1] {
-				if line != fmt.Sprintf("%d\n", i) {
-					t.Fatalf("line %d is %q", i, line)
-				}
-			}
-			if len(got) != rotations+2 {
-				t.Errorf("read %d lines", len(got))
-			}
+			log.follow().expectNumbers(count + 1)
 		})
+	}
+}
+
+// expectNumbers reads lines up to the line end. They must be the numbers from 0 to count - 1.
+func (r reader) expectNumbers(count int) {
+	var got []string
+	for deadline := time.Now().Add(patience); !slices.Contains(got, "end\n"); {
+		line, err := r.Next()
+		_, isFirst := logfile.Parse(line)
+		switch {
+		case err != nil || time.Now().After(deadline):
+			r.t.Fatalf("after %d lines: %v", len(got), err)
+		case line == nil:
+			r.Wait(r.t.Context())
+		case !isFirst:
+			got = append(got, string(line))
+		}
+	}
+	for i, line := range got[:len(got)-1] {
+		if line != fmt.Sprintf("%d\n", i) {
+			r.t.Fatalf("line %d is %q", i, line)
+		}
+	}
+	if len(got) != count+1 {
+		r.t.Errorf("read %d lines", len(got))
 	}
 }
 

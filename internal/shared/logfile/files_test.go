@@ -73,6 +73,26 @@ func list(t *testing.T, path string) (text string, list *logfile.List) {
 	return text, list
 }
 
+// fill makes files and other things that belong to a log, or only look so.
+func (d directory) fill() {
+	d.t.Helper()
+	d.write("mbus.log", header(log, 10), 5)
+	d.write("mbus.log.1", header(log, 2), 1)
+	d.write("mbus.log-20261124", header(log, 9), 9)
+	d.write("mbus.log-2026-11-24.1", header(log, 1), 2)
+	d.write("mbus.log.2", header(7, 3), 1)
+	d.write("mbus.log.3", "2026/11/24 10:00:00 of an earlier version\ntorn", 1)
+	d.write("mbus.log.4", "no log\n", 1)
+	d.write("mbus.log.5", "", 1)
+	for _, suffix := range []string{".1.gz", ".old", "-", ".", "1", ".a", "-1x", ".1~", "..1"} {
+		d.write("mbus.log"+suffix, header(log, 3), 1)
+	}
+	d.write("x-mbus.log.1", header(log, 3), 1)
+	d.check(os.Mkdir(d.in("mbus.log.6"), 0o700))
+	d.check(os.Symlink("nothing", d.in("mbus.log.7")))
+	d.check(os.Symlink("mbus.log.8", d.in("mbus.log.8")))
+}
+
 // Files are in the order of their numbers, whatever their names and times are. Other names, other
 // kinds of files, and files that can't be read are left out.
 func TestList(t *testing.T) {
@@ -82,21 +102,7 @@ func TestList(t *testing.T) {
 		list.Log(7) != 7 {
 		t.Errorf("of nothing: %s", text)
 	}
-	directory.write("mbus.log", header(log, 10), 5)
-	directory.write("mbus.log.1", header(log, 2), 1)
-	directory.write("mbus.log-20261124", header(log, 9), 9)
-	directory.write("mbus.log-2026-11-24.1", header(log, 1), 2)
-	directory.write("mbus.log.2", header(7, 3), 1)
-	directory.write("mbus.log.3", "2026/11/24 10:00:00 of an earlier version\ntorn", 1)
-	directory.write("mbus.log.4", "no log\n", 1)
-	directory.write("mbus.log.5", "", 1)
-	for _, suffix := range []string{".1.gz", ".old", "-", ".", "1", ".a", "-1x", ".1~", "..1"} {
-		directory.write("mbus.log"+suffix, header(log, 3), 1)
-	}
-	directory.write("x-mbus.log.1", header(log, 3), 1)
-	directory.check(os.Mkdir(directory.in("mbus.log.6"), 0o700))
-	directory.check(os.Symlink("nothing", directory.in("mbus.log.7")))
-	directory.check(os.Symlink("mbus.log.8", directory.in("mbus.log.8")))
+	directory.fill()
 	want := "mbus.log.3 1 0 of 42 bytes\nmbus.log.2 3 7\n" +
 		"mbus.log-2026-11-24.1 1 5b1b30b6c2830ccd\nmbus.log.1 2 5b1b30b6c2830ccd\n" +
 		"mbus.log-20261124 9 5b1b30b6c2830ccd\nmbus.log 10 5b1b30b6c2830ccd FILE\n"

@@ -2,11 +2,11 @@
 // the rotated files beside it. The first line of each file, its header, says which file of which
 // log it is. The broker writes that line before any other of the file:
 //
-//	2026/11/29 07:00:00 Broker: file 12 of log 5b1b30b6c2830ccd, after 48213 bytes of file 11: FILE
+//	2026/11/29 07:00:00 Broker: file 12 of log 5b1b30b6c2830ccd, after 48213 bytes of file 11: bus
 //
 // The header of a log's first file has no part "after":
 //
-//	2026/11/29 06:00:00 Broker: file 1 of log 5b1b30b6c2830ccd: FILE
+//	2026/11/29 06:00:00 Broker: file 1 of log 5b1b30b6c2830ccd: bus
 //
 // The line begins with a time stamp, which readers ignore. The log's id has 16 hexadecimal digits.
 // The number of a file has at most ten digits. The bytes are the offset after the last whole line
