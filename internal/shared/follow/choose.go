@@ -73,24 +73,13 @@ func (f *Follower) choose() (*cursor, error) {
 		}
 		return nil, f.lose("it is another log now, %016x", log)
 	}
-	own, earlier := list.Of(position.Log, position.Number, position.Number), []string(nil)
-	if position.Log == 0 && position.Offset == 0 {
-		own, earlier = oldest(list)
-	} else if position.Log == 0 {
-		own = slices.Concat(list.Files, list.Earlier)
-	}
-	inOwn := func() (*cursor, string, error) { return f.pickOwn(position, own) }
-	steps := []func() (*cursor, string, error){inOwn, f.successor}
+	steps := []func() (next *cursor, unlike string, err error){f.own, f.successor}
 	if f.current.file != nil {
 		slices.Reverse(steps)
 	}
 	var unlike string
 	for _, step := range steps {
 		next, why, err := step()
-		if next != nil && len(earlier) > 0 {
-			f.report(fmt.Sprintf("%s: files of an earlier version are left out: %s",
-				f.path, strings.Join(earlier, ", ")))
-		}
 		if next != nil || err != nil {
 			return next, err
 		}
@@ -99,14 +88,24 @@ func (f *Follower) choose() (*cursor, error) {
 	return nil, f.judge(position, unlike)
 }
 
-// pickOwn opens the one of own, the files with the number of position, that has position. If a
-// file is read already, another one must have more lines after position.
-func (f *Follower) pickOwn(position Position, own []logfile.File) (
-	next *cursor, unlike string, err error) {
-	next, unlike, err = pick(f.list, position, own)
+// own opens the listed file that has the position. If one that has it is open already, another one
+// must have more lines. At the start of the log, it reports which files are left out.
+func (f *Follower) own() (next *cursor, unlike string, err error) {
+	list, position := f.list, f.Position()
+	files, earlier := list.Of(position.Log, position.Number, position.Number), []string(nil)
+	if position.Log == 0 && position.Offset == 0 {
+		files, earlier = oldest(list)
+	} else if position.Log == 0 {
+		files = slices.Concat(list.Files, list.Earlier)
+	}
+	next, unlike, err = pick(list, position, files)
 	if next != nil && f.current.file != nil && next.lines <= position.Offset {
 		next.file.Close()
-		next = nil
+		return nil, "", nil
+	}
+	if next != nil && len(earlier) > 0 {
+		f.report(fmt.Sprintf("%s: files of an earlier version are left out: %s",
+			f.path, strings.Join(earlier, ", ")))
 	}
 	return next, unlike, err
 }

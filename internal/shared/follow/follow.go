@@ -69,11 +69,12 @@ type Follower struct {
 	syncFile func(*os.File) error // osfile.Sync, except in tests
 
 	listFiles func(path string) (*logfile.List, error) // logfile.NewList, except in tests
-	list      *logfile.List                            // the last one; nil: there must be a new one
-	seen      view                                     // before the last listing
-	changed   bool                                     // whether seen was new then
-	rested    time.Time                                // when listings may go on while nothing comes
-	patience  time.Duration                            // patience, or 0 in Recover
+
+	list     *logfile.List // the last one; nil: there must be a new one
+	seen     view          // before the last listing
+	changed  bool          // whether seen was new then
+	rested   time.Time     // when listings may go on while nothing comes
+	patience time.Duration // patience, or 0 in Recover
 
 	awaited  time.Time // since when FILE is awaited; zero: it has not been missing
 	reported bool      // whether a report said so
