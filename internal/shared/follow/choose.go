@@ -21,13 +21,14 @@ func (e *LostError) Error() string {
 	return fmt.Sprintf("%s: the position is lost (%v): %s", e.Log, e.Position, e.Why)
 }
 
-// lose loses the position.
+// lose makes the position a lost one, and returns the error for it.
 func (f *Follower) lose(why string, arguments ...any) error {
 	f.lost = &LostError{f.path, f.Position(), fmt.Sprintf(why, arguments...)}
 	return f.lost
 }
 
-// miss loses the position if something has been missing for patience.
+// miss is lose if something has been missing for as long as the Follower's patience. Until then it
+// returns nil.
 func (f *Follower) miss(why string, arguments ...any) error {
 	now := time.Now()
 	if f.current.missing.IsZero() {
@@ -88,8 +89,8 @@ func (f *Follower) choose() (*cursor, error) {
 	return nil, f.judge(position, unlike)
 }
 
-// own opens the listed file that has the position. If one that has it is open already, another one
-// must have more lines. At the start of the log, it reports which files are left out.
+// own opens the listed file that has the position. If the current file has it, the other one must
+// have more lines. At the start of the log, own reports which files are left out.
 func (f *Follower) own() (next *cursor, unlike string, err error) {
 	list, position := f.list, f.Position()
 	files, earlier := list.Of(position.Log, position.Number, position.Number), []string(nil)
@@ -120,8 +121,8 @@ func (f *Follower) successor() (next *cursor, unlike string, err error) {
 	return pick(f.list, Position{}, successors(f.list, position))
 }
 
-// judge is called if no listed file has more after position. It waits without a limit, or for
-// what is missing, or loses the position. unlike says which files with one number are unlike.
+// judge is called if no listed file has more after position. It returns nil while something can be
+// waited for, and then the error for a lost position. unlike is that of pick.
 func (f *Follower) judge(position Position, unlike string) error {
 	later, named := after(f.list, position), f.list.Named
 	number := position.Number

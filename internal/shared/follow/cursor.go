@@ -12,25 +12,25 @@ import (
 	"mbus/internal/shared/logfile"
 )
 
-// cursor is an open file of the log, and how far it has been read. The line in hand is the one
-// that has not been returned yet.
+// cursor is an open file of the log, and how far it has been read. Its next line is the one after
+// the last line that was returned.
 type cursor struct {
 	file   *os.File // nil: no file with the position has been found yet
-	sought Position // the position without a file
+	sought Position // the position while there is no file
 
 	window
 	from   logfile.File
 	lines  int64  // the offset after the last line that file had when it was opened
 	end    int64  // the offset of the window's end
 	head   []byte // the first contextSize bytes of file, or all before end
-	recent []byte // at least the last contextSize bytes before the line in hand, or all
+	recent []byte // at least the last contextSize bytes before the next line, or all
 
-	begun     int64  // where the line begins that was returned last
+	begun     int64  // the offset of the last line that was returned
 	firstLine uint64 // see hashFirstLine; 0: it is not known yet
 	synced    int64  // the offset up to which file is durable
 
-	judged  bool      // whether choose has decided what follows, since the last read
-	missing time.Time // since when what follows is missing; zero: it is not
+	judged  bool      // whether the files have been listed since the last bytes were read
+	missing time.Time // since when something is missing after the position; zero: nothing is
 }
 
 // openAt opens the file from at position. If the file does not have position, the cursor is nil.
@@ -51,7 +51,7 @@ func openAt(from logfile.File, position Position) (*cursor, error) {
 	return nil, err
 }
 
-// position returns the position of the line in hand.
+// position returns the position before the next line.
 func (c *cursor) position() Position {
 	if c.file == nil {
 		return c.sought
@@ -69,17 +69,17 @@ func (c *cursor) positionAt(offset int64) (Position, error) {
 	return position, err
 }
 
-// offset returns the offset of the line in hand.
+// offset returns the offset of the next line.
 func (c *cursor) offset() int64 {
 	return c.end - int64(len(c.rest()))
 }
 
-// tail returns the last contextSize bytes before the line in hand, or all.
+// tail returns the last contextSize bytes before the next line, or all.
 func (c *cursor) tail() []byte {
 	return c.recent[max(0, len(c.recent)-contextSize):]
 }
 
-// next returns the line in hand, or nil if the file does not have its end yet. The error is
+// next returns the next line, or nil if the file does not have its line feed yet. The error is
 // logfile.ErrChanged if the file was truncated, lost a torn end, or has become another one.
 func (c *cursor) next() ([]byte, error) {
 	for {
@@ -110,7 +110,7 @@ func (c *cursor) isForeign(line []byte) bool {
 }
 
 // read reads the bytes of the file that follow the window. If there are none, grew is false. After
-// reading, it checks that the file still has the bytes around the line in hand.
+// reading, it checks that the file still has the bytes around the next line.
 func (c *cursor) read() (grew bool, err error) {
 	if c.file == nil {
 		return false, nil
@@ -132,7 +132,7 @@ func (c *cursor) read() (grew bool, err error) {
 }
 
 // check returns logfile.ErrChanged unless the file still has its first bytes and those around the
-// start of the line in hand.
+// start of the next line.
 func (c *cursor) check() error {
 	tail, rest := c.tail(), c.rest()
 	around := slices.Concat(tail, rest[:min(len(rest), contextSize)])
@@ -166,9 +166,9 @@ func (c *cursor) rank(list *logfile.List) int {
 	return 0
 }
 
-// pick opens those of files that have position, and returns the one of the highest rank, and of
-// several the longest. If none has position, the cursor is nil. If another one of that rank has
-// other bytes, the cursor is nil too, and unlike says so.
+// pick opens the file that counts of those that have position: the one of the highest rank, and of
+// several the longest. The cursor is nil if none has position. It is also nil if another file of
+// the highest rank has other bytes. Then unlike says so.
 func pick(list *logfile.List, position Position, files []logfile.File) (
 	best *cursor, unlike string, err error) {
 	var found []*cursor

@@ -2,19 +2,19 @@
 // truncated. A Position is a place in the log, and a State keeps one in a file. The package
 // does not look into the lines, except into the first of each file; see package logfile.
 //
-// A Follower goes through the same cycle again and again:
+// A Follower repeats this cycle. FILE is the file that has the log's name.
 //
-//  1. The lines that have been read are returned, one by one.
-//  2. More of the file in hand is read; if the file does not have the bytes around the position
-//     any more, it is left, and the position is looked for among the log's files.
-//  3. At the end of the file in hand, the next one is the file with the next number whose first
-//     line says that it begins after exactly the bytes that have been read.
-//  4. If there is none, and the file in hand is FILE, there is nothing to do but to wait; else
-//     the directory is listed, but only if something has changed.
-//  5. What the listed files show to be missing is waited for up to 10 seconds; then the position
-//     is lost, and at once if no waiting can help.
-//  6. Before the first line of the next file is returned, the file in hand is synced, and its
-//     end without a line feed is returned as a torn line.
+//  1. It returns the lines that it has read of the current file, one by one.
+//  2. It reads more of the current file. If the file does not have the bytes around the position
+//     any more, the Follower closes it, and goes on at 4.
+//  3. At the end of the current file, it goes on to the next one: the file with the next number
+//     whose first line says that it begins after exactly the bytes that were read. It syncs the
+//     current file first, and returns the bytes after its last line feed as a torn line.
+//  4. If there is no next file, and the current file is FILE, it waits. Otherwise it lists the
+//     log's files, but only if something has changed. It goes on in a file that has the position,
+//     or in the next one.
+//  5. If the list shows that something is missing, it waits for that for up to 10 seconds. Then
+//     the position is lost. If waiting can't help, the position is lost at once.
 package follow
 
 import (
@@ -38,20 +38,20 @@ const (
 	// which do not report the changes of other machines.
 	watchedInterval = 200 * time.Millisecond
 
-	// listInterval is the time between two listings while something is missing. It is also how
-	// long after a change the directory is listed once more: the times of directories are
-	// coarse, and may hide a second change.
+	// listInterval is the time between two listings while something is missing. After a change,
+	// the files are listed twice with this time between: the times of directories are coarse,
+	// and may hide a second change.
 	listInterval = time.Second
 
-	// listShare limits the share of the time that listings take while nothing comes: after one,
-	// none follows for so many times as long.
+	// listShare limits the share of the time that listings take while nothing comes: the next one
+	// is listShare times as long after the last one as that took.
 	listShare = 200
 
 	// patience is how long what is missing is waited for. Programs that copy or rename the
 	// files of a log change one after the other.
 	patience = 10 * time.Second
 
-	// awaitPatience is how long a missing FILE is waited for without a word.
+	// awaitPatience is how long FILE is missing before that is reported.
 	awaitPatience = 5 * time.Second
 )
 
@@ -62,7 +62,7 @@ type Follower struct {
 	path   string
 	report func(line string)
 
-	current *cursor // what is read
+	current *cursor // the current file
 	lost    error   // a LostError, until the next Seek
 
 	syncErr  error                // the first error of a sync
@@ -77,14 +77,14 @@ type Follower struct {
 	patience time.Duration // patience, or 0 in Recover
 
 	awaited  time.Time // since when FILE is awaited; zero: it has not been missing
-	reported bool      // whether a report said so
+	reported bool      // whether that was reported
 
 	watcher  watcher
 	resolved string // the path of FILE at the last look; empty: there was none
 }
 
-// view is what a look sees without a listing. Another file with the name of FILE changes the time
-// of the directory.
+// view is what can be seen of a log without a listing. When another file gets the name of FILE, the
+// time of the directory changes.
 type view struct {
 	path      string    // of FILE, resolved
 	size      int64     // of FILE; 0: it is missing, or empty
@@ -125,8 +125,8 @@ func (f *Follower) Seek(position Position) {
 	f.list, f.lost = nil, nil
 }
 
-// enter makes next the current cursor. If next is the start of a file, enter returns the bytes
-// after the last line of the file before.
+// enter makes next the current cursor, and closes the file of the one before. If next is at the
+// start of a file, torn is what the file before has after its last line.
 func (f *Follower) enter(next *cursor) (torn []byte) {
 	f.Sync() // keeps its error for the caller's next Sync
 	f.current.file.Close()
@@ -151,7 +151,7 @@ func (f *Follower) Next() (line []byte, err error) {
 	for f.lost == nil {
 		line, err := f.current.next()
 		if err == logfile.ErrChanged {
-			f.Seek(f.Position()) // in another file
+			f.Seek(f.Position()) // another file may have it
 			continue
 		}
 		if line != nil || err != nil {
@@ -186,8 +186,8 @@ func (f *Follower) Wait(ctx context.Context) {
 	}
 }
 
-// findNext returns where reading goes on after the end of the current file, or nil if it does not
-// go on at present.
+// findNext is called at the end of the current file. It opens the file in which reading goes on.
+// The cursor is nil if there is none at present.
 func (f *Follower) findNext() (*cursor, error) {
 	next, _, err := f.successor()
 	if next == nil && err == nil {
@@ -200,8 +200,8 @@ func (f *Follower) findNext() (*cursor, error) {
 	return next, err
 }
 
-// look looks at FILE and at the directory. If something has changed, it lists the files, and
-// chooses where reading goes on.
+// look is findNext without the last list. It looks at FILE and at the directory. If something has
+// changed, it lists the files, and chooses one.
 func (f *Follower) look() (*cursor, error) {
 	seen, named, err := viewOf(f.path)
 	if err != nil {
@@ -227,7 +227,7 @@ func (f *Follower) look() (*cursor, error) {
 	return f.choose()
 }
 
-// await reports once that FILE is missing, if it is missing for awaitPatience.
+// await reports once that FILE is missing, after awaitPatience.
 func (f *Follower) await(now time.Time) {
 	if f.awaited.IsZero() {
 		f.awaited = now

@@ -137,7 +137,7 @@ func (r reader) expect(want string) error {
 func (r reader) until(isDone func(got string) bool, want string) error {
 	r.t.Helper()
 	var got strings.Builder
-	// Not Wait: time stands still in a synctest bubble while the kernel is waited for.
+	// Not Wait: no time passes in a synctest bubble while Wait waits for the kernel.
 	const interval = 75 * time.Millisecond
 	for deadline := time.Now().Add(patience); ; time.Sleep(interval) {
 		for {

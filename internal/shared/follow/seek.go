@@ -38,7 +38,7 @@ func (f *Follower) End() (found Position, err error) {
 // position is there without it, this is the start of that file, else that of the next file there
 // is, else that of FILE. If FILE is of another log, or if position does not say its log, it is
 // the start of the log. If position is not lost, Recover returns it. It decides at once by what is
-// there. Afterwards the Follower is elsewhere.
+// there. Afterwards the Follower's own position is undefined until Seek sets it.
 func (f *Follower) Recover(position Position) (Position, error) {
 	f.patience = 0
 	defer func() { f.patience = patience }()

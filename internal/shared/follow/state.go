@@ -27,7 +27,7 @@ const (
 	maxNote = 128
 
 	// placeFormat and oldFormat are the forms of a position in a line. A line of an earlier
-	// version has a time, which is not used any more.
+	// version also has a time, which is not used.
 	placeFormat = "offset %d log %016x file %d hash %x"
 	oldFormat   = "offset %d time %d hash %x"
 )
@@ -149,10 +149,10 @@ func (s *State) start() []byte {
 }
 
 // format returns a line of the file.
-func (s *State) format(save save) []byte {
-	line := fmt.Appendf(s.start(), "%d "+placeFormat+" note %s", save.number,
-		save.position.Offset, save.position.Log, save.position.Number, save.position.Hash,
-		save.note)
+func (s *State) format(saved save) []byte {
+	line := fmt.Appendf(s.start(), "%d "+placeFormat+" note %s", saved.number,
+		saved.position.Offset, saved.position.Log, saved.position.Number, saved.position.Hash,
+		saved.note)
 	return seal(append(line, bytes.Repeat([]byte(" "), slotSize-checkSize-len(line))...))
 }
 

@@ -21,8 +21,8 @@ import (
 type watcher struct {
 	inotify    *os.File // nil: not yet
 	descriptor int      // of inotify
-	path       string   // of FILE, resolved
-	directory  int      // the watch of its directory
+	name       string   // the base name of FILE
+	directory  int      // the watch of the directory of FILE
 	watches    []int    // all watches
 	events     [4 << 10]byte
 }
@@ -40,9 +40,8 @@ func (w *watcher) watch(path string, file *os.File) (isNew bool, err error) {
 		w.inotify = os.NewFile(uintptr(w.descriptor), "inotify")
 	}
 	const names = syscall.IN_CREATE | syscall.IN_MOVED_TO | syscall.IN_ONLYDIR
-	w.path = path
-	w.directory, err = syscall.InotifyAddWatch(
-		w.descriptor, filepath.Dir(path), names)
+	w.name = filepath.Base(path)
+	w.directory, err = syscall.InotifyAddWatch(w.descriptor, filepath.Dir(path), names)
 	if err != nil {
 		return false, err
 	}
@@ -111,7 +110,7 @@ func (w *watcher) concern(count int) bool {
 		case !slices.Contains(w.watches, watch), mask&syscall.IN_IGNORED != 0:
 		case watch != w.directory:
 			return true
-		case logfile.Belongs(string(bytes.TrimRight(name, "\x00")), filepath.Base(w.path)):
+		case logfile.Belongs(string(bytes.TrimRight(name, "\x00")), w.name):
 			return true
 		}
 	}

@@ -207,7 +207,7 @@ func TestWaitWithoutDirectory(t *testing.T) {
 	}
 }
 
-// Close and the change of the file in hand leave no watch behind.
+// Close ends all watches.
 func TestWatchesEnd(t *testing.T) {
 	before := descriptors(t)
 	log := watch(t, header)

@@ -14,12 +14,11 @@ const (
 // window holds the bytes of a source that have been read and not returned.
 type window struct {
 	text    []byte
-	line    int // the line in hand begins at text[line]
+	line    int // the next line begins at text[line]
 	scanned int // text[line:scanned] has no line feed
 }
 
-// cut returns the line in hand with its line feed, and makes the one after it the line in
-// hand. It returns nil if the end of the line has not been read yet.
+// cut returns the next line with its line feed, or nil if its line feed has not been read yet.
 func (w *window) cut() []byte {
 	length := bytes.IndexByte(w.text[w.scanned:], '\n')
 	if length < 0 {
@@ -32,7 +31,7 @@ func (w *window) cut() []byte {
 	return line
 }
 
-// rest returns those bytes of the line in hand that have been read.
+// rest returns the bytes of the next line that have been read.
 func (w *window) rest() []byte {
 	return w.text[w.line:]
 }

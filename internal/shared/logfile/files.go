@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// listPatience limits how long List waits for two equal looks at the files.
+	// listPatience limits how long NewList waits for two equal looks at the files.
 	listPatience = 10 * time.Second
 
 	// namesAtOnce limits how many names of a directory are in memory at once.
@@ -50,10 +50,9 @@ type List struct {
 // Of returns the files of log that have the numbers from first to last, the lowest number first.
 // Of log 0 this is FILE without a header.
 func (l *List) Of(log uint64, first, last int64) []File {
-	start, _ := slices.BinarySearchFunc(
-		l.Files, Header{Log: log, Number: first}, compareNumbers)
-	end, _ := slices.BinarySearchFunc(
-		l.Files, Header{Log: log, Number: last + 1}, compareNumbers)
+	from, after := Header{Log: log, Number: first}, Header{Log: log, Number: last + 1}
+	start, _ := slices.BinarySearchFunc(l.Files, from, compareNumbers)
+	end, _ := slices.BinarySearchFunc(l.Files, after, compareNumbers)
 	return l.Files[start:max(start, end)]
 }
 
