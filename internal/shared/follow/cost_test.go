@@ -79,6 +79,30 @@ func TestManyFiles(t *testing.T) {
 	}
 }
 
+// The first line of a new FILE is read at once, however long the last listing took.
+func TestFirstLineAfterSlowListing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "mbus.log")
+		follower := New(path, func(line string) { t.Error(line) })
+		defer follower.Close()
+		list := follower.listFiles
+		follower.listFiles = func(path string) (*logfile.List, error) {
+			time.Sleep(time.Second)
+			return list(path)
+		}
+		size := writeFile(t, path, 1, 0)
+		readAll(t, follower)
+		if err := os.Rename(path, path+".1"); err != nil {
+			t.Fatal(err)
+		}
+		readAll(t, follower)
+		writeFile(t, path, 2, size)
+		if lines, _ := readAll(t, follower); lines != 1 {
+			t.Errorf("%d lines", lines)
+		}
+	})
+}
+
 // fill makes 10,000 names in directory, or 100,000 in a long campaign.
 func fill(t *testing.T, directory string) {
 	t.Helper()

@@ -262,15 +262,13 @@ func viewOf(path string) (seen view, named fs.FileInfo, err error) {
 }
 
 // isDue reports whether the files must be listed: for the first time after a read, because FILE
-// has got its first line, because something else has changed, or once more.
+// has got its first bytes, because something else has changed, or once more.
 func (f *Follower) isDue(seen view, now time.Time) bool {
-	before := f.seen
-	isNew := seen.size > 0 && (before.size == 0 || seen.directory != before.directory)
-	if f.list == nil || !f.current.judged || isNew {
+	if f.list == nil || !f.current.judged || f.seen.size == 0 && seen.size > 0 {
 		return true
 	}
 	again := f.changed || !f.current.missing.IsZero()
-	return seen != before && now.After(f.rested) ||
+	return seen != f.seen && now.After(f.rested) ||
 		again && now.After(f.rested.Add(listInterval))
 }
 

@@ -16,7 +16,7 @@ const (
 	atOnce  = 100 * time.Millisecond // a Wait that a change ends is shorter
 	header  = "2026/11/29 06:00:00 Broker: file 1 of log 5b1b30b6c2830ccd: mbus.log\n"
 	header2 = "2026/11/29 06:00:00 Broker: file 2 of log 5b1b30b6c2830ccd, " +
-		"after 71 bytes of file 1: mbus.log\n"
+		"after 73 bytes of file 1: mbus.log\n"
 )
 
 // watched is a log in a directory, and a Follower that has read all of it.
@@ -119,12 +119,13 @@ func TestWaitEnds(t *testing.T) {
 	log.expect("a line", "a\n", func() { log.write("mbus.log", "a\n") })
 	log.settle()
 	path := filepath.Join(log.directory, "mbus.log")
-	log.expect("a new file", header2, func() {
-		os.Rename(path, path+".1")
-		log.write("mbus.log", header2)
-	})
+	os.Rename(path, path+".1")
 	log.settle()
-	log.expect("a line of the new file", "b\n", func() { log.write("mbus.log", "b\n") })
+	log.expect("a line after the rename", "b\n", func() { log.write("mbus.log.1", "b\n") })
+	log.settle()
+	log.expect("a new file", header2, func() { log.write("mbus.log", header2) })
+	log.settle()
+	log.expect("a line of the new file", "c\n", func() { log.write("mbus.log", "c\n") })
 }
 
 // A change after the last look and before the first Wait ends that Wait.
@@ -141,7 +142,7 @@ func TestWaitAfterChange(t *testing.T) {
 
 // The first line of a new FILE that has been empty until then ends Wait.
 func TestWaitForEmptyFile(t *testing.T) {
-	log := watch(t, header+"a\n")
+	log := watch(t, header+"a\nb\n")
 	path := filepath.Join(log.directory, "mbus.log")
 	log.settle()
 	os.Rename(path, path+".1")
