@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"slices"
 
 	"mbus/internal/shared/logfile"
 )
@@ -33,18 +34,15 @@ func (p Position) String() string {
 	case p.Log == 0:
 		return fmt.Sprintf("offset %d of a file without a number", p.Offset)
 	}
-	return fmt.Sprintf("offset %d of file %d of log %016x",
-		p.Offset, p.Number, p.Log)
+	return fmt.Sprintf("offset %d of file %d of log %016x", p.Offset, p.Number, p.Log)
 }
 
 // hash returns the Hash of a position. Its file begins with head, and tail ends at the position.
 // Each has contextSize bytes, or all before the position.
 func hash(head, tail []byte) (sum [sha256.Size / 2]byte) {
 	if len(tail) > 0 {
-		whole := sha256.New()
-		whole.Write(head)
-		whole.Write(tail)
-		copy(sum[:], whole.Sum(nil))
+		whole := sha256.Sum256(slices.Concat(head, tail))
+		copy(sum[:], whole[:])
 	}
 	return sum
 }

@@ -39,10 +39,9 @@ func (w *window) rest() []byte {
 // room returns free space of text to read into. The caller passes the count of bytes read to
 // add.
 func (w *window) room() []byte {
-	rest := len(w.text) - w.line
-	if w.line > rest || w.line > 0 && cap(w.text)-len(w.text) < minRead {
-		copy(w.text, w.text[w.line:])
-		w.text = w.text[:rest]
+	rest := w.rest()
+	if w.line > len(rest) || w.line > 0 && cap(w.text)-len(w.text) < minRead {
+		w.text = append(w.text[:0], rest...)
 		w.scanned -= w.line
 		w.line = 0
 	}

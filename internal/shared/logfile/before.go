@@ -17,13 +17,12 @@ import (
 // beside it, or if last has a greater number. last is the header of the file that was written last,
 // or zero.
 func (l *List) CheckNamed(file io.ReaderAt, last Header) error {
-	start := make([]byte, len(logline.StampFormat))
-	count, err := file.ReadAt(start, 0)
-	if err != nil && err != io.EOF {
+	start, err := io.ReadAll(io.NewSectionReader(file, 0, int64(len(logline.StampFormat))))
+	if err != nil {
 		return err
 	}
 	// A log begins with a time stamp, or a part of one. A power loss can leave zeros.
-	if !logline.BeginsStamp(bytes.TrimRight(start[:count], "\x00")) {
+	if !logline.BeginsStamp(bytes.TrimRight(start, "\x00")) {
 		return errors.New("is not a log, it was left as it is")
 	}
 	const old = "is file %d of its log, but "

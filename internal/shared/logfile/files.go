@@ -234,12 +234,10 @@ func (f *File) inspect(isNamed bool) error {
 		return err
 	}
 	defer opened.Close()
-	start := make([]byte, maxSize)
-	count, err := opened.ReadAt(start, 0)
-	if err != nil && err != io.EOF {
+	start, err := io.ReadAll(io.NewSectionReader(opened, 0, maxSize))
+	if err != nil {
 		return err
 	}
-	start = start[:count]
 	header, found := Parse(start[:bytes.IndexByte(start, '\n')+1])
 	if f.Header = header; found || !isNamed && !logline.IsStamp(start) {
 		return nil
