@@ -72,7 +72,7 @@ func (s *store) initFile() error {
 	if err := lock(s.file); err != nil {
 		return err
 	}
-	list, err := logfile.NewLister(s.path).List()
+	list, err := logfile.NewList(s.path)
 	info, wrong := s.file.Stat()
 	if err := cmp.Or(err, wrong); err != nil {
 		return err

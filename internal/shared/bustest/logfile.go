@@ -14,7 +14,7 @@ import (
 // log is a new one.
 func FirstLine(t testing.TB, path string) string {
 	t.Helper()
-	list, err := logfile.NewLister(path).List()
+	list, err := logfile.NewList(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -154,61 +154,59 @@ func TestEarlierVersionAtStart(t *testing.T) {
 	expect("a\nb\n", "mbus.log.2")
 }
 
+// offsetAndNote writes text to a state at path, and returns the offset and the note that it has.
+func offsetAndNote(t *testing.T, path string, text []byte) string {
+	t.Helper()
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	state := openState(t, path)
+	defer state.Close()
+	position, note, _ := state.Load()
+	return fmt.Sprint(position.Offset, " ", note)
+}
+
+// saveAt saves a position to the state at path, and returns the text of the file.
+func saveAt(t *testing.T, path string, number int, note string) []byte {
+	t.Helper()
+	state := openState(t, path)
+	defer state.Close()
+	if err := state.Save(position(number), note); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || len(text) != 768 {
+		t.Fatalf("%d bytes, %v", len(text), err)
+	}
+	return text
+}
+
 // The first save to a state of an earlier version leaves a whole line at each moment.
 func TestEarlierStateIsReplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
-	load := func(text []byte) string {
-		t.Helper()
-		if err := os.WriteFile(path, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		state := openState(t, path)
-		defer state.Close()
-		position, note, _ := state.Load()
-		return fmt.Sprint(position.Offset, " ", note)
-	}
 	for text, before := range map[string]string{afterTwo: "48 note 1", afterFour: "25 note 3"} {
-		if got := load([]byte(text)); got != before {
-			t.Errorf("it has %s, want %s", got, before)
+		expect := func(what string, text []byte, want string) {
+			t.Helper()
+			if got := offsetAndNote(t, path, text); got != want {
+				t.Errorf("%s: it has %s, want %s", what, got, want)
+			}
 		}
-		state := openState(t, path)
-		if err := state.Save(position(1), "new"); err != nil {
-			t.Fatal(err)
-		}
-		state.Close()
-		after, err := os.ReadFile(path)
-		if err != nil || len(after) != 768 {
-			t.Fatalf("%d bytes, %v", len(after), err)
-		}
+		expect("before", []byte(text), before)
+		after := saveAt(t, path, 1, "new")
 		middle := append(bytes.Clone(after[:256]), text[256:]...)
-		if got := load(middle); got != before {
-			t.Errorf("after the copy it has %s, want %s", got, before)
-		}
+		expect("after the copy", middle, before)
 		for length := range 257 {
 			torn := append(bytes.Clone(middle[:length]), text[length:]...)
-			if got := load(torn); got != before {
-				t.Errorf("%d bytes of the copy: it has %s, want %s", length, got, before)
-			}
+			expect(fmt.Sprint(length, " bytes of the copy"), torn, before)
 		}
 		for length := 385; length < 768; length++ {
-			for _, torn := range [][]byte{after[:length],
-				append(bytes.Clone(after[:length]), make([]byte, 768-length)...)} {
-				if got := load(torn); got != before {
-					t.Errorf("%d bytes of the line: it has %s, want %s", length, got, before)
-				}
-			}
+			what := fmt.Sprint(length, " bytes of the line")
+			expect(what, after[:length], before)
+			zeros := make([]byte, 768-length)
+			expect(what+", then zeros", append(bytes.Clone(after[:length]), zeros...), before)
 		}
-		if got := load(after); got != "1 new" {
-			t.Errorf("it has %s", got)
-		}
-		next := openState(t, path)
-		if err := next.Save(position(2), strings.Repeat("x", 128)); err != nil {
-			t.Fatal(err)
-		}
-		next.Close()
-		after, _ = os.ReadFile(path)
-		if got := load(after); got != "2 "+strings.Repeat("x", 128) {
-			t.Errorf("it has %s", got)
-		}
+		expect("after the save", after, "1 new")
+		long := strings.Repeat("x", 128)
+		expect("after the next save", saveAt(t, path, 2, long), "2 "+long)
 	}
 }

@@ -2,30 +2,27 @@
 // truncated. A Position is a place in the log, and a State keeps one in a file. The package
 // does not look into the lines, except into the first of each file; see package logfile.
 //
-// A Follower goes through the same cycle again and again:
+// A Follower repeats this cycle. FILE is the file that has the log's name.
 //
-//  1. The lines that have been read are returned, one by one.
-//  2. More of the file in hand is read; if the file does not have the bytes around the position
-//     any more, it is left, and the position is looked for among the log's files.
-//  3. At the end of the file in hand, the next one is the file with the next number whose first
-//     line says that it begins after exactly the bytes that have been read.
-//  4. If there is none, and the file in hand is FILE, there is nothing to do but to wait; else
-//     the directory is listed, but only if something has changed.
-//  5. What the listed files show to be missing is waited for up to 10 seconds; then the position
-//     is lost, and at once if no waiting can help.
-//  6. Before the first line of the next file is returned, the file in hand is synced, and its
-//     end without a line feed is returned as a torn line.
+//  1. It returns the lines that it has read of the current file, one by one.
+//  2. It reads more of the current file. If the file does not have the bytes around the position
+//     any more, the Follower closes it, and goes on at 4.
+//  3. At the end of the current file, it goes on to the next one: the file with the next number
+//     whose first line says that it begins after exactly the bytes that were read. It syncs the
+//     current file first, and returns the bytes after its last line feed as a torn line.
+//  4. If there is no next file, and the current file is FILE, it waits. Otherwise it lists the
+//     log's files, but only if something has changed. It goes on in a file that has the position,
+//     or in the next one.
+//  5. If the list shows that something is missing, it waits for that for up to 10 seconds. Then
+//     the position is lost. If waiting can't help, the position is lost at once.
 package follow
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"mbus/internal/shared/logfile"
@@ -41,20 +38,20 @@ const (
 	// which do not report the changes of other machines.
 	watchedInterval = 200 * time.Millisecond
 
-	// listInterval is the time between two listings while something is missing. It is also how
-	// long after a change the directory is listed once more: the times of directories are
-	// coarse, and may hide a second change.
+	// listInterval is the time between two listings while something is missing. After a change,
+	// the files are listed twice with this time between: the times of directories are coarse,
+	// and may hide a second change.
 	listInterval = time.Second
 
-	// listShare limits the share of the time that listings take while nothing comes: after one,
-	// none follows for so many times as long.
+	// listShare limits the share of the time that listings take while nothing comes: the next one
+	// is listShare times as long after the last one as that took.
 	listShare = 200
 
 	// patience is how long what is missing is waited for. Programs that copy or rename the
 	// files of a log change one after the other.
 	patience = 10 * time.Second
 
-	// awaitPatience is how long a missing FILE is waited for without a word.
+	// awaitPatience is how long FILE is missing before that is reported.
 	awaitPatience = 5 * time.Second
 )
 
@@ -64,42 +61,30 @@ const (
 type Follower struct {
 	path   string
 	report func(line string)
-	window
-	file   *os.File       // in hand; nil: none has been found yet
-	header logfile.Header // of file
-	end    int64          // the offset in file of the window's end
-	head   []byte         // the first contextSize bytes of file, or all before end
-	next   place          // is read after file; without a file: it is not known yet
 
-	recent []byte   // at least the last contextSize bytes before the line in hand, or all
-	begun  int64    // where the last line that was returned begins in file
-	moved  bool     // whether a line of file has been returned
-	kept   Position // the position until then
+	current *cursor // the current file
+	lost    error   // a LostError, until the next Seek
 
-	firstLine uint64 // see hashFirstLine; 0: it is not known yet
-	lost      error  // a LostError, until the next Seek
-
-	synced   int64                // the offset up to which file is durable
 	syncErr  error                // the first error of a sync
 	syncFile func(*os.File) error // osfile.Sync, except in tests
 
-	lister   *logfile.Lister
-	list     *logfile.List // the files of the last listing; nil: they must be listed
+	listFiles func(path string) (*logfile.List, error) // logfile.NewList, except in tests
+
+	list     *logfile.List // the last one; nil: there must be a new one
 	seen     view          // before the last listing
 	changed  bool          // whether seen was new then
 	rested   time.Time     // when listings may go on while nothing comes
-	reported bool          // whether a report said so
-	judged   bool          // whether choose has decided since the last line
-	missing  time.Time     // since when something is missing; zero: nothing is
-	awaited  time.Time     // since when FILE is awaited; zero: it has not been missing
 	patience time.Duration // patience, or 0 in Recover
+
+	awaited  time.Time // since when FILE is awaited; zero: it has not been missing
+	reported bool      // whether that was reported
 
 	watcher  watcher
 	resolved string // the path of FILE at the last look; empty: there was none
 }
 
-// view is what a look sees without a listing. Another file with the name of FILE changes the time
-// of the directory.
+// view is what can be seen of a log without a listing. When another file gets the name of FILE, the
+// time of the directory changes.
 type view struct {
 	path      string    // of FILE, resolved
 	size      int64     // of FILE; 0: it is missing, or empty
@@ -111,87 +96,46 @@ type view struct {
 // that the log is still missing after 5 seconds.
 func New(path string, report func(line string)) *Follower {
 	return &Follower{
-		path: path, report: report, syncFile: osfile.Sync, patience: patience,
-		lister: logfile.NewLister(path),
+		path: path, report: report, current: new(cursor), syncFile: osfile.Sync,
+		listFiles: logfile.NewList, patience: patience,
 	}
 }
 
 // Close closes what the Follower has open.
-func (follower *Follower) Close() {
-	follower.file.Close() // of a nil file, Close does nothing
-	follower.next.file.Close()
-	follower.watcher.close()
+func (f *Follower) Close() {
+	f.current.file.Close() // of a nil file, Close does nothing
+	f.watcher.close()
 }
 
-// Position returns the position after the last line that Next returned. Until a newer file
-// has a line, the position is in the older file. The call takes some microseconds.
-func (follower *Follower) Position() Position {
-	if !follower.moved {
-		return follower.kept
-	}
-	tail := follower.tail()
-	return Position{
-		Log: follower.header.Log, Number: follower.header.Number, Offset: follower.offset(),
-		Hash: hash(follower.head[:len(tail)], tail),
-	}
-}
-
-// tail returns the last contextSize bytes before the line in hand, or all.
-func (follower *Follower) tail() []byte {
-	return follower.recent[max(0, len(follower.recent)-contextSize):]
-}
-
-// offset returns the offset of the line in hand in the file in hand.
-func (follower *Follower) offset() int64 {
-	return follower.end - int64(len(follower.rest()))
-}
+// Position returns the position after the last line that Next returned. After a torn line it is
+// the start of the next file. The call takes some microseconds.
+func (f *Follower) Position() Position { return f.current.position() }
 
 // At reports whether the Follower is at position. The file's name does not matter.
-func (follower *Follower) At(position Position) bool {
-	if follower.moved && follower.offset() != position.Offset {
+func (f *Follower) At(position Position) bool {
+	if f.current.file != nil && f.current.offset() != position.Offset {
 		return false // without the cost of the hash
 	}
-	return follower.Position() == position
+	return f.Position() == position
 }
 
 // Seek makes Next return the line after position. Next finds out whether the log has position.
-func (follower *Follower) Seek(position Position) {
-	follower.leave(position)
-	follower.list, follower.lost, follower.missing = nil, nil, time.Time{}
+func (f *Follower) Seek(position Position) {
+	f.enter(&cursor{sought: position})
+	f.list, f.lost = nil, nil
 }
 
-// leave closes the file in hand. Its caller passes the position that remains.
-func (follower *Follower) leave(kept Position) {
-	follower.Sync() // keeps its error for the caller's next Sync
-	follower.file.Close()
-	follower.next.file.Close()
-	follower.file, follower.next = nil, place{}
-	follower.window = window{text: follower.text[:0]}
-	follower.head, follower.recent = follower.head[:0], follower.recent[:0]
-	follower.end, follower.synced, follower.firstLine = 0, 0, 0
-	follower.moved, follower.kept, follower.judged = false, kept, false
-}
-
-// drop leaves the file in hand, which has changed, and has the position looked for.
-func (follower *Follower) drop() {
-	follower.leave(follower.Position())
-	follower.list = nil
-}
-
-// enter makes the next file the one in hand. The position remains until there is a line, but a
-// file that has it gives it its number.
-func (follower *Follower) enter() {
-	next, kept := follower.next, follower.Position()
-	follower.next = place{}
-	follower.leave(kept)
-	follower.file, follower.header = next.file, next.from.Header
-	follower.end = next.offset
-	follower.head = append(follower.head, next.head...)
-	follower.recent = append(follower.recent, next.tail...)
-	follower.missing = time.Time{}
-	if next.offset > 0 {
-		follower.kept.Log, follower.kept.Number = follower.header.Log, follower.header.Number
+// enter makes next the current cursor, and closes the file of the one before. If next is at the
+// start of a file, torn is what the file before has after its last line.
+func (f *Follower) enter(next *cursor) (torn []byte) {
+	f.Sync() // keeps its error for the caller's next Sync
+	f.current.file.Close()
+	if next.end == 0 {
+		torn = f.current.rest()
 	}
+	next.text = f.current.text[:0] // the torn bytes are there until the next read
+	f.current = next
+	return torn
 }
 
 // Next returns the next line with its line feed, or nil if there is none at present; see
@@ -199,53 +143,29 @@ func (follower *Follower) enter() {
 // then.
 //
 // When a newer file has a line, Next returns the bytes after the last line feed of the older
-// file as a line without a line feed. They don't move the position.
+// file as a line without a line feed.
 //
 // The error is a LostError if the log does not have the position, or not all that follows it.
 // Then each call returns it until Seek is called.
-func (follower *Follower) Next() (line []byte, err error) {
-	for follower.lost == nil {
-		if line := follower.cut(); line != nil {
-			if follower.isForeign(line) {
-				follower.drop()
-				continue
-			}
-			follower.moved, follower.judged = true, false
-			follower.begun = follower.offset() - int64(len(line))
-			follower.recent = appendContext(follower.recent, line)
-			return line, nil
-		}
-		if follower.next.file != nil {
-			follower.enter()
-		}
-		grew, err := follower.read()
-		if err != nil {
-			return nil, err
-		}
-		if grew {
+func (f *Follower) Next() (line []byte, err error) {
+	for f.lost == nil {
+		line, err := f.current.next()
+		if err == logfile.ErrChanged {
+			f.Seek(f.Position()) // another file may have it
 			continue
 		}
-		if err := follower.look(); err != nil || follower.next.file == nil {
+		if line != nil || err != nil {
+			return line, err
+		}
+		next, err := f.findNext()
+		if next == nil || err != nil {
 			return nil, err
 		}
-		if torn := follower.rest(); follower.next.offset == 0 && len(torn) > 0 {
+		if torn := f.enter(next); len(torn) > 0 {
 			return torn, nil
 		}
 	}
-	return nil, follower.lost
-}
-
-// isForeign reports whether line is the first of another file than the one in hand was: that one
-// was emptied before its first line was read.
-func (follower *Follower) isForeign(line []byte) bool {
-	if follower.offset() > int64(len(line)) {
-		return false
-	}
-	header, found := logfile.Parse(line)
-	if !found {
-		header.Number = 1
-	}
-	return header != follower.header
+	return nil, f.lost
 }
 
 // Wait waits until the log may have another line, for 200 ms, or for the end of ctx. Without
@@ -253,10 +173,10 @@ func (follower *Follower) isForeign(line []byte) bool {
 //
 // What is watched is watched before the last look at it: otherwise a change between the two would
 // not end the wait. So if there is anything new to watch, Wait returns, and the next call waits.
-func (follower *Follower) Wait(ctx context.Context) {
-	isNew, err := follower.watcher.watch(follower.resolved, follower.file)
+func (f *Follower) Wait(ctx context.Context) {
+	isNew, err := f.watcher.watch(f.resolved, f.current.file)
 	if err == nil && !isNew {
-		err = follower.watcher.wait(ctx, watchedInterval)
+		err = f.watcher.wait(ctx, watchedInterval)
 	}
 	if err != nil {
 		select {
@@ -266,119 +186,66 @@ func (follower *Follower) Wait(ctx context.Context) {
 	}
 }
 
-// read reads the bytes of the file in hand that follow the window. If there are none, grew
-// is false. After reading, it checks that the file still has the bytes around the line in
-// hand. If not, the file was truncated or lost a torn end: read drops it.
-func (follower *Follower) read() (grew bool, err error) {
-	if follower.file == nil {
-		return false, nil
+// findNext is called at the end of the current file. It opens the file in which reading goes on.
+// The cursor is nil if there is none at present.
+func (f *Follower) findNext() (*cursor, error) {
+	next, _, err := f.successor()
+	if next == nil && err == nil {
+		next, err = f.look()
 	}
-	room := follower.room()
-	count, err := follower.file.ReadAt(room, follower.end)
-	if err != nil && err != io.EOF {
-		return false, err
+	if err == logfile.ErrChanged {
+		f.list = nil // the next look lists anew
+		return nil, nil
 	}
-	intact, err := follower.intact()
+	return next, err
+}
+
+// look is findNext without the last list. It looks at FILE and at the directory. If something has
+// changed, it lists the files, and chooses one.
+func (f *Follower) look() (*cursor, error) {
+	seen, named, err := viewOf(f.path)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	if !intact {
-		follower.drop()
-		return true, nil
-	}
-	missing := contextSize - len(follower.head)
-	follower.head = append(follower.head, room[:min(count, missing)]...)
-	follower.add(count)
-	follower.end += int64(count)
-	if count > 0 {
-		follower.missing = time.Time{}
-	}
-	return count > 0, nil
-}
-
-// intact reports whether the file in hand still has its first bytes and those around the
-// start of the line in hand.
-func (follower *Follower) intact() (bool, error) {
-	has := func(offset int64, want []byte) (bool, error) {
-		found := make([]byte, len(want))
-		count, err := follower.file.ReadAt(found, offset)
-		if err == io.EOF {
-			err = nil
-		}
-		return bytes.Equal(found[:count], want), err
-	}
-	tail, rest := follower.tail(), follower.rest()
-	around := slices.Concat(tail, rest[:min(len(rest), contextSize)])
-	intact, err := has(follower.offset()-int64(len(tail)), around)
-	if !intact || err != nil {
-		return false, err
-	}
-	return has(0, follower.head)
-}
-
-// look is called when the file in hand has no more bytes. It sets the next file, or does nothing.
-func (follower *Follower) look() error {
-	_, err := follower.succeed()
-	if err == nil && follower.next.file == nil {
-		err = follower.glance()
-	}
-	if isChange(err) {
-		follower.list = nil // a file was changed at the same time: the next look lists anew
-		return nil
-	}
-	return err
-}
-
-// isChange reports whether err is of a file that was renamed, removed or cut at the same time.
-func isChange(err error) bool {
-	return errors.Is(err, logfile.ErrChanged) || errors.Is(err, io.EOF)
-}
-
-// glance looks at FILE and at the directory. If something has changed, it lists the files, and
-// chooses the next one.
-func (follower *Follower) glance() error {
-	seen, named, err := look(follower.path)
-	if err != nil {
-		return err
-	}
-	follower.resolved = seen.path
+	f.resolved = seen.path
 	now := time.Now()
-	if follower.file == nil && named == nil {
-		follower.await(now)
+	if f.current.file == nil && named == nil {
+		f.await(now)
 	}
-	isQuiet := follower.missing.IsZero() && follower.holds(named) &&
-		(follower.list == nil || len(after(follower.list, follower.Position())) == 0)
-	if isQuiet || !follower.isDue(seen, now) {
-		return nil
+	isQuiet := f.current.missing.IsZero() && f.holds(named) &&
+		(f.list == nil || len(after(f.list, f.Position())) == 0)
+	if isQuiet || !f.isDue(seen, now) {
+		return nil, nil
 	}
-	follower.changed = follower.list == nil || seen != follower.seen
-	follower.seen = seen
-	if follower.list, err = follower.lister.List(); err != nil {
-		return err
+	f.changed = f.list == nil || seen != f.seen
+	f.seen = seen
+	if f.list, err = f.listFiles(f.path); err != nil {
+		return nil, err
 	}
-	follower.rested, follower.judged = time.Now().Add(time.Since(now)*listShare), true
-	return follower.choose()
+	f.rested = time.Now().Add(time.Since(now) * listShare)
+	f.current.judged = true
+	return f.choose()
 }
 
-// await reports once that FILE is missing, if it is missing for awaitPatience.
-func (follower *Follower) await(now time.Time) {
-	if follower.awaited.IsZero() {
-		follower.awaited = now
+// await reports once that FILE is missing, after awaitPatience.
+func (f *Follower) await(now time.Time) {
+	if f.awaited.IsZero() {
+		f.awaited = now
 	}
-	if !follower.reported && now.Sub(follower.awaited) >= awaitPatience {
-		follower.reported = true
-		follower.report(follower.path + ": is not there yet, and is awaited")
+	if !f.reported && now.Sub(f.awaited) >= awaitPatience {
+		f.reported = true
+		f.report(f.path + ": is not there yet, and is awaited")
 	}
 }
 
-// holds reports whether info is of the file in hand.
-func (follower *Follower) holds(info fs.FileInfo) bool {
-	own, err := follower.file.Stat() // of a nil file, Stat returns an error
+// holds reports whether info is of the current file.
+func (f *Follower) holds(info fs.FileInfo) bool {
+	own, err := f.current.file.Stat() // of a nil file, Stat returns an error
 	return err == nil && os.SameFile(own, info)
 }
 
-// look looks at the log at path. If FILE is missing, named is nil.
-func look(path string) (seen view, named fs.FileInfo, err error) {
+// viewOf looks at the log at path. If FILE is missing, named is nil.
+func viewOf(path string) (seen view, named fs.FileInfo, err error) {
 	if seen.path, err = logfile.Resolve(path); err != nil {
 		return view{}, nil, err
 	}
@@ -394,28 +261,26 @@ func look(path string) (seen view, named fs.FileInfo, err error) {
 	return seen, named, err
 }
 
-// isDue reports whether the directory must be listed: for the first time after a line, because FILE
-// has got its first line, because something else has changed, or once more.
-func (follower *Follower) isDue(seen view, now time.Time) bool {
-	before := follower.seen
-	isNew := seen.size > 0 && (before.size == 0 || seen.directory != before.directory)
-	if follower.list == nil || !follower.judged || isNew {
+// isDue reports whether the files must be listed: for the first time after a read, because FILE
+// has got its first bytes, because something else has changed, or once more.
+func (f *Follower) isDue(seen view, now time.Time) bool {
+	if f.list == nil || !f.current.judged || f.seen.size == 0 && seen.size > 0 {
 		return true
 	}
-	again := follower.changed || !follower.missing.IsZero()
-	return seen != before && now.After(follower.rested) ||
-		again && now.After(follower.rested.Add(listInterval))
+	again := f.changed || !f.current.missing.IsZero()
+	return seen != f.seen && now.After(f.rested) ||
+		again && now.After(f.rested.Add(listInterval))
 }
 
 // DisableSync makes Sync do nothing. It is for a reader that keeps no position.
-func (follower *Follower) DisableSync() {
-	follower.syncFile = func(*os.File) error { return nil }
+func (f *Follower) DisableSync() {
+	f.syncFile = func(*os.File) error { return nil }
 }
 
-// Modified returns when the file in hand was modified last. There must be one: Next has returned a
+// Modified returns when the current file was modified last. There must be one: Next has returned a
 // line.
-func (follower *Follower) Modified() (time.Time, error) {
-	info, err := follower.file.Stat()
+func (f *Follower) Modified() (time.Time, error) {
+	info, err := f.current.file.Stat()
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -424,10 +289,11 @@ func (follower *Follower) Modified() (time.Time, error) {
 
 // Sync makes durable the lines that Next has returned. After an error each call returns
 // the same error, because the kernel may have dropped the bytes that it could not write.
-func (follower *Follower) Sync() error {
-	if follower.syncErr == nil && follower.file != nil && follower.offset() > follower.synced {
-		follower.syncErr = follower.syncFile(follower.file)
-		follower.synced = follower.end
+func (f *Follower) Sync() error {
+	c := f.current
+	if f.syncErr == nil && c.offset() > c.synced {
+		f.syncErr = f.syncFile(c.file)
+		c.synced = c.end
 	}
-	return follower.syncErr
+	return f.syncErr
 }

@@ -32,84 +32,84 @@ func newLog(t *testing.T) logFiles {
 	return logFiles{t, filepath.Join(t.TempDir(), "mbus.log")}
 }
 
-func (log logFiles) check(err error) {
-	log.t.Helper()
+func (l logFiles) check(err error) {
+	l.t.Helper()
 	if err != nil {
-		log.t.Fatal(err)
+		l.t.Fatal(err)
 	}
 }
 
 // write appends text to the log's file with this suffix.
-func (log logFiles) write(suffix, text string) {
-	log.t.Helper()
-	file, err := os.OpenFile(log.path+suffix, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	log.check(err)
+func (l logFiles) write(suffix, text string) {
+	l.t.Helper()
+	file, err := os.OpenFile(l.path+suffix, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	l.check(err)
 	_, err = file.WriteString(text)
-	log.check(err)
-	log.check(file.Close())
+	l.check(err)
+	l.check(file.Close())
 }
 
 // number appends the first line of a file to the one with this suffix, and then text.
-func (log logFiles) number(suffix string, number, after int, text string) {
-	log.t.Helper()
+func (l logFiles) number(suffix string, number, after int, text string) {
+	l.t.Helper()
 	header := logfile.Header{Log: id, Number: int64(number), After: int64(after), Name: "mbus.log"}
-	log.write(suffix, string(header.Append(nil, time.Now()))+text)
+	l.write(suffix, string(header.Append(nil, time.Now()))+text)
 }
 
 // next begins a file as a broker does, after the one with the suffix before.
-func (log logFiles) next(before, suffix, text string) {
-	log.t.Helper()
-	whole, err := os.ReadFile(log.path + before)
-	log.check(err)
+func (l logFiles) next(before, suffix, text string) {
+	l.t.Helper()
+	whole, err := os.ReadFile(l.path + before)
+	l.check(err)
 	first, _, _ := strings.Cut(string(whole), "\n")
 	header, _ := logfile.Parse([]byte(first + "\n"))
 	end := strings.LastIndexByte(string(whole), '\n') + 1
-	log.number(suffix, int(max(header.Number, 1))+1, end, text)
+	l.number(suffix, int(max(header.Number, 1))+1, end, text)
 }
 
 // rotate renames FILE, and begins the next one.
-func (log logFiles) rotate(suffix, text string) {
-	log.t.Helper()
-	log.rename("", suffix)
-	log.next(suffix, "", text)
+func (l logFiles) rotate(suffix, text string) {
+	l.t.Helper()
+	l.rename("", suffix)
+	l.next(suffix, "", text)
 }
 
-func (log logFiles) rename(from, to string) {
-	log.t.Helper()
-	log.check(os.Rename(log.path+from, log.path+to))
+func (l logFiles) rename(from, to string) {
+	l.t.Helper()
+	l.check(os.Rename(l.path+from, l.path+to))
 }
 
-func (log logFiles) truncate(suffix string, size int64) {
-	log.t.Helper()
-	log.check(os.Truncate(log.path+suffix, size))
+func (l logFiles) truncate(suffix string, size int64) {
+	l.t.Helper()
+	l.check(os.Truncate(l.path+suffix, size))
 }
 
-func (log logFiles) read(suffix string) string {
-	log.t.Helper()
-	text, err := os.ReadFile(log.path + suffix)
-	log.check(err)
+func (l logFiles) read(suffix string) string {
+	l.t.Helper()
+	text, err := os.ReadFile(l.path + suffix)
+	l.check(err)
 	return string(text)
 }
 
 // copy copies a file, which makes its time new.
-func (log logFiles) copy(from, to string) {
-	log.t.Helper()
-	log.check(os.WriteFile(log.path+to, []byte(log.read(from)), 0o600))
+func (l logFiles) copy(from, to string) {
+	l.t.Helper()
+	l.check(os.WriteFile(l.path+to, []byte(l.read(from)), 0o600))
 }
 
 // edit writes a file anew, as an editor does.
-func (log logFiles) edit(suffix, old, new string) {
-	log.t.Helper()
-	text := strings.Replace(log.read(suffix), old, new, 1)
-	log.check(os.Remove(log.path + suffix))
-	log.write(suffix, text)
+func (l logFiles) edit(suffix, old, new string) {
+	l.t.Helper()
+	text := strings.Replace(l.read(suffix), old, new, 1)
+	l.check(os.Remove(l.path + suffix))
+	l.write(suffix, text)
 }
 
 // age sets the modification time of a file to so many seconds ago.
-func (log logFiles) age(suffix string, seconds int) {
-	log.t.Helper()
+func (l logFiles) age(suffix string, seconds int) {
+	l.t.Helper()
 	when := time.Now().Truncate(time.Second).Add(-time.Duration(seconds) * time.Second)
-	log.check(os.Chtimes(log.path+suffix, when, when))
+	l.check(os.Chtimes(l.path+suffix, when, when))
 }
 
 // reader follows a log under test.
@@ -119,32 +119,32 @@ type reader struct {
 	reports *[]string
 }
 
-func (log logFiles) follow() reader {
+func (l logFiles) follow() reader {
 	reports := new([]string)
-	follower := follow.New(log.path, func(line string) { *reports = append(*reports, line) })
-	log.t.Cleanup(func() { follower.Close() })
-	return reader{follower, log.t, reports}
+	follower := follow.New(l.path, func(line string) { *reports = append(*reports, line) })
+	l.t.Cleanup(func() { follower.Close() })
+	return reader{follower, l.t, reports}
 }
 
 // expect reads lines, without the first ones of files, until they are want or there is an error,
 // which it returns. It fails the test if there are other lines, or more lines at once.
-func (reader reader) expect(want string) error {
-	reader.t.Helper()
-	return reader.until(func(got string) bool { return got == want }, want)
+func (r reader) expect(want string) error {
+	r.t.Helper()
+	return r.until(func(got string) bool { return got == want }, want)
 }
 
 // until is expect, and reads until isDone.
-func (reader reader) until(isDone func(got string) bool, want string) error {
-	reader.t.Helper()
+func (r reader) until(isDone func(got string) bool, want string) error {
+	r.t.Helper()
 	var got strings.Builder
-	// Not Wait: time stands still in a synctest bubble while the kernel is waited for.
+	// Not Wait: no time passes in a synctest bubble while Wait waits for the kernel.
 	const interval = 75 * time.Millisecond
 	for deadline := time.Now().Add(patience); ; time.Sleep(interval) {
 		for {
-			line, err := reader.Next()
+			line, err := r.Next()
 			if err != nil {
 				if got.String() != want {
-					reader.t.Errorf("read %q before %v, want %q", got.String(), err, want)
+					r.t.Errorf("read %q before %v, want %q", got.String(), err, want)
 				}
 				return err
 			}
@@ -163,32 +163,32 @@ func (reader reader) until(isDone func(got string) bool, want string) error {
 		case isDone(got.String()):
 			return nil
 		case !strings.HasPrefix(want, got.String()) || time.Now().After(deadline):
-			reader.t.Errorf("read %.300q, want %.300q", got.String(), want)
+			r.t.Errorf("read %.300q, want %.300q", got.String(), want)
 			return nil
 		}
 	}
 }
 
 // must is expect without an error.
-func (reader reader) must(want string) {
-	reader.t.Helper()
-	if err := reader.expect(want); err != nil {
-		reader.t.Errorf("after %q: %v", want, err)
+func (r reader) must(want string) {
+	r.t.Helper()
+	if err := r.expect(want); err != nil {
+		r.t.Errorf("after %q: %v", want, err)
 	}
 }
 
 // loses fails the test unless the reader reads want, and then loses the position because of why.
 // It returns after how long.
-func (reader reader) loses(want, why string) time.Duration {
-	reader.t.Helper()
+func (r reader) loses(want, why string) time.Duration {
+	r.t.Helper()
 	begin := time.Now()
-	err := reader.until(func(string) bool { return false }, want)
+	err := r.until(func(string) bool { return false }, want)
 	var lost *follow.LostError
 	if !errors.As(err, &lost) || !strings.HasSuffix(err.Error(), why) {
-		reader.t.Errorf("%v, want %s", err, why)
+		r.t.Errorf("%v, want %s", err, why)
 	}
-	if _, again := reader.Next(); again != err {
-		reader.t.Errorf("then %v, want the same error", again)
+	if _, again := r.Next(); again != err {
+		r.t.Errorf("then %v, want the same error", again)
 	}
 	return time.Since(begin)
 }
@@ -262,53 +262,60 @@ func TestOrder(t *testing.T) {
 	})
 }
 
+// empty empties FILE, and begins file 2 in it.
+func (l logFiles) empty(text string) {
+	l.t.Helper()
+	size := len(l.read(""))
+	l.truncate("", 0)
+	l.number("", 2, size, text)
+}
+
+const (
+	gone    = ": bytes 71 to 75 of file 1 are missing"
+	changed = ": file 1 was changed, and does not have it"
+)
+
+// truncations are truncations of FILE, and other changes of its bytes.
+var truncations = map[string]change{
+	"emptied": {"a\n", func(log logFiles) { log.truncate("", 0) }, "", ""},
+	"emptied, and begun again": {
+		"a\n", func(log logFiles) { log.empty("b\n") }, "b\n", ""},
+	"emptied twice": {"a\n", func(log logFiles) {
+		log.empty("b\n")
+		log.truncate("", 0)
+		log.number("", 3, 99, "c\n")
+	}, "", ": file 2 is missing"},
+	"emptied, with unread lines": {"a\n", func(log logFiles) {
+		log.write("", "b\nc\n")
+		log.empty("d\n")
+	}, "", gone},
+	"copytruncate": {"a\n", func(log logFiles) {
+		log.write("", "b\nc\n")
+		log.copy("", ".1")
+		log.empty("d\n")
+	}, "b\nc\nd\n", ""},
+	"copytruncate with a lost line": {"a\n", func(log logFiles) {
+		log.copy("", ".1")
+		log.write("", "b\nc\n")
+		log.empty("d\n")
+	}, "", gone},
+	"shorter": {"a\n", func(log logFiles) { log.truncate("", 70) }, "", changed},
+	"shorter, and then as long": {"a\n", func(log logFiles) {
+		log.truncate("", 70)
+		log.write("", "b\nc\n")
+	}, "", changed},
+	"edited": {"a\nb\n", func(log logFiles) { log.edit("", "a", "A") }, "", changed},
+	"other first bytes": {"a\n" + long + long, func(log logFiles) {
+		log.edit("", "a\n", "b\n")
+	}, "", changed},
+	"of no number": {"a\n", func(log logFiles) {
+		log.check(os.WriteFile(log.path, []byte("b\n"), 0o600))
+	}, "", ": it is another log now, and its first line does not say which"},
+}
+
 // After a truncation or a change, reading continues in the file that has the position. If there
 // is none, the position is lost.
-func TestTruncation(t *testing.T) {
-	const gone, changed = ": bytes 71 to 75 of file 1 are missing",
-		": file 1 was changed, and does not have it"
-	empty := func(log logFiles, text string) {
-		size := len(log.read(""))
-		log.truncate("", 0)
-		log.number("", 2, size, text)
-	}
-	eachChange(t, map[string]change{
-		"emptied": {"a\n", func(log logFiles) { log.truncate("", 0) }, "", ""},
-		"emptied, and begun again": {
-			"a\n", func(log logFiles) { empty(log, "b\n") }, "b\n", ""},
-		"emptied twice": {"a\n", func(log logFiles) {
-			empty(log, "b\n")
-			log.truncate("", 0)
-			log.number("", 3, 99, "c\n")
-		}, "", ": file 2 is missing"},
-		"emptied, with unread lines": {"a\n", func(log logFiles) {
-			log.write("", "b\nc\n")
-			empty(log, "d\n")
-		}, "", gone},
-		"copytruncate": {"a\n", func(log logFiles) {
-			log.write("", "b\nc\n")
-			log.copy("", ".1")
-			empty(log, "d\n")
-		}, "b\nc\nd\n", ""},
-		"copytruncate with a lost line": {"a\n", func(log logFiles) {
-			log.copy("", ".1")
-			log.write("", "b\nc\n")
-			empty(log, "d\n")
-		}, "", gone},
-		"shorter": {"a\n", func(log logFiles) { log.truncate("", 70) }, "", changed},
-		"shorter, and then as long": {"a\n", func(log logFiles) {
-			log.truncate("", 70)
-			log.write("", "b\nc\n")
-		}, "", changed},
-		"edited": {"a\nb\n", func(log logFiles) { log.edit("", "a", "A") }, "", changed},
-		"other first bytes": {"a\n" + long + long, func(log logFiles) {
-			log.edit("", "a\n", "b\n")
-		}, "", changed},
-		"of no number": {"a\n", func(log logFiles) {
-			log.check(os.WriteFile(log.path, []byte("b\n"), 0o600))
-		}, "", ": it is another log now, and its first line does not say which"},
-	})
-}
+func TestTruncation(t *testing.T) { eachChange(t, truncations) }
 
 // A torn end of an old file is passed. In the newest file, the rest of its line is awaited.
 // Files beside the log that do not belong to it are not read.
@@ -348,22 +355,22 @@ func eachChange(t *testing.T, changes map[string]change) {
 }
 
 // run makes the change.
-func (test change) run(t *testing.T) {
+func (c change) run(t *testing.T) {
 	log := newLog(t)
-	log.number("", 1, 0, test.before)
+	log.number("", 1, 0, c.before)
 	there := log.follow()
-	there.must(test.before)
+	there.must(c.before)
 	position := there.Position()
-	test.change(log)
+	c.change(log)
 	back := log.follow()
 	back.Seek(position)
-	if test.lost != "" {
-		there.loses(test.want, test.lost)
-		back.loses(test.want, test.lost)
+	if c.lost != "" {
+		there.loses(c.want, c.lost)
+		back.loses(c.want, c.lost)
 		return
 	}
-	there.must(test.want)
-	back.must(test.want)
+	there.must(c.want)
+	back.must(c.want)
 	last := there.Position()
 	if last != back.Position() || !there.At(last) || !back.At(last) {
 		t.Errorf("positions %v and %v", last, back.Position())
@@ -379,14 +386,20 @@ func (test change) run(t *testing.T) {
 	}
 	log.write("", "\nlast\n")
 	for _, each := range []reader{there, back, third} {
-		for {
-			line, err := each.Next()
-			if err != nil || line == nil {
-				t.Fatalf("%q, %v", line, err)
-			}
-			if string(line) == "last\n" {
-				break
-			}
+		each.skipTo("last\n")
+	}
+}
+
+// skipTo reads up to the line last.
+func (r reader) skipTo(last string) {
+	r.t.Helper()
+	for {
+		line, err := r.Next()
+		if err != nil || line == nil {
+			r.t.Fatalf("%q, %v", line, err)
+		}
+		if string(line) == last {
+			return
 		}
 	}
 }
@@ -615,58 +628,66 @@ func TestEndElsewhere(t *testing.T) {
 	}
 }
 
+// rotations are ways to rename FILE, for the rotation with this number. Each returns FILE's new
+// suffix.
+var rotations = map[string]func(log logFiles, number int) (suffix string){
+	"dates": func(log logFiles, number int) string {
+		log.rename("", fmt.Sprintf("-%08d", 20260000+number))
+		return fmt.Sprintf("-%08d", 20260000+number)
+	},
+	"numbers": shift,
+	"numbers, with create": func(log logFiles, number int) string {
+		shift(log, number)
+		log.write("", "")
+		return ".1"
+	},
+}
+
 // With a rotation every 2 ms no line is lost.
 func TestManyRotations(t *testing.T) {
-	rotations := 60
+	count := 60
 	if os.Getenv("MBUS_TORTURE") != "" {
-		rotations = 600
+		count = 600
 	}
-	for name, rotate := range map[string]func(log logFiles, number int) (suffix string){
-		"dates": func(log logFiles, number int) string {
-			log.rename("", fmt.Sprintf("-%08d", 20260000+number))
-			return fmt.Sprintf("-%08d", 20260000+number)
-		},
-		"numbers": shift,
-		"numbers, with create": func(log logFiles, number int) string {
-			shift(log, number)
-			log.write("", "")
-			return ".1"
-		},
-	} {
+	for name, rotate := range rotations {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			log := newLog(t)
 			go func() {
 				log.number("", 1, 0, "0\n")
-				for i := range rotations {
+				for i := range count {
 					time.Sleep(2 * time.Millisecond)
 					log.next(rotate(log, i), "", fmt.Sprintf("%d\n", i+1))
 				}
 				log.write("", "end\n")
 			}()
-			there := log.follow()
-			var got []string
-			for deadline := time.Now().Add(patience); !slices.Contains(got, "end\n"); {
-				line, err := there.Next()
-				_, isFirst := logfile.Parse(line)
-				switch {
-				case err != nil || time.Now().After(deadline):
-					t.Fatalf("after %d lines: %v", len(got), err)
-				case line == nil:
-					there.Wait(t.Context())
-				case !isFirst:
-					got = append(got, string(line))
-				}
-			}
-			for i, line := range got[:len(got)-1] {
-				if line != fmt.Sprintf("%d\n", i) {
-					t.Fatalf("line %d is %q", i, line)
-				}
-			}
-			if len(got) != rotations+2 {
-				t.Errorf("read %d lines", len(got))
-			}
+			log.follow().expectNumbers(count + 1)
 		})
+	}
+}
+
+// expectNumbers reads lines up to the line end. They must be the numbers from 0 to count - 1.
+func (r reader) expectNumbers(count int) {
+	var got []string
+	for deadline := time.Now().Add(patience); !slices.Contains(got, "end\n"); {
+		line, err := r.Next()
+		_, isFirst := logfile.Parse(line)
+		switch {
+		case err != nil || time.Now().After(deadline):
+			r.t.Fatalf("after %d lines: %v", len(got), err)
+		case line == nil:
+			r.Wait(r.t.Context())
+		case !isFirst:
+			got = append(got, string(line))
+		}
+	}
+	for i, line := range got[:len(got)-1] {
+		if line != fmt.Sprintf("%d\n", i) {
+			r.t.Fatalf("line %d is %q", i, line)
+		}
+	}
+	if len(got) != count+1 {
+		r.t.Errorf("read %d lines", len(got))
 	}
 }
 

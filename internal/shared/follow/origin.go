@@ -24,39 +24,33 @@ type Origin struct {
 }
 
 // Append appends the Origin as LOG-FILE-OFFSET, such as 5b1b30b6c2830ccd-12-48213, to text.
-func (origin Origin) Append(text []byte) []byte {
+func (o Origin) Append(text []byte) []byte {
 	var log [8]byte
-	binary.BigEndian.PutUint64(log[:], origin.Log)
+	binary.BigEndian.PutUint64(log[:], o.Log)
 	text = append(hex.AppendEncode(text, log[:]), '-')
-	text = append(strconv.AppendInt(text, origin.Number, 10), '-')
-	return strconv.AppendInt(text, origin.Offset, 10)
+	text = append(strconv.AppendInt(text, o.Number, 10), '-')
+	return strconv.AppendInt(text, o.Offset, 10)
 }
 
 // Origin returns where the line comes from that the last call of Next has returned. The error is
 // that of reading the first line of its file.
-func (follower *Follower) Origin() (Origin, error) {
-	if header := follower.header; header.Log != 0 {
-		return Origin{header.Log, header.Number, follower.begun}, nil
+func (f *Follower) Origin() (Origin, error) {
+	c := f.current
+	if header := c.from.Header; header.Log != 0 {
+		return Origin{header.Log, header.Number, c.begun}, nil
 	}
-	if follower.firstLine == 0 {
+	if c.firstLine == 0 {
 		var err error
-		if follower.firstLine, err = hashFirstLine(follower.file); err != nil {
+		if c.firstLine, err = hashFirstLine(c.file); err != nil {
 			return Origin{}, err
 		}
 	}
-	return Origin{Log: follower.firstLine, Offset: follower.begun}, nil
+	return Origin{Log: c.firstLine, Offset: c.begun}, nil
 }
 
 // Before returns the position before the line that the last call of Next has returned.
-func (follower *Follower) Before() (Position, error) {
-	head, tail, err := readAround(follower.file, follower.begun)
-	if err != nil {
-		return Position{}, err
-	}
-	return Position{
-		Log: follower.header.Log, Number: follower.header.Number, Offset: follower.begun,
-		Hash: hash(head, tail),
-	}, nil
+func (f *Follower) Before() (Position, error) {
+	return f.current.positionAt(f.current.begun)
 }
 
 // hashFirstLine returns the Log of an Origin in file, which has no header.
@@ -77,21 +71,21 @@ func hashFirstLine(file io.ReaderAt) (uint64, error) {
 
 // Origin returns where the line comes from that the last call of Next has returned. The stream
 // counts as one file without a header until a header begins a file. The error is always nil.
-func (reader *Reader) Origin() (Origin, error) {
-	return reader.origin, nil
+func (r *Reader) Origin() (Origin, error) {
+	return r.origin, nil
 }
 
 // locate sets the origin to that of line, the next of the stream.
-func (reader *Reader) locate(line []byte) {
+func (r *Reader) locate(line []byte) {
 	header, isHeader := logfile.Parse(line)
 	switch {
 	case isHeader:
-		reader.origin = Origin{Log: header.Log, Number: header.Number}
-	case reader.after == 0: // so it is the first line
+		r.origin = Origin{Log: header.Log, Number: header.Number}
+	case r.after == 0: // so it is the first line
 		sum := sha256.Sum256(bytes.TrimSuffix(line, []byte("\n")))
-		reader.origin = Origin{Log: binary.BigEndian.Uint64(sum[:])}
+		r.origin = Origin{Log: binary.BigEndian.Uint64(sum[:])}
 	default:
-		reader.origin.Offset = reader.after
+		r.origin.Offset = r.after
 	}
-	reader.after = reader.origin.Offset + int64(len(line))
+	r.after = r.origin.Offset + int64(len(line))
 }

@@ -4,6 +4,9 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"slices"
+
+	"mbus/internal/shared/logfile"
 )
 
 // contextSize is how many bytes identify a position: so many before it, and so many at the
@@ -24,25 +27,22 @@ type Position struct {
 }
 
 // String returns the place in words.
-func (position Position) String() string {
+func (p Position) String() string {
 	switch {
-	case position.Log == 0 && position.Offset == 0:
+	case p.Log == 0 && p.Offset == 0:
 		return "the start of the log"
-	case position.Log == 0:
-		return fmt.Sprintf("offset %d of a file without a number", position.Offset)
+	case p.Log == 0:
+		return fmt.Sprintf("offset %d of a file without a number", p.Offset)
 	}
-	return fmt.Sprintf("offset %d of file %d of log %016x",
-		position.Offset, position.Number, position.Log)
+	return fmt.Sprintf("offset %d of file %d of log %016x", p.Offset, p.Number, p.Log)
 }
 
 // hash returns the Hash of a position. Its file begins with head, and tail ends at the position.
 // Each has contextSize bytes, or all before the position.
 func hash(head, tail []byte) (sum [sha256.Size / 2]byte) {
 	if len(tail) > 0 {
-		whole := sha256.New()
-		whole.Write(head)
-		whole.Write(tail)
-		copy(sum[:], whole.Sum(nil))
+		whole := sha256.Sum256(slices.Concat(head, tail))
+		copy(sum[:], whole[:])
 	}
 	return sum
 }
@@ -59,16 +59,12 @@ func appendContext(recent, text []byte) []byte {
 	return append(recent, text...)
 }
 
-// readAround returns the bytes of file that identify a position at offset. The error is
-// io.EOF if file has fewer bytes.
+// readAround returns the bytes of file that identify a position at offset.
 func readAround(file io.ReaderAt, offset int64) (head, tail []byte, err error) {
 	size := min(offset, contextSize)
 	head, tail = make([]byte, size), make([]byte, size)
-	if count, err := file.ReadAt(head, 0); count < len(head) {
+	if err := logfile.ReadFull(file, head, 0); err != nil {
 		return nil, nil, err
 	}
-	if count, err := file.ReadAt(tail, offset-size); count < len(tail) {
-		return nil, nil, err
-	}
-	return head, tail, nil
+	return head, tail, logfile.ReadFull(file, tail, offset-size)
 }

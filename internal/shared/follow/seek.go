@@ -12,8 +12,8 @@ import (
 
 // Start returns the position at the start of the log's oldest file. It is the zero Position if
 // the log has no line yet.
-func (follower *Follower) Start() (Position, error) {
-	list, err := follower.lister.List()
+func (f *Follower) Start() (Position, error) {
+	list, err := f.listFiles(f.path)
 	if err != nil {
 		return Position{}, err
 	}
@@ -22,13 +22,13 @@ func (follower *Follower) Start() (Position, error) {
 
 // End returns the position after the log's last line. It is the zero Position if the log has no
 // line. The error is fs.ErrNotExist if the log has no file.
-func (follower *Follower) End() (found Position, err error) {
+func (f *Follower) End() (found Position, err error) {
 	for {
-		list, err := follower.lister.List()
+		list, err := f.listFiles(f.path)
 		if err == nil {
-			found, err = end(list, follower.Position().Log)
+			found, err = end(list, f.Position().Log)
 		}
-		if !isChange(err) {
+		if err != logfile.ErrChanged {
 			return found, err
 		}
 	}
@@ -38,21 +38,21 @@ func (follower *Follower) End() (found Position, err error) {
 // position is there without it, this is the start of that file, else that of the next file there
 // is, else that of FILE. If FILE is of another log, or if position does not say its log, it is
 // the start of the log. If position is not lost, Recover returns it. It decides at once by what is
-// there. Afterwards the Follower is elsewhere.
-func (follower *Follower) Recover(position Position) (Position, error) {
-	follower.patience = 0
-	defer func() { follower.patience = patience }()
-	follower.Seek(position)
-	line, err := follower.Next()
-	for line == nil && err == nil && follower.list == nil { // a file was changed meanwhile
-		line, err = follower.Next()
+// there. Afterwards the Follower's own position is undefined until Seek sets it.
+func (f *Follower) Recover(position Position) (Position, error) {
+	f.patience = 0
+	defer func() { f.patience = patience }()
+	f.Seek(position)
+	var err error
+	for err == nil && f.list == nil { // again if a file was changed meanwhile
+		_, err = f.Next()
 	}
 	if !errors.As(err, new(*LostError)) {
 		return position, err
 	}
-	list := follower.list
+	list := f.list
 	files := after(list, position)
-	if follower.file == nil {
+	if f.current.file == nil {
 		files = list.Of(position.Log, position.Number, logfile.MaxNumber)
 	}
 	if len(files) == 0 && list.Named != nil {
@@ -117,8 +117,5 @@ func end(list *logfile.List, known uint64) (Position, error) {
 		return Position{}, cmp.Or(err, fmt.Errorf("%s: %s", list.Path, unlike))
 	}
 	defer last.file.Close()
-	end.Offset = last.end
-	head, tail, err := readAround(last.file, end.Offset)
-	end.Hash = hash(head, tail)
-	return end, err
+	return last.positionAt(last.lines)
 }

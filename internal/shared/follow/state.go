@@ -27,7 +27,7 @@ const (
 	maxNote = 128
 
 	// placeFormat and oldFormat are the forms of a position in a line. A line of an earlier
-	// version has a time, which is not used any more.
+	// version also has a time, which is not used.
 	placeFormat = "offset %d log %016x file %d hash %x"
 	oldFormat   = "offset %d time %d hash %x"
 )
@@ -67,12 +67,7 @@ func OpenState(path, kind string) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	state := &State{file: file, kind: kind}
-	if err := state.load(); err != nil {
-		file.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return state, nil
+	return load(file, kind, true)
 }
 
 // ReadState returns the position and the note that the state file at path has, as Load does. It
@@ -87,79 +82,77 @@ func ReadState(path, kind string) (position Position, note string, found bool, e
 		return Position{}, "", false, err
 	}
 	defer file.Close()
-	state := &State{file: file, kind: kind}
-	if err = state.check(); err == nil {
-		err = state.read()
-	}
+	state, err := load(file, kind, false)
 	if err != nil {
-		return Position{}, "", false, fmt.Errorf("%s: %w", path, err)
+		return Position{}, "", false, err
 	}
 	position, note, found = state.Load()
 	return position, note, found, nil
 }
 
-// load locks the file and reads it.
-func (state *State) load() error {
-	if err := state.check(); err != nil {
-		return err
-	}
-	if err := state.lock(); err != nil {
-		return err
-	}
-	return state.read()
-}
-
-// check returns an error if the file can't be a state.
-func (state *State) check() error {
-	info, err := state.file.Stat()
+// load returns the State that file has, after it has locked file if locks is true. After an
+// error it closes file.
+func load(file *os.File, kind string, locks bool) (*State, error) {
+	state := &State{file: file, kind: kind}
+	info, err := file.Stat()
 	if err == nil && !info.Mode().IsRegular() {
 		err = errors.New("must be a regular file")
 	}
-	return err
+	if err == nil && locks {
+		err = state.lock()
+	}
+	if err == nil {
+		err = state.read()
+	}
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("%s: %w", file.Name(), err)
+	}
+	return state, nil
 }
 
 // read reads the file.
-func (state *State) read() error {
-	text, err := io.ReadAll(io.NewSectionReader(state.file, 0, 2*slotSize+1))
+func (s *State) read() error {
+	text, err := io.ReadAll(io.NewSectionReader(s.file, 0, 2*slotSize+1))
 	if err != nil {
 		return err
 	}
 	if len(text) <= 2*slotSize {
 		for _, start := range []int{0, slotSize, oldSize} {
-			state.parse(text[min(start, len(text)):], start)
+			s.parse(text[min(start, len(text)):], start)
 		}
 	}
-	written, start := bytes.TrimRight(text, "\x00"), state.start()
+	written, start := bytes.TrimRight(text, "\x00"), s.start()
 	isNew := bytes.HasPrefix(written, start) || bytes.HasPrefix(start, written)
-	if state.last.number == 0 && (!isNew || len(text) > 2*slotSize) {
-		return fmt.Errorf("is not a state of a %s; it was left as it is", state.kind)
+	if s.last.number == 0 && (!isNew || len(text) > 2*slotSize) {
+		return fmt.Errorf("is not a state of a %s; it was left as it is", s.kind)
 	}
 	return nil
 }
 
 // lock locks the file. It tries for 200 ms, because a consumer that was killed while it
 // started a command leaves a child process that holds the lock until it executes the command.
-func (state *State) lock() error {
+func (s *State) lock() error {
 	const tries, pause = 20, 10 * time.Millisecond
 	for range tries {
-		if err := osfile.Lock(state.file); !errors.Is(err, osfile.ErrLocked) {
+		if err := osfile.Lock(s.file); !errors.Is(err, osfile.ErrLocked) {
 			return err
 		}
 		time.Sleep(pause)
 	}
-	return fmt.Errorf("in use by another %s", state.kind)
+	return fmt.Errorf("in use by another %s", s.kind)
 }
 
 // start returns the text that each line begins with.
-func (state *State) start() []byte {
-	return fmt.Appendf(nil, "mbus %s save ", state.kind)
+func (s *State) start() []byte {
+	return fmt.Appendf(nil, "mbus %s save ", s.kind)
 }
 
 // format returns a line of the file.
-func (state *State) format(save save) []byte {
-	line := fmt.Appendf(state.start(), "%d "+placeFormat+" note %s", save.number,
-		save.position.Offset, save.position.Log, save.position.Number, save.position.Hash,
-		save.note)
+func (s *State) format(saved save) []byte {
+	line := fmt.Appendf(s.start(), "%d "+placeFormat+" note %s", saved.number,
+		saved.position.Offset, saved.position.Log, saved.position.Number, saved.position.Hash,
+		saved.note)
 	return seal(append(line, bytes.Repeat([]byte(" "), slotSize-checkSize-len(line))...))
 }
 
@@ -170,77 +163,77 @@ func seal(line []byte) []byte {
 
 // parse loads the first line of text, which is at offset start of the file, if the line is whole
 // and newer than the one loaded before.
-func (state *State) parse(text []byte, start int) {
+func (s *State) parse(text []byte, start int) {
 	line := text[:bytes.IndexByte(text, '\n')+1]
 	body := line[:max(0, len(line)-checkSize)]
 	before, note, _ := strings.Cut(string(body), " note ")
 	found := save{note: strings.TrimRight(note, " ")}
 	place, hash := &found.position, []byte(nil)
-	_, err := fmt.Sscanf(before, string(state.start())+"%d "+placeFormat,
+	_, err := fmt.Sscanf(before, string(s.start())+"%d "+placeFormat,
 		&found.number, &place.Offset, &place.Log, &place.Number, &hash)
 	if len(line) == oldSize {
 		place.Log, place.Number = 0, 1
-		_, err = fmt.Sscanf(before, string(state.start())+"%d "+oldFormat,
+		_, err = fmt.Sscanf(before, string(s.start())+"%d "+oldFormat,
 			&found.number, &place.Offset, new(int64), &hash)
 	}
 	isWhole := err == nil && bytes.Equal(seal(bytes.Clone(body)), line) &&
 		(len(line) == slotSize || len(line) == oldSize) && place.Offset >= 0 && place.Number >= 0
-	if !isWhole || len(found.note) > maxNote || found.number <= state.last.number {
+	if !isWhole || len(found.note) > maxNote || found.number <= s.last.number {
 		return
 	}
 	copy(place.Hash[:], hash)
-	state.last, state.slot, state.old = found, int64(start/slotSize), nil
+	s.last, s.slot, s.old = found, int64(start/slotSize), nil
 	if start == oldSize {
-		state.old = line
+		s.old = line
 	}
 }
 
 // Load returns the position and the note of the last Save. If there was none, found is false.
-func (state *State) Load() (position Position, note string, found bool) {
-	return state.last.position, state.last.note, state.last.number > 0
+func (s *State) Load() (position Position, note string, found bool) {
+	return s.last.position, s.last.note, s.last.number > 0
 }
 
 // Save makes position and note durable, in place of those saved before. The note is the
 // caller's own: up to 128 bytes of printable ASCII, with no space at its start or end.
-func (state *State) Save(position Position, note string) error {
+func (s *State) Save(position Position, note string) error {
 	if len(note) > maxNote {
 		return fmt.Errorf("a note has %d bytes, must have at most %d", len(note), maxNote)
 	}
-	if state.old != nil { // otherwise the new line would overwrite it
-		if err := state.write(state.old, 0); err != nil {
+	if s.old != nil { // otherwise the new line would overwrite it
+		if err := s.write(s.old, 0); err != nil {
 			return err
 		}
-		state.old = nil
+		s.old = nil
 	}
-	next, slot := save{state.last.number + 1, position, note}, 1-state.slot
-	lines := state.format(next)
-	isNew := state.last.number == 0
+	next, slot := save{s.last.number + 1, position, note}, 1-s.slot
+	lines := s.format(next)
+	isNew := s.last.number == 0
 	if isNew { // both lines, so that the file has all the room that it needs
 		next.number, slot = 2, 0
-		lines = append(lines, state.format(next)...)
+		lines = append(lines, s.format(next)...)
 	}
-	if err := state.write(lines, slot*slotSize); err != nil {
+	if err := s.write(lines, slot*slotSize); err != nil {
 		return err
 	}
 	if isNew {
 		slot = 1
-		if err := osfile.SyncDirectory(state.file.Name()); err != nil {
+		if err := osfile.SyncDirectory(s.file.Name()); err != nil {
 			return err
 		}
 	}
-	state.last, state.slot = next, slot
+	s.last, s.slot = next, slot
 	return nil
 }
 
 // write writes lines at offset, and syncs them.
-func (state *State) write(lines []byte, offset int64) error {
-	if _, err := state.file.WriteAt(lines, offset); err != nil {
+func (s *State) write(lines []byte, offset int64) error {
+	if _, err := s.file.WriteAt(lines, offset); err != nil {
 		return err
 	}
-	return osfile.Sync(state.file)
+	return osfile.Sync(s.file)
 }
 
 // Close unlocks and closes the file.
-func (state *State) Close() error {
-	return state.file.Close()
+func (s *State) Close() error {
+	return s.file.Close()
 }

@@ -47,80 +47,83 @@ func threeFiles(t *testing.T) (log logFiles, there, away reader) {
 // restOfThree are the lines of threeFiles that are not read yet.
 var restOfThree = numbered("a", 10)[20:] + numbered("b", 10) + numbered("c", 10)
 
+// harmless are changes to the files of threeFiles that lose nothing.
+var harmless = map[string]func(log logFiles){
+	"nothing": func(logFiles) {},
+	"the files are copied, in another order": func(log logFiles) {
+		for i, suffix := range []string{"", ".1", ".2"} {
+			log.copy(suffix, "_")
+			log.check(os.Remove(log.path + suffix))
+			log.rename("_", suffix)
+			log.age(suffix, 60*i)
+		}
+	},
+	"a clock was corrected": func(log logFiles) { log.age(".1", 3600) },
+	"a file is from 1969":   func(log logFiles) { log.age(".2", 60*365*86400) },
+	"a file is restored": func(log logFiles) {
+		log.copy(".2", ".2_")
+		log.rename(".2_", ".2")
+	},
+	"a second name":          func(log logFiles) { log.link(".2", "-2026-11-28") },
+	"a second name for FILE": func(log logFiles) { log.link("", ".0") },
+	"a link": func(log logFiles) {
+		log.check(os.Symlink("mbus.log.2", log.path+".7"))
+	},
+	"a link to FILE": func(log logFiles) {
+		log.check(os.Symlink("mbus.log", log.path+".7"))
+	},
+	"a backup of FILE": func(log logFiles) { log.copy("", "-20261129") },
+	"backups of all": func(log logFiles) {
+		log.copy(".2", "-1")
+		log.copy(".1", "-2")
+		log.copy("", "-3")
+	},
+	"a backup that is a beginning": func(log logFiles) {
+		log.copy(".1", "-1")
+		log.truncate("-1", 100)
+		log.copy(".2", "-2")
+		log.truncate("-2", 100)
+	},
+	"a backup of FILE, then a rotation": func(log logFiles) {
+		log.copy("", "-20261129")
+		log.rename("", ".0")
+	},
+	"a copy of FILE that is longer": func(log logFiles) {
+		log.copy("", ".7")
+		log.write(".7", "no\n")
+	},
+	"longer copies of rotated files": func(log logFiles) {
+		for _, suffix := range []string{".1", ".2"} {
+			log.copy(suffix, "-7"+suffix)
+			log.write("-7"+suffix, "no\n")
+		}
+	},
+	"unlike copies of a rotated file": func(log logFiles) {
+		for _, name := range []string{"B", "C"} {
+			log.copy(".1", "-"+name)
+			log.edit("-"+name, "b 3", name+" 3")
+			log.write("-"+name, "no\n")
+		}
+		log.rename("-B", "-1")
+		log.rename("-C", "-2")
+	},
+	"other logs": func(log logFiles) {
+		for i, suffix := range []string{".3", "-4", ".5"} {
+			header := logfile.Header{
+				Log: uint64(i + 1), Number: int64(i + 1), After: 120, Name: "mbus.log"}
+			log.write(suffix, string(header.Append(nil, time.Now()))+"no\n")
+		}
+		log.write("-6", "2026/11/28 11:00:00 of an earlier version\n")
+		log.write("-7", "no log\n")
+		log.write(".1.gz", "no\n")
+		log.check(os.Mkdir(log.path+".8", 0o700))
+	},
+}
+
 // Whatever is done to the files of a log, a reader that is there and one that is away read each
 // line once.
 func TestHarmless(t *testing.T) {
-	for name, change := range map[string]func(log logFiles){
-		"nothing": func(logFiles) {},
-		"the files are copied, in another order": func(log logFiles) {
-			for i, suffix := range []string{"", ".1", ".2"} {
-				log.copy(suffix, "_")
-				log.check(os.Remove(log.path + suffix))
-				log.rename("_", suffix)
-				log.age(suffix, 60*i)
-			}
-		},
-		"a clock was corrected": func(log logFiles) { log.age(".1", 3600) },
-		"a file is from 1969":   func(log logFiles) { log.age(".2", 60*365*86400) },
-		"a file is restored": func(log logFiles) {
-			log.copy(".2", ".2_")
-			log.rename(".2_", ".2")
-		},
-		"a second name":          func(log logFiles) { log.link(".2", "-2026-11-28") },
-		"a second name for FILE": func(log logFiles) { log.link("", ".0") },
-		"a link": func(log logFiles) {
-			log.check(os.Symlink("mbus.log.2", log.path+".7"))
-		},
-		"a link to FILE": func(log logFiles) {
-			log.check(os.Symlink("mbus.log", log.path+".7"))
-		},
-		"a backup of FILE": func(log logFiles) { log.copy("", "-20261129") },
-		"backups of all": func(log logFiles) {
-			log.copy(".2", "-1")
-			log.copy(".1", "-2")
-			log.copy("", "-3")
-		},
-		"a backup that is a beginning": func(log logFiles) {
-			log.copy(".1", "-1")
-			log.truncate("-1", 100)
-			log.copy(".2", "-2")
-			log.truncate("-2", 100)
-		},
-		"a backup of FILE, then a rotation": func(log logFiles) {
-			log.copy("", "-20261129")
-			log.rename("", ".0")
-		},
-		"a copy of FILE that is longer": func(log logFiles) {
-			log.copy("", ".7")
-			log.write(".7", "no\n")
-		},
-		"longer copies of rotated files": func(log logFiles) {
-			for _, suffix := range []string{".1", ".2"} {
-				log.copy(suffix, "-7"+suffix)
-				log.write("-7"+suffix, "no\n")
-			}
-		},
-		"unlike copies of a rotated file": func(log logFiles) {
-			for _, name := range []string{"B", "C"} {
-				log.copy(".1", "-"+name)
-				log.edit("-"+name, "b 3", name+" 3")
-				log.write("-"+name, "no\n")
-			}
-			log.rename("-B", "-1")
-			log.rename("-C", "-2")
-		},
-		"other logs": func(log logFiles) {
-			for i, suffix := range []string{".3", "-4", ".5"} {
-				header := logfile.Header{
-					Log: uint64(i + 1), Number: int64(i + 1), After: 120, Name: "mbus.log"}
-				log.write(suffix, string(header.Append(nil, time.Now()))+"no\n")
-			}
-			log.write("-6", "2026/11/28 11:00:00 of an earlier version\n")
-			log.write("-7", "no log\n")
-			log.write(".1.gz", "no\n")
-			log.check(os.Mkdir(log.path+".8", 0o700))
-		},
-	} {
+	for name, change := range harmless {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				log, there, away := threeFiles(t)
@@ -140,57 +143,64 @@ func TestHarmless(t *testing.T) {
 	}
 }
 
-func (log logFiles) remove(suffix string) {
-	log.t.Helper()
-	log.check(os.Remove(log.path + suffix))
+func (l logFiles) remove(suffix string) {
+	l.t.Helper()
+	l.check(os.Remove(l.path + suffix))
 }
 
-func (log logFiles) link(from, to string) {
-	log.t.Helper()
-	log.check(os.Link(log.path+from, log.path+to))
+func (l logFiles) link(from, to string) {
+	l.t.Helper()
+	l.check(os.Link(l.path+from, l.path+to))
+}
+
+// otherLog is the first line of a file of another log.
+var otherLog = string(logfile.Header{Log: 7, Number: 9, After: 1, Name: "mbus.log"}.Append(
+	nil, time.Now()))
+
+// restOfFirst are the lines of the first of threeFiles that are not read yet.
+const restOfFirst = "a 5\na 6\na 7\na 8\na 9\n"
+
+// losses are changes to the files of threeFiles that lose lines.
+var losses = map[string]struct {
+	change func(log logFiles)
+	want   string // for the reader that is away
+	why    string
+	atOnce bool
+}{
+	"a file in the middle": {func(log logFiles) { log.remove(".1") },
+		restOfFirst, ": file 2 is missing", false},
+	"the own file and the next": {func(log logFiles) {
+		log.remove(".1")
+		log.remove(".2")
+	}, "", ": file 2 is missing", false},
+	"two files": {func(log logFiles) {
+		log.rotate(".0", "d\n")
+		log.remove(".1")
+		log.remove(".0")
+	}, restOfFirst, ": files 2 to 3 are missing", false},
+	"the own file": {func(log logFiles) { log.remove(".2") },
+		"", ": bytes 89 to 109 of file 1 are missing", false},
+	"a short file": {func(log logFiles) { log.truncate(".2", 105) },
+		"a 5\na 6\na 7\na 8\n", ": bytes 105 to 109 of file 1 are missing", false},
+	"a long file": {func(log logFiles) { log.write(".2", "more\n") },
+		restOfFirst + "more\n", ": file 1 has more than the 109 bytes that file 2 says", true},
+	"unlike files": {func(log logFiles) {
+		log.copy(".1", ".3")
+		log.edit(".3", "b 3", "B 3")
+	}, restOfFirst, "are two unlike files with number 2", false},
+	"FILE of another log": {func(log logFiles) {
+		log.check(os.Remove(log.path))
+		log.write("", otherLog)
+	}, "", ": it is another log now, 0000000000000007", true},
+	"an old file as FILE": {func(log logFiles) {
+		log.rename("", ".0")
+		log.copy(".2", "")
+	}, restOfThree, ": the log's last file is file 1", false},
 }
 
 // What is missing loses the position, and says what it is.
 func TestLost(t *testing.T) {
-	other := string(logfile.Header{Log: 7, Number: 9, After: 1, Name: "mbus.log"}.Append(
-		nil, time.Now()))
-	const a, b = "a 5\na 6\na 7\na 8\na 9\n", 102
-	for name, test := range map[string]struct {
-		change func(log logFiles)
-		want   string // for the reader that is away
-		why    string
-		atOnce bool
-	}{
-		"a file in the middle": {func(log logFiles) { log.remove(".1") },
-			a, ": file 2 is missing", false},
-		"the own file and the next": {func(log logFiles) {
-			log.remove(".1")
-			log.remove(".2")
-		}, "", ": file 2 is missing", false},
-		"two files": {func(log logFiles) {
-			log.rotate(".0", "d\n")
-			log.remove(".1")
-			log.remove(".0")
-		}, a, ": files 2 to 3 are missing", false},
-		"the own file": {func(log logFiles) { log.remove(".2") },
-			"", ": bytes 89 to 109 of file 1 are missing", false},
-		"a short file": {func(log logFiles) { log.truncate(".2", 105) },
-			"a 5\na 6\na 7\na 8\n", ": bytes 105 to 109 of file 1 are missing", false},
-		"a long file": {func(log logFiles) { log.write(".2", "more\n") },
-			a + "more\n", ": file 1 has more than the 109 bytes that file 2 says", true},
-		"unlike files": {func(log logFiles) {
-			log.copy(".1", ".3")
-			log.edit(".3", "b 3", "B 3")
-		}, a, "are two unlike files with number 2", false},
-		"FILE of another log": {func(log logFiles) {
-			log.check(os.Remove(log.path))
-			log.write("", other)
-		}, "", ": it is another log now, 0000000000000007", true},
-		"an old file as FILE": {func(log logFiles) {
-			log.rename("", ".0")
-			log.copy(".2", "")
-		}, restOfThree, ": the log's last file is file 1", false},
-	} {
+	for name, test := range losses {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				log, _, away := threeFiles(t)
@@ -232,8 +242,13 @@ func TestArrival(t *testing.T) {
 		bring("", size(""))
 		back.must(numbered("c", 10)[4:])
 		all.must(numbered("a", 5) + restOfThree)
-		// A file that grows slowly keeps the reader waiting.
-		log, _, away = threeFiles(t)
+	})
+}
+
+// A file that grows slowly is waited for without a limit.
+func TestSlowGrowth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, _, away := threeFiles(t)
 		text := log.read(".2")
 		log.truncate(".2", 95)
 		away.must("a 5\n")
@@ -250,7 +265,7 @@ func TestArrival(t *testing.T) {
 
 // A file that is emptied after it was chosen, and before its first line was read, is another one.
 func TestEmptiedUnread(t *testing.T) {
-	// A Follower that goes to the same file again and again keeps the time in synctest from going on.
+	// In synctest no time passes while a Follower goes to the same file again and again.
 	watch := time.AfterFunc(patience, func() { panic("the Follower does not return") })
 	defer watch.Stop()
 	for _, text := range []string{"", "torn", "c\n"} {
@@ -403,27 +418,30 @@ func TestAlike(t *testing.T) {
 	back.must(strings.Repeat(same, 200))
 }
 
+// recoveries are changes to the files of threeFiles, and the position that Recover returns then.
+var recoveries = map[string]struct {
+	change func(log logFiles)
+	want   string
+}{
+	"no loss":      {func(logFiles) {}, "offset 89 of file 1"},
+	"a later loss": {func(log logFiles) { log.remove(".1") }, "offset 89 of file 1"},
+	"edited":       {func(log logFiles) { log.edit(".2", "a 3", "A 3") }, "offset 0 of file 1"},
+	"the own file": {func(log logFiles) { log.remove(".2") }, "offset 0 of file 2"},
+	"only FILE": {func(log logFiles) {
+		log.copy(".2", "")
+		log.edit("", "a 3", "A 3")
+		log.remove(".2")
+		log.remove(".1")
+	}, "offset 0 of file 1"},
+	"a short file": {func(log logFiles) {
+		log.truncate(".2", 75)
+		log.write(".2", "\n")
+	}, "offset 0 of file 1"},
+}
+
 // After a loss, Recover finds where to go on. Without a loss it changes nothing.
 func TestRecover(t *testing.T) {
-	for name, test := range map[string]struct {
-		change func(log logFiles)
-		want   string
-	}{
-		"no loss":      {func(logFiles) {}, "offset 89 of file 1"},
-		"a later loss": {func(log logFiles) { log.remove(".1") }, "offset 89 of file 1"},
-		"edited":       {func(log logFiles) { log.edit(".2", "a 3", "A 3") }, "offset 0 of file 1"},
-		"the own file": {func(log logFiles) { log.remove(".2") }, "offset 0 of file 2"},
-		"only FILE": {func(log logFiles) {
-			log.copy(".2", "")
-			log.edit("", "a 3", "A 3")
-			log.remove(".2")
-			log.remove(".1")
-		}, "offset 0 of file 1"},
-		"a short file": {func(log logFiles) {
-			log.truncate(".2", 75)
-			log.write(".2", "\n")
-		}, "offset 0 of file 1"},
-	} {
+	for name, test := range recoveries {
 		t.Run(name, func(t *testing.T) {
 			log, there, away := threeFiles(t)
 			there.must(restOfThree)
@@ -439,7 +457,11 @@ func TestRecover(t *testing.T) {
 			}
 		})
 	}
-	// At the end of a file, the next of which is missing.
+}
+
+// At the end of a file, the next of which is missing, Recover finds the one after it. In another
+// log, it finds that log's start.
+func TestRecoverAtEnd(t *testing.T) {
 	log, there, _ := threeFiles(t)
 	there.must(restOfThree)
 	back := log.follow()
@@ -454,7 +476,6 @@ func TestRecover(t *testing.T) {
 	if err != nil || place != (follow.Position{Log: id, Number: 3}) {
 		t.Errorf("%v, %v", place, err)
 	}
-	// In another log.
 	log.check(os.Remove(log.path))
 	header := logfile.Header{Log: 9, Number: 4, After: 1, Name: "mbus.log"}
 	log.write("", string(header.Append(nil, time.Now())))

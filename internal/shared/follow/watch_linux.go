@@ -21,8 +21,8 @@ import (
 type watcher struct {
 	inotify    *os.File // nil: not yet
 	descriptor int      // of inotify
-	path       string   // of FILE, resolved
-	directory  int      // the watch of its directory
+	name       string   // the base name of FILE
+	directory  int      // the watch of the directory of FILE
 	watches    []int    // all watches
 	events     [4 << 10]byte
 }
@@ -31,76 +31,62 @@ type watcher struct {
 // missing, and of the names that belong to the log. It reports whether something is watched that
 // was not watched before: then a change may have come before the watch, and wait does not report
 // it. After an error, wait must not be called.
-func (watcher *watcher) watch(path string, file *os.File) (isNew bool, err error) {
-	if watcher.inotify == nil {
-		watcher.descriptor, err = syscall.InotifyInit1(syscall.IN_NONBLOCK | syscall.IN_CLOEXEC)
+func (w *watcher) watch(path string, file *os.File) (isNew bool, err error) {
+	if w.inotify == nil {
+		w.descriptor, err = syscall.InotifyInit1(syscall.IN_NONBLOCK | syscall.IN_CLOEXEC)
 		if err != nil {
 			return false, err
 		}
-		watcher.inotify = os.NewFile(uintptr(watcher.descriptor), "inotify")
+		w.inotify = os.NewFile(uintptr(w.descriptor), "inotify")
 	}
 	const names = syscall.IN_CREATE | syscall.IN_MOVED_TO | syscall.IN_ONLYDIR
-	watcher.path = path
-	watcher.directory, err = syscall.InotifyAddWatch(
-		watcher.descriptor, filepath.Dir(path), names)
+	w.name = filepath.Base(path)
+	w.directory, err = syscall.InotifyAddWatch(w.descriptor, filepath.Dir(path), names)
 	if err != nil {
 		return false, err
 	}
-	before := watcher.watches
-	watcher.watches = []int{watcher.directory}
-	if err := watcher.add(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	before := w.watches
+	w.watches = []int{w.directory}
+	if err := w.add(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	if err := watcher.addFile(file); err != nil {
-		return false, err
-	}
-	for _, old := range before {
-		if !slices.Contains(watcher.watches, old) {
-			// An error: the file is gone, and the watch with it.
-			syscall.InotifyRmWatch(watcher.descriptor, uint32(old))
+	if file != nil { // not by its name, which may be another file's
+		if err := w.add(fmt.Sprintf("/proc/self/fd/%d", file.Fd())); err != nil {
+			return false, err
 		}
 	}
-	return slices.ContainsFunc(watcher.watches, func(watch int) bool {
+	for _, old := range before {
+		if !slices.Contains(w.watches, old) {
+			// An error: the file is gone, and the watch with it.
+			syscall.InotifyRmWatch(w.descriptor, uint32(old))
+		}
+	}
+	return slices.ContainsFunc(w.watches, func(watch int) bool {
 		return !slices.Contains(before, watch)
 	}), nil
 }
 
 // add watches the file at path.
-func (watcher *watcher) add(path string) error {
-	watch, err := syscall.InotifyAddWatch(watcher.descriptor, path, syscall.IN_MODIFY)
-	if err == nil && !slices.Contains(watcher.watches, watch) {
-		watcher.watches = append(watcher.watches, watch)
+func (w *watcher) add(path string) error {
+	watch, err := syscall.InotifyAddWatch(w.descriptor, path, syscall.IN_MODIFY)
+	if err == nil {
+		w.watches = append(w.watches, watch)
 	}
 	return err
 }
 
-// addFile watches an open file, unless it is nil: not by its name, which may be another file's.
-func (watcher *watcher) addFile(file *os.File) error {
-	if file == nil {
-		return nil
-	}
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	outer := raw.Control(func(descriptor uintptr) {
-		err = watcher.add(fmt.Sprintf("/proc/self/fd/%d", descriptor))
-	})
-	return errors.Join(outer, err)
-}
-
 // wait waits for a change, for the timeout, or for the end of ctx. It must be called after watch.
-func (watcher *watcher) wait(ctx context.Context, timeout time.Duration) error {
-	if err := watcher.inotify.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+func (w *watcher) wait(ctx context.Context, timeout time.Duration) error {
+	if err := w.inotify.SetReadDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() {
-		watcher.inotify.SetReadDeadline(time.Unix(1, 0)) // ends Read
+		w.inotify.SetReadDeadline(time.Unix(1, 0)) // ends Read
 	})
 	defer stop()
 	for {
-		count, err := watcher.inotify.Read(watcher.events[:])
-		if errors.Is(err, os.ErrDeadlineExceeded) || err == nil && watcher.concern(count) {
+		count, err := w.inotify.Read(w.events[:])
+		if errors.Is(err, os.ErrDeadlineExceeded) || err == nil && w.concern(count) {
 			return nil
 		}
 		if err != nil {
@@ -111,8 +97,8 @@ func (watcher *watcher) wait(ctx context.Context, timeout time.Duration) error {
 
 // concern reports whether one of the first count bytes of events, which are whole events, is
 // about the log. Other programs may keep files beside it, such as states.
-func (watcher *watcher) concern(count int) bool {
-	for rest := watcher.events[:count]; len(rest) >= syscall.SizeofInotifyEvent; {
+func (w *watcher) concern(count int) bool {
+	for rest := w.events[:count]; len(rest) >= syscall.SizeofInotifyEvent; {
 		watch := int(int32(binary.NativeEndian.Uint32(rest)))
 		mask := binary.NativeEndian.Uint32(rest[4:])
 		end := syscall.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(rest[12:]))
@@ -121,10 +107,10 @@ func (watcher *watcher) concern(count int) bool {
 		switch {
 		case mask&syscall.IN_Q_OVERFLOW != 0:
 			return true
-		case !slices.Contains(watcher.watches, watch), mask&syscall.IN_IGNORED != 0:
-		case watch != watcher.directory:
+		case !slices.Contains(w.watches, watch), mask&syscall.IN_IGNORED != 0:
+		case watch != w.directory:
 			return true
-		case logfile.Belongs(string(bytes.TrimRight(name, "\x00")), filepath.Base(watcher.path)):
+		case logfile.Belongs(string(bytes.TrimRight(name, "\x00")), w.name):
 			return true
 		}
 	}
@@ -132,7 +118,7 @@ func (watcher *watcher) concern(count int) bool {
 }
 
 // close ends all watches.
-func (watcher *watcher) close() {
-	watcher.inotify.Close() // of a nil file, Close does nothing
-	watcher.inotify, watcher.watches = nil, nil
+func (w *watcher) close() {
+	w.inotify.Close() // of a nil file, Close does nothing
+	w.inotify, w.watches = nil, nil
 }

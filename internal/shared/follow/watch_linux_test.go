@@ -16,7 +16,7 @@ const (
 	atOnce  = 100 * time.Millisecond // a Wait that a change ends is shorter
 	header  = "2026/11/29 06:00:00 Broker: file 1 of log 5b1b30b6c2830ccd: mbus.log\n"
 	header2 = "2026/11/29 06:00:00 Broker: file 2 of log 5b1b30b6c2830ccd, " +
-		"after 71 bytes of file 1: mbus.log\n"
+		"after 73 bytes of file 1: mbus.log\n"
 )
 
 // watched is a log in a directory, and a Follower that has read all of it.
@@ -40,12 +40,12 @@ func watch(t *testing.T, text string) watched {
 }
 
 // read returns all lines that the Follower has at present.
-func (log watched) read() (lines []string) {
-	log.t.Helper()
+func (w watched) read() (lines []string) {
+	w.t.Helper()
 	for {
-		line, err := log.Next()
+		line, err := w.Next()
 		if err != nil {
-			log.t.Fatal(err)
+			w.t.Fatal(err)
 		}
 		if line == nil {
 			return lines
@@ -55,43 +55,43 @@ func (log watched) read() (lines []string) {
 }
 
 // settle waits until there is nothing new to watch, and no change to report.
-func (log watched) settle() {
-	log.t.Helper()
+func (w watched) settle() {
+	w.t.Helper()
 	for range 20 {
-		log.read()
-		if begin := time.Now(); log.wait() && time.Since(begin) >= poll {
+		w.read()
+		if begin := time.Now(); w.wait() && time.Since(begin) >= poll {
 			return
 		}
 	}
-	log.t.Fatal("each wait ends early")
+	w.t.Fatal("each wait ends early")
 }
 
 // wait waits once, and reports whether the wait ended without the end of its context.
-func (log watched) wait() bool {
-	ctx, cancel := context.WithTimeout(log.t.Context(), 10*poll)
+func (w watched) wait() bool {
+	ctx, cancel := context.WithTimeout(w.t.Context(), 10*poll)
 	defer cancel()
-	log.Wait(ctx)
+	w.Wait(ctx)
 	return ctx.Err() == nil
 }
 
 // write appends text to a file of the directory.
-func (log watched) write(name, text string) {
-	log.t.Helper()
-	file, err := os.OpenFile(filepath.Join(log.directory, name),
+func (w watched) write(name, text string) {
+	w.t.Helper()
+	file, err := os.OpenFile(filepath.Join(w.directory, name),
 		os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		log.t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	defer file.Close()
 	if _, err := file.WriteString(text); err != nil {
-		log.t.Fatal(err)
+		w.t.Fatal(err)
 	}
 }
 
 // expect fails the test unless change makes Wait end at once, and then the lines are there. A look
 // may be too early, so there may be several.
-func (log watched) expect(what, want string, change func()) {
-	log.t.Helper()
+func (w watched) expect(what, want string, change func()) {
+	w.t.Helper()
 	changed := make(chan time.Time)
 	go func() {
 		time.Sleep(poll / 10) // so that Wait waits
@@ -102,13 +102,13 @@ func (log watched) expect(what, want string, change func()) {
 	got := ""
 	for deadline := time.Now().Add(10 * time.Second); got != want; {
 		if time.Now().After(deadline) {
-			log.t.Fatalf("%s: read %q, want %q", what, got, want)
+			w.t.Fatalf("%s: read %q, want %q", what, got, want)
 		}
-		log.wait()
-		got += strings.Join(log.read(), "")
+		w.wait()
+		got += strings.Join(w.read(), "")
 	}
 	if took := time.Since(<-changed); took > atOnce {
-		log.t.Errorf("%s: the lines came after %s", what, took)
+		w.t.Errorf("%s: the lines came after %s", what, took)
 	}
 }
 
@@ -119,12 +119,13 @@ func TestWaitEnds(t *testing.T) {
 	log.expect("a line", "a\n", func() { log.write("mbus.log", "a\n") })
 	log.settle()
 	path := filepath.Join(log.directory, "mbus.log")
-	log.expect("a new file", header2, func() {
-		os.Rename(path, path+".1")
-		log.write("mbus.log", header2)
-	})
+	os.Rename(path, path+".1")
 	log.settle()
-	log.expect("a line of the new file", "b\n", func() { log.write("mbus.log", "b\n") })
+	log.expect("a line after the rename", "b\n", func() { log.write("mbus.log.1", "b\n") })
+	log.settle()
+	log.expect("a new file", header2, func() { log.write("mbus.log", header2) })
+	log.settle()
+	log.expect("a line of the new file", "c\n", func() { log.write("mbus.log", "c\n") })
 }
 
 // A change after the last look and before the first Wait ends that Wait.
@@ -141,7 +142,7 @@ func TestWaitAfterChange(t *testing.T) {
 
 // The first line of a new FILE that has been empty until then ends Wait.
 func TestWaitForEmptyFile(t *testing.T) {
-	log := watch(t, header+"a\n")
+	log := watch(t, header+"a\nb\n")
 	path := filepath.Join(log.directory, "mbus.log")
 	log.settle()
 	os.Rename(path, path+".1")
@@ -207,7 +208,7 @@ func TestWaitWithoutDirectory(t *testing.T) {
 	}
 }
 
-// Close and the change of the file in hand leave no watch behind.
+// Close ends all watches.
 func TestWatchesEnd(t *testing.T) {
 	before := descriptors(t)
 	log := watch(t, header)

@@ -14,59 +14,56 @@ const (
 // window holds the bytes of a source that have been read and not returned.
 type window struct {
 	text    []byte
-	line    int // the line in hand begins at text[line]
+	line    int // the next line begins at text[line]
 	scanned int // text[line:scanned] has no line feed
 }
 
-// cut returns the line in hand with its line feed, and makes the one after it the line in
-// hand. It returns nil if the end of the line has not been read yet.
-func (window *window) cut() []byte {
-	length := bytes.IndexByte(window.text[window.scanned:], '\n')
+// cut returns the next line with its line feed, or nil if its line feed has not been read yet.
+func (w *window) cut() []byte {
+	length := bytes.IndexByte(w.text[w.scanned:], '\n')
 	if length < 0 {
-		window.scanned = len(window.text)
+		w.scanned = len(w.text)
 		return nil
 	}
-	end := window.scanned + length + 1
-	line := window.text[window.line:end]
-	window.line, window.scanned = end, end
+	end := w.scanned + length + 1
+	line := w.text[w.line:end]
+	w.line, w.scanned = end, end
 	return line
 }
 
-// rest returns those bytes of the line in hand that have been read.
-func (window *window) rest() []byte {
-	return window.text[window.line:]
+// rest returns the bytes of the next line that have been read.
+func (w *window) rest() []byte {
+	return w.text[w.line:]
 }
 
 // room returns free space of text to read into. The caller passes the count of bytes read to
 // add.
-func (window *window) room() []byte {
-	rest := len(window.text) - window.line
-	if window.line > rest || window.line > 0 && cap(window.text)-len(window.text) < minRead {
-		copy(window.text, window.text[window.line:])
-		window.text = window.text[:rest]
-		window.scanned -= window.line
-		window.line = 0
+func (w *window) room() []byte {
+	rest := w.rest()
+	if w.line > len(rest) || w.line > 0 && cap(w.text)-len(w.text) < minRead {
+		w.text = append(w.text[:0], rest...)
+		w.scanned -= w.line
+		w.line = 0
 	}
-	if cap(window.text)-len(window.text) < minRead {
-		grown := make([]byte, len(window.text), max(readSize, 2*cap(window.text)))
-		copy(grown, window.text)
-		window.text = grown
+	if cap(w.text)-len(w.text) < minRead {
+		grown := make([]byte, len(w.text), max(readSize, 2*cap(w.text)))
+		copy(grown, w.text)
+		w.text = grown
 	}
-	size := min(cap(window.text)-len(window.text), readSize)
-	return window.text[len(window.text) : len(window.text)+size]
+	size := min(cap(w.text)-len(w.text), readSize)
+	return w.text[len(w.text) : len(w.text)+size]
 }
 
 // add adds the first count bytes of room to text.
-func (window *window) add(count int) {
-	window.text = window.text[:len(window.text)+count]
+func (w *window) add(count int) {
+	w.text = w.text[:len(w.text)+count]
 }
 
 // Reader cuts a stream into lines. NewReader makes one. A Reader is not safe for concurrent use.
 type Reader struct {
 	window
 	source  io.Reader
-	results chan result // of the Read in progress
-	reading bool        // whether a Read is in progress
+	results chan result // of the Read in progress; nil: there is none
 	err     error       // the error of the last Read
 
 	origin Origin // of the last line
@@ -82,36 +79,33 @@ type result struct {
 // NewReader returns a Reader of source. The Reader may read up to 256 KiB more than the lines
 // that it returns. Its memory is bounded by a small multiple of 256 KiB and of the longest line.
 func NewReader(source io.Reader) *Reader {
-	return &Reader{source: source, results: make(chan result, 1)}
+	return &Reader{source: source}
 }
 
 // Next returns the next line with its line feed, or nil if there is none at present; see
 // Wait. The line is valid until the next call of Next, and the caller may change it until
 // then. Any bytes after the last line feed are the last line, without a line feed. After the
 // last line, Next returns the error of reading the source, io.EOF at its end.
-func (reader *Reader) Next() (line []byte, err error) {
+func (r *Reader) Next() (line []byte, err error) {
 	for {
-		if line := reader.cut(); line != nil {
-			reader.locate(line)
+		if line := r.cut(); line != nil {
+			r.locate(line)
 			return line, nil
 		}
-		if reader.err != nil {
-			if torn := reader.rest(); len(torn) > 0 {
-				reader.line = len(reader.text)
+		if r.err != nil {
+			if torn := r.rest(); len(torn) > 0 {
+				r.line = len(r.text)
 				return torn, nil
 			}
-			return nil, reader.err
+			return nil, r.err
 		}
-		if !reader.reading {
-			reader.reading = true
-			go func(room []byte) {
-				count, err := reader.source.Read(room)
-				reader.results <- result{count, err}
-			}(reader.room())
+		if r.results == nil {
+			r.results = make(chan result, 1)
+			go read(r.source, r.room(), r.results)
 		}
 		select {
-		case result := <-reader.results:
-			reader.take(result)
+		case result := <-r.results:
+			r.take(result)
 		default:
 			return nil, nil
 		}
@@ -120,17 +114,23 @@ func (reader *Reader) Next() (line []byte, err error) {
 
 // Wait waits until there may be another line, or for the end of ctx. The end of ctx does not
 // end a Read in progress.
-func (reader *Reader) Wait(ctx context.Context) {
+func (r *Reader) Wait(ctx context.Context) {
 	select {
-	case result := <-reader.results:
-		reader.take(result)
+	case result := <-r.results:
+		r.take(result)
 	case <-ctx.Done():
 	}
 }
 
 // take takes the results of the Read that was in progress.
-func (reader *Reader) take(result result) {
-	reader.reading = false
-	reader.add(result.count)
-	reader.err = result.err
+func (r *Reader) take(result result) {
+	r.results = nil
+	r.add(result.count)
+	r.err = result.err
+}
+
+// read sends the results of one Read.
+func read(source io.Reader, room []byte, results chan<- result) {
+	count, err := source.Read(room)
+	results <- result{count, err}
 }

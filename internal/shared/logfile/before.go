@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 
 	"mbus/internal/shared/logline"
 )
@@ -15,22 +16,21 @@ import (
 // appended to. That is so if it is not a log, if a file of the same log with a greater number is
 // beside it, or if last has a greater number. last is the header of the file that was written last,
 // or zero.
-func (list *List) CheckNamed(file io.ReaderAt, last Header) error {
-	start := make([]byte, len(logline.StampFormat))
-	count, err := file.ReadAt(start, 0)
-	if err != nil && err != io.EOF {
+func (l *List) CheckNamed(file io.ReaderAt, last Header) error {
+	start, err := io.ReadAll(io.NewSectionReader(file, 0, int64(len(logline.StampFormat))))
+	if err != nil {
 		return err
 	}
 	// A log begins with a time stamp, or a part of one. A power loss can leave zeros.
-	if !logline.BeginsStamp(bytes.TrimRight(start[:count], "\x00")) {
+	if !logline.BeginsStamp(bytes.TrimRight(start, "\x00")) {
 		return errors.New("is not a log, it was left as it is")
 	}
 	const old = "is file %d of its log, but "
-	header := list.Named.Header
+	header := l.Named.Header
 	if header.Log == 0 {
 		return nil
 	}
-	newer := list.Of(header.Log, header.Number+1, MaxNumber)
+	newer := l.Of(header.Log, header.Number+1, MaxNumber)
 	if count := len(newer); count > 0 {
 		return fmt.Errorf(old+"%s beside it is file %d",
 			header.Number, filepath.Base(newer[count-1].Path), newer[count-1].Header.Number)
@@ -45,27 +45,20 @@ func (list *List) CheckNamed(file io.ReaderAt, last Header) error {
 // Of the log whose headers name FILE it is the file with the greatest number, and of several with
 // that number the longest. If there are no headers it is the file that begins with a time stamp and
 // was modified last.
-func (list *List) Before() (before *File) {
-	log := list.Log(0)
-	files := list.Of(log, 1, MaxNumber)
-	if log == 0 {
-		files = list.Earlier
+func (l *List) Before() *File {
+	files, compare := l.Earlier, compareTimes
+	if log := l.Log(0); log != 0 {
+		isOther := func(file File) bool { return file.Header.Log != log }
+		files, compare = slices.DeleteFunc(l.own(), isOther), compareEnds
 	}
-	for i := range files {
-		file := &files[i]
-		isOurs := log == 0 || file.Header.Name == filepath.Base(list.Path)
-		if isOurs && (before == nil || file.isAfter(before)) {
-			before = file
-		}
+	if len(files) == 0 {
+		return nil
 	}
-	return before
+	before := slices.MaxFunc(files, compare)
+	return &before
 }
 
-// isAfter reports whether file is after other in their log.
-func (file *File) isAfter(other *File) bool {
-	if file.Header.Log == 0 {
-		return file.Info.ModTime().After(other.Info.ModTime())
-	}
-	return cmp.Or(cmp.Compare(file.Header.Number, other.Header.Number),
-		cmp.Compare(file.Info.Size(), other.Info.Size())) > 0
+// compareEnds compares how far in their log two files end.
+func compareEnds(a, b File) int {
+	return cmp.Or(compareNumbers(a, b.Header), cmp.Compare(a.Info.Size(), b.Info.Size()))
 }

@@ -19,8 +19,8 @@ type beside struct {
 	size   int
 }
 
-// listed makes files, each modified a second after the one before, and FILE, mbus.log, with text. It
-// returns FILE's path and the list.
+// listed makes files, each modified a second after the one before, and then FILE, mbus.log, with
+// text. It returns FILE's path and the list.
 func listed(t *testing.T, text string, files ...beside) (string, *logfile.List) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "mbus.log")
@@ -41,10 +41,11 @@ func listed(t *testing.T, text string, files ...beside) (string, *logfile.List) 
 			header := logfile.Header{Log: file.log, Number: file.number, Name: "mbus.log"}
 			start = string(header.Append(nil, when))
 		}
-		write(filepath.Join(filepath.Dir(path), file.name), start+strings.Repeat("x", file.size)+"\n")
+		text := start + strings.Repeat("x", file.size) + "\n"
+		write(filepath.Join(filepath.Dir(path), file.name), text)
 	}
 	write(path, text)
-	list, err := logfile.NewLister(path).List()
+	list, err := logfile.NewList(path)
 	if err != nil {
 		t.Fatal(err)
 	}

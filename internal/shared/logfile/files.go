@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// listPatience limits how long List waits for two equal looks at the files.
+	// listPatience limits how long NewList waits for two equal looks at the files.
 	listPatience = 10 * time.Second
 
 	// namesAtOnce limits how many names of a directory are in memory at once.
@@ -49,60 +49,47 @@ type List struct {
 
 // Of returns the files of log that have the numbers from first to last, the lowest number first.
 // Of log 0 this is FILE without a header.
-func (list *List) Of(log uint64, first, last int64) []File {
-	start, _ := slices.BinarySearchFunc(list.Files, Header{Log: log, Number: first}, order)
-	end, _ := slices.BinarySearchFunc(list.Files, Header{Log: log, Number: last + 1}, order)
-	return list.Files[start:max(start, end)]
+func (l *List) Of(log uint64, first, last int64) []File {
+	from, after := Header{Log: log, Number: first}, Header{Log: log, Number: last + 1}
+	start, _ := slices.BinarySearchFunc(l.Files, from, compareNumbers)
+	end, _ := slices.BinarySearchFunc(l.Files, after, compareNumbers)
+	return l.Files[start:max(start, end)]
 }
 
-// order compares the log and the number of file with those of header.
-func order(file File, header Header) int {
+// compareNumbers compares the log and the number of file with those of header.
+func compareNumbers(file File, header Header) int {
 	return cmp.Or(cmp.Compare(file.Header.Log, header.Log),
 		cmp.Compare(file.Header.Number, header.Number))
 }
+
+// compareTimes compares when two files were modified.
+func compareTimes(a, b File) int { return a.Info.ModTime().Compare(b.Info.ModTime()) }
 
 // Log returns the id of the log that the files make up. It is that of FILE, or 0 if FILE has
 // lines and no header. If FILE is missing or has no whole line, it is known, which is the id that
 // the caller knows. If known is 0, it is that of the files whose headers name FILE. If these are
 // of several logs, it is that of the file that was modified last.
-func (list *List) Log(known uint64) uint64 {
-	if list.Named != nil && list.Named.Header.Number > 0 {
-		return list.Named.Header.Log
+func (l *List) Log(known uint64) uint64 {
+	if l.Named != nil && l.Named.Header.Number > 0 {
+		return l.Named.Header.Log
 	}
 	if known != 0 {
 		return known
 	}
-	var last File
-	for _, file := range list.Files {
-		isOurs := file.Header.Log != 0 && file.Header.Name == filepath.Base(list.Path)
-		if isOurs && (last.Info == nil || file.Info.ModTime().After(last.Info.ModTime())) {
-			last = file
+	if files := l.own(); len(files) > 0 {
+		return slices.MaxFunc(files, compareTimes).Header.Log
+	}
+	return 0
+}
+
+// own returns the files whose headers name FILE. They may be of several logs.
+func (l *List) own() (files []File) {
+	for _, file := range l.Files {
+		if file.Header.Log != 0 && file.Header.Name == filepath.Base(l.Path) {
+			files = append(files, file)
 		}
 	}
-	return last.Header.Log
-}
-
-// Lister lists the files of a log. It keeps their headers, and reads the first line of a file
-// again only if the file's size or time has changed, or if it is FILE. So the cost of a List is
-// linear in the number of names. A Lister is not safe for concurrent use.
-type Lister struct {
-	path   string
-	known  map[look][]File // the files of the last List
-	Lists  int             // how many times the directory was listed
-	Opened int             // how many files were opened
-
-	suffixes func(path string) ([]string, error) // suffixes, except in tests
-}
-
-// look is what a rename does not change of a file.
-type look struct {
-	size     int64
-	modified time.Time
-}
-
-// NewLister returns a Lister of the log at path. The log may not exist yet.
-func NewLister(path string) *Lister {
-	return &Lister{path: path, suffixes: suffixes}
+	return files
 }
 
 // Resolve returns the path of the file that path finally names: it follows symbolic links, also
@@ -126,54 +113,59 @@ func Resolve(path string) (string, error) {
 	return "", fmt.Errorf("%s: too many levels of symbolic links", path)
 }
 
-// List lists the files. A file beside FILE that can't be read is left out. A rotation moves names
-// from file to file, so List looks until it has seen the same files twice in a row.
-func (lister *Lister) List() (*List, error) {
-	var path string
+// NewList lists the files of the log at path, which may not exist yet. A file beside FILE that
+// can't be read is left out. A rotation moves names from file to file, so NewList looks until it
+// has seen the same files twice in a row, for at most 10 seconds. The cost is linear in the number
+// of names in the directory.
+func NewList(path string) (*List, error) { return newList(path, suffixes) }
+
+// newList is NewList with a way for tests to rename files after suffixes has looked at the names.
+func newList(path string, suffixes func(path string) ([]string, error)) (*List, error) {
+	var resolved string
 	var before []File
 	for deadline := time.Now().Add(listPatience); time.Now().Before(deadline); {
-		resolved, files, err := lister.glimpse()
+		next, files, err := glimpse(path, suffixes)
 		if err != nil {
 			return nil, err
 		}
-		if path == resolved && slices.EqualFunc(before, files, isSame) {
-			list, err := lister.inspect(path, files)
+		if next == resolved && slices.EqualFunc(before, files, isSame) {
+			list, err := inspect(resolved, files)
 			if err != ErrChanged {
 				return list, err
 			}
 		}
-		path, before = resolved, files
+		resolved, before = next, files
 	}
-	return nil, fmt.Errorf("%s: its files are renamed faster than they can be listed", lister.path)
+	return nil, fmt.Errorf("%s: its files are renamed faster than they can be listed", path)
 }
 
 func isSame(a, b File) bool { return a.Path == b.Path && os.SameFile(a.Info, b.Info) }
 
-// glimpse looks once at the names, and then at the files. A rename between the two can hide a
-// file. The files have no headers yet. FILE is the first.
-func (lister *Lister) glimpse() (path string, files []File, err error) {
-	if path, err = Resolve(lister.path); err != nil {
+// glimpse resolves path, and looks once at the names, and then at the files. A rename between the
+// two can hide a file. The files have no headers yet. FILE is the first.
+func glimpse(path string, suffixes func(path string) ([]string, error)) (
+	resolved string, files []File, err error) {
+	if resolved, err = Resolve(path); err != nil {
 		return "", nil, err
 	}
-	suffixes, err := lister.suffixes(path)
+	rotated, err := suffixes(resolved)
 	if err != nil {
 		return "", nil, err
 	}
-	lister.Lists++
-	slices.Sort(suffixes)
-	for _, suffix := range append([]string{""}, suffixes...) {
-		info, err := os.Stat(path + suffix)
+	slices.Sort(rotated)
+	for _, suffix := range append([]string{""}, rotated...) {
+		info, err := os.Stat(resolved + suffix)
 		switch {
 		case err == nil && info.Mode().IsRegular():
-			files = append(files, File{Path: path + suffix, Info: info})
+			files = append(files, File{Path: resolved + suffix, Info: info})
 		case suffix != "", errors.Is(err, fs.ErrNotExist): // no file of the log
 		case err != nil:
 			return "", nil, err
 		default:
-			return "", nil, fmt.Errorf("%s: must be a regular file", lister.path)
+			return "", nil, fmt.Errorf("%s: must be a regular file", path)
 		}
 	}
-	return path, files, nil
+	return resolved, files, nil
 }
 
 // suffixes returns what rotation has added to the names beside path that begin with its name.
@@ -204,7 +196,11 @@ func suffixes(path string) (suffixes []string, err error) {
 
 // inspect returns the List of files: each with its header, and without its further names. The
 // error is ErrChanged if a file is not the listed one any more.
-func (lister *Lister) inspect(path string, files []File) (*List, error) {
+func inspect(path string, files []File) (*List, error) {
+	type look struct { // equal for all names of a file
+		size     int64
+		modified time.Time
+	}
 	list, known := &List{Path: path}, make(map[look][]File, len(files))
 	for _, file := range files {
 		look := look{file.Info.Size(), file.Info.ModTime()}
@@ -212,20 +208,12 @@ func (lister *Lister) inspect(path string, files []File) (*List, error) {
 		if slices.ContainsFunc(known[look], isIt) {
 			continue
 		}
-		isNamed := file.Path == path
-		if at := slices.IndexFunc(lister.known[look], isIt); at >= 0 && !isNamed {
-			file.Header, file.Lines = lister.known[look][at].Header, lister.known[look][at].Lines
-		} else {
-			lister.Opened++
-			err := file.inspect(isNamed)
-			if err == ErrChanged || err != nil && isNamed {
-				return nil, err
-			}
-			if err != nil {
-				continue // and not known: it may be readable next time
-			}
-		}
 		known[look] = append(known[look], file)
+		isNamed := file.Path == path
+		err := file.inspect(isNamed)
+		if err == ErrChanged || err != nil && isNamed {
+			return nil, err
+		}
 		if isNamed {
 			list.Named = &file
 		}
@@ -235,39 +223,36 @@ func (lister *Lister) inspect(path string, files []File) (*List, error) {
 			list.Earlier = append(list.Earlier, file)
 		}
 	}
-	slices.SortStableFunc(list.Files, func(a, b File) int { return order(a, b.Header) })
-	lister.known = known
+	slices.SortStableFunc(list.Files, func(a, b File) int { return compareNumbers(a, b.Header) })
 	return list, nil
 }
 
 // inspect opens the file, and reads its first line. Only FILE needs no time stamp.
-func (file *File) inspect(isNamed bool) error {
-	opened, err := file.Open()
+func (f *File) inspect(isNamed bool) error {
+	opened, err := f.Open()
 	if err != nil {
 		return err
 	}
 	defer opened.Close()
-	start := make([]byte, maxSize)
-	count, err := opened.ReadAt(start, 0)
-	if err != nil && err != io.EOF {
+	start, err := io.ReadAll(io.NewSectionReader(opened, 0, maxSize))
+	if err != nil {
 		return err
 	}
-	start = start[:count]
 	header, found := Parse(start[:bytes.IndexByte(start, '\n')+1])
-	if file.Header = header; found || !isNamed && !logline.IsStamp(start) {
+	if f.Header = header; found || !isNamed && !logline.IsStamp(start) {
 		return nil
 	}
-	file.Lines, err = LineEnd(opened, file.Info.Size())
-	if file.Lines > 0 {
-		file.Header.Number = 1
+	f.Lines, err = LineEnd(opened, f.Info.Size())
+	if f.Lines > 0 {
+		f.Header.Number = 1
 	}
 	return err
 }
 
 // Open opens the file, and looks at its size again. The error is ErrChanged if another file or
 // none has its path. The file may have been emptied, and have another header since it was listed.
-func (file *File) Open() (*os.File, error) {
-	opened, err := os.Open(file.Path)
+func (f *File) Open() (*os.File, error) {
+	opened, err := os.Open(f.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrChanged
 	}
@@ -275,8 +260,8 @@ func (file *File) Open() (*os.File, error) {
 		return nil, err
 	}
 	info, err := opened.Stat()
-	if err == nil && os.SameFile(info, file.Info) {
-		file.Info = info
+	if err == nil && os.SameFile(info, f.Info) {
+		f.Info = info
 		return opened, nil
 	}
 	opened.Close()

@@ -34,28 +34,28 @@ func newDirectory(t *testing.T) directory {
 	return directory
 }
 
-func (directory directory) check(err error) {
-	directory.t.Helper()
+func (d directory) check(err error) {
+	d.t.Helper()
 	if err != nil {
-		directory.t.Fatal(err)
+		d.t.Fatal(err)
 	}
 }
 
 // in returns the path of name.
-func (directory directory) in(name string) string { return filepath.Join(directory.path, name) }
+func (d directory) in(name string) string { return filepath.Join(d.path, name) }
 
 // write makes a file, which was modified so many seconds ago.
-func (directory directory) write(name, text string, age int) {
-	directory.t.Helper()
-	directory.check(os.WriteFile(directory.in(name), []byte(text), 0o600))
+func (d directory) write(name, text string, age int) {
+	d.t.Helper()
+	d.check(os.WriteFile(d.in(name), []byte(text), 0o600))
 	when := time.Now().Add(-time.Duration(age) * time.Second)
-	directory.check(os.Chtimes(directory.in(name), when, when))
+	d.check(os.Chtimes(d.in(name), when, when))
 }
 
 // list returns the files as text: the name, and the number and the log of its header.
-func list(t *testing.T, lister *logfile.Lister) (text string, list *logfile.List) {
+func list(t *testing.T, path string) (text string, list *logfile.List) {
 	t.Helper()
-	list, err := lister.List()
+	list, err := logfile.NewList(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,34 +73,40 @@ func list(t *testing.T, lister *logfile.Lister) (text string, list *logfile.List
 	return text, list
 }
 
+// fill makes files and other things that belong to a log, or only look so.
+func (d directory) fill() {
+	d.t.Helper()
+	d.write("mbus.log", header(log, 10), 5)
+	d.write("mbus.log.1", header(log, 2), 1)
+	d.write("mbus.log-20261124", header(log, 9), 9)
+	d.write("mbus.log-2026-11-24.1", header(log, 1), 2)
+	d.write("mbus.log.2", header(7, 3), 1)
+	d.write("mbus.log.3", "2026/11/24 10:00:00 of an earlier version\ntorn", 1)
+	d.write("mbus.log.4", "no log\n", 1)
+	d.write("mbus.log.5", "", 1)
+	for _, suffix := range []string{".1.gz", ".old", "-", ".", "1", ".a", "-1x", ".1~", "..1"} {
+		d.write("mbus.log"+suffix, header(log, 3), 1)
+	}
+	d.write("x-mbus.log.1", header(log, 3), 1)
+	d.check(os.Mkdir(d.in("mbus.log.6"), 0o700))
+	d.check(os.Symlink("nothing", d.in("mbus.log.7")))
+	d.check(os.Symlink("mbus.log.8", d.in("mbus.log.8")))
+}
+
 // Files are in the order of their numbers, whatever their names and times are. Other names, other
 // kinds of files, and files that can't be read are left out.
 func TestList(t *testing.T) {
 	directory := newDirectory(t)
-	lister := logfile.NewLister(directory.in("mbus.log"))
-	if text, list := list(t, lister); text != "" || list.Named != nil || list.Log(0) != 0 ||
+	path := directory.in("mbus.log")
+	if text, list := list(t, path); text != "" || list.Named != nil || list.Log(0) != 0 ||
 		list.Log(7) != 7 {
 		t.Errorf("of nothing: %s", text)
 	}
-	directory.write("mbus.log", header(log, 10), 5)
-	directory.write("mbus.log.1", header(log, 2), 1)
-	directory.write("mbus.log-20261124", header(log, 9), 9)
-	directory.write("mbus.log-2026-11-24.1", header(log, 1), 2)
-	directory.write("mbus.log.2", header(7, 3), 1)
-	directory.write("mbus.log.3", "2026/11/24 10:00:00 of an earlier version\ntorn", 1)
-	directory.write("mbus.log.4", "no log\n", 1)
-	directory.write("mbus.log.5", "", 1)
-	for _, suffix := range []string{".1.gz", ".old", "-", ".", "1", ".a", "-1x", ".1~", "..1"} {
-		directory.write("mbus.log"+suffix, header(log, 3), 1)
-	}
-	directory.write("x-mbus.log.1", header(log, 3), 1)
-	directory.check(os.Mkdir(directory.in("mbus.log.6"), 0o700))
-	directory.check(os.Symlink("nothing", directory.in("mbus.log.7")))
-	directory.check(os.Symlink("mbus.log.8", directory.in("mbus.log.8")))
+	directory.fill()
 	want := "mbus.log.3 1 0 of 42 bytes\nmbus.log.2 3 7\n" +
 		"mbus.log-2026-11-24.1 1 5b1b30b6c2830ccd\nmbus.log.1 2 5b1b30b6c2830ccd\n" +
 		"mbus.log-20261124 9 5b1b30b6c2830ccd\nmbus.log 10 5b1b30b6c2830ccd FILE\n"
-	got, list := list(t, lister)
+	got, list := list(t, path)
 	if got != want {
 		t.Errorf("got\n%s, want\n%s", got, want)
 	}
@@ -125,10 +131,10 @@ func TestList(t *testing.T) {
 // The log is that of FILE, else the known one, else that of the last file that names FILE.
 func TestWhichLog(t *testing.T) {
 	directory := newDirectory(t)
-	lister := logfile.NewLister(directory.in("mbus.log"))
+	path := directory.in("mbus.log")
 	expect := func(want string, known, log uint64) {
 		t.Helper()
-		if text, list := list(t, lister); text != want || list.Log(known) != log {
+		if text, list := list(t, path); text != want || list.Log(known) != log {
 			t.Errorf("the log is %x, want %x, of\n%s, want\n%s", list.Log(known), log, text, want)
 		}
 	}
@@ -162,7 +168,7 @@ func TestNames(t *testing.T) {
 	directory.check(os.Link(directory.in("mbus.log.1"), directory.in("mbus.log.2")))
 	directory.check(os.Symlink(directory.in("mbus.log.1"), directory.in("mbus.log.3")))
 	want := "mbus.log.1 1 5b1b30b6c2830ccd\nmbus.log 2 5b1b30b6c2830ccd FILE\n"
-	if got, _ := list(t, logfile.NewLister(directory.in("mbus.log"))); got != want {
+	if got, _ := list(t, directory.in("mbus.log")); got != want {
 		t.Errorf("got\n%s, want\n%s", got, want)
 	}
 }
@@ -179,10 +185,10 @@ func TestLinks(t *testing.T) {
 	directory.check(os.Symlink("loop", directory.in("loop")))
 	directory.write("real/deep/bus.1", header(log, 1), 1)
 	directory.write("links/first.1", header(log, 3), 1)
-	lister := logfile.NewLister(directory.in("links/first"))
+	path := directory.in("links/first")
 	want := "bus.1 1 5b1b30b6c2830ccd\n"
 	for range 2 {
-		got, list := list(t, lister)
+		got, list := list(t, path)
 		if got != want || list.Path != directory.in("real/deep/bus") {
 			t.Errorf("%s has\n%s, want\n%s", list.Path, got, want)
 		}
@@ -200,31 +206,6 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// The first line of a file is read once, whatever its name becomes. That of FILE is read each
-// time, because FILE may be emptied.
-func TestReadOnce(t *testing.T) {
-	directory := newDirectory(t)
-	for i := 1; i <= 100; i++ {
-		directory.write(fmt.Sprint("mbus.log.", i), header(log, int64(101-i)), 1)
-	}
-	directory.write("mbus.log", header(log, 101), 0)
-	lister := logfile.NewLister(directory.in("mbus.log"))
-	list(t, lister)
-	if lister.Opened != 101 {
-		t.Errorf("%d files were opened", lister.Opened)
-	}
-	for i := 100; i > 0; i-- {
-		directory.check(os.Rename(directory.in(fmt.Sprint("mbus.log.", i)),
-			directory.in(fmt.Sprint("mbus.log.", i+1))))
-	}
-	directory.write("mbus.log", header(log, 102), 1)
-	text, _ := list(t, lister)
-	if lister.Opened != 102 || strings.Count(text, "\n") != 101 ||
-		!strings.HasSuffix(text, "\nmbus.log 102 5b1b30b6c2830ccd FILE\n") {
-		t.Errorf("%d files were opened:\n%s", lister.Opened, text)
-	}
-}
-
 // Open opens only the file that was listed.
 func TestOpen(t *testing.T) {
 	for name, change := range map[string]func(directory directory, path string) error{
@@ -234,8 +215,8 @@ func TestOpen(t *testing.T) {
 		directory := newDirectory(t)
 		directory.write("mbus.log.1", header(log, 1), 1)
 		directory.write("mbus.log.12", header(log, 1), 1)
-		lister := logfile.NewLister(directory.in("mbus.log"))
-		_, list := list(t, lister)
+		path := directory.in("mbus.log")
+		_, list := list(t, path)
 		listed := list.Files[0]
 		size := listed.Info.Size()
 		directory.check(os.WriteFile(listed.Path, []byte(header(log, 1)+"more\n"), 0))
@@ -256,7 +237,7 @@ func TestOpen(t *testing.T) {
 func TestNoLog(t *testing.T) {
 	directory := newDirectory(t)
 	for _, path := range []string{directory.path, directory.path + "/", directory.in(".."), "."} {
-		_, err := logfile.NewLister(path).List()
+		_, err := logfile.NewList(path)
 		if err == nil || err.Error() != path+": must be a regular file" {
 			t.Errorf("%s: %v", path, err)
 		}

@@ -2,11 +2,11 @@
 // the rotated files beside it. The first line of each file, its header, says which file of which
 // log it is. The broker writes that line before any other of the file:
 //
-//	2026/11/29 07:00:00 Broker: file 12 of log 5b1b30b6c2830ccd, after 48213 bytes of file 11: FILE
+//	2026/11/29 07:00:00 Broker: file 12 of log 5b1b30b6c2830ccd, after 48213 bytes of file 11: bus
 //
 // The header of a log's first file has no part "after":
 //
-//	2026/11/29 06:00:00 Broker: file 1 of log 5b1b30b6c2830ccd: FILE
+//	2026/11/29 06:00:00 Broker: file 1 of log 5b1b30b6c2830ccd: bus
 //
 // The line begins with a time stamp, which readers ignore. The log's id has 16 hexadecimal digits.
 // The number of a file has at most ten digits. The bytes are the offset after the last whole line
@@ -50,18 +50,18 @@ func NewLog() uint64 {
 
 // Append appends the first line of a file, with its time stamp and its line feed, to line, and
 // returns the longer line. Parse takes the line back if header is valid.
-func (header Header) Append(line []byte, when time.Time) []byte {
+func (h Header) Append(line []byte, when time.Time) []byte {
 	line = when.AppendFormat(line, logline.StampFormat)
-	return header.append(line)
+	return h.append(line)
 }
 
 // append is Append without the time stamp.
-func (header Header) append(line []byte) []byte {
-	line = fmt.Appendf(line, "Broker: file %d of log %016x", header.Number, header.Log)
-	if header.Number != 1 {
-		line = fmt.Appendf(line, ", after %d bytes of file %d", header.After, header.Number-1)
+func (h Header) append(line []byte) []byte {
+	line = fmt.Appendf(line, "Broker: file %d of log %016x", h.Number, h.Log)
+	if h.Number != 1 {
+		line = fmt.Appendf(line, ", after %d bytes of file %d", h.After, h.Number-1)
 	}
-	line = escape.AppendName(append(line, ": "...), []byte(header.Name))
+	line = escape.AppendName(append(line, ": "...), []byte(h.Name))
 	return append(line, '\n')
 }
 
@@ -97,11 +97,7 @@ func LineEnd(file io.ReaderAt, size int64) (int64, error) {
 	for end := size; end > 0; {
 		part := block[:min(end, int64(len(block)))]
 		start := end - int64(len(part))
-		count, err := file.ReadAt(part, start)
-		if count < len(part) && err == io.EOF {
-			return 0, ErrChanged
-		}
-		if count < len(part) {
+		if err := ReadFull(file, part, start); err != nil {
 			return 0, err
 		}
 		if at := bytes.LastIndexByte(part, '\n'); at >= 0 {
@@ -110,4 +106,17 @@ func LineEnd(file io.ReaderAt, size int64) (int64, error) {
 		end = start
 	}
 	return 0, nil
+}
+
+// ReadFull fills buffer with the bytes of file at offset. The error is ErrChanged if the file has
+// fewer bytes.
+func ReadFull(file io.ReaderAt, buffer []byte, offset int64) error {
+	count, err := file.ReadAt(buffer, offset)
+	switch {
+	case count == len(buffer):
+		return nil
+	case err == io.EOF:
+		return ErrChanged
+	}
+	return err
 }

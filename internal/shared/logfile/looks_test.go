@@ -17,8 +17,8 @@ func TestRenameWhileListing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	lister, renames := NewLister(path), [][2]string{{".1", ".2"}, {"", ".1"}}
-	lister.suffixes = func(path string) ([]string, error) {
+	renames := [][2]string{{".1", ".2"}, {"", ".1"}}
+	list, err := newList(path, func(path string) ([]string, error) {
 		found, err := suffixes(path)
 		for _, names := range renames {
 			if err := os.Rename(path+names[0], path+names[1]); err != nil {
@@ -27,8 +27,7 @@ func TestRenameWhileListing(t *testing.T) {
 		}
 		renames = nil
 		return found, err
-	}
-	list, err := lister.List()
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

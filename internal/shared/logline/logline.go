@@ -30,11 +30,11 @@ type Stamp struct {
 }
 
 // Append appends the time stamp for when to line, and returns the longer line.
-func (stamp *Stamp) Append(line []byte, when time.Time) []byte {
-	if second := when.Unix(); second != stamp.second || stamp.text == nil {
-		stamp.second, stamp.text = second, when.AppendFormat(stamp.text[:0], StampFormat)
+func (s *Stamp) Append(line []byte, when time.Time) []byte {
+	if second := when.Unix(); second != s.second || s.text == nil {
+		s.second, s.text = second, when.AppendFormat(s.text[:0], StampFormat)
 	}
-	return append(line, stamp.text...)
+	return append(line, s.text...)
 }
 
 // Append appends the line of message, from the end of its time stamp to its line feed, to line,

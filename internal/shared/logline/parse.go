@@ -44,22 +44,22 @@ type Parser struct {
 // A known limit: a torn line with a whole line glued to it can have exactly the bytes of one
 // message, and then Parse returns one message. A broker with -log cuts a torn end off before it
 // appends a line, but a log from elsewhere may have one, as on a consumer's standard input.
-func (parser *Parser) Parse(line []byte) (*Message, error) {
+func (p *Parser) Parse(line []byte) (*Message, error) {
 	topic, data, isMessage := cut(line)
 	isWanted, err := false, error(nil)
 	if isMessage {
-		isWanted, err = parser.want(topic)
+		isWanted, err = p.want(topic)
 	}
 	switch {
 	case err != nil:
 	case !isWanted:
 		err = damage(line, isMessage)
 	default:
-		if parser.Sums {
-			parser.message.Checksum = crc32.ChecksumIEEE(line[:len(line)-1])
+		if p.Sums {
+			p.message.Checksum = crc32.ChecksumIEEE(line[:len(line)-1])
 		}
-		parser.message.Stamp = line[:stampSize-1]
-		if parser.message.Data, err = escape.Unescape(data[:0], data); err != nil {
+		p.message.Stamp = line[:stampSize-1]
+		if p.message.Data, err = escape.Unescape(data[:0], data); err != nil {
 			err = fmt.Errorf("in its data, %w", err)
 		}
 	}
@@ -70,7 +70,7 @@ func (parser *Parser) Parse(line []byte) (*Message, error) {
 	if !isWanted {
 		return nil, nil
 	}
-	return &parser.message, nil
+	return &p.message, nil
 }
 
 // cut returns the topic and the data of a message's line, both escaped. If the line is not a
@@ -112,23 +112,23 @@ func damage(line []byte, isMessage bool) error {
 
 // want reports whether an escaped topic is wanted, and sets the message's topic if it is. It does
 // nothing for the same topic again. The error says what is wrong with a topic that may be wanted.
-func (parser *Parser) want(escaped []byte) (wanted bool, err error) {
-	if bytes.Equal(escaped, parser.escaped) {
-		return parser.wanted, nil
+func (p *Parser) want(escaped []byte) (wanted bool, err error) {
+	if bytes.Equal(escaped, p.escaped) {
+		return p.wanted, nil
 	}
-	parser.escaped = parser.escaped[:0]
-	parser.topic, err = unescapeTopic(parser.topic[:0], escaped)
-	isNamed := func(wanted string) bool { return wanted == string(parser.topic) }
-	if len(parser.Topics) > 0 {
-		parser.wanted = err == nil && slices.ContainsFunc(parser.Topics, isNamed)
-	} else if parser.wanted = true; err != nil {
+	p.escaped = p.escaped[:0]
+	p.topic, err = unescapeTopic(p.topic[:0], escaped)
+	isNamed := func(wanted string) bool { return wanted == string(p.topic) }
+	if len(p.Topics) > 0 {
+		p.wanted = err == nil && slices.ContainsFunc(p.Topics, isNamed)
+	} else if p.wanted = true; err != nil {
 		return false, err
 	}
-	if parser.wanted {
-		parser.message.Topic = string(parser.topic)
+	if p.wanted {
+		p.message.Topic = string(p.topic)
 	}
-	parser.escaped = append(parser.escaped, escaped...)
-	return parser.wanted, nil
+	p.escaped = append(p.escaped, escaped...)
+	return p.wanted, nil
 }
 
 // unescapeTopic appends the topic as it was sent to buffer. The error says what is wrong with it.

@@ -22,7 +22,8 @@ func line(topic, data string) string {
 func TestParse(t *testing.T) {
 	all, one := logline.Parser{Sums: true}, logline.Parser{Topics: []string{"none", "a'b"}}
 	for _, topic := range []string{"a", "a'b", "a'b", `\`, "żółw", "a"} {
-		for _, data := range []string{"", "x", "it's \\ \n\x00\xff ': '", strings.Repeat("\x00", 9999)} {
+		zeros := strings.Repeat("\x00", 9999)
+		for _, data := range []string{"", "x", "it's \\ \n\x00\xff ': '", zeros} {
 			text := line(topic, data)
 			message, err := all.Parse([]byte(text))
 			if err != nil || message == nil {
@@ -88,7 +89,8 @@ func TestParseOther(t *testing.T) {
 
 func TestStampOf(t *testing.T) {
 	for text, want := range map[string]string{
-		line("a", "x"): stamp, stamp + " \n": stamp, stamp + "\n": "", "\n": "", "x" + stamp + " ": "",
+		line("a", "x"): stamp, stamp + " \n": stamp,
+		stamp + "\n": "", "\n": "", "x" + stamp + " ": "",
 	} {
 		if got := logline.StampOf([]byte(text)); !bytes.Equal(got, []byte(want)) {
 			t.Errorf("%q: %q, want %q", text, got, want)
