@@ -152,7 +152,11 @@ func TestJobsBehindSlow(t *testing.T) {
 		if err := os.WriteFile(done+".go", nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		delivers(t, "", store.with(append([]string{"-end", "-topic", topic}, command...)...)...)
+		status, _, stderr := consume(t,
+			store.with(append([]string{"-end", "-topic", topic}, command...)...)...)
+		if status != 0 || (stderr != "") != (topic == "other") {
+			t.Errorf("with -topic %s too: status %d: %s", topic, status, stderr)
+		}
 		if again := handledTwice(t, handled(t, done, messages)); again > wantAgain {
 			t.Errorf("with -topic %s too, %d were repeated, want at most %d",
 				topic, again, wantAgain)
@@ -190,6 +194,30 @@ func TestJobsPassedOver(t *testing.T) {
 			t.Errorf("%s: delivered %q, want 0 and none that was done", name, lines)
 		}
 		delivers(t, "", store.with("-end")...)
+	}
+}
+
+// In a log that was restored from a backup, other messages are in the place of those that jobs have
+// done. None is passed over.
+func TestJobsOfRestoredLog(t *testing.T) {
+	store := newLogAndState(t, "1", "2")
+	const script = `read -r number; test "$number" != 1`
+	status, _, stderr := consume(t, store.with("-jobs", "2", "--", "sh", "-c", script)...)
+	if status != 1 {
+		t.Fatalf("status %d: %s", status, stderr)
+	}
+	text := bustest.Read(t, store.log)
+	restored := strings.Replace(text, "'2'", "'3'", 1)
+	if err := os.WriteFile(store.log, []byte(restored), 0o600); err != nil || restored == text {
+		t.Fatalf("%v: the log is %s", err, text)
+	}
+	_, lag, stderr := consume(t, store.with("-lag")...)
+	if !strings.Contains(lag, "} 2\n") || stderr == "" {
+		t.Errorf("-lag printed %s, and said %s", lag, stderr)
+	}
+	status, stdout, stderr := consume(t, store.with("-end")...)
+	if status != 0 || stdout != "1\n3\n" || !strings.Contains(stderr, "may be delivered again") {
+		t.Errorf("status %d, delivered %q, said %s", status, stdout, stderr)
 	}
 }
 

@@ -82,7 +82,10 @@ func New(config *Config) (*Consumer, error) {
 // second. Whenever there is nothing more to read, it writes the messages delivered.
 func (c *Consumer) Subscribe(ctx context.Context) error {
 	defer c.close()
-	if err := c.open(); err != nil {
+	if err := c.open(ctx); err != nil {
+		if errors.Is(err, context.Cause(ctx)) {
+			return nil
+		}
 		return err
 	}
 	err := c.run(ctx)
@@ -94,7 +97,7 @@ func (c *Consumer) Subscribe(ctx context.Context) error {
 
 // open opens the log and the state, and goes to the first line. It saves the position there,
 // so that a state that can't be saved is reported before a message is delivered.
-func (c *Consumer) open() (err error) {
+func (c *Consumer) open(ctx context.Context) (err error) {
 	config := c.config
 	if runtime.GOOS == "windows" && (config.State != "" || len(config.Command) > 0) {
 		return errors.New("-state and a command are not supported on Windows")
@@ -110,7 +113,7 @@ func (c *Consumer) open() (err error) {
 	}
 	c.log = follow.New(config.Log, config.Report)
 	c.source = c.log
-	if err := c.begin(); err != nil {
+	if err := c.begin(ctx); err != nil {
 		return err
 	}
 	if config.State != "" && c.output != nil {
@@ -133,14 +136,16 @@ func (c *Consumer) close() {
 
 // begin opens the state, and goes to its position or, without one, to the place of -from. With
 // -end, it finds the end of the log.
-func (c *Consumer) begin() error {
-	position, found, err := c.window.open(c.config.State)
-	if !found && err == nil {
-		if c.config.From == End {
-			position, err = endOf(c.log)
-		} else {
-			c.since = stampOf(c.config.From)
-		}
+func (c *Consumer) begin(ctx context.Context) error {
+	position, saved, found, err := c.window.open(c.config.State)
+	switch {
+	case err != nil:
+	case found:
+		c.window.earlier, err = c.earlier(ctx, position, saved)
+	case c.config.From == End:
+		position, err = endOf(c.log)
+	default:
+		c.since = stampOf(c.config.From)
 	}
 	if err != nil {
 		return err

@@ -96,7 +96,7 @@ func (c *Consumer) take(ctx context.Context, j *job) (*started, error) {
 			}
 			after = c.log.Position()
 		}
-		taken := c.window.start(after)
+		taken := c.window.start(after, m.Checksum)
 		if taken == nil {
 			continue
 		}

@@ -28,11 +28,13 @@ func (c *Consumer) Lag(ctx context.Context) error {
 	if runtime.GOOS == "windows" {
 		return errors.New("-state is not supported on Windows")
 	}
-	position, saved, _, err := follow.ReadState(c.config.State, kind)
+	position, noted, _, err := follow.ReadState(c.config.State, kind)
 	if err != nil {
 		return err
 	}
-	c.window.takeOver(saved)
+	if c.window.earlier, err = c.earlier(ctx, position, parseNote(noted)); err != nil {
+		return err
+	}
 	log := follow.New(c.config.Log, c.config.Report)
 	defer log.Close()
 	log.DisableSync()

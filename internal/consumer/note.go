@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"encoding/base64"
+	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"slices"
@@ -21,25 +22,31 @@ const (
 // note is what a consumer's state keeps besides the position. Its text has the two parts that are
 // not empty, with a space between them:
 //
-//	done TOPICS BITS
+//	done CHECKSUM BITS
 //	output INODE LENGTH CHECKSUM
 //
-// TOPICS has eight hexadecimal digits. BITS is base64url without padding: the first message after
-// the position has the highest bit of the first byte. The second part is a mark.
+// The first CHECKSUM is a doneSum, of eight hexadecimal digits. BITS is base64url without padding:
+// the first message after the position has the highest bit of the first byte. The second part is a
+// mark.
 type note struct {
-	topics uint32 // topicsSum of the topics that done counts
+	sum    uint32 // doneSum of the messages that are delivered
 	done   []bool // which of the next messages are delivered: up to maxStarted
 	output mark   // zero: none
 }
 
-// topicsSum returns the CRC-32 (IEEE) of topics, sorted, each once and with a line feed.
-func topicsSum(topics []string) uint32 {
-	sorted := slices.Compact(slices.Sorted(slices.Values(topics)))
-	text := ""
-	for _, topic := range sorted {
-		text += topic + "\n"
+// doneSum returns the CRC-32 (IEEE) of topics, sorted, each once and with a line feed, and of the
+// checksums of those messages that are delivered, each as four bytes, big-endian.
+func doneSum(topics []string, messages []*started) uint32 {
+	var text []byte
+	for _, topic := range slices.Compact(slices.Sorted(slices.Values(topics))) {
+		text = append(append(text, topic...), '\n')
 	}
-	return crc32.ChecksumIEEE([]byte(text))
+	for _, each := range messages {
+		if each.delivered {
+			text = binary.BigEndian.AppendUint32(text, each.checksum)
+		}
+	}
+	return crc32.ChecksumIEEE(text)
 }
 
 // String returns the note's text. It has at most 128 bytes.
@@ -53,20 +60,12 @@ func (n note) String() string {
 			}
 		}
 		bits := base64.RawURLEncoding.EncodeToString(packed)
-		parts = append(parts, fmt.Sprintf(doneFormat, n.topics, bits))
+		parts = append(parts, fmt.Sprintf(doneFormat, n.sum, bits))
 	}
 	if m := n.output; m != (mark{}) {
 		parts = append(parts, fmt.Sprintf(outputFormat, m.inode, m.length, m.checksum))
 	}
 	return strings.Join(parts, " ")
-}
-
-// doneOf returns which of the next messages of topics are delivered.
-func (n note) doneOf(topics []string) []bool {
-	if n.topics != topicsSum(topics) {
-		return nil
-	}
-	return n.done
 }
 
 // lastTrue returns the index of the last true element, or -1.
@@ -84,7 +83,7 @@ func lastTrue(bits []bool) int {
 func parseNote(text string) (parsed note) {
 	done, rest, _ := strings.Cut(text, "output ")
 	var bits string
-	fmt.Sscanf(done, doneFormat, &parsed.topics, &bits)
+	fmt.Sscanf(done, doneFormat, &parsed.sum, &bits)
 	packed, _ := base64.RawURLEncoding.DecodeString(bits)
 	for i := range 8 * len(packed) {
 		parsed.done = append(parsed.done, packed[i/8]&(0x80>>(i%8)) != 0)

@@ -10,14 +10,14 @@ import (
 // A note's text has all of the note, and fits into a state.
 func TestNote(t *testing.T) {
 	largest := note{
-		topics: math.MaxUint32, done: make([]bool, maxStarted),
+		sum: math.MaxUint32, done: make([]bool, maxStarted),
 		output: mark{math.MaxUint64, math.MaxInt64, math.MaxUint32},
 	}
 	largest.done[maxStarted-1] = true
 	marked := note{output: mark{1, 0, 0}}
-	notes := []note{{}, largest, marked, {topics: 7, done: []bool{true}}}
+	notes := []note{{}, largest, marked, {sum: 7, done: []bool{true}}}
 	for range 200 {
-		random := note{topics: rand.Uint32(), done: make([]bool, 1+rand.IntN(maxStarted))}
+		random := note{sum: rand.Uint32(), done: make([]bool, 1+rand.IntN(maxStarted))}
 		for i := range random.done {
 			random.done[i] = rand.IntN(3) == 0
 		}
@@ -45,12 +45,30 @@ func TestNoteForeign(t *testing.T) {
 	}
 }
 
-// The checksum does not depend on the order of the topics, and tells topics apart.
-func TestTopicsSum(t *testing.T) {
-	if topicsSum([]string{"b", "a", "b"}) != topicsSum([]string{"a", "b"}) {
-		t.Error("the order of topics counts")
+// The checksum does not depend on the order of the topics. It tells topics apart, and the messages
+// that are delivered.
+func TestDoneSum(t *testing.T) {
+	first := &started{checksum: 1, delivered: true}
+	second := &started{checksum: 2, delivered: true}
+	open := &started{checksum: 3}
+	same := [][2]uint32{
+		{doneSum([]string{"b", "a", "b"}, nil), doneSum([]string{"a", "b"}, nil)},
+		{doneSum(nil, []*started{first, open}), doneSum(nil, []*started{first})},
 	}
-	if topicsSum([]string{"ab"}) == topicsSum([]string{"a", "b"}) || topicsSum(nil) != 0 {
-		t.Error("other topics have the same checksum")
+	for i, pair := range same {
+		if pair[0] != pair[1] {
+			t.Errorf("pair %d: the checksums differ", i)
+		}
+	}
+	sums := map[uint32]bool{
+		doneSum(nil, nil):                       true,
+		doneSum([]string{"ab"}, nil):            true,
+		doneSum([]string{"a", "b"}, nil):        true,
+		doneSum(nil, []*started{first}):         true,
+		doneSum(nil, []*started{second}):        true,
+		doneSum(nil, []*started{first, second}): true,
+	}
+	if len(sums) != 6 {
+		t.Error("two of six checksums are the same")
 	}
 }

@@ -32,7 +32,7 @@ func TestOriginFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.close()
-	if err := c.open(); err != nil {
+	if err := c.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	c.source = noOrigin{c.source}

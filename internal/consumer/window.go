@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"mbus/internal/shared/follow"
@@ -20,7 +21,7 @@ type window struct {
 	mutex    sync.Mutex // guards what follows
 	position follow.Position
 	started  []*started // in the log's order; the first one is not delivered
-	earlier  []bool     // which of the messages after those in started an earlier process delivered
+	earlier  []*started // after these in the log, by an earlier process: see Consumer.earlier
 	output   mark       // for the note
 	changed  bool       // whether there is something to save
 
@@ -31,6 +32,7 @@ type window struct {
 // started is a message that was started.
 type started struct {
 	after     follow.Position // the position after its line
+	checksum  uint32          // of its line
 	delivered bool
 }
 
@@ -39,24 +41,21 @@ func newWindow(topics []string) *window {
 	return &window{topics: topics, room: make(chan struct{}, maxStarted)}
 }
 
-// open opens the state at path, takes over its note, and returns its position. If the state has
-// none, or path is empty, found is false.
-func (w *window) open(path string) (position follow.Position, found bool, err error) {
+// open opens the state at path, and returns its position and its note. If the state has none, or
+// path is empty, found is false.
+func (w *window) open(path string) (
+	position follow.Position, saved note, found bool, err error,
+) {
 	if path == "" {
-		return position, false, nil
+		return position, saved, false, nil
 	}
 	if w.state, err = follow.OpenState(path, kind); err != nil {
-		return position, false, err
+		return position, saved, false, err
 	}
 	position, text, found := w.state.Load()
-	w.takeOver(text)
-	return position, found, nil
-}
-
-// takeOver takes over what the note of a state says.
-func (w *window) takeOver(text string) {
-	saved := parseNote(text)
-	w.output, w.earlier = saved.output, saved.doneOf(w.topics)
+	saved = parseNote(text)
+	w.output = saved.output
+	return position, saved, found, nil
 }
 
 // pass counts one more message that was read. It reports whether an earlier process delivered it.
@@ -70,7 +69,7 @@ func (w *window) shift() (delivered bool) {
 	if len(w.earlier) == 0 {
 		return false
 	}
-	delivered, w.earlier = w.earlier[0], w.earlier[1:]
+	delivered, w.earlier = w.earlier[0].delivered, w.earlier[1:]
 	return delivered
 }
 
@@ -83,12 +82,12 @@ func (w *window) await(ctx context.Context) {
 }
 
 // start is pass for a message to be delivered by a command, after await has waited for its room.
-// The position after its line is after. The result is for finish. If an earlier process delivered
-// the message, it is nil.
-func (w *window) start(after follow.Position) *started {
+// The position after its line is after, and the checksum is that of its line. The result is for
+// finish. If an earlier process delivered the message, it is nil.
+func (w *window) start(after follow.Position, checksum uint32) *started {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
-	next := &started{after, w.shift()}
+	next := &started{after, checksum, w.shift()}
 	w.started = append(w.started, next)
 	w.advance()
 	if next.delivered {
@@ -147,11 +146,11 @@ func (w *window) save() error {
 func (w *window) snapshot() (position follow.Position, saved note, changed bool) {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
-	saved = note{topics: topicsSum(w.topics), output: w.output}
-	for _, each := range w.started {
+	messages := append(slices.Clip(w.started), w.earlier...)
+	saved = note{sum: doneSum(w.topics, messages), output: w.output}
+	for _, each := range messages {
 		saved.done = append(saved.done, each.delivered)
 	}
-	saved.done = append(saved.done, w.earlier...)
 	changed, w.changed = w.changed, false
 	return w.position, saved, changed
 }

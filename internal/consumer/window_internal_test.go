@@ -27,12 +27,19 @@ func TestWindowRestarts(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	for next := 0; next < len(finished); {
 		w := newWindow([]string{"b", "a"})
-		position, _, err := w.open(path)
+		position, saved, _, err := w.open(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if next = int(position.Offset); next > 0 && !finished[next-1] {
 			t.Fatalf("the position is after message %d, which is not finished", next-1)
+		}
+		for i, delivered := range saved.done {
+			each := &started{checksum: uint32(next + i), delivered: delivered}
+			w.earlier = append(w.earlier, each)
+		}
+		if saved.done != nil && doneSum(w.topics, w.earlier) != saved.sum {
+			t.Fatalf("the note after message %d has a wrong checksum", next-1)
 		}
 		next = useWindow(t, w, next, finished)
 		w.close()
@@ -48,7 +55,7 @@ func useWindow(t *testing.T, w *window, next int, finished []bool) int {
 	for range rand.IntN(600) {
 		if rand.IntN(2) == 0 && next < len(finished) && len(w.started) < maxStarted {
 			w.await(t.Context())
-			s := w.start(at(next))
+			s := w.start(at(next), uint32(next))
 			if delivered := s == nil; delivered != finished[next] {
 				t.Fatalf("message %d: delivered is %t", next, delivered)
 			}
@@ -78,46 +85,13 @@ func useWindow(t *testing.T, w *window, next int, finished []bool) int {
 	return next
 }
 
-// Other topics than those of the note make it void.
-func TestWindowOtherTopics(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("a state is not supported on Windows")
-	}
-	path := filepath.Join(t.TempDir(), "state")
-	open := func(topics ...string) *window {
-		w := newWindow(topics)
-		if _, _, err := w.open(path); err != nil {
-			t.Fatal(err)
-		}
-		return w
-	}
-	w := open("a", "b")
-	w.await(t.Context())
-	w.start(at(0))
-	w.await(t.Context())
-	second := w.start(at(1))
-	w.finish(second)
-	if err := w.save(); err != nil {
-		t.Fatal(err)
-	}
-	w.close()
-	for topics, want := range map[[2]string]bool{{"b", "a"}: true, {"a", "a"}: false} {
-		w := open(topics[:]...)
-		if first, second := w.pass(), w.pass(); first || second != want {
-			t.Errorf("topics %q: delivered %t, %t, want the second: %t",
-				topics, first, second, want)
-		}
-		w.close()
-	}
-}
-
 // While 256 messages are started and the first is unfinished, await waits.
 func TestWindowIsFull(t *testing.T) {
 	w := newWindow(nil)
 	var first *started
 	for number := range maxStarted {
 		w.await(t.Context())
-		s := w.start(at(number))
+		s := w.start(at(number), 0)
 		if number == 0 {
 			first = s
 		} else {
