@@ -88,6 +88,12 @@ func TestConsumerIDs(t *testing.T) {
 	stream = consuming("-format", "json")
 	stream.Stdin = strings.NewReader(files[1])
 	check("one file", idsOf(t, stream), want[2:])
+	stream = consuming("-format", "json")
+	stream.Stdin = strings.NewReader(files[1] + files[0])
+	_, _, stderr := finish(t, stream)
+	if !strings.HasPrefix(stderr, "consumer: standard input: after ") {
+		t.Errorf("for files in the wrong order it said %q", stderr)
+	}
 	_, stdout, _ := consume(t, "-log", log, "-end", "--", "sh", "-c", `echo "$MBUS_ID"`)
 	check("command", strings.Fields(stdout), want)
 }

@@ -108,7 +108,9 @@ func (c *Consumer) open(ctx context.Context) (err error) {
 		}
 	}
 	if config.Log == "" {
-		c.source = follow.NewReader(config.Input)
+		c.source = follow.NewReader(config.Input, func(line string) {
+			config.Report("standard input: " + line)
+		})
 		return nil
 	}
 	c.log = follow.New(config.Log, config.Report)

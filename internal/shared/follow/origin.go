@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"math"
 	"strconv"
@@ -80,6 +81,7 @@ func (r *Reader) locate(line []byte) {
 	header, isHeader := logfile.Parse(line)
 	switch {
 	case isHeader:
+		r.checkNext(header)
 		r.origin = Origin{Log: header.Log, Number: header.Number}
 	case r.after == 0: // so it is the first line
 		sum := sha256.Sum256(bytes.TrimSuffix(line, []byte("\n")))
@@ -88,4 +90,19 @@ func (r *Reader) locate(line []byte) {
 		r.origin.Offset = r.after
 	}
 	r.after = r.origin.Offset + int64(len(line))
+}
+
+// checkNext reports a file of the same log that does not begin where the stream has come to.
+func (r *Reader) checkNext(header logfile.Header) {
+	last := r.origin
+	isNext := header.Number == last.Number+1 && header.After == r.after
+	if last.Number == 0 || header.Log != last.Log || isNext {
+		return
+	}
+	text := fmt.Sprintf("after %d bytes of file %d comes file %d",
+		r.after, last.Number, header.Number)
+	if header.Number > 1 {
+		text += fmt.Sprintf(", which follows %d bytes of file %d", header.After, header.Number-1)
+	}
+	r.report(text + ": lines are missing, repeated or out of order")
 }

@@ -17,6 +17,11 @@ type source interface {
 	Origin() (follow.Origin, error)
 }
 
+// newReader returns a Reader of text. It fails the test if the Reader reports anything.
+func newReader(t *testing.T, text string) *follow.Reader {
+	return follow.NewReader(strings.NewReader(text), func(line string) { t.Error(line) })
+}
+
 // origins returns the origins of all lines that source has.
 func origins(t *testing.T, source source) (all []string) {
 	t.Helper()
@@ -58,7 +63,7 @@ func TestOrigin(t *testing.T) {
 	log := follow.New(path, func(string) {})
 	defer log.Close()
 	for name, source := range map[string]source{
-		"log": log, "stream": follow.NewReader(strings.NewReader(one + two)),
+		"log": log, "stream": newReader(t, one+two),
 	} {
 		got := origins(t, source)
 		if strings.Join(got, " ") != strings.Join(want, " ") {
@@ -86,7 +91,7 @@ func TestOriginWithoutHeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	log.Seek(end)
-	stream := follow.NewReader(strings.NewReader(begin + "\na\n"))
+	stream := newReader(t, begin+"\na\n")
 	for _, got := range [][]string{origins(t, log), origins(t, stream)[1:]} {
 		if len(got) != 1 || got[0] != want {
 			t.Errorf("%q, want %s", got, want)
@@ -101,5 +106,48 @@ func TestOriginWithoutHeader(t *testing.T) {
 	want = hex.EncodeToString(sum[:8]) + "-0-0"
 	if got := origins(t, log); len(got) != 1 || got[0] != want {
 		t.Errorf("%q, want %s", got, want)
+	}
+}
+
+// A stream that goes on with another place of the same log than the next is reported.
+func TestGapsOfStream(t *testing.T) {
+	header := func(rest string) string { return "2026/11/29 06:00:00 Broker: file " + rest + ": bus\n" }
+	one := header("1 of log 5b1b30b6c2830ccd")
+	two := header("2 of log 5b1b30b6c2830ccd, after 68 bytes of file 1")
+	three := header("3 of log 5b1b30b6c2830ccd, after 92 bytes of file 2")
+	other := header("3 of log 5b1b30b6c2830cce, after 9 bytes of file 2")
+	for name, test := range map[string]struct{ stream, want string }{
+		"whole":           {one + "abc\n" + two + "c\n" + three, ""},
+		"from the second": {two + "c\n" + three, ""},
+		"from a line":     {"abc\n" + two + "c\n" + three, ""},
+		"another log":     {one + "abc\n" + other, ""},
+		"a line is missing": {
+			one + two + "c\n",
+			"after 64 bytes of file 1 comes file 2, which follows 68 bytes of file 1",
+		},
+		"a line too many": {
+			one + "abc\nd\n" + two,
+			"after 70 bytes of file 1 comes file 2, which follows 68 bytes of file 1",
+		},
+		"a file is missing": {
+			one + "abc\n" + three,
+			"after 68 bytes of file 1 comes file 3, which follows 92 bytes of file 2",
+		},
+		"a file comes twice":   {one + "abc\n" + one + "abc\n", "after 68 bytes of file 1 comes file 1"},
+		"the newer file first": {two + "c\n" + one, "after 92 bytes of file 2 comes file 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var reports []string
+			reader := follow.NewReader(strings.NewReader(test.stream), func(line string) {
+				reports = append(reports, line)
+			})
+			origins(t, reader)
+			if test.want != "" {
+				test.want += ": lines are missing, repeated or out of order"
+			}
+			if got := strings.Join(reports, "\n"); got != test.want {
+				t.Errorf("it reported %q, want %q", got, test.want)
+			}
+		})
 	}
 }

@@ -63,6 +63,7 @@ func (w *window) add(count int) {
 type Reader struct {
 	window
 	source  io.Reader
+	report  func(line string)
 	results chan result // of the Read in progress; nil: there is none
 	err     error       // the error of the last Read
 
@@ -78,8 +79,10 @@ type result struct {
 
 // NewReader returns a Reader of source. The Reader may read up to 256 KiB more than the lines
 // that it returns. Its memory is bounded by a small multiple of 256 KiB and of the longest line.
-func NewReader(source io.Reader) *Reader {
-	return &Reader{source: source}
+// Next calls report with a line when the stream goes on with another place of the same log than
+// the next.
+func NewReader(source io.Reader, report func(line string)) *Reader {
+	return &Reader{source: source, report: report}
 }
 
 // Next returns the next line with its line feed, or nil if there is none at present; see
