@@ -51,7 +51,8 @@ func TestPersistentRatios(t *testing.T) {
 		t.Skip("make bench runs this")
 	}
 	python := tool(t, "python3")
-	program := strings.Replace(manualDisplays(t, "mbus-consumer.1", "A persistent worker in Python", 2)[0],
+	recipe := manualDisplays(t, "mbus-consumer.1", "A persistent worker in Python", 2)
+	program := strings.Replace(recipe[0],
 		"print(order[\"data\"], file=sys.stderr)", "order[\"data\"]", 1)
 	worker := filepath.Join(t.TempDir(), "worker.py")
 	if err := os.WriteFile(worker, []byte(program), 0o600); err != nil {

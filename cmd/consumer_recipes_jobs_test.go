@@ -53,7 +53,8 @@ func TestRecipeJobs(t *testing.T) {
 	kitchen, broker := newShop(t)
 	// Each of four waits for the others.
 	kitchen.script("work", `mkdir "job$MBUS_JOB"; until test -e job4; do sleep 0.01; done`)
-	worker := startConsumerCommand(t, kitchen.cook(example(t, "mbus-consumer.1", "Four jobs at once")))
+	recipe := example(t, "mbus-consumer.1", "Four jobs at once")
+	worker := startConsumerCommand(t, kitchen.cook(recipe))
 	order(t, broker, bustest.Numbers(1, 4)...)
 	for job := range 4 {
 		bustest.Until(t, "a job", func() bool {
@@ -115,16 +116,17 @@ func TestRecipeFailed(t *testing.T) {
 	kitchen.stop("consumer", worker)
 }
 
-// The manual page's recipe passes over a message that a worker can't handle, and later over another.
-// It keeps both.
+// The manual page's recipe passes over a message that a worker can't handle, and later over
+// another. It keeps both.
 func TestRecipeSkip(t *testing.T) {
 	kitchen, broker := newShop(t)
 	kitchen.script("work", `data=$(cat); echo "$data" >> handled; test "${data#bad}" = "$data"`)
 	order(t, broker, "bad 1", "good", "bad 2", "better")
 	work := func(want int) {
 		t.Helper()
-		worker := consuming("-log", kitchen.path("mbus.log"), "-state", kitchen.path("orders.state"),
-			"-topic", "orders", "-end", "--", kitchen.path("work"))
+		worker := consuming("-log", kitchen.path("mbus.log"),
+			"-state", kitchen.path("orders.state"), "-topic", "orders", "-end",
+			"--", kitchen.path("work"))
 		worker.Dir = kitchen.directory
 		if status, _, stderr := finish(t, worker); status != want {
 			t.Fatalf("status %d, want %d: %s", status, want, stderr)

@@ -205,8 +205,8 @@ func (s *system) load() *sending {
 	return sending
 }
 
-// check ends the sending, waits until the worker has done all its messages, and stops the system. It
-// fails the test unless both services ended with these statuses, one after the other, and each
+// check ends the sending, waits until the worker has done all its messages, and stops the system.
+// It fails the test unless both services ended with these statuses, one after the other, and each
 // message was done.
 func (s *system) check(load *sending, statuses ...string) {
 	t := s.t

@@ -214,8 +214,8 @@ func TestForeignWorkedOff(t *testing.T) {
 		"which could not be compared: they count as the log's")
 }
 
-// A foreign message that a worker has removed while the connection was lost is an error too, because
-// all batches of the forwarder were answered before.
+// A foreign message that a worker has removed while the connection was lost is an error too,
+// because all batches of the forwarder were answered before.
 func TestForeignWorkedOffWhileAway(t *testing.T) {
 	t.Parallel()
 	engine, source := newEngine(t), newSource(t)

@@ -111,7 +111,9 @@ func TestOriginWithoutHeader(t *testing.T) {
 
 // A stream that goes on with another place of the same log than the next is reported.
 func TestGapsOfStream(t *testing.T) {
-	header := func(rest string) string { return "2026/11/29 06:00:00 Broker: file " + rest + ": bus\n" }
+	header := func(rest string) string {
+		return "2026/11/29 06:00:00 Broker: file " + rest + ": bus\n"
+	}
 	one := header("1 of log 5b1b30b6c2830ccd")
 	two := header("2 of log 5b1b30b6c2830ccd, after 68 bytes of file 1")
 	three := header("3 of log 5b1b30b6c2830ccd, after 92 bytes of file 2")
@@ -133,7 +135,7 @@ func TestGapsOfStream(t *testing.T) {
 			one + "abc\n" + three,
 			"after 68 bytes of file 1 comes file 3, which follows 92 bytes of file 2",
 		},
-		"a file comes twice":   {one + "abc\n" + one + "abc\n", "after 68 bytes of file 1 comes file 1"},
+		"a file comes twice":   {one + "abc\n" + one, "after 68 bytes of file 1 comes file 1"},
 		"the newer file first": {two + "c\n" + one, "after 92 bytes of file 2 comes file 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
