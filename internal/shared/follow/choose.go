@@ -89,8 +89,20 @@ func (f *Follower) choose() (*cursor, error) {
 	return nil, f.judge(position, unlike)
 }
 
-// own opens the listed file that has the position. If the current file has it, the other one must
-// have more lines. At the start of the log, own reports which files are left out.
+// open is pick for the last list. If there is a current file, open only opens a file that has a
+// line after position: a file that was emptied has none.
+func (f *Follower) open(position Position, files []logfile.File) (
+	next *cursor, unlike string, err error) {
+	next, unlike, err = pick(f.list, position, files)
+	if next != nil && f.current.file != nil && next.lines <= position.Offset {
+		next.file.Close()
+		next = nil
+	}
+	return next, unlike, err
+}
+
+// own opens the listed file that has the position. At the start of the log, it reports which files
+// are left out.
 func (f *Follower) own() (next *cursor, unlike string, err error) {
 	list, position := f.list, f.Position()
 	files, earlier := list.Of(position.Log, position.Number, position.Number), []string(nil)
@@ -99,11 +111,7 @@ func (f *Follower) own() (next *cursor, unlike string, err error) {
 	} else if position.Log == 0 {
 		files = slices.Concat(list.Files, list.Earlier)
 	}
-	next, unlike, err = pick(list, position, files)
-	if next != nil && f.current.file != nil && next.lines <= position.Offset {
-		next.file.Close()
-		return nil, "", nil
-	}
+	next, unlike, err = f.open(position, files)
 	if next != nil && len(earlier) > 0 {
 		f.report(fmt.Sprintf("%s: files of an earlier version are left out: %s",
 			f.path, strings.Join(earlier, ", ")))
@@ -118,7 +126,7 @@ func (f *Follower) successor() (next *cursor, unlike string, err error) {
 	if f.list == nil || f.current.file == nil && position.Log == 0 {
 		return nil, "", nil // only a file that was read can count as file 1
 	}
-	return pick(f.list, Position{}, successors(f.list, position))
+	return f.open(Position{}, successors(f.list, position))
 }
 
 // judge is called if no listed file has more after position. It returns nil while something can be
@@ -126,6 +134,10 @@ func (f *Follower) successor() (next *cursor, unlike string, err error) {
 func (f *Follower) judge(position Position, unlike string) error {
 	later, named := after(f.list, position), f.list.Named
 	number := position.Number
+	first := number + 1 // the first file that is missing, if a whole file is
+	if position.Offset == 0 {
+		first = number
+	}
 	var says int64 // the most bytes that a file with the next number says
 	for _, file := range later {
 		if file.Header.Number == number+1 {
@@ -145,12 +157,10 @@ func (f *Follower) judge(position Position, unlike string) error {
 		return f.miss("file %d was changed, and does not have it", number)
 	case len(later) == 0:
 		return f.miss("the log's last file is file %d", named.Header.Number)
-	case later[0].Header.Number == number+2:
-		return f.miss("file %d is missing", number+1)
-	case later[0].Header.Number > number+2:
-		return f.miss("files %d to %d are missing", number+1, later[0].Header.Number-1)
-	case position.Offset == 0:
-		return f.miss("file %d is missing", number)
+	case later[0].Header.Number == first+1:
+		return f.miss("file %d is missing", first)
+	case later[0].Header.Number > first+1:
+		return f.miss("files %d to %d are missing", first, later[0].Header.Number-1)
 	case says < position.Offset:
 		return f.lose("file %d has more than the %d bytes that file %d says",
 			number, says, number+1)

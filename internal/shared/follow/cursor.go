@@ -168,46 +168,45 @@ func (c *cursor) rank(list *logfile.List) int {
 
 // pick opens the file that counts of those that have position: the one of the highest rank, and of
 // several the longest. The cursor is nil if none has position. It is also nil if another file of
-// the highest rank has other bytes. Then unlike says so.
+// the highest rank has other bytes. Then unlike says so. At most two files are open at a time,
+// because there may be many copies.
 func pick(list *logfile.List, position Position, files []logfile.File) (
 	best *cursor, unlike string, err error) {
-	var found []*cursor
 	defer func() {
-		for _, c := range found {
-			if c != best {
-				c.file.Close()
-			}
+		if best != nil && (err != nil || unlike != "") {
+			best.file.Close()
+			best = nil
 		}
 	}()
 	for _, from := range files {
-		c, err := openAt(from, position)
+		other, err := openAt(from, position)
 		if err != nil {
-			return nil, "", err
+			return best, "", err
 		}
-		if c != nil {
-			found = append(found, c)
-		}
-	}
-	if len(found) == 0 {
-		return nil, "", nil
-	}
-	best = slices.MaxFunc(found, func(a, b *cursor) int {
-		return cmp.Or(cmp.Compare(a.rank(list), b.rank(list)), cmp.Compare(a.lines, b.lines))
-	})
-	for _, c := range found {
-		if c == best || c.rank(list) < best.rank(list) {
+		if best == nil || other == nil {
+			best = cmp.Or(best, other)
 			continue
 		}
-		isLike, err := sameBytes(best, c)
-		if err != nil {
-			return nil, "", err
+		rank, isLike := cmp.Compare(other.rank(list), best.rank(list)), true
+		switch {
+		case rank > 0:
+			unlike = "" // it said so of files that do not count
+		case rank == 0:
+			isLike, err = sameBytes(best, other)
 		}
 		if !isLike {
-			return nil, fmt.Sprintf("%s and %s are two unlike files with number %d",
-				best.from.Path, c.from.Path, c.from.Header.Number), nil
+			unlike = fmt.Sprintf("%s and %s are two unlike files with number %d",
+				best.from.Path, other.from.Path, other.from.Header.Number)
+		}
+		if cmp.Or(rank, cmp.Compare(other.lines, best.lines)) > 0 {
+			best, other = other, best
+		}
+		other.file.Close()
+		if err != nil {
+			return best, "", err
 		}
 	}
-	return best, "", nil
+	return best, unlike, nil
 }
 
 // sameBytes reports whether two cursors have the same lines after them, as far as both go.

@@ -68,7 +68,7 @@ type Follower struct {
 	syncErr  error                // the first error of a sync
 	syncFile func(*os.File) error // osfile.Sync, except in tests
 
-	listFiles func(path string) (*logfile.List, error) // logfile.NewList, except in tests
+	listFiles func(path string) (*logfile.List, error) // of a logfile.Lister, except in tests
 
 	list     *logfile.List // the last one; nil: there must be a new one
 	seen     view          // before the last listing
@@ -97,7 +97,7 @@ type view struct {
 func New(path string, report func(line string)) *Follower {
 	return &Follower{
 		path: path, report: report, current: new(cursor), syncFile: osfile.Sync,
-		listFiles: logfile.NewList, patience: patience,
+		listFiles: new(logfile.Lister).List, patience: patience,
 	}
 }
 

@@ -294,6 +294,44 @@ func TestEmptiedUnread(t *testing.T) {
 	}
 }
 
+// If two files are gone whose first lines were not read, both are missing.
+func TestEmptiedTwiceUnread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t)
+		log.number("", 1, 0, "a\ntorn")
+		log.rotate(".1", "b\n")
+		there := log.follow()
+		for line := ""; line != "torn"; { // then FILE is the next
+			text, err := there.Next()
+			log.check(err)
+			line = string(text)
+		}
+		log.truncate("", 0)
+		log.number("", 4, 75, "")
+		there.loses("", ": files 2 to 3 are missing")
+	})
+}
+
+// While FILE, which was emptied unread, has no line, a reader stays at the end of the log.
+func TestEmptiedAtEnd(t *testing.T) {
+	log := newLog(t)
+	log.number("", 1, 0, "a\nb\n")
+	log.rotate(".1", "c\n")
+	there := log.follow()
+	for line := ""; line != "a\n"; { // by then FILE is listed
+		text, err := there.Next()
+		log.check(err)
+		line = string(text)
+	}
+	log.truncate("", 0)
+	there.must("b\n")
+	there.must("")
+	end, err := there.End()
+	if err != nil || !there.At(end) {
+		t.Errorf("the position is %v, and the end is %v, %v", there.Position(), end, err)
+	}
+}
+
 // FILE that comes back within 10 s is read on, each time that it is away.
 func TestFILEComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

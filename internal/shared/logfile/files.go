@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// listPatience limits how long NewList waits for two equal looks at the files.
+	// listPatience limits how long List waits for two equal looks at the files.
 	listPatience = 10 * time.Second
 
 	// namesAtOnce limits how many names of a directory are in memory at once.
@@ -113,14 +113,30 @@ func Resolve(path string) (string, error) {
 	return "", fmt.Errorf("%s: too many levels of symbolic links", path)
 }
 
-// NewList lists the files of the log at path, which may not exist yet. A file beside FILE that
-// can't be read is left out. A rotation moves names from file to file, so NewList looks until it
-// has seen the same files twice in a row, for at most 10 seconds. The cost is linear in the number
-// of names in the directory.
-func NewList(path string) (*List, error) { return newList(path, suffixes) }
+// NewList is List of a new Lister.
+func NewList(path string) (*List, error) { return new(Lister).List(path) }
 
-// newList is NewList with a way for tests to rename files after suffixes has looked at the names.
-func newList(path string, suffixes func(path string) ([]string, error)) (*List, error) {
+// Lister lists the files of a log again and again. It opens a file again only if its size or its
+// time has changed, or if it is FILE, which may have been emptied. The zero Lister is ready for
+// use. A Lister is not safe for concurrent use.
+type Lister struct {
+	known map[look][]File // the files of the last List
+}
+
+// look is what a rename does not change of a file. It is equal for all names of the file.
+type look struct {
+	size     int64
+	modified time.Time
+}
+
+// List lists the files of the log at path, which may not exist yet. A file beside FILE that can't
+// be read is left out. A rotation moves names from file to file, so List looks until it has seen
+// the same files twice in a row, for at most 10 seconds. The cost is linear in the number of names
+// in the directory.
+func (l *Lister) List(path string) (*List, error) { return l.list(path, suffixes) }
+
+// list is List with a way for tests to rename files after suffixes has looked at the names.
+func (l *Lister) list(path string, suffixes func(path string) ([]string, error)) (*List, error) {
 	var resolved string
 	var before []File
 	for deadline := time.Now().Add(listPatience); time.Now().Before(deadline); {
@@ -129,7 +145,7 @@ func newList(path string, suffixes func(path string) ([]string, error)) (*List, 
 			return nil, err
 		}
 		if next == resolved && slices.EqualFunc(before, files, isSame) {
-			list, err := inspect(resolved, files)
+			list, err := l.inspect(resolved, files)
 			if err != ErrChanged {
 				return list, err
 			}
@@ -196,11 +212,7 @@ func suffixes(path string) (suffixes []string, err error) {
 
 // inspect returns the List of files: each with its header, and without its further names. The
 // error is ErrChanged if a file is not the listed one any more.
-func inspect(path string, files []File) (*List, error) {
-	type look struct { // equal for all names of a file
-		size     int64
-		modified time.Time
-	}
+func (l *Lister) inspect(path string, files []File) (*List, error) {
 	list, known := &List{Path: path}, make(map[look][]File, len(files))
 	for _, file := range files {
 		look := look{file.Info.Size(), file.Info.ModTime()}
@@ -208,12 +220,15 @@ func inspect(path string, files []File) (*List, error) {
 		if slices.ContainsFunc(known[look], isIt) {
 			continue
 		}
-		known[look] = append(known[look], file)
 		isNamed := file.Path == path
-		err := file.inspect(isNamed)
-		if err == ErrChanged || err != nil && isNamed {
+		if at := slices.IndexFunc(l.known[look], isIt); at >= 0 && !isNamed {
+			file.Header, file.Lines = l.known[look][at].Header, l.known[look][at].Lines
+		} else if err := file.inspect(isNamed); err == ErrChanged || err != nil && isNamed {
 			return nil, err
+		} else if err != nil {
+			continue // it is not known: it may be readable the next time
 		}
+		known[look] = append(known[look], file)
 		if isNamed {
 			list.Named = &file
 		}
@@ -224,6 +239,7 @@ func inspect(path string, files []File) (*List, error) {
 		}
 	}
 	slices.SortStableFunc(list.Files, func(a, b File) int { return compareNumbers(a, b.Header) })
+	l.known = known
 	return list, nil
 }
 

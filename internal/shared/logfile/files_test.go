@@ -206,6 +206,41 @@ func TestLinks(t *testing.T) {
 	}
 }
 
+// A Lister reads the first line of a file once, whatever its name becomes, unless its size or its
+// time changes. It reads that of FILE each time, because FILE may be emptied.
+func TestReadOnce(t *testing.T) {
+	directory := newDirectory(t)
+	path, lister := directory.in("mbus.log"), new(logfile.Lister)
+	expect := func(want ...int64) {
+		t.Helper()
+		list, err := lister.List(path)
+		directory.check(err)
+		var got []int64
+		for _, file := range list.Files {
+			got = append(got, file.Header.Number)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("the files are %d, want %d", got, want)
+		}
+	}
+	// rewrite gives a file another header, and the same size and time.
+	rewrite := func(name string, number int64) {
+		info, err := os.Stat(directory.in(name))
+		directory.check(err)
+		directory.check(os.WriteFile(directory.in(name), []byte(header(log, number)), 0))
+		directory.check(os.Chtimes(directory.in(name), info.ModTime(), info.ModTime()))
+	}
+	directory.write("mbus.log.1", header(log, 2), 1)
+	directory.write("mbus.log", header(log, 3), 1)
+	expect(2, 3)
+	directory.check(os.Rename(directory.in("mbus.log.1"), directory.in("mbus.log.2")))
+	rewrite("mbus.log.2", 8)
+	rewrite("mbus.log", 9)
+	expect(2, 9)
+	directory.write("mbus.log.2", header(log, 8), 3)
+	expect(8, 9)
+}
+
 // Open opens only the file that was listed.
 func TestOpen(t *testing.T) {
 	for name, change := range map[string]func(directory directory, path string) error{

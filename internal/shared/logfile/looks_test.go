@@ -18,7 +18,7 @@ func TestRenameWhileListing(t *testing.T) {
 		}
 	}
 	renames := [][2]string{{".1", ".2"}, {"", ".1"}}
-	list, err := newList(path, func(path string) ([]string, error) {
+	list, err := new(Lister).list(path, func(path string) ([]string, error) {
 		found, err := suffixes(path)
 		for _, names := range renames {
 			if err := os.Rename(path+names[0], path+names[1]); err != nil {
