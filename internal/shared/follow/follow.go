@@ -111,6 +111,11 @@ func (f *Follower) Close() {
 // the start of the next file. The call takes some microseconds.
 func (f *Follower) Position() Position { return f.current.position() }
 
+// Before returns the position before the line that the last call of Next has returned.
+func (f *Follower) Before() (Position, error) {
+	return f.current.positionAt(f.current.begun)
+}
+
 // At reports whether the Follower is at position. The file's name does not matter.
 func (f *Follower) At(position Position) bool {
 	if f.current.file != nil && f.current.offset() != position.Offset {
@@ -166,6 +171,22 @@ func (f *Follower) Next() (line []byte, err error) {
 		}
 	}
 	return nil, f.lost
+}
+
+// Origin returns where the line comes from that the last call of Next has returned. The error is
+// that of reading the first line of its file.
+func (f *Follower) Origin() (Origin, error) {
+	c := f.current
+	if header := c.from.Header; header.Log != 0 {
+		return Origin{header.Log, header.Number, c.begun}, nil
+	}
+	if c.firstLine == 0 {
+		var err error
+		if c.firstLine, err = hashFirstLine(c.file); err != nil {
+			return Origin{}, err
+		}
+	}
+	return Origin{Log: c.firstLine, Offset: c.begun}, nil
 }
 
 // Wait waits until the log may have another line, for 200 ms, or for the end of ctx. Without
