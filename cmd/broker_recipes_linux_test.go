@@ -22,6 +22,8 @@ func TestRecipeUpgrade(t *testing.T) {
 	load := system.load()
 	system.count() // the broker is up
 	kitchen := kitchen{t, system.release.directory}
+	kitchen.script("bin/git", `test "$*" = pull`)
+	kitchen.script("bin/go", `test "$1" = build`) // the commands are there
 	kitchen.script("bin/sudo", `exec "$@"`)
 	kitchen.script("bin/systemctl", fmt.Sprintf(`cd '%s'; case "$*" in
 		daemon-reload) ;;

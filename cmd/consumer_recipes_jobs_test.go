@@ -178,7 +178,7 @@ func TestRecipePause(t *testing.T) {
 		t.Fatal(err)
 	}
 	kitchen.script("bin/sleep", `echo "$1" >> slept; exec /bin/sleep 0.01`)
-	recipe := example(t, "mbus-consumer.1", "A pause")
+	recipe := example(t, "mbus-consumer.1", "Pausing a worker")
 	startConsumerCommand(t, kitchen.cook(recipe))
 	order(t, broker, "good")
 	kitchen.awaitText("slept", "1\n")
@@ -202,7 +202,7 @@ func TestRecipePause(t *testing.T) {
 func TestRecipeAt(t *testing.T) {
 	kitchen, broker := newShop(t)
 	kitchen.script("bin/at", `test "$*" = "now + 1 hour" && cat > job`)
-	kitchen.succeed(example(t, "mbus-consumer.1", "A message at a later time"))
+	kitchen.succeed(example(t, "mbus-producer.1", "A message at a later time"))
 	if got := broker.Received("orders"); len(got) > 0 {
 		t.Errorf("%q were sent at once", got)
 	}

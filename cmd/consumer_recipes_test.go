@@ -200,7 +200,7 @@ func handledAgain(t *testing.T, orders []string) (again int) {
 func TestRecipePipelines(t *testing.T) {
 	recipes := readmeRecipes(t, "Receiving", 2)
 	toJQ, overSSH := recipes[0], recipes[1]
-	compressed := example(t, "mbus-consumer.1", "A compressed log")
+	compressed := example(t, "mbus-consumer.1", "Reading a compressed log")
 	kitchen := newKitchen(t, "1")
 	text := inLog("orders", "look ma!\na new order") +
 		inLog("other", "no") + inLog("orders", "another")

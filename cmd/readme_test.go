@@ -92,7 +92,7 @@ const orders = 500_000
 func TestRecipes(t *testing.T) {
 	sending := readmeRecipes(t, "Sending", 3)
 	loop, output, follow := sending[0], sending[1], sending[2]
-	records := example(t, "mbus-producer.1", "A CSV file")
+	records := example(t, "mbus-producer.1", "Sending the rows of a CSV file")
 	recipes := newRecipes(t)
 	recipes.finish(loop)
 	recipes.finish(output)
@@ -100,7 +100,7 @@ func TestRecipes(t *testing.T) {
 		t.Errorf("%s\nstandard error is %q, want 3 messages accepted", records, stderr)
 	}
 	recipes.followThroughRotation(follow)
-	long := manualDisplays(t, "mbus-producer.1", "A long file", 2)
+	long := manualDisplays(t, "mbus-producer.1", "Sending a long file", 2)
 	recipes.sendLongFile(long[0], long[1])
 	recipes.checkLog()
 }
