@@ -51,7 +51,8 @@ func TestClosedInput(t *testing.T) {
 		t.Skip("a command is not supported on Windows")
 	}
 	config := &Config{
-		Command:    []string{"sh", "-c", "echo ok ID; exec <&-; exec sleep 1000"},
+		Command: []string{"sh", "-c",
+			"head -c 1 > /dev/null; echo ok ID; exec <&-; exec sleep 1000"},
 		Persistent: true, Errors: os.Stderr,
 	}
 	parsed := &logline.Message{
