@@ -128,7 +128,8 @@ func TestRecipeSkip(t *testing.T) {
 			"-state", kitchen.path("orders.state"), "-topic", "orders", "-end",
 			"--", kitchen.path("work"))
 		worker.Dir = kitchen.directory
-		if status, _, stderr := finish(t, worker); status != want {
+		status, _, stderr := finish(t, worker)
+		if status != want || (stderr == "") != (want == 0) {
 			t.Fatalf("status %d, want %d: %s", status, want, stderr)
 		}
 	}

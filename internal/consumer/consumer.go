@@ -291,18 +291,18 @@ func (c *Consumer) parse(line []byte) (m message, err error) {
 // time, it saves the position before line, if -from is a time, and cuts off the output what the
 // saved position does not count.
 func (c *Consumer) skip(line []byte) (isSkipped bool, err error) {
-	if c.since != "" {
-		if !isSince(line, c.since) {
-			return true, nil
-		}
+	if c.since != "" && !isSince(line, c.since) {
+		return true, nil
+	}
+	if c.since != "" && c.config.State != "" {
 		place, err := c.log.Before()
+		if err == nil {
+			err = c.saveAt(place)
+		}
 		if err != nil {
 			return false, err
 		}
-		if err := c.saveAt(place); err != nil {
-			return false, err
-		}
-		c.since = ""
 	}
+	c.since = ""
 	return false, c.appended.cut(c.config.Report)
 }

@@ -1,8 +1,10 @@
 package consumer
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"testing"
@@ -49,7 +51,8 @@ func TestClosedInput(t *testing.T) {
 		t.Skip("a command is not supported on Windows")
 	}
 	config := &Config{
-		Command:    []string{"sh", "-c", "echo ok ID; exec <&-; exec sleep 1000"},
+		Command: []string{"sh", "-c",
+			"head -c 1 > /dev/null; echo ok ID; exec <&-; exec sleep 1000"},
 		Persistent: true, Errors: os.Stderr,
 	}
 	parsed := &logline.Message{
@@ -61,5 +64,27 @@ func TestClosedInput(t *testing.T) {
 	const want = "sh: has closed its input or output"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+// A process that takes long to end, but ends with a status of its own, is not taken for one that
+// was killed.
+func TestEndsLate(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a command is not supported on Windows")
+	}
+	for script, want := range map[string]error{"exit 0": errEnded, "exit 127": errNotRun} {
+		command := exec.Command("sh", "-c", script)
+		p, err := startProcess(command)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-p.exited
+		ended := make(chan struct{})
+		p.exited = ended
+		time.AfterFunc(2*endPatience, func() { close(ended) })
+		if err := p.end(nil); !errors.Is(err, want) {
+			t.Errorf("%s: got %v, want %v", script, err, want)
+		}
 	}
 }

@@ -81,7 +81,8 @@ func lastTrue(bits []bool) int {
 // parseNote returns the note that has this text. A text that no note has is an empty note, after
 // which messages are delivered again, but none is passed over.
 func parseNote(text string) (parsed note) {
-	done, rest, _ := strings.Cut(text, "output ")
+	done, rest, _ := strings.Cut(" "+text, " output ") // the bits may end with "output"
+	done = strings.TrimPrefix(done, " ")
 	var bits string
 	fmt.Sscanf(done, doneFormat, &parsed.sum, &bits)
 	packed, _ := base64.RawURLEncoding.DecodeString(bits)

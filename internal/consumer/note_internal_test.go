@@ -32,6 +32,14 @@ func TestNote(t *testing.T) {
 	}
 }
 
+// Bits that look like the name of the other part are bits.
+func TestNoteBits(t *testing.T) {
+	const text = "done 00000007 AAoutput output 1 2 00000003"
+	if got := parseNote(text).String(); got != text {
+		t.Errorf("%q is taken for %q", text, got)
+	}
+}
+
 // A text that is no note's is an empty note.
 func TestNoteForeign(t *testing.T) {
 	for _, text := range []string{

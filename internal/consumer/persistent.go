@@ -179,7 +179,9 @@ func (p *process) end(fault error) error {
 	p.stdin.Close()
 	timer := time.AfterFunc(endPatience, func() { p.command.Process.Kill() })
 	<-p.exited
-	isKilled := !timer.Stop()
+	var exit *exec.ExitError
+	// The kill comes too late for a process that is already ending: it has a status of its own.
+	isKilled := !timer.Stop() && errors.As(p.err, &exit) && !exit.Exited()
 	for range p.answers { // until read has ended
 	}
 	switch {
