@@ -148,6 +148,11 @@ func TestConsumerOfMissingFile(t *testing.T) {
 	store.shell("rm mbus.log.1")
 	store.loses(lines(numbered("a", 30)[10:]), ": file 2 is missing", "-end")
 	store.loses("", ": file 2 is missing", "-end")
+	status, _, stderr := consume(t, "-log", store.log, "-end")
+	const hint = ": file 2 is missing: a consumer with -state can pass over it, by -seek next\n"
+	if status != 1 || !strings.HasSuffix(stderr, hint) {
+		t.Errorf("without a state: status %d, said %s", status, stderr)
+	}
 	store.seeks("next", "is set to offset 0 of file 3 of log ")
 	store.seeks("next", "is not lost, and stays at offset 0 of file 3 of log ")
 	delivers(t, lines(numbered("c", 30)), store.with("-end")...)

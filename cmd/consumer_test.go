@@ -109,7 +109,8 @@ func TestConsumerOfAnotherLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	script := `cat "$0" > "$1"; head -c 5; echo`
-	const another = ": it is another log now, and its first line does not say which\n"
+	const another = ": it is another log now, and its first line does not say which: " +
+		"a consumer with -state can pass over it, by -seek next\n"
 	status, stdout, stderr := consume(t, "-log", store.log, "-end", "-from", "start",
 		"--", "sh", "-c", script, other, store.log)
 	if status != 1 || strings.Contains(stdout, "other") || len(stdout) > 1000*len("xxxxx\n") ||

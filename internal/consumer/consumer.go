@@ -88,10 +88,7 @@ func (c *Consumer) Subscribe(ctx context.Context) error {
 		}
 		return err
 	}
-	err := c.run(ctx)
-	if c.config.State != "" {
-		err = hint(err)
-	}
+	err := c.hint(c.run(ctx))
 	return cmp.Or(err, c.save())
 }
 

@@ -29,7 +29,7 @@ func (c *Consumer) earlier(
 	parser := logline.Parser{Topics: c.config.Topics, Sums: true}
 	for line, err := range lines(ctx, log, end) {
 		if err != nil {
-			return nil, hint(err)
+			return nil, c.hint(err)
 		}
 		m, _ := parser.Parse(line) // a damaged line is no message
 		if m == nil {

@@ -71,7 +71,7 @@ func (c *Consumer) measure(ctx context.Context, log *follow.Follower) (l lag, er
 	}
 	for line, err := range lines(ctx, log, end) {
 		if err != nil {
-			return l, hint(err)
+			return l, c.hint(err)
 		}
 		if stamp := logline.StampOf(line); stamp != nil {
 			l.last = string(stamp)

@@ -133,10 +133,13 @@ func lines(
 	}
 }
 
-// hint adds to the error of a lost position how to set the state.
-func hint(err error) error {
-	if errors.As(err, new(*follow.LostError)) {
-		return fmt.Errorf("%w: -seek next, start or end must set the state first", err)
+// hint adds to the error of a lost position how to go on without what is missing.
+func (c *Consumer) hint(err error) error {
+	switch {
+	case !errors.As(err, new(*follow.LostError)):
+		return err
+	case c.config.State == "":
+		return fmt.Errorf("%w: a consumer with -state can pass over it, by -seek next", err)
 	}
-	return err
+	return fmt.Errorf("%w: -seek next, start or end must set the state first", err)
 }
