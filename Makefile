@@ -152,7 +152,7 @@ torture: ## run the long campaign of faults and hostile input (more than an hour
 	MBUS_TORTURE=1 go -C $(FORWARDER) test -count=1 -v -timeout 60m .
 	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/shared/decoder
 	go test -run '^$$' -fuzz FuzzConnection -fuzztime $(FUZZTIME) ./internal/broker
-	go test -run '^$$' -fuzz FuzzBus -fuzztime $(FUZZTIME) ./internal/broker
+	go test -run '^$$' -fuzz FuzzBroker -fuzztime $(FUZZTIME) ./internal/broker
 	go test -run '^$$' -fuzz FuzzUnescape -fuzztime $(FUZZTIME) ./internal/shared/escape
 	go test -run '^$$' -fuzz FuzzRoundTrip -fuzztime $(FUZZTIME) ./internal/consumer
 	go -C $(FORWARDER) test -run '^$$' -fuzz FuzzSubject -fuzztime $(FUZZTIME) .

@@ -43,10 +43,10 @@ func (m *model) accountedBytes(written int) int {
 	return sum
 }
 
-// FuzzBus compares the broker with the model after each of a random sequence of payloads and
+// FuzzBroker compares the broker with the model after each of a random sequence of payloads and
 // drains, with random limits and a log that fails sometimes. Every two bytes of steps are one
 // step: the first selects what to do, the second is a size.
-func FuzzBus(f *testing.F) {
+func FuzzBroker(f *testing.F) {
 	f.Add(uint16(2000), []byte{1, 1, 2, 2, 200, 0, 3, 3, 130, 50, 1, 9, 200, 0})
 	f.Add(uint16(900), []byte{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 200, 0, 1, 1})
 	f.Add(uint16(700), []byte{40, 0, 41, 0, 42, 0, 43, 0, 200, 0, 44, 0, 45, 0, 46, 0,
