@@ -76,6 +76,7 @@ func (f *forwarder) sendFailed(stop context.Context, b *batch, err error) error 
 		return stray("stream %s should end at %d: %w: somebody else publishes to the stream, "+
 			"or it was recreated", f.config.stream, before.sequence, refusal)
 	case isMisplaced:
+		b.messages = nil // settle needs the memory
 		err := f.settle(stop)
 		if err == nil && f.place == before {
 			return f.away(refusal) // the stream does not show that batch yet
