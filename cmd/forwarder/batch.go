@@ -26,6 +26,7 @@ type batch struct {
 	messages []*nats.Msg
 	size     int   // bytes of data
 	end      place // after the messages
+	isWhole  bool  // whether send has come to the last message: the stream may store the batch
 }
 
 // read appends messages of the log to b, until it has count messages or is full, or until the log
@@ -66,8 +67,8 @@ func (f *forwarder) sendFailed(stop context.Context, b *batch, err error) error 
 	isMisplaced := isRefusal && // a replicated stream has an error code of its own for it
 		(refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
 			refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
-	if !isTooLarge && !(isRefusal && refusal.Code < 500) {
-		f.unanswered = true // with the other errors, the stream never stores the batch
+	if b.isWhole && !isTooLarge && !(isRefusal && refusal.Code < 500) {
+		f.unanswered = true // otherwise the stream never stores the batch
 	}
 	count, first, before := len(b.messages), b.messages[0], f.place
 	switch {
@@ -75,6 +76,7 @@ func (f *forwarder) sendFailed(stop context.Context, b *batch, err error) error 
 		return stray("stream %s should end at %d: %w: somebody else publishes to the stream, "+
 			"or it was recreated", f.config.stream, before.sequence, refusal)
 	case isMisplaced:
+		b.messages = nil // settle needs the memory
 		err := f.settle(stop)
 		if err == nil && f.place == before {
 			return f.away(refusal) // the stream does not show that batch yet
@@ -118,6 +120,7 @@ func (f *forwarder) send(b *batch) error {
 		header.Del(jetstream.ExpectedStreamHeader)
 	}
 	header.Set("Nats-Batch-Commit", "1")
+	b.isWhole = true
 	reply, err := f.connection.RequestMsg(last, f.config.timeout)
 	if err != nil {
 		return err

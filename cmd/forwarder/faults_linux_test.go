@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -145,6 +146,34 @@ func measurePeaks(t *testing.T, line []byte, many int) (peaks [2]int) {
 	}
 	engine.process.Kill()
 	return peaks
+}
+
+// The same bound holds when a large message that came late is compared.
+func TestMemoryOfLateBatch(t *testing.T) {
+	if bustest.RaceDetector {
+		t.Skip("the race detector takes memory of its own")
+	}
+	t.Parallel()
+	const mib = 1 << 20
+	engine, source := prepareEngine(t, "", "max_payload: 64MB\nmax_pending: 256MB"), newSource(t)
+	engine.start()
+	stream := engine.stream(jetstream.StreamConfig{})
+	proxy := newHolder(t, engine, func() {
+		bustest.Until(t, "the late batch", func() bool {
+			state, _ := state(stream)
+			return state.LastSeq == 1
+		})
+	})
+	line := appendLine(nil, "orders", bytes.Repeat([]byte("x"), 30*mib))
+	source.file.Write(line)
+	process := engine.forward(source, "-url", proxy, "-timeout", "3s")
+	awaitPlace(t, source, 1, process)
+	peak, bound := peakMemory(t, process), 64*mib+3*len(line)
+	t.Logf("%d MiB of %d", peak/mib, bound/mib)
+	if peak > bound {
+		t.Errorf("%d bytes, must be at most %d", peak, bound)
+	}
+	process.stop("no answer within 3s; retrying", ": back after ")
 }
 
 // peakMemory returns the peak of a process's resident memory, in bytes.

@@ -147,3 +147,26 @@ func TestUnknownMessage(t *testing.T) {
 	forwardAll(engine, source, stream)
 	compare(t, stream, source.count)
 }
+
+// A note that a forwarder can't have written is an error, and -seek sets another state.
+func TestForeignNote(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{})
+	source.write(10)
+	state, err := follow.OpenState(source.path+"_state", "forwarder")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := state.Save(follow.Position{}, "sequence ten"); err != nil {
+		t.Fatal(err)
+	}
+	state.Close()
+	for _, arguments := range [][]string{nil, {"-seek", "here"}} {
+		engine.forward(source, arguments...).expect(1,
+			`the note "sequence ten" is not a forwarder's`, "-seek start", "-seek end")
+	}
+	engine.seek(source, "start")
+	forwardAll(engine, source, stream)
+	compare(t, stream, source.count)
+}

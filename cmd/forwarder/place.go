@@ -137,6 +137,7 @@ func (f *forwarder) skip(stop context.Context) (place, error) {
 			f.log.Wait(stop)
 			continue
 		}
+		next.messages = nil // compare needs the memory
 		isThere, err := f.compare(next.end)
 		switch {
 		case err == nil && isThere:

@@ -191,17 +191,11 @@ func TestForeignWorkedOff(t *testing.T) {
 	work(t, stream)
 	source.write(10)
 	forwardAll(engine, source, stream)
-	publish := func(last uint64) {
-		engine.publish("mbus.foreign", "foreign")
-		bustest.Until(t, "nothing in the stream", func() bool {
-			state, answered := state(stream)
-			return answered && state.Msgs == 0 && state.LastSeq == last
-		})
-	}
 	process := engine.forward(source)
 	source.write(10)
 	await(t, stream, 20, process)
-	publish(21)
+	engine.publish("mbus.foreign", "foreign")
+	awaitRemoval(t, stream, 21)
 	source.write(10)
 	process.expect(1, "should end at 20", "somebody else publishes to the stream", "-seek here")
 	if state, _ := state(stream); state.LastSeq != 21 {
@@ -226,15 +220,48 @@ func TestForeignWorkedOffWhileAway(t *testing.T) {
 	source.write(10)
 	awaitPlace(t, source, 10, process)
 	engine.publish("mbus.foreign", "foreign")
-	bustest.Until(t, "nothing in the stream", func() bool {
-		state, answered := state(stream)
-		return answered && state.Msgs == 0 && state.LastSeq == 11
-	})
+	awaitRemoval(t, stream, 11)
 	proxy.cut()
 	process.reports("; retrying")
 	source.write(10)
 	process.expect(1, "message 11 of stream ORDERS was removed, and was not sent from the log: "+
 		"somebody else publishes to the stream", "-seek start", "-seek end")
+}
+
+// The same holds after a batch whose last message could not be sent, because the stream never
+// stores that batch. Here, the server says that it takes no headers.
+func TestForeignAfterUnsentBatch(t *testing.T) {
+	t.Parallel()
+	engine, source := newEngine(t), newSource(t)
+	stream := engine.stream(jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy})
+	work(t, stream)
+	var isWithout atomic.Bool
+	var sessions atomic.Int32
+	proxy := newProxy(t, engine, func(text []byte) {
+		if i := bytes.Index(text, []byte(`"headers":true`)); i >= 0 && isWithout.Load() {
+			copy(text[i:], `"headers":null`)
+			sessions.Add(1)
+		}
+	})
+	process := engine.forward(source, "-url", proxy.url)
+	source.write(10)
+	awaitPlace(t, source, 10, process)
+	isWithout.Store(true)
+	proxy.cut()
+	source.write(10)
+	bustest.Until(t, "the end of a session", func() bool { return sessions.Load() >= 2 })
+	engine.publish("mbus.foreign", "foreign")
+	awaitRemoval(t, stream, 11)
+	process.expect(1, "message 11 of stream ORDERS was removed, and was not sent from the log")
+}
+
+// awaitRemoval waits until a stream has removed all its messages up to last.
+func awaitRemoval(t *testing.T, stream jetstream.Stream, last uint64) {
+	t.Helper()
+	bustest.Until(t, "nothing in the stream", func() bool {
+		state, answered := state(stream)
+		return answered && state.Msgs == 0 && state.LastSeq == last
+	})
 }
 
 // The same holds for a foreign message between two parts of a batch that the engine refused.
@@ -244,16 +271,12 @@ func TestForeignBetweenParts(t *testing.T) {
 	engine.start()
 	stream := engine.stream(jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy})
 	work(t, stream)
-	isEmpty := func(last uint64) bool {
-		state, answered := state(stream)
-		return answered && state.Msgs == 0 && state.LastSeq == last
-	}
 	var once sync.Once
 	proxy := newProxy(t, engine, func(text []byte) {
 		if bytes.Contains(text, []byte(`"seq":50,`)) {
 			once.Do(func() {
 				engine.publish("mbus.foreign", "foreign")
-				bustest.Until(t, "nothing in the stream", func() bool { return isEmpty(51) })
+				awaitRemoval(t, stream, 51)
 			})
 		}
 	})
