@@ -51,6 +51,24 @@ func openAt(from logfile.File, position Position) (*cursor, error) {
 	return nil, err
 }
 
+// at returns a cursor of the same file at position. It is nil if the file does not have position, or
+// has no header: then another file may have it too.
+func (c *cursor) at(position Position) *cursor {
+	start := startOf(c.from)
+	start.Offset, start.Hash = position.Offset, position.Hash
+	if c.file == nil || start != position || position.Log == 0 {
+		return nil
+	}
+	head, recent, err := readAround(c.file, position.Offset)
+	if err != nil || hash(head, recent) != position.Hash {
+		return nil
+	}
+	return &cursor{
+		file: c.file, from: c.from, lines: c.lines, end: position.Offset,
+		head: head, recent: recent, firstLine: c.firstLine, synced: c.synced,
+	}
+}
+
 // position returns the position before the next line.
 func (c *cursor) position() Position {
 	if c.file == nil {

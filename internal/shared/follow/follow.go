@@ -124,9 +124,14 @@ func (f *Follower) At(position Position) bool {
 	return f.Position() == position
 }
 
-// Seek makes Next return the line after position. Next finds out whether the log has position.
+// Seek makes Next return the line after position. If the current file has position, Next goes on in
+// it. Otherwise Next finds out whether the log has position.
 func (f *Follower) Seek(position Position) {
-	f.enter(&cursor{sought: position})
+	next := f.current.at(position)
+	if next == nil {
+		next = &cursor{sought: position}
+	}
+	f.enter(next)
 	f.list, f.lost = nil, nil
 }
 
@@ -134,7 +139,9 @@ func (f *Follower) Seek(position Position) {
 // start of a file, torn is what the file before has after its last line.
 func (f *Follower) enter(next *cursor) (torn []byte) {
 	f.Sync() // keeps its error for the caller's next Sync
-	f.current.file.Close()
+	if next.file != f.current.file {
+		f.current.file.Close()
+	}
 	if next.end == 0 {
 		torn = f.current.rest()
 	}
@@ -156,7 +163,8 @@ func (f *Follower) Next() (line []byte, err error) {
 	for f.lost == nil {
 		line, err := f.current.next()
 		if err == logfile.ErrChanged {
-			f.Seek(f.Position()) // another file may have it
+			f.enter(&cursor{sought: f.Position()}) // another file may have it
+			f.list = nil
 			continue
 		}
 		if line != nil || err != nil {

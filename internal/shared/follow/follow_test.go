@@ -433,6 +433,35 @@ func TestRemoved(t *testing.T) {
 	})
 }
 
+// A Follower that goes back in its file reads on in it, also if nobody else can open the file.
+func TestSeekInRemovedFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t)
+		log.number("", 1, 0, "a\nb\nc\n")
+		there := log.follow()
+		read := func(want string) {
+			t.Helper()
+			if line, err := there.Next(); err != nil || string(line) != want {
+				t.Fatalf("%q, %v, want %q", line, err, want)
+			}
+		}
+		_, err := there.Next() // the header
+		log.check(err)
+		read("a\n")
+		back := there.Position()
+		read("b\n")
+		log.check(os.Remove(log.path))
+		there.Seek(back)
+		there.must("b\nc\n")
+		there.Seek(back)
+		there.must("b\nc\n")
+		log.number("", 2, int(there.Position().Offset), "d\n")
+		there.must("d\n")
+		there.Seek(back) // in a file that is closed by now
+		there.loses("", ": bytes 71 to 75 of file 1 are missing")
+	})
+}
+
 // A Follower does not skip a file that was removed before it had seen the file.
 func TestRemovedUnread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
