@@ -215,7 +215,7 @@ func (f *forwarder) session(stop context.Context) (err error) {
 	return err
 }
 
-// settle moves the place to the stream's end. Messages that it finds in the stream end an outage
+// settle advances the place to the stream's end. Messages that it finds in the stream end an outage
 // too.
 func (f *forwarder) settle(stop context.Context) error {
 	before := f.place.sequence
@@ -231,9 +231,9 @@ func (f *forwarder) settle(stop context.Context) error {
 	return err
 }
 
-// exchange sends a batch, and moves the place to its end. While it waits for the answer, it reads
-// the next batch, which it returns. It syncs the log before it sends the batch: otherwise a power
-// loss could leave the stream with messages that the log has lost.
+// exchange sends a batch, and advances the place to its end. While it waits for the answer, it
+// reads the next batch, which it returns. It syncs the log before it sends the batch: otherwise a
+// power loss could leave the stream with messages that the log has lost.
 func (f *forwarder) exchange(stop context.Context, current *batch) (next batch, err error) {
 	if err := f.log.Sync(); err != nil {
 		return next, err

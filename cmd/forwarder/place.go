@@ -18,6 +18,9 @@ const (
 	// a replicated stream may lag for a moment.
 	lagPatience = 5 * time.Second
 
+	// lookInterval is the time between two looks at such a stream.
+	lookInterval = 200 * time.Millisecond
+
 	// logPatience is how long find waits for a log that ends before the stream. It is longer
 	// than package follow waits for what is missing of the log.
 	logPatience = 15 * time.Second
@@ -87,16 +90,20 @@ func (f *forwarder) save(interval time.Duration) error {
 	return nil
 }
 
-// find compares the messages that the stream has after the place with those of the log, and moves
-// the place past each one that is the same. It returns the place up to which it has found no
-// difference, also with a strayError. If that is later than f.place, the stream has removed the
+// find compares the messages that the stream has after the place with those of the log, and
+// advances the place past each one that is the same. It returns the place up to which it has found
+// no difference, also with a strayError. If that is later than f.place, the stream has removed the
 // messages between them.
 func (f *forwarder) find(stop context.Context) (place, error) {
 	deadline := time.Now().Add(lagPatience)
 	err := f.look()
 	for err == nil && f.end < f.place.sequence && time.Now().Before(deadline) {
-		f.log.Wait(stop)
-		err = f.look()
+		select {
+		case <-time.After(lookInterval):
+			err = f.look()
+		case <-stop.Done():
+			err = context.Cause(stop)
+		}
 	}
 	name := f.config.stream
 	switch isNew := f.place == (place{}); {

@@ -72,13 +72,13 @@ func (f *forwarder) seek(stop context.Context, stdout io.Writer) (err error) {
 	if err := f.save(0); err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%s continues at %v, and after message %d of stream %s\n",
+	_, err = fmt.Fprintf(stdout, "%s continues at %v, and after message %d of stream %s\n",
 		f.config.state, f.place.position, f.end, f.config.stream)
-	return nil
+	return err
 }
 
-// here moves the place from the one in the state past each message of the log that the stream has,
-// until the first that it does not have.
+// here advances the place from the one in the state past each message of the log that the stream
+// has, until the first that it does not have.
 func (f *forwarder) here(stop context.Context) error {
 	if err := f.load(); err != nil {
 		return err

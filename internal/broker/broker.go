@@ -1,14 +1,14 @@
-// Package broker is the message bus. It receives payloads over TCP or a Unix socket, keeps their
+// Package broker is the broker of mbus. It receives payloads over TCP or a Unix socket, keeps their
 // messages in one FIFO queue for each topic, and drains the queues into its log.
 //
-// Two goroutines do all the work. The loop (serve) serves one connection at a time, start to end,
-// and queues its messages. The ticker goroutine (tickLoop) drains the queues, and it alone writes
-// the log. The loop hands it the other lines of the log, the notices, and at interval 0 the replies
-// that wait for a drain. What the two share is in queues. Neither holds the mutex of queues during
-// input or output, so neither waits for the input or output of the other. What belongs to the
-// ticker goroutine alone is in drainer. All else in Broker is the loop's. A third goroutine
-// (keepMetrics) writes the counts in queues to a file. Each reply that waits has a timer, which
-// closes its connection at the deadline.
+// Two goroutines do the work. The loop (serve) serves one connection at a time, start to end, and
+// queues its messages. The ticker goroutine (tickLoop) drains the queues, and it alone writes the
+// log. Any goroutine may hand it the other lines of the log, the notices. At interval 0 the loop
+// hands it the replies that wait for a drain. What the two share is in queues. Neither holds the
+// mutex of queues during input or output, so neither waits for the input or output of the other.
+// What belongs to the ticker goroutine alone is in drainer. All else in Broker is the loop's. A
+// third goroutine (keepMetrics) writes the counts in queues to a file. Each reply that waits has a
+// timer, which closes its connection at the deadline.
 package broker
 
 import (
@@ -25,7 +25,7 @@ import (
 	"mbus/internal/shared/escape"
 )
 
-// Broker is one message bus on one TCP port or one path.
+// Broker is one broker on one TCP port or one path.
 type Broker struct {
 	config   *BrokerConfig
 	decoder  decoder.Decoder

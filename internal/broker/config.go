@@ -16,7 +16,7 @@ import (
 type BrokerConfig struct {
 	// The broker listens for producers on ProducerHost, an address or a name, and
 	// ProducerPort, a number. 0: a free port. A ProducerHost with a slash is the path of a
-	// Unix socket, and ProducerPort is ignored.
+	// Unix socket. Then ProducerPort must be valid too, but is not used.
 	ProducerHost string
 	ProducerPort string
 

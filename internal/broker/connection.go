@@ -22,8 +22,9 @@ const (
 	// discardTime is how long the broker waits for more input to discard.
 	discardTime = 100 * time.Millisecond
 
-	// minInput is the smallest size of the loop's buffer for payloads, in bytes. The buffer
-	// grows for a larger payload. It shrinks after a payload that is smaller than this.
+	// minInput is the smallest size of the loop's buffer for payloads, in bytes, unless MaxPayload
+	// is smaller. The buffer grows for a larger payload. It shrinks after a payload that is smaller
+	// than this.
 	minInput = 1 << 20
 )
 

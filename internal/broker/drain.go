@@ -32,7 +32,7 @@ const (
 	lastRetry = 100 * time.Millisecond
 )
 
-// drainer is what belongs to the ticker goroutine alone.
+// drainer is what belongs to the ticker goroutine. Once that runs, the loop uses only awaitEnd.
 type drainer struct {
 	config   *BrokerConfig
 	queues   *queues

@@ -19,8 +19,8 @@ const (
 	// gatherSize is about how many bytes of lines are collected before they are written.
 	gatherSize = 64 << 10
 
-	// maxEmptyTopics is how many topics may be known before a drain forgets empty ones.
-	maxEmptyTopics = 10_000
+	// maxTopics is how many topics may be known before a drain forgets empty ones.
+	maxTopics = 10_000
 
 	// maxNotices is about how many bytes of notices may wait for the ticker goroutine. The
 	// buffer of the log may have as many more.
@@ -34,6 +34,7 @@ type queues struct {
 
 	mutex    sync.Mutex        // guards all fields from here to ended
 	topics   map[string]*Topic // the known topics, by name
+	empty    int               // how many of topics have an empty queue
 	arrivals []arrival         // the order of all messages in the topics' queues
 	used     int               // how much of limit unwritten messages and known topics use
 
@@ -211,6 +212,7 @@ func (q *queues) topic(name string) *Topic {
 	if topic == nil {
 		topic = NewTopic(name)
 		q.topics[name] = topic
+		q.empty++
 		q.used += topicBytes(name)
 		q.addNotice("creating topic ", name)
 	}
@@ -224,10 +226,14 @@ func (q *queues) addArrival(message *apiv1.Message) *Topic {
 		q.arrivals = append(q.arrivals, arrival{topic: q.topic(message.Topic)})
 		last++
 	}
+	topic := q.arrivals[last].topic
+	if topic.Queue.Len() == 0 {
+		q.empty--
+	}
 	q.arrivals[last].count++
 	q.accepted++
 	q.used += messageBytes(message)
-	return q.arrivals[last].topic
+	return topic
 }
 
 // notify hands a notice to the ticker goroutine. The line must be printable. Any goroutine may call
@@ -269,7 +275,7 @@ func (q *queues) prepare(all bool) int {
 	if all {
 		q.due = q.accepted
 	}
-	q.forgetTopics(maxEmptyTopics)
+	q.forgetTopics(maxTopics)
 	return q.due
 }
 
@@ -303,6 +309,9 @@ func (q *queues) take(
 func (q *queues) dequeue() *apiv1.Message {
 	first := &q.arrivals[0]
 	message := first.topic.Queue.Dequeue()
+	if first.topic.Queue.Len() == 0 {
+		q.empty++
+	}
 	if first.count--; first.count == 0 {
 		first.topic = nil // so that its memory can be freed
 		q.arrivals = q.arrivals[1:]
@@ -361,11 +370,12 @@ func (q *queues) end() {
 // mutex.
 func (q *queues) forgetTopics(kept int) {
 	for name, topic := range q.topics {
-		if len(q.topics) <= kept {
+		if len(q.topics) <= kept || q.empty == 0 {
 			break
 		}
 		if topic.Queue.Len() == 0 {
 			delete(q.topics, name)
+			q.empty--
 			q.used -= topicBytes(name)
 		}
 	}

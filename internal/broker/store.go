@@ -25,8 +25,8 @@ type store struct {
 	syncError error // of the first sync that failed; each later sync fails with it
 
 	// last is the header of file, or of the last file while file is nil. It has no Log if that
-	// file has no header. It has no Number before the first file is known. whole is how many
-	// bytes of whole lines that file has, or had before somebody emptied it.
+	// file has no header. It has no Number before the first file is known. whole is the offset
+	// after the last whole line of the last file. While file is open, whole is out of date.
 	last  logfile.Header
 	whole int64
 

@@ -108,18 +108,18 @@ func TestTopicsAreForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	dispatch(0, maxEmptyTopics)
+	dispatch(0, maxTopics)
 	drain()
-	if len(broker.topics) != maxEmptyTopics {
-		t.Fatalf("%d topics are known, want %d", len(broker.topics), maxEmptyTopics)
+	if len(broker.topics) != maxTopics {
+		t.Fatalf("%d topics are known, want %d", len(broker.topics), maxTopics)
 	}
-	dispatch(maxEmptyTopics, 5)
-	if len(broker.topics) != maxEmptyTopics+5 {
+	dispatch(maxTopics, 5)
+	if len(broker.topics) != maxTopics+5 {
 		t.Fatalf("%d topics are known", len(broker.topics))
 	}
 	drain()
-	if len(broker.topics) != maxEmptyTopics {
-		t.Fatalf("%d topics are known, want %d", len(broker.topics), maxEmptyTopics)
+	if len(broker.topics) != maxTopics {
+		t.Fatalf("%d topics are known, want %d", len(broker.topics), maxTopics)
 	}
 	want := 0
 	for name := range broker.topics {
@@ -180,4 +180,40 @@ func TestRetryOfADrain(t *testing.T) {
 		}
 		end()
 	})
+}
+
+// The count of empty topics is right after each step of their life, so that a drain looks for
+// empty topics only where there are some.
+func TestEmptyTopicsAreCounted(t *testing.T) {
+	broker := listen(t, nil)
+	defer broker.Close()
+	check := func(when string, want int) {
+		t.Helper()
+		count := 0
+		for _, topic := range broker.topics {
+			if topic.Queue.Len() == 0 {
+				count++
+			}
+		}
+		if count != want || broker.empty != want {
+			t.Errorf("%s: %d topics are empty, %d are counted, want %d",
+				when, count, broker.empty, want)
+		}
+	}
+	check("at the start", 0)
+	queueTexts(t, broker.Broker, "a", "1", "2")
+	queueTexts(t, broker.Broker, "b", "1")
+	queueTexts(t, broker.Broker, "a", "3")
+	check("with messages", 0)
+	if err := broker.Drain(); err != nil {
+		t.Fatal(err)
+	}
+	check("after a drain", 2)
+	queueTexts(t, broker.Broker, "b", "2")
+	check("with a message again", 1)
+	broker.forgetTopics(0)
+	check("after the empty one was forgotten", 0)
+	if len(broker.topics) != 1 {
+		t.Errorf("%d topics are known, want 1", len(broker.topics))
+	}
 }

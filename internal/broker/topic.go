@@ -34,7 +34,7 @@ func messageBytes(message *apiv1.Message) int {
 	return messageOverhead + len(message.Topic) + len(message.Data)
 }
 
-// topicBytes returns how many bytes of MaxQueued a topic uses until a drain forgets it.
+// topicBytes returns how many bytes of MaxQueued a topic uses until it is forgotten.
 func topicBytes(name string) int {
 	return topicOverhead + len(name)
 }

@@ -42,22 +42,27 @@ type Consumer struct {
 	window *window
 	output *output // nil with a command
 
-	since    string    // no line before this time stamp is delivered; empty: there is no limit
 	appended *appended // Output if it is a file that each message is in once; otherwise nil
 
-	reading sync.Mutex // held by the job that takes the next message; guards what follows
+	isDue atomic.Bool // whether a save is due; faster to read than a channel
+
+	// The job that takes the next message holds reading. It guards parser and what follows.
+	reading sync.Mutex
 	source  source
 	log     *follow.Follower // the source if it is a log; otherwise nil
+	since   string           // no line before this time stamp is delivered; empty: no limit
 	count   int              // the number of messages that were started
 	ahead   bool             // whether a line was read that the window does not count
-	isDue   atomic.Bool      // whether a save is due; faster to read than a channel
 }
 
 // New returns a Consumer, which opens nothing yet. The Consumer keeps config, which must not
-// change afterwards. The error is that of config.Validate.
+// change afterwards. The error is that of config.Validate, or that of a system without states.
 func New(config *Config) (*Consumer, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
+	}
+	if runtime.GOOS == "windows" && (config.State != "" || len(config.Command) > 0) {
+		return nil, errors.New("-state and a command are not supported on Windows")
 	}
 	c := &Consumer{
 		config: config,
@@ -96,9 +101,6 @@ func (c *Consumer) Subscribe(ctx context.Context) error {
 // so that a state that can't be saved is reported before a message is delivered.
 func (c *Consumer) open(ctx context.Context) (err error) {
 	config := c.config
-	if runtime.GOOS == "windows" && (config.State != "" || len(config.Command) > 0) {
-		return errors.New("-state and a command are not supported on Windows")
-	}
 	if len(config.Command) > 0 {
 		if err := checkCommand(config.Command[0]); err != nil {
 			return err
@@ -245,15 +247,15 @@ func (c *Consumer) save() error {
 	if err := c.flush(changes); err != nil || !changes {
 		return err
 	}
-	if err := c.log.Sync(); err != nil {
-		return err
-	}
 	return c.saveAt(c.log.Position())
 }
 
-// saveAt makes position the one in the state, unless a message before it is not delivered. The
-// output must have been flushed.
+// saveAt makes position the one in the state, unless a message before it is not delivered. It makes
+// the log durable first. The output must have been flushed.
 func (c *Consumer) saveAt(position follow.Position) error {
+	if err := c.log.Sync(); err != nil {
+		return err
+	}
 	now, err := c.appended.mark()
 	if err != nil {
 		return err

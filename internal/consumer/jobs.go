@@ -77,9 +77,9 @@ func (c *Consumer) serve(ctx context.Context, j *job) error {
 	}
 }
 
-// take takes the next message for a job. It makes the log durable up to that message before it
-// returns. If there is no message at -end, -count, the end of input or the end of ctx, it returns
-// nil.
+// take takes the next message for a job. With a state, it makes the log durable up to that message
+// before it returns. If there is no message at -end, -count, the end of input or the end of ctx, it
+// returns nil.
 func (c *Consumer) take(ctx context.Context, j *job) (*started, error) {
 	c.reading.Lock()
 	defer c.reading.Unlock()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"runtime"
 	"time"
 
 	"mbus/internal/shared/follow"
@@ -25,9 +24,6 @@ type lag struct {
 // written, or is the cause of ctx's end. A Consumer's Lag must be called only once, and without
 // Subscribe.
 func (c *Consumer) Lag(ctx context.Context) error {
-	if runtime.GOOS == "windows" {
-		return errors.New("-state is not supported on Windows")
-	}
 	position, noted, _, err := follow.ReadState(c.config.State, kind)
 	if err != nil {
 		return err

@@ -56,7 +56,8 @@ func (r Refusal) Error() string {
 // ProducerConfig says where and how a producer sends.
 type ProducerConfig struct {
 	// Host is the broker's host name or IP address. Port is its port, from 1 to 65535. A Host
-	// with a slash is the path of the broker's Unix socket, and Port is ignored.
+	// with a slash is the path of the broker's Unix socket. Then Port must be valid too, but is
+	// not used.
 	Host string
 	Port string
 

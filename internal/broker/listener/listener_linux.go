@@ -8,8 +8,8 @@ import (
 )
 
 // deferAccept keeps a connection in the kernel until its first byte or its end arrives, for an
-// hour. So a client that sends nothing delays nobody. See tcp(7), TCP_DEFER_ACCEPT. It
-// ignores errors: a broker that can't defer serves silent clients like all others.
+// hour. So a producer that sends nothing delays nobody. See tcp(7), TCP_DEFER_ACCEPT. It
+// ignores errors: a broker that can't defer serves silent producers like all others.
 //
 // It is the Control function of a net.ListenConfig.
 func deferAccept(_, _ string, raw syscall.RawConn) error {

@@ -55,7 +55,7 @@ func nameOf(received os.Signal) string {
 // A SIGHUP or SIGINT that was ignored when the process started stays ignored: nohup makes
 // its command ignore SIGHUP, and a script's background commands ignore SIGINT.
 //
-// A main function calls SignalContext once. Its goroutine runs until a signal arrives.
+// A main function calls SignalContext once. Its goroutine runs until a second after a signal.
 func SignalContext(signals ...os.Signal) context.Context {
 	received := make(chan os.Signal, 1)
 	hangups := make(chan os.Signal, 1) // never read: it only prevents the default action

@@ -29,7 +29,7 @@ type cursor struct {
 	firstLine uint64 // see hashFirstLine; 0: it is not known yet
 	synced    int64  // the offset up to which file is durable
 
-	judged  bool      // whether the files have been listed since the last bytes were read
+	listed  bool      // whether the files have been listed since the last bytes were read
 	missing time.Time // since when something is missing after the position; zero: nothing is
 }
 
@@ -51,9 +51,9 @@ func openAt(from logfile.File, position Position) (*cursor, error) {
 	return nil, err
 }
 
-// at returns a cursor of the same file at position. It is nil if the file does not have position, or
-// has no header: then another file may have it too.
-func (c *cursor) at(position Position) *cursor {
+// seek returns a cursor of the same file at position. It is nil if the file does not have position,
+// or has no header: then another file may have it too.
+func (c *cursor) seek(position Position) *cursor {
 	start := startOf(c.from)
 	start.Offset, start.Hash = position.Offset, position.Hash
 	if c.file == nil || start != position || position.Log == 0 {
@@ -145,7 +145,7 @@ func (c *cursor) read() (grew bool, err error) {
 	c.head = append(c.head, room[:min(count, missing)]...)
 	c.add(count)
 	c.end += int64(count)
-	c.judged, c.missing = false, time.Time{}
+	c.listed, c.missing = false, time.Time{}
 	return true, nil
 }
 

@@ -43,12 +43,12 @@ const (
 	// and may hide a second change.
 	listInterval = time.Second
 
-	// listShare limits the share of the time that listings take while nothing comes: the next one
-	// is listShare times as long after the last one as that took.
+	// listShare limits the share of the time that listings take while nothing comes. After a
+	// listing that took a time, the next one comes listShare times as long later.
 	listShare = 200
 
-	// patience is how long what is missing is waited for. Programs that copy or rename the
-	// files of a log change one after the other.
+	// patience is how long a Follower waits for what is missing. Programs that copy or rename
+	// the files of a log change one after the other.
 	patience = 10 * time.Second
 
 	// awaitPatience is how long FILE is missing before that is reported.
@@ -66,7 +66,7 @@ type Follower struct {
 	lost    error   // a LostError, until the next Seek
 
 	syncErr  error                // the first error of a sync
-	syncFile func(*os.File) error // osfile.Sync, except in tests
+	syncFile func(*os.File) error // osfile.Sync; DisableSync and tests replace it
 
 	listFiles func(path string) (*logfile.List, error) // of a logfile.Lister, except in tests
 
@@ -80,7 +80,7 @@ type Follower struct {
 	reported bool      // whether that was reported
 
 	watcher  watcher
-	resolved string // the path of FILE at the last look; empty: there was none
+	resolved string // the path of FILE at the last look; empty: there was no look
 }
 
 // view is what can be seen of a log without a listing. When another file gets the name of FILE, the
@@ -127,7 +127,7 @@ func (f *Follower) At(position Position) bool {
 // Seek makes Next return the line after position. If the current file has position, Next goes on in
 // it. Otherwise Next finds out whether the log has position.
 func (f *Follower) Seek(position Position) {
-	next := f.current.at(position)
+	next := f.current.seek(position)
 	if next == nil {
 		next = &cursor{sought: position}
 	}
@@ -252,7 +252,7 @@ func (f *Follower) look() (*cursor, error) {
 		return nil, err
 	}
 	f.rested = time.Now().Add(time.Since(now) * listShare)
-	f.current.judged = true
+	f.current.listed = true
 	return f.choose()
 }
 
@@ -293,7 +293,7 @@ func viewOf(path string) (seen view, named fs.FileInfo, err error) {
 // isDue reports whether the files must be listed: for the first time after a read, because FILE
 // has got its first bytes, because something else has changed, or once more.
 func (f *Follower) isDue(seen view, now time.Time) bool {
-	if f.list == nil || !f.current.judged || f.seen.size == 0 && seen.size > 0 {
+	if f.list == nil || !f.current.listed || f.seen.size == 0 && seen.size > 0 {
 		return true
 	}
 	again := f.changed || !f.current.missing.IsZero()

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+
 	"mbus/internal/shared/logfile"
 )
 

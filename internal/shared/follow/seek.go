@@ -42,7 +42,8 @@ func (f *Follower) End() (found Position, err error) {
 func (f *Follower) Recover(position Position) (Position, error) {
 	f.patience = 0
 	defer func() { f.patience = patience }()
-	f.Seek(position)
+	f.enter(&cursor{sought: position}) // not in the current file, so that the files are listed
+	f.list, f.lost = nil, nil
 	var err error
 	for err == nil && f.list == nil { // again if a file was changed meanwhile
 		_, err = f.Next()
