@@ -90,11 +90,16 @@ func (f *Follower) choose() (*cursor, error) {
 }
 
 // open is pick for the last list. If there is a current file, open only opens a file that has a
-// line after position: a file that was emptied has none.
+// line after position, because a file that was emptied has none, or an equal copy in the place of
+// FILE.
 func (f *Follower) open(position Position, files []logfile.File) (
 	next *cursor, unlike string, err error) {
 	next, unlike, err = pick(f.list, position, files)
-	if next != nil && f.current.file != nil && next.lines <= position.Offset {
+	if next == nil || f.current.file == nil || next.lines > position.Offset {
+		return next, unlike, err
+	}
+	isCopy := position.Offset > 0 && next.from.Path == f.list.Path && !f.holds(next.from.Info)
+	if !isCopy {
 		next.file.Close()
 		next = nil
 	}

@@ -433,6 +433,27 @@ func TestRemoved(t *testing.T) {
 	})
 }
 
+// An equal copy in the place of FILE is read on, also if nothing was added to it before the
+// Follower could have lost its position.
+func TestEqualCopyInPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newLog(t)
+		log.number("", 1, 0, "a\n")
+		log.rotate(".1", "b\n")
+		there := log.follow()
+		there.must("a\nb\n")
+		text, err := os.ReadFile(log.path)
+		log.check(err)
+		log.write(".copy", string(text))
+		log.rename(".copy", "")
+		there.must("")
+		time.Sleep(time.Minute)
+		there.must("")
+		log.write("", "c\n")
+		there.must("c\n")
+	})
+}
+
 // A Follower that goes back in its file reads on in it, also if nobody else can open the file.
 func TestSeekInRemovedFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
