@@ -52,7 +52,8 @@ func (k kitchen) has(name, text string) {
 func TestRecipeJobs(t *testing.T) {
 	kitchen, broker := newShop(t)
 	// Each of four waits for the others.
-	kitchen.script("work", `mkdir "job$MBUS_JOB"; until test -e job4; do sleep 0.01; done`)
+	kitchen.script("work", `mkdir "job$MBUS_JOB"
+		until test -e job1 -a -e job2 -a -e job3 -a -e job4; do sleep 0.01; done`)
 	recipe := example(t, "mbus-consumer.1", "Four jobs at once")
 	worker := startConsumerCommand(t, kitchen.cook(recipe))
 	order(t, broker, bustest.Numbers(1, 4)...)
