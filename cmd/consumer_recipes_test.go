@@ -107,11 +107,25 @@ func (k kitchen) succeed(recipe string) string {
 	return stdout
 }
 
+// hasOpened reports whether a process has opened a file in the directory. Before that, a signal can
+// come before the process handles signals.
+func (k kitchen) hasOpened(pid int) bool {
+	descriptors, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, descriptor := range descriptors {
+		if path, _ := os.Readlink(descriptor); strings.HasPrefix(path, k.directory+"/") {
+			return true
+		}
+	}
+	return false
+}
+
 // stop stops the program, which a running recipe has started. It fails the test unless the recipe
 // then ends with status 0.
 func (k kitchen) stop(program string, recipe *consumerProcess) {
 	k.t.Helper()
-	syscall.Kill(k.await(program, 0), syscall.SIGTERM)
+	pid := k.await(program, 0)
+	bustest.Until(k.t, "an open file of the "+program, func() bool { return k.hasOpened(pid) })
+	syscall.Kill(pid, syscall.SIGTERM)
 	if status := recipe.Wait(); status != 0 {
 		k.t.Errorf("the recipe ended with status %d: %s", status, recipe.Stderr)
 	}
