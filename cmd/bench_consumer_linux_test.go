@@ -2,6 +2,7 @@ package cmd_test
 
 import (
 	"bytes"
+	"mbus/internal/shared/bustest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,9 +17,7 @@ const expression = `s/^[0-9/]* [0-9:]* Received new message from topic '[^']*': 
 // TestConsumerRatios measures the consumer beside cat and sed.
 // make bench runs it.
 func TestConsumerRatios(t *testing.T) {
-	if os.Getenv("MBUS_BENCH") == "" {
-		t.Skip("make bench runs this")
-	}
+	bustest.Benchmark(t)
 	directory := t.TempDir()
 	output := filepath.Join(directory, "output")
 	write := func(name string, count int) (path string) {

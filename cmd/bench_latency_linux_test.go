@@ -150,9 +150,7 @@ func theirs(t *testing.T) (routes []*route) {
 // TestLatency measures the time from a message's sending until a command has written it, in turn
 // with the peers that are on the PATH, and what a consumer costs that waits. "make bench" runs it.
 func TestLatency(t *testing.T) {
-	if os.Getenv("MBUS_BENCH") == "" {
-		t.Skip("make bench runs this")
-	}
+	bustest.Benchmark(t)
 	routes := append(ours(t), theirs(t)...)
 	for number := range 300 {
 		for _, route := range routes {

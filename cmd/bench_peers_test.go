@@ -140,9 +140,7 @@ func mosquitto(data string) peer {
 // TestPeers compares the rate at which the broker accepts messages with the rates of other
 // servers that are on the PATH, and prints a table. "make bench" runs it.
 func TestPeers(t *testing.T) {
-	if os.Getenv("MBUS_BENCH") == "" {
-		t.Skip("make bench runs this")
-	}
+	bustest.Benchmark(t)
 	log := filepath.Join(logDirectory(t), "log")
 	broker := startStore(t, log, "-interval", "200ms")
 	payload := []byte(repeated(1000, "topic", strings.Repeat("x", 128)))

@@ -14,9 +14,7 @@ import (
 
 // TestRatiosOfSockets compares a broker on a Unix socket with one on TCP. "make bench" runs it.
 func TestRatiosOfSockets(t *testing.T) {
-	if os.Getenv("MBUS_BENCH") == "" {
-		t.Skip("make bench runs this")
-	}
+	bustest.Benchmark(t)
 	path := socketPath(t)
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {

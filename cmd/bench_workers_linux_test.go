@@ -16,9 +16,7 @@ import (
 
 // TestJobsRatios measures jobs of 0.2 s that run at once, beside xargs -P. make bench runs it.
 func TestJobsRatios(t *testing.T) {
-	if os.Getenv("MBUS_BENCH") == "" {
-		t.Skip("make bench runs this")
-	}
+	bustest.Benchmark(t)
 	const job = 200 * time.Millisecond
 	for _, jobs := range []int{1, 4, 16} {
 		number := strconv.Itoa(jobs)
@@ -47,9 +45,7 @@ func TestJobsRatios(t *testing.T) {
 // TestPersistentRatios measures the manual page's persistent worker in Python beside a bare loop
 // that writes its line and reads the answer, and beside one process a message.
 func TestPersistentRatios(t *testing.T) {
-	if os.Getenv("MBUS_BENCH") == "" {
-		t.Skip("make bench runs this")
-	}
+	bustest.Benchmark(t)
 	python := tool(t, "python3")
 	recipe := manualDisplays(t, "mbus-consumer.1", "A persistent worker in Python", 2)
 	program := strings.Replace(recipe[0],

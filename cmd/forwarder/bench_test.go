@@ -4,7 +4,7 @@ package main_test
 
 import (
 	"fmt"
-	"os"
+	"mbus/internal/shared/bustest"
 	"slices"
 	"strings"
 	"testing"
@@ -17,9 +17,7 @@ import (
 // publishing. Both send messages of 128 bytes to file streams of one server, one after the
 // other. MBUS_BENCH=1 selects this test.
 func TestRatios(t *testing.T) {
-	if os.Getenv("MBUS_BENCH") == "" {
-		t.Skip("this is a benchmark: MBUS_BENCH=1 selects it")
-	}
+	bustest.Benchmark(t)
 	for _, test := range []struct {
 		name, config string
 		floor        float64

@@ -14,8 +14,6 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
-
-	"mbus/internal/shared/follow"
 )
 
 // shell runs a script in the directory of the log.
@@ -134,15 +132,7 @@ func TestUnknownMessage(t *testing.T) {
 	stream := engine.stream(jetstream.StreamConfig{})
 	source.write(10)
 	forwardAll(engine, source, stream)
-	state, err := follow.OpenState(source.path+"_state", "forwarder")
-	if err != nil {
-		t.Fatal(err)
-	}
-	position, _, _ := state.Load()
-	if err := state.Save(position, "sequence 10 message unknown"); err != nil {
-		t.Fatal(err)
-	}
-	state.Close()
+	source.setNote("sequence 10 message unknown")
 	source.write(10)
 	forwardAll(engine, source, stream)
 	compare(t, stream, source.count)
@@ -154,14 +144,7 @@ func TestForeignNote(t *testing.T) {
 	engine, source := newEngine(t), newSource(t)
 	stream := engine.stream(jetstream.StreamConfig{})
 	source.write(10)
-	state, err := follow.OpenState(source.path+"_state", "forwarder")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := state.Save(follow.Position{}, "sequence ten"); err != nil {
-		t.Fatal(err)
-	}
-	state.Close()
+	source.setNote("sequence ten")
 	for _, arguments := range [][]string{nil, {"-seek", "here"}} {
 		engine.forward(source, arguments...).expect(1,
 			`the note "sequence ten" is not a forwarder's`, "-seek start", "-seek end")

@@ -23,7 +23,7 @@ const (
 
 	// logPatience is how long find waits for a log that ends before the stream. It is longer
 	// than package follow waits for what is missing of the log.
-	logPatience = 15 * time.Second
+	logPatience = follow.Patience + 5*time.Second
 
 	// saveInterval is the time between two saves of the place while the log has more
 	// messages. A save for each batch would make the forwarder much slower.

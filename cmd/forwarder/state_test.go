@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"mbus/internal/shared/bustest"
+	"mbus/internal/shared/follow"
 )
 
 // forwardAll forwards all messages of the log, and stops.
@@ -49,6 +50,20 @@ func (s *source) readState() []byte {
 func (s *source) writeState(text []byte) {
 	s.t.Helper()
 	if err := os.WriteFile(s.path+"_state", text, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// setNote saves a note in the source's state, at the position that the state has.
+func (s *source) setNote(note string) {
+	s.t.Helper()
+	state, err := follow.OpenState(s.path+"_state", "forwarder")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer state.Close()
+	position, _, _ := state.Load()
+	if err := state.Save(position, note); err != nil {
 		s.t.Fatal(err)
 	}
 }

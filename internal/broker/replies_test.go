@@ -160,18 +160,25 @@ func TestStopAnswersThoseThatWait(t *testing.T) {
 	}()
 	<-broker.stopping.Done()
 	close(released)
+	broker.endsWith(t, connections, closed)
+	log := broker.Log.String()
+	if !strings.HasSuffix(log, " Broker: stopped\n") || len(broker.Received("t")) != 20 {
+		t.Errorf("the log is\n%s", log)
+	}
+}
+
+// endsWith fails the test unless the broker accepts the payloads of these connections, is closed,
+// and then ends without an error.
+func (b *testBroker) endsWith(t *testing.T, connections []*bustest.Conn, closed <-chan struct{}) {
+	t.Helper()
 	for _, connection := range connections {
 		if reply := connection.Reply(); reply.Accepted != 1 {
 			t.Errorf("the reply is %+v", *reply)
 		}
 	}
 	<-closed
-	if err := <-broker.ended; err != nil {
+	if err := <-b.ended; err != nil {
 		t.Error(err)
-	}
-	log := broker.Log.String()
-	if !strings.HasSuffix(log, " Broker: stopped\n") || len(broker.Received("t")) != 20 {
-		t.Errorf("the log is\n%s", log)
 	}
 }
 
@@ -192,15 +199,7 @@ func TestStopWithoutPlacesForReplies(t *testing.T) {
 		t.Errorf("the reply is %+v", *reply)
 	}
 	close(released)
-	for _, connection := range connections {
-		if reply := connection.Reply(); reply.Accepted != 1 {
-			t.Errorf("the reply is %+v", *reply)
-		}
-	}
-	<-closed
-	if err := <-broker.ended; err != nil {
-		t.Error(err)
-	}
+	broker.endsWith(t, connections, closed)
 }
 
 // If the ticker goroutine ends while the loop queues a payload, the payload is refused, or its

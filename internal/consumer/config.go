@@ -10,6 +10,7 @@ import (
 
 	"mbus/internal/apiv1"
 	"mbus/internal/shared/logfile"
+	"mbus/internal/shared/logline"
 )
 
 // MaxJobs is the largest number of jobs.
@@ -167,11 +168,10 @@ func isPlace(text string, words ...string) bool {
 // stampOf returns the time that text names as the time stamp of a line. If text is not a time, it
 // returns nothing.
 func stampOf(text string) string {
-	const stamp = "2006/01/02 15:04:05"
-	for _, layout := range []string{stamp, "2006-01-02T15:04:05"} {
+	for _, layout := range []string{logline.StampLayout, "2006-01-02T15:04:05"} {
 		when, err := time.Parse(layout, text)
 		if err == nil && when.Format(layout) == text {
-			return when.Format(stamp)
+			return when.Format(logline.StampLayout)
 		}
 	}
 	return ""

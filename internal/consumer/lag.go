@@ -97,8 +97,8 @@ func (l lag) seconds(log *follow.Follower) (int, error) {
 		return 0, err
 	}
 	// Stamps that only look like times, or go backwards, count as no time.
-	oldest, _ := time.Parse(logline.StampFormat, l.oldest+" ")
-	last, err := time.Parse(logline.StampFormat, l.last+" ")
+	oldest, _ := time.Parse(logline.StampLayout, l.oldest)
+	last, err := time.Parse(logline.StampLayout, l.last)
 	age := max(time.Since(modified), 0)
 	if err == nil && !oldest.IsZero() {
 		age += max(last.Sub(oldest), 0)

@@ -13,8 +13,8 @@ import (
 )
 
 // missingPatience is how long a walk through the log waits for a line that the log should have. It
-// is longer than package follow waits for what is missing.
-const missingPatience = 15 * time.Second
+// is longer than a Follower waits for what is missing.
+const missingPatience = follow.Patience + 5*time.Second
 
 // Seek sets the state to the place of Config.Seek, and writes a line to Output that says which one
 // that is. The error is that of a state that another consumer uses, or says what could not be read

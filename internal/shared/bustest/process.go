@@ -33,6 +33,15 @@ func LongOrShort(long, short int) int {
 	return short
 }
 
+// Benchmark skips a test that measures speed, unless the environment variable MBUS_BENCH, which
+// "make bench" sets, selects it.
+func Benchmark(t testing.TB) {
+	t.Helper()
+	if os.Getenv("MBUS_BENCH") == "" {
+		t.Skip("make bench runs this")
+	}
+}
+
 // Build builds the commands in packages, and returns the new directory that has them. A function
 // TestMain calls it, and removes the directory after the tests. If it fails, it ends the process.
 func Build(packages ...string) (directory string) {

@@ -39,34 +39,40 @@ func openAt(from logfile.File, position Position) (*cursor, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cursor{file: file, from: from, end: position.Offset}
+	c := &cursor{file: file, from: from}
 	c.lines, err = logfile.LineEnd(file, from.Info.Size())
+	var next *cursor
 	if err == nil && position.Offset <= c.lines {
-		c.head, c.recent, err = readAround(file, position.Offset)
-		if err == nil && hash(c.head, c.recent) == position.Hash {
-			return c, nil
-		}
+		next, err = c.to(position)
 	}
-	file.Close()
-	return nil, err
+	if next == nil {
+		file.Close()
+	}
+	return next, err
 }
 
-// seek returns a cursor of the same file at position. It is nil if the file does not have position,
-// or has no header: then another file may have it too.
+// to returns a cursor of the same file at position. It is nil if the bytes before that differ.
+func (c *cursor) to(position Position) (*cursor, error) {
+	head, recent, err := readAround(c.file, position.Offset)
+	if err != nil || hash(head, recent) != position.Hash {
+		return nil, err
+	}
+	return &cursor{
+		file: c.file, from: c.from, lines: c.lines, end: position.Offset,
+		head: head, recent: recent, firstLine: c.firstLine, synced: c.synced,
+	}, nil
+}
+
+// seek is to for a position that may be of another file, or that the file may not have any more.
+// The cursor is nil then, and if the file has no header: another file may have the position too.
 func (c *cursor) seek(position Position) *cursor {
 	start := startOf(c.from)
 	start.Offset, start.Hash = position.Offset, position.Hash
 	if c.file == nil || start != position || position.Log == 0 {
 		return nil
 	}
-	head, recent, err := readAround(c.file, position.Offset)
-	if err != nil || hash(head, recent) != position.Hash {
-		return nil
-	}
-	return &cursor{
-		file: c.file, from: c.from, lines: c.lines, end: position.Offset,
-		head: head, recent: recent, firstLine: c.firstLine, synced: c.synced,
-	}
+	next, _ := c.to(position)
+	return next
 }
 
 // position returns the position before the next line.

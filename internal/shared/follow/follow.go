@@ -47,9 +47,9 @@ const (
 	// listing that took a time, the next one comes listShare times as long later.
 	listShare = 200
 
-	// patience is how long a Follower waits for what is missing. Programs that copy or rename
+	// Patience is how long a Follower waits for what is missing. Programs that copy or rename
 	// the files of a log change one after the other.
-	patience = 10 * time.Second
+	Patience = 10 * time.Second
 
 	// awaitPatience is how long FILE is missing before that is reported.
 	awaitPatience = 5 * time.Second
@@ -74,7 +74,7 @@ type Follower struct {
 	seen     view          // before the last listing
 	changed  bool          // whether seen was new then
 	rested   time.Time     // when listings may go on while nothing comes
-	patience time.Duration // patience, or 0 in Recover
+	patience time.Duration // Patience, or 0 in Recover
 
 	awaited  time.Time // since when FILE is awaited; zero: it has not been missing
 	reported bool      // whether that was reported
@@ -97,7 +97,7 @@ type view struct {
 func New(path string, report func(line string)) *Follower {
 	return &Follower{
 		path: path, report: report, current: new(cursor), syncFile: osfile.Sync,
-		listFiles: new(logfile.Lister).List, patience: patience,
+		listFiles: new(logfile.Lister).List, patience: Patience,
 	}
 }
 

@@ -177,6 +177,18 @@ func (r reader) must(want string) {
 	}
 }
 
+// readTo reads up to this line.
+func (r reader) readTo(want string) {
+	r.t.Helper()
+	for line := ""; line != want; {
+		text, err := r.Next()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		line = string(text)
+	}
+}
+
 // loses fails the test unless the reader reads want, and then loses the position because of why.
 // It returns after how long.
 func (r reader) loses(want, why string) time.Duration {

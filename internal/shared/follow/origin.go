@@ -30,7 +30,8 @@ func (o Origin) Append(text []byte) []byte {
 	return strconv.AppendInt(text, o.Offset, 10)
 }
 
-// hashFirstLine returns the Log of an Origin in file, which has no header.
+// hashFirstLine returns the Log of an Origin in file, which has no header. The error is that of
+// reading, io.EOF if there is no line feed.
 func hashFirstLine(file io.ReaderAt) (uint64, error) {
 	lines := bufio.NewReader(io.NewSectionReader(file, 0, math.MaxInt64))
 	whole := sha256.New()

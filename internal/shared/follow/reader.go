@@ -3,8 +3,6 @@ package follow
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"io"
 
@@ -104,8 +102,8 @@ func (r *Reader) locate(line []byte) {
 		r.checkNext(header)
 		r.origin = Origin{Log: header.Log, Number: header.Number}
 	case r.after == 0: // so it is the first line
-		sum := sha256.Sum256(bytes.TrimSuffix(line, []byte("\n")))
-		r.origin = Origin{Log: binary.BigEndian.Uint64(sum[:])}
+		first, _ := hashFirstLine(bytes.NewReader(line)) // which has a line feed
+		r.origin = Origin{Log: first}
 	default:
 		r.origin.Offset = r.after
 	}

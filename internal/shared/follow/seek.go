@@ -41,7 +41,7 @@ func (f *Follower) End() (found Position, err error) {
 // there. Afterwards the Follower's own position is undefined until Seek sets it.
 func (f *Follower) Recover(position Position) (Position, error) {
 	f.patience = 0
-	defer func() { f.patience = patience }()
+	defer func() { f.patience = Patience }()
 	f.enter(&cursor{sought: position}) // not in the current file, so that the files are listed
 	f.list, f.lost = nil, nil
 	var err error

@@ -301,11 +301,7 @@ func TestEmptiedTwiceUnread(t *testing.T) {
 		log.number("", 1, 0, "a\ntorn")
 		log.rotate(".1", "b\n")
 		there := log.follow()
-		for line := ""; line != "torn"; { // then FILE is the next
-			text, err := there.Next()
-			log.check(err)
-			line = string(text)
-		}
+		there.readTo("torn") // then FILE is the next
 		log.truncate("", 0)
 		log.number("", 4, 75, "")
 		there.loses("", ": files 2 to 3 are missing")
@@ -318,11 +314,7 @@ func TestEmptiedAtEnd(t *testing.T) {
 	log.number("", 1, 0, "a\nb\n")
 	log.rotate(".1", "c\n")
 	there := log.follow()
-	for line := ""; line != "a\n"; { // by then FILE is listed
-		text, err := there.Next()
-		log.check(err)
-		line = string(text)
-	}
+	there.readTo("a\n") // by then FILE is listed
 	log.truncate("", 0)
 	there.must("b\n")
 	there.must("")

@@ -8,9 +8,12 @@ import (
 	"mbus/internal/shared/escape"
 )
 
-// StampFormat is the format of the time stamp that starts each line of the log, with the space
-// after it, for time.Time.Format. It is that of the standard log package.
-const StampFormat = "2006/01/02 15:04:05 "
+// StampLayout is the layout of the time stamp that starts each line of the log, for
+// time.Time.Format. It is that of the standard log package. StampFormat has the space after it.
+const (
+	StampLayout = "2006/01/02 15:04:05"
+	StampFormat = StampLayout + " "
+)
 
 const (
 	stampSize = len(StampFormat)
